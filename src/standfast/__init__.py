@@ -1,0 +1,1 @@
+"""Standfast: distributed patterns that hold."""

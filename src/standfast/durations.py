@@ -1,0 +1,58 @@
+"""Durations as people write them: ``5``, ``0.25``, ``"250ms"``, ``"5s"``, ``"10m"``, ``"1h30m"``, ``"2d"``."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from typing import TypeAlias
+
+from standfast.errors import ConfigurationError
+
+Duration: TypeAlias = float | int | str | timedelta
+"""Seconds as a number, text such as ``"5s"`` or ``"1h30m"``, or a ``timedelta``."""
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
+
+
+def seconds(value: Duration, *, name: str = "duration", positive: bool = True) -> float:
+    """The `value` in seconds.
+
+    `name` is the option's name, for the message. With `positive` (the default) zero is refused.
+    Raises `ConfigurationError` for anything that isn't a finite duration of at least zero.
+    """
+    result = _parse(value, name)
+    if not math.isfinite(result) or result < 0 or (positive and result == 0):
+        wanted = "more than zero" if positive else "zero or more"
+        raise ConfigurationError(f"{name}={value!r}: a duration must be finite and {wanted}")
+    return result
+
+
+def _parse(value: Duration, name: str) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        text = value.strip().replace(" ", "")
+        parts = _PART.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    raise ConfigurationError(
+        f'{name}={value!r}: not a duration. Give seconds (2.5) or text such as "250ms", "5s", '
+        '"10m", "1h30m", "2d"'
+    )
+
+
+def human(value: float) -> str:
+    """`value` seconds as short text: ``"0.25s"``, ``"1m30s"``, ``"2d3h"``."""
+    if value < 60:
+        return f"{value:.3g}s"
+    rest = round(value)
+    text = ""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count and len(re.findall("[a-z]", text)) < 2:
+            text += f"{count}{unit}"
+    return text

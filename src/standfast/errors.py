@@ -1,0 +1,148 @@
+"""Every error that Standfast raises, in one tree.
+
+::
+
+    StandfastError
+    ├── ConfigurationError (ValueError)   an option or definition is wrong; raised when it is made
+    │   └── DefinitionError               a saga's definition is wrong; names the step and the remedy
+    ├── Refused                           business says no: raised by *your* code, never retried
+    ├── Rejected                          not even tried; carries `retry_after` (seconds or None)
+    │   ├── CircuitOpen
+    │   ├── BulkheadFull
+    │   ├── RateLimited
+    │   └── RetryBudgetExhausted
+    ├── TimedOut (TimeoutError)           it was tried and took too long: the outcome is unknown
+    ├── CodecError                        a value can't be encoded or decoded
+    ├── StoreError                        the database said no
+    │   ├── StoreUnavailable              away or overloaded: try again later
+    │   ├── StoreFull                     no room on the device
+    │   ├── MigrationNeeded               the tables are missing or old: `standfast migrate`
+    │   ├── CorruptRecord                 a stored row can't be read
+    │   ├── StaleWriter                   this writer's lease was lost: a fencing check refused it
+    │   └── Unsupported                   the backend lacks a capability that was asked for
+    └── SagaError
+        ├── SagaNotFound
+        ├── SagaConflict                  the key is taken by a start with another input
+        ├── SagaCompensated               it ended undone; carries the cause
+        ├── SagaParked                    it waits for an operator; carries the cause
+        └── ResultUnavailable             a step's result was asked for that isn't there
+
+A driver's own error is always chained (``__cause__``) and never raised bare.
+"""
+
+from __future__ import annotations
+
+
+class StandfastError(Exception):
+    """The root of everything raised on purpose by this library."""
+
+
+class ConfigurationError(StandfastError, ValueError):
+    """An option is wrong. The message names the value and the remedy."""
+
+
+class DefinitionError(ConfigurationError):
+    """A saga can't be run as it is defined. The message names the step and the remedy."""
+
+
+class Refused(StandfastError):
+    """Business says no: the participant understood, did nothing and will not do it.
+
+    Raise it from a step to say that the outcome is *known*: the step is neither retried nor
+    undone. Any other exception means that the outcome is unknown.
+    """
+
+
+class Rejected(StandfastError):
+    """The call was not made, so there is nothing to undo.
+
+    `retry_after` is how long to wait before it can succeed, in seconds, or None if unknown.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CircuitOpen(Rejected):
+    """A circuit breaker is open, or has no half-open permit left."""
+
+
+class BulkheadFull(Rejected):
+    """Every slot and every waiting place of a bulkhead is taken."""
+
+
+class RateLimited(Rejected):
+    """A rate limit is used up for now."""
+
+
+class RetryBudgetExhausted(Rejected):
+    """A retry was due, but the dependency's shared retry budget is spent."""
+
+
+class TimedOut(StandfastError, TimeoutError):
+    """The call was made and took too long. Whether it took effect is unknown."""
+
+
+class CodecError(StandfastError):
+    """A value can't be encoded for storage, or stored data can't be decoded to the type asked for."""
+
+
+class StoreError(StandfastError):
+    """The database refused or failed. The driver's error is the cause."""
+
+
+class StoreUnavailable(StoreError):
+    """The database is away or overloaded. Nothing is known to be written: try again later."""
+
+
+class StoreFull(StoreError):
+    """No room is left on the database's device. Nothing was written."""
+
+
+class MigrationNeeded(StoreError):
+    """Standfast's tables are missing or older than this version. Run ``standfast migrate``."""
+
+
+class CorruptRecord(StoreError):
+    """A stored row can't be read back. The row is left as it is."""
+
+
+class StaleWriter(StoreError):
+    """The writer's lease was lost to another, so its write was refused. Nothing was written."""
+
+
+class Unsupported(StoreError):
+    """The backend doesn't have a capability that was asked for."""
+
+
+class SagaError(StandfastError):
+    """Something about one saga instance."""
+
+
+class SagaNotFound(SagaError):
+    """No instance has this id or key."""
+
+
+class SagaConflict(SagaError):
+    """The key belongs to an instance that was started with another input."""
+
+
+class SagaCompensated(SagaError):
+    """The saga ended with everything undone. `cause` tells why, e.g. ``"charge refused: no funds"``."""
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class SagaParked(SagaError):
+    """The saga waits for an operator. `cause` tells why."""
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class ResultUnavailable(SagaError):
+    """A step's result was asked for, but it isn't known: skipped, failed, or its outcome is unknown."""

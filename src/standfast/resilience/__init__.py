@@ -1,0 +1,1 @@
+"""Resilience policies that stand alone: no app, no database, no broker needed."""
