@@ -18,6 +18,7 @@
     │   ├── StoreFull                     no room on the device
     │   ├── MigrationNeeded               the tables are missing or old: `standfast migrate`
     │   ├── CorruptRecord                 a stored row can't be read
+    │   ├── ConstraintViolated            a unique, foreign-key, not-null or check constraint
     │   ├── StaleWriter                   this writer's lease was lost: a fencing check refused it
     │   └── Unsupported                   the backend lacks a capability that was asked for
     └── SagaError
@@ -106,6 +107,10 @@ class MigrationNeeded(StoreError):
 
 class CorruptRecord(StoreError):
     """A stored row can't be read back. The row is left as it is."""
+
+
+class ConstraintViolated(StoreError):
+    """A statement broke a unique, foreign-key, not-null or check constraint."""
 
 
 class StaleWriter(StoreError):

@@ -1,0 +1,237 @@
+"""The coordination journal: what a store of long-running instances must do.
+
+An *instance* (of a saga, say) is an append-only list of facts, numbered 0, 1, 2 …, of which fact 0
+is its start. Its state is a fold of those facts; the instance's own row holds only what must be
+searched or claimed. *Mail* is how anyone but the owner speaks to an instance: the owner folds it
+into the journal, so that a journal has one writer at a time.
+
+Ownership: an instance is *active* while a worker owns it (`owner` is that worker's lease token) and
+*passive* otherwise. A passive instance is due when its `wake_at` has passed; None means that only
+mail wakes it. All times are wall-clock seconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+from standfast.errors import StandfastError
+
+
+@dataclass(slots=True)
+class Instance:
+    """The searchable row of one instance.
+
+    `status` is a word of the pattern's own ("running", "waiting", "completed" …); `finished_at` is
+    set exactly when the instance has ended. `step` and `cause` tell where and why it failed or
+    parked ("" otherwise). `input_hash` tells two starts with the same key apart.
+    """
+
+    id: UUID
+    pattern: str
+    name: str
+    version: int
+    key: str
+    correlation_id: str
+    input_hash: str
+    status: str
+    step: str
+    cause: str
+    owner: int | None
+    wake_at: float | None
+    deadline_at: float | None
+    created_at: float
+    updated_at: float
+    finished_at: float | None
+
+
+@dataclass(slots=True)
+class Start:
+    """A new instance: its row, and fact 0 as JSON text."""
+
+    instance: Instance
+    fact: str
+
+
+@dataclass(slots=True)
+class Started:
+    """What became of a `Start`: `created`, or the instance that already has the key.
+
+    `id` and `input_hash` are of the instance that now holds the key.
+    """
+
+    id: UUID
+    created: bool
+    input_hash: str
+
+
+@dataclass(slots=True)
+class Mail:
+    """A message to an instance. `id` makes sending idempotent: a second one with it is dropped.
+
+    `body` is JSON text. `number` is given by the store, in the order of arrival at the instance.
+    """
+
+    to: UUID
+    id: str
+    kind: str
+    body: str
+    at: float
+    number: int = 0
+
+
+@dataclass(slots=True)
+class Change:
+    """New values for an instance's searchable row."""
+
+    status: str
+    step: str = ""
+    cause: str = ""
+    version: int | None = None
+    finished_at: float | None = None
+
+
+@dataclass(slots=True)
+class Append:
+    """Facts to add to one instance, with all that must become true at the same moment.
+
+    `after` is the number of the last fact known to the writer; the new ones get the numbers after
+    it. `change` replaces the searchable columns. `release` makes the instance passive, due at
+    `wake_at`, or at once if mail has arrived that isn't in `consumed`. `consumed` are the numbers of
+    the mail folded into `facts`, which is deleted. `starts` begins other instances (one whose key is
+    taken is left alone) and `mails` are sent; their instances become due.
+    """
+
+    id: UUID
+    after: int
+    facts: Sequence[str]
+    change: Change | None = None
+    release: bool = False
+    wake_at: float | None = None
+    consumed: Sequence[int] = ()
+    starts: Sequence[Start] = ()
+    mails: Sequence[Mail] = ()
+
+
+@dataclass(slots=True)
+class Loaded:
+    """An instance with its whole journal in order, and the mail that waits for it in order."""
+
+    instance: Instance
+    facts: list[str]
+    mails: list[Mail] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which instances to list. Empty fields don't restrict. Ages are in seconds since `created_at`."""
+
+    pattern: str = "saga"
+    name: str = ""
+    statuses: tuple[str, ...] = ()
+    key: str = ""
+    step: str = ""
+    version: int | None = None
+    created_before: float | None = None
+    created_after: float | None = None
+    ids: tuple[UUID, ...] = ()
+
+
+class JournalStore(Protocol):
+    """Stores instances. Safe to use from many tasks of one event loop at once."""
+
+    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
+        """Insert new instances, all in one commit; answers in the order of `starts`.
+
+        Owned by `owner` at once, or passive and due at their `wake_at` when None. A start whose
+        (pattern, name, key) exists changes nothing and answers with the holder; so does the second
+        of two equal keys in one batch. With an owner whose lease is lost: `StaleWriter`, nothing
+        written.
+        """
+        ...
+
+    async def append(
+        self, owner: int, appends: Sequence[Append]
+    ) -> Sequence[StandfastError | None]:
+        """Write each `Append` whole or not at all; one answer each, None for done.
+
+        Those that succeed share one commit. An `Append` is answered with `StaleWriter` when
+        `owner`'s lease is lost, the instance isn't owned by `owner`, or a fact with its number
+        exists; the others of the batch are written all the same. The check and the write are one
+        atomic act: no write of a lease that another has expired ever becomes visible. At most one
+        `Append` per instance in a batch, and in flight. Raises `StoreUnavailable` or `StoreFull`
+        when the batch as a whole failed (for `StoreUnavailable` it may nevertheless be written: send
+        it again, and take `StaleWriter` then as a reason to load the instance anew).
+        """
+        ...
+
+    async def claim(
+        self, owner: int, kinds: Sequence[tuple[str, str, int]], *, now: float, limit: int
+    ) -> list[Loaded]:
+        """Take up to `limit` passive instances that are due, the longest due first, and load them.
+
+        Only of the given (pattern, name, version) `kinds`. Two workers never get the same one.
+        """
+        ...
+
+    async def next_wake(self, kinds: Sequence[tuple[str, str, int]]) -> float | None:
+        """When the next passive instance of these kinds is due, or None if there is none."""
+        ...
+
+    async def collect(self, owner: int, ids: Sequence[UUID]) -> list[Mail]:
+        """The mail waiting for those of `ids` that `owner` owns, in order. It isn't consumed."""
+        ...
+
+    async def send(self, mails: Sequence[Mail]) -> list[bool]:
+        """Deliver mail: False where the instance is unknown. Passive instances become due at once.
+
+        Mail for a finished instance is kept and makes it due too (it may be asked to undo itself).
+        """
+        ...
+
+    async def set_aside(self, owner: int, id: UUID, *, status: str, cause: str) -> None:
+        """Make an owned instance passive without a fact and never due, for it can't be run here."""
+        ...
+
+    async def flag_unclaimable(
+        self, pattern: str, *, due_before: float, status: str, cause: str
+    ) -> list[Instance]:
+        """Find passive instances due before that time whose kind no live worker has registered.
+
+        Sets their `status` and `cause` (``{name}`` and ``{version}`` are filled in) without making
+        them less due, so that a worker which has the kind can claim them. Answers those newly
+        flagged.
+        """
+        ...
+
+    async def load(self, ids: Sequence[UUID]) -> list[Loaded]:
+        """Read instances with journals and mail; unknown ids are left out. Changes nothing."""
+        ...
+
+    async def find(
+        self, filter: Filter, *, limit: int, after: UUID | None = None
+    ) -> list[Instance]:
+        """Instances that match, newest first by id, beginning below `after` (for paging)."""
+        ...
+
+    async def by_key(self, pattern: str, name: str, key: str) -> Instance | None:
+        """The instance that holds a key."""
+        ...
+
+    async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
+        """How many instances there are, by (name, status)."""
+        ...
+
+    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
+        """Delete up to `limit` instances that finished before then, with journals and mail."""
+        ...
+
+    def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
+        """Call back, on the event loop, soon after another process made something due or sent mail.
+
+        The instance's id, or None when it isn't known. Hints only: they may be late, repeated or
+        lost. Returns a function that ends the subscription.
+        """
+        ...
