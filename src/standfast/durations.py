@@ -1,4 +1,4 @@
-"""Durations as people write them: ``5``, ``0.25``, ``"250ms"``, ``"5s"``, ``"10m"``, ``"1h30m"``, ``"2d"``."""
+"""Durations as people write them: ``0.25``, ``"250ms"``, ``"5s"``, ``"10m"``, ``"1h30m"``."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 ::
 
     StandfastError
-    ├── ConfigurationError (ValueError)   an option or definition is wrong; raised when it is made
+    ├── ConfigurationError (ValueError)   an option or definition is wrong, told when it is made
     │   └── DefinitionError               a saga's definition is wrong; names the step and the remedy
     ├── Refused                           business says no: raised by *your* code, never retried
     ├── Rejected                          not even tried; carries `retry_after` (seconds or None)
@@ -86,7 +86,7 @@ class TimedOut(StandfastError, TimeoutError):
 
 
 class CodecError(StandfastError):
-    """A value can't be encoded for storage, or stored data can't be decoded to the type asked for."""
+    """A value can't be encoded for storage, or stored data doesn't decode to the type asked for."""
 
 
 class StoreError(StandfastError):
@@ -134,7 +134,7 @@ class SagaConflict(SagaError):
 
 
 class SagaCompensated(SagaError):
-    """The saga ended with everything undone. `cause` tells why, e.g. ``"charge refused: no funds"``."""
+    """The saga ended with everything undone. `cause` tells why (``"charge refused: no funds"``)."""
 
     def __init__(self, message: str, *, cause: str = "") -> None:
         super().__init__(message)
@@ -150,4 +150,4 @@ class SagaParked(SagaError):
 
 
 class ResultUnavailable(SagaError):
-    """A step's result was asked for, but it isn't known: skipped, failed, or its outcome is unknown."""
+    """A step's result was asked for, but there is none: skipped, failed, or outcome unknown."""

@@ -1,0 +1,138 @@
+"""One lane of a saga's execution: a step, or one item of a step that fans out."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from standfast.saga.plan import StepPlan
+
+UNSET: Any = object()
+
+
+class Branch:
+    """The state of a branch.
+
+    `state` goes from "open" to "completed", "skipped", "refused" (known to have had no effect),
+    "failed" (outcome unknown) or "parked", which may open again. `undo` is "" (not needed), "due",
+    "done", "failed" or "skipped". `attempt` counts the failed attempts of whichever of the two is
+    going on, of which `forgiven` don't count against the retry policy. `value` keeps the live
+    object of `result`.
+    """
+
+    __slots__ = (
+        "answered",
+        "asked_child",
+        "attempt",
+        "child",
+        "children",
+        "completed_at",
+        "delay",
+        "error",
+        "forgiven",
+        "id",
+        "item",
+        "item_value",
+        "opened_at",
+        "result",
+        "retry_at",
+        "since",
+        "state",
+        "step",
+        "touched",
+        "undo",
+        "unsettled_items",
+        "value",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        step: StepPlan,
+        opened_at: float,
+        item: int | None = None,
+        item_value: msgspec.Raw | None = None,
+    ) -> None:
+        self.id = id
+        self.step = step
+        self.opened_at = opened_at
+        self.item = item
+        self.item_value = item_value
+        self.state = "open"
+        self.undo = ""
+        self.attempt = 0
+        self.forgiven = 0
+        self.retry_at = 0.0
+        self.since = 0.0
+        self.delay = 0.0
+        self.error = ""
+        self.touched = False
+        self.answered = False
+        self.result: msgspec.Raw | None = None
+        self.value: Any = UNSET
+        self.completed_at = 0.0
+        self.child: UUID | None = None
+        self.asked_child = False
+        self.children: list[Branch] = []
+        self.unsettled_items = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its forward work isn't settled and may go on."""
+        return self.state == "open"
+
+    @property
+    def fans_out(self) -> bool:
+        """Whether this is the step as a whole, whose items do the work."""
+        return self.step.fans_out and self.item is None
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether the definition must be asked (condition, items, child's input) first."""
+        step = self.step
+        return (
+            (step.conditional or step.fans_out or step.kind == "child")
+            and not self.answered
+            and self.item is None
+            and self.state == "open"
+        )
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether its action may be run."""
+        return self.state == "open" and self.step.kind == "action" and not self.fans_out
+
+    @property
+    def is_wait(self) -> bool:
+        """Whether it waits for a signal."""
+        return self.step.kind == "wait" and self.state == "open" and not self.needs_answer
+
+    @property
+    def is_passive(self) -> bool:
+        """Whether nothing but mail or time can move it."""
+        return self.state == "parked" or self.is_wait or self.child is not None or self.fans_out
+
+    @property
+    def undoable(self) -> bool:
+        """Whether there is something that would undo it."""
+        if self.step.kind == "child":
+            return self.child is not None and not self.step.no_compensation
+        return self.step.undo and not self.fans_out
+
+    @property
+    def may_need_undo(self) -> bool:
+        """Whether, unfinished, it may have had an effect."""
+        return self.state in ("open", "parked") and self.undoable and self.touched
+
+    def restart(self) -> None:
+        """Count attempts anew, for the undo."""
+        self.attempt = self.forgiven = 0
+        self.retry_at = self.since = self.delay = 0.0
+
+    def resume(self, at: float) -> None:
+        """Go on after being parked, with a fresh retry budget; attempt numbers go on."""
+        self.forgiven = self.attempt
+        self.retry_at = self.since = self.delay = 0.0
+        self.opened_at = at

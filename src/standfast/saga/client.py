@@ -1,0 +1,395 @@
+"""Starting sagas, speaking to them and reading them, from any process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.codec import JSON, Codec
+from standfast.durations import Duration, seconds
+from standfast.errors import (
+    ConfigurationError,
+    DefinitionError,
+    SagaCompensated,
+    SagaConflict,
+    SagaNotFound,
+    SagaParked,
+)
+from standfast.ids import new_id
+from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail, Start, Started
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.definition import Definition, Saga, Step
+from standfast.saga.machine import Machine
+from standfast.saga.state import FINISHED, SagaState, replay
+
+R = TypeVar("R")
+PATTERN = "saga"
+
+
+class Definitions:
+    """The sagas that this process knows, by class and by (name, version)."""
+
+    def __init__(self, codec: Codec = JSON) -> None:
+        self.codec = codec
+        self.by_class: dict[type[Saga[Any]], Definition] = {}
+        self.by_kind: dict[tuple[str, str, int], Definition] = {}
+
+    def add(self, saga: Saga[Any]) -> Definition:
+        """Check and register. Raises `DefinitionError`."""
+        definition = Definition(saga, self.codec)
+        if definition.kind in self.by_kind:
+            raise DefinitionError(
+                f"saga {definition.name!r} version {definition.version} is added twice: raise the "
+                "version of the newer one, or rename it"
+            )
+        self.by_class[type(saga)] = definition
+        self.by_kind[definition.kind] = definition
+        return definition
+
+    def of(self, saga: type[Saga[Any]] | str) -> Definition:
+        """By class, or the newest version by name. Raises `ConfigurationError`."""
+        if isinstance(saga, str):
+            found = [d for d in self.by_kind.values() if d.name == saga]
+            if found:
+                return max(found, key=lambda d: d.version)
+            names = sorted({d.name for d in self.by_kind.values()})
+            raise ConfigurationError(
+                f"no saga is named {saga!r}: this app has {', '.join(names) or 'none'}"
+            )
+        try:
+            return self.by_class[saga]
+        except KeyError:
+            raise ConfigurationError(
+                f"{saga.__name__} isn't known here: app.add({saga.__name__}(…)) first"
+            ) from None
+
+    def machine(self, loaded: Loaded) -> tuple[Definition, Machine]:
+        """The instance's state, folded from its journal by the definition of its version.
+
+        Raises `CorruptRecord` for an unreadable journal and `SagaNotFound` for an unknown version.
+        """
+        facts = [fx.decode(text, number) for number, text in enumerate(loaded.facts)]
+        instance = loaded.instance
+        version = instance.version
+        for fact in facts:
+            if isinstance(fact, (fx.Started, fx.Migrated)):
+                version = fact.version
+        definition = self.by_kind.get((PATTERN, instance.name, version))
+        if definition is None:
+            raise SagaNotFound(f"version {version} of saga {instance.name!r} isn't registered here")
+        machine = Machine(instance.id, definition.plan)
+        replay(machine, facts)
+        return definition, machine
+
+
+class SagaResult:
+    """What a completed saga's steps returned.
+
+    ``result[PlaceOrder.ship]`` (typed) or ``result["ship"]``; `ResultUnavailable` where a step was
+    skipped. `as_dict` has all there are.
+    """
+
+    __slots__ = ("_definition", "_state")
+
+    def __init__(self, definition: Definition, state: SagaState) -> None:
+        self._definition = definition
+        self._state = state
+
+    def __getitem__(self, step: Step[Any, R] | str) -> R:
+        name = step if isinstance(step, str) else step.name
+        return self._definition.result(self._state, name)  # type: ignore[no-any-return]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Results by step name; steps without one are left out."""
+        return self._definition.results(self._state)
+
+    def __repr__(self) -> str:
+        return f"SagaResult({self.as_dict()!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One instance with all that happened to it: the row, the facts in order, the folded state.
+
+    `state` is None, and `problem` says why, when the journal doesn't fit the code at hand.
+    """
+
+    instance: Instance
+    facts: Sequence[fx.AnyFact]
+    state: SagaState | None
+    problem: str = ""
+
+
+class SagaHandle(Generic[R]):
+    """One instance, by id. Cheap to make; every method reads or writes the database."""
+
+    __slots__ = ("_sagas", "created", "id")
+
+    def __init__(self, sagas: Sagas, id: UUID, created: bool = False) -> None:
+        self._sagas = sagas
+        self.id = id
+        self.created = created
+
+    def __repr__(self) -> str:
+        return f"SagaHandle({self.id})"
+
+    async def status(self) -> str:
+        """One of `standfast.saga.STATUSES`. Raises `SagaNotFound`."""
+        return (await self._sagas.instance(self.id)).status
+
+    async def result(self, timeout: Duration | None = None) -> SagaResult:
+        """Wait for the end and answer with the steps' results.
+
+        Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator,
+        `TimeoutError` after `timeout` (seconds or text), `SagaNotFound`.
+        """
+        limit = None if timeout is None else seconds(timeout, name="timeout")
+        async with asyncio.timeout(limit):
+            return await self._sagas.outcome(self.id)
+
+    async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
+        """Send a signal; it is kept until a wait step takes it.
+
+        With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
+        doesn't fit the wait's type, `SagaNotFound`.
+        """
+        await self._sagas.signal(self.id, name, payload, id=id)
+
+    async def cancel(self, reason: str = "", *, force: bool = False, by: str = "") -> None:
+        """Ask for compensation. An attempt in flight may end first; past the pivot it is ignored.
+
+        `force`: also when the pivot's outcome is unknown, taking it as not done.
+        """
+        await self._sagas.send(self.id, ev.CancelAsked(reason, by, force))
+
+    async def story(self) -> Story:
+        """All that happened so far."""
+        (story,) = await self._sagas.stories([self.id])
+        return story
+
+
+class Sagas:
+    """All sagas of one database, seen from one process."""
+
+    def __init__(
+        self,
+        store: JournalStore,
+        definitions: Definitions,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        poll: float = 0.5,
+    ) -> None:
+        self.store = store
+        self.definitions = definitions
+        self.clock = clock
+        self.poll = poll
+        self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
+        self.runs_here: Callable[[UUID], bool] = lambda id: False
+
+    # -- starting ----------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        saga: type[Saga[Any]] | str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        trace: dict[str, str] | None = None,
+        id: UUID | None = None,
+        parent: tuple[UUID, str] | None = None,
+    ) -> tuple[Definition, Start, fx.Started]:
+        """Check a start and put it into the form that is stored. Raises `ConfigurationError`."""
+        definition = self.definitions.of(saga)
+        expected = definition.input_type
+        if isinstance(expected, type) and not isinstance(input, expected):
+            raise ConfigurationError(
+                f"saga {definition.name!r} takes a {expected.__name__}, not a "
+                f"{type(input).__name__}"
+            )
+        return self._prepare(
+            definition,
+            definition.codec.encode(input),
+            key,
+            correlation_id,
+            trace or {},
+            id or new_id(),
+            parent,
+        )
+
+    def _prepare(
+        self,
+        definition: Definition,
+        data: bytes,
+        key: str | None,
+        correlation_id: str | None,
+        trace: dict[str, str],
+        id: UUID,
+        parent: tuple[UUID, str] | None,
+    ) -> tuple[Definition, Start, fx.Started]:
+        now = self.clock.now()
+        name, plan = definition.name, definition.plan
+        if key is None:
+            key = str(id)
+        elif not key or len(key) > 500:
+            raise ConfigurationError(f"key={key[:40]!r}: give 1 to 500 characters, or None")
+        deadline = None if plan.deadline is None else now + plan.deadline
+        started = fx.Started(
+            at=now,
+            input=msgspec.Raw(data),
+            version=definition.version,
+            key=key,
+            correlation_id=correlation_id or key,
+            deadline_at=deadline,
+            trace=trace,
+            parent=parent[0] if parent else None,
+            parent_branch=parent[1] if parent else "",
+        )
+        instance = Instance(
+            id=id,
+            pattern=PATTERN,
+            name=name,
+            version=definition.version,
+            key=key,
+            correlation_id=started.correlation_id,
+            input_hash=blake2b(data, digest_size=12).hexdigest(),
+            status="running",
+            step="",
+            cause="",
+            owner=None,
+            wake_at=now,
+            deadline_at=deadline,
+            created_at=now,
+            updated_at=now,
+            finished_at=None,
+        )
+        return definition, Start(instance, fx.encode(started)), started
+
+    def accept(self, start: Start, answer: Started) -> SagaHandle[Any]:
+        """The handle of a start that was answered. Raises `SagaConflict` for another input."""
+        if not answer.created and answer.input_hash != start.instance.input_hash:
+            raise SagaConflict(
+                f"saga {start.instance.name!r} with key {start.instance.key!r} was started with "
+                f"another input (as {answer.id}): use another key, or send the same input"
+            )
+        return SagaHandle(self, answer.id, answer.created)
+
+    # -- speaking ----------------------------------------------------------------------------
+
+    async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
+        """Send an event to an instance. Raises `SagaNotFound`."""
+        kind, body = ev.to_mail(event)
+        mail = Mail(id, mail_id or str(new_id()), kind, body, self.clock.now())
+        (known,) = await self.store.send([mail])
+        if not known:
+            raise SagaNotFound(f"no saga has the id {id}")
+
+    async def signal(
+        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None, **kw: Any
+    ) -> None:
+        """See `SagaHandle.signal`."""
+        mail_id = mail_id or kw.get("id")
+        instance = await self.instance(id)
+        definition = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
+        if definition is None:
+            data = self.definitions.codec.encode(payload)
+        else:
+            data = definition.check_signal(name, payload)
+        await self.send(id, ev.Signalled(name, msgspec.Raw(data)), mail_id=mail_id)
+
+    # -- reading -----------------------------------------------------------------------------
+
+    async def instance(self, id: UUID) -> Instance:
+        """The searchable row. Raises `SagaNotFound`."""
+        found = await self.store.find(Filter(ids=(id,)), limit=1)
+        if not found:
+            raise SagaNotFound(f"no saga has the id {id}")
+        return found[0]
+
+    async def get(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
+        """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
+        name = saga if isinstance(saga, str) else saga.saga_name()
+        found = await self.store.by_key(PATTERN, name, key)
+        if found is None:
+            raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
+        return SagaHandle(self, found.id)
+
+    async def stories(self, ids: Iterable[UUID]) -> list[Story]:
+        """All that happened to these instances. Raises `SagaNotFound` if one is unknown."""
+        ids = list(ids)
+        loaded = {one.instance.id: one for one in await self.store.load(ids)}
+        out: list[Story] = []
+        for id in ids:
+            if id not in loaded:
+                raise SagaNotFound(f"no saga has the id {id}")
+            one = loaded[id]
+            facts = [fx.decode(text, number) for number, text in enumerate(one.facts)]
+            try:
+                _, state = self.definitions.machine(one)
+            except Exception as error:  # noqa: BLE001 — told in `problem`: reading must go on
+                out.append(Story(one.instance, facts, None, f"{error}"))
+            else:
+                out.append(Story(one.instance, facts, state))
+        return out
+
+    async def outcome(self, id: UUID) -> SagaResult:
+        """Wait until the instance ends or parks. Errors as in `SagaHandle.result`."""
+        while True:
+            if self.runs_here(id):
+                future: asyncio.Future[tuple[Definition, SagaState]]
+                future = asyncio.get_running_loop().create_future()
+                self.watchers.setdefault(id, []).append(future)
+                try:
+                    definition, state = await future
+                except _Gone:
+                    continue
+                return _outcome(definition, state)
+            status = (await self.instance(id)).status
+            if status in FINISHED or status in ("parked", "compensation_failed"):
+                (loaded,) = await self.store.load([id])
+                if loaded.instance.status != status:
+                    continue
+                try:
+                    return _outcome(*self.definitions.machine(loaded))
+                except SagaNotFound as error:
+                    raise SagaParked(f"saga {id}: {error}", cause=loaded.instance.cause) from error
+            await self.clock.sleep(self.poll)
+
+    def settled(self, id: UUID, definition: Definition, state: SagaState) -> None:
+        """Tell those who wait here that the instance ended or parked."""
+        for future in self.watchers.pop(id, ()):
+            if not future.done():
+                future.set_result((definition, state))
+
+    def forget(self, id: UUID) -> None:
+        """Tell those who wait here that the instance left this process."""
+        for future in self.watchers.pop(id, ()):
+            if not future.done():
+                future.set_exception(_Gone())
+
+
+class _Gone(Exception):
+    """The instance isn't run in this process any more."""
+
+
+def _outcome(definition: Definition, state: SagaState) -> SagaResult:
+    name, key = definition.name, state.started.key
+    if state.outcome == "completed":
+        return SagaResult(definition, state)
+    if state.outcome == "compensated":
+        raise SagaCompensated(
+            f"saga {name!r} with key {key!r} was compensated: {state.cause}", cause=state.cause
+        )
+    raise SagaParked(
+        f"saga {name!r} with key {key!r} is {state.status} ({state.cause}): see "
+        f"`standfast sagas show {state.id}`",
+        cause=state.cause,
+    )

@@ -1,0 +1,143 @@
+"""What a step is given beside its input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from standfast.errors import ResultUnavailable
+from standfast.message import CORRELATION_HEADER, BranchKey, Operation
+from standfast.saga.branch import UNSET, Branch
+
+if TYPE_CHECKING:  # the definition module needs Context at run time, so one of the two can't
+    from standfast.saga.definition import Definition, Step
+    from standfast.saga.state import SagaState
+
+R = TypeVar("R")
+_logger = logging.getLogger("standfast.saga")
+
+
+class Context:
+    """One attempt's view of its saga.
+
+    `attempt` is 1 for the first, and goes on counting over crashes. `deadline` is when the attempt
+    will be interrupted, in seconds since the epoch, or None. `item` is the number of the item of a
+    step that fans out.
+    """
+
+    __slots__ = ("_branch", "_definition", "_key", "_state", "attempt", "deadline", "operation")
+
+    def __init__(
+        self,
+        definition: Definition,
+        state: SagaState,
+        branch: Branch,
+        operation: Operation,
+        attempt: int,
+        deadline: float | None,
+    ) -> None:
+        self._definition = definition
+        self._state = state
+        self._branch = branch
+        self._key = ""
+        self.operation = operation
+        self.attempt = attempt
+        self.deadline = deadline
+
+    @property
+    def saga_id(self) -> str:
+        """The instance's id."""
+        return str(self._state.id)
+
+    @property
+    def key(self) -> str:
+        """The key that the saga was started with."""
+        return self._state.started.key
+
+    @property
+    def step(self) -> str:
+        """The step's name."""
+        return self._branch.step.name
+
+    @property
+    def item(self) -> int | None:
+        """The item's number, counted from 0, in a step that fans out."""
+        return self._branch.item
+
+    @property
+    def correlation_id(self) -> str:
+        """What ties together all that one business action caused; children inherit it."""
+        return self._state.started.correlation_id
+
+    @property
+    def branch_key(self) -> BranchKey:
+        """Names this effect for a participant's `barrier`: one key for action and compensation."""
+        return BranchKey(f"{self._state.id}:{self._branch.id}", self.operation)
+
+    @property
+    def idempotency_key(self) -> str:
+        """Stable over attempts, crashes and restarts; an undo has one of its own."""
+        if not self._key:
+            suffix = ":undo" if self.operation == "compensation" else ""
+            self._key = f"{self._state.id}:{self._branch.id}{suffix}"
+        return self._key
+
+    def headers(self) -> dict[str, str]:
+        """HTTP headers for a participant: branch key, operation, correlation id, trace context."""
+        from opentelemetry import propagate
+
+        headers = self.branch_key.headers()
+        headers[CORRELATION_HEADER] = self.correlation_id
+        propagate.inject(headers)
+        return headers
+
+    def result(self, step: Step[Any, R]) -> R:
+        """The result of a step that is done; a list, in order, for one that fans out.
+
+        Raises `ResultUnavailable` if there is none: the step was skipped or refused, or its outcome
+        is unknown. `has_result` asks first.
+        """
+        return self._definition.result(self._state, step.name)  # type: ignore[no-any-return]
+
+    def has_result(self, step: Step[Any, Any]) -> bool:
+        """Whether `result` would answer."""
+        try:
+            self.result(step)
+        except ResultUnavailable:
+            return False
+        return True
+
+    @property
+    def item_result(self) -> Any:
+        """In the compensation of one item: what that item's action returned."""
+        return self._definition.branch_result(self._branch)
+
+    @property
+    def log(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger whose records carry saga, step, attempt and correlation id."""
+        return _Log(
+            _logger,
+            {
+                "saga": self._definition.name,
+                "saga_id": self.saga_id,
+                "step": self._branch.id,
+                "operation": self.operation,
+                "attempt": self.attempt,
+                "correlation_id": self.correlation_id,
+            },
+        )
+
+
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        extra = dict(self.extra or {})
+        kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
+        return f"[{extra['saga']} {extra['saga_id']} {extra['step']}] {msg}", kwargs
+
+
+def known(branch: Branch) -> bool:
+    """Whether the branch completed with a result that is at hand."""
+    return branch.completed_at > 0 and (branch.value is not UNSET or branch.result is not None)

@@ -1,0 +1,169 @@
+"""What can happen to a saga, as the machine hears it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from standfast.errors import CorruptRecord
+from standfast.saga.facts import EMPTY
+
+
+class Event:
+    """Anything the machine can be told."""
+
+    __slots__ = ()
+
+
+class Mailed(Event):
+    """An event that came by mail, so it may come at any time, also after the end."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True)
+class Tick(Event):
+    """Time passed, or the instance was just begun or loaded."""
+
+
+@dataclass(slots=True)
+class Succeeded(Event):
+    """An action returned."""
+
+    branch: str
+    result: msgspec.Raw = EMPTY
+
+
+@dataclass(slots=True)
+class Failed(Event):
+    """An action raised. `refused`: it had no effect. Otherwise the outcome is unknown.
+
+    `retry_after`: the participant asked for at least this many seconds before the next attempt.
+    """
+
+    branch: str
+    error: str
+    refused: bool = False
+    retriable: bool = True
+    retry_after: float = 0.0
+
+
+@dataclass(slots=True)
+class Answered(Event):
+    """The definition's answer: skip it, or these items, or go ahead."""
+
+    branch: str
+    skip: bool = False
+    items: list[msgspec.Raw] | None = None
+
+
+@dataclass(slots=True)
+class Undone(Event):
+    """A compensation returned (for a child: the request was sent)."""
+
+    branch: str
+
+
+@dataclass(slots=True)
+class UndoFailed(Event):
+    """A compensation raised."""
+
+    branch: str
+    error: str
+    retriable: bool = True
+
+
+@dataclass(slots=True)
+class Signalled(Mailed):
+    """A signal came in."""
+
+    name: str
+    payload: msgspec.Raw = EMPTY
+
+
+@dataclass(slots=True)
+class CancelAsked(Mailed):
+    """Somebody wants it undone. `force`: also if the pivot is in doubt, taking it as not done."""
+
+    reason: str = ""
+    by: str = ""
+    force: bool = False
+
+
+@dataclass(slots=True)
+class RetryAsked(Mailed):
+    """Try what is parked again; `step` "" means all of it."""
+
+    step: str = ""
+    by: str = ""
+
+
+@dataclass(slots=True)
+class SkipAsked(Mailed):
+    """Take what is parked as done."""
+
+    step: str = ""
+    reason: str = ""
+    by: str = ""
+
+
+@dataclass(slots=True)
+class ResolveAsked(Mailed):
+    """End it by hand, as "completed" or "compensated"."""
+
+    outcome: str
+    reason: str
+    by: str = ""
+
+
+@dataclass(slots=True)
+class ChildFinished(Mailed):
+    """A child saga ended. `undoable`: it could still undo itself if asked."""
+
+    child: str
+    outcome: str
+    result: msgspec.Raw = EMPTY
+    cause: str = ""
+    undoable: bool = True
+
+
+@dataclass(slots=True)
+class UndoAsked(Mailed):
+    """The parent saga wants this one undone, finished or not."""
+
+
+@dataclass(slots=True)
+class MigrateAsked(Mailed):
+    """Move to another version of the definition."""
+
+    version: int
+    input: msgspec.Raw = EMPTY
+    renamed: dict[str, str] = field(default_factory=dict)
+    by: str = ""
+
+
+_MAIL: dict[str, type[Mailed]] = {
+    "signal": Signalled,
+    "cancel": CancelAsked,
+    "retry": RetryAsked,
+    "skip": SkipAsked,
+    "resolve": ResolveAsked,
+    "child_finished": ChildFinished,
+    "undo": UndoAsked,
+    "migrate": MigrateAsked,
+}
+_KINDS = {event: kind for kind, event in _MAIL.items()}
+
+
+def to_mail(event: Mailed) -> tuple[str, str]:
+    """The kind and JSON body by which an event travels."""
+    return _KINDS[type(event)], msgspec.json.encode(event).decode()
+
+
+def from_mail(kind: str, body: str) -> Mailed:
+    """The event in a mail. Raises `CorruptRecord`."""
+    try:
+        return msgspec.json.decode(body, type=_MAIL[kind])
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise CorruptRecord(f"mail of kind {kind!r} can't be read: {error}") from error

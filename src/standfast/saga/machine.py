@@ -1,0 +1,389 @@
+"""The saga machine: pure decisions, no I/O.
+
+One `Machine` is one instance: a `SagaState` that can decide. `handle(event, now, random)` decides
+what an event means, applies it and answers with the facts to store; `commands(now)` says what ought
+to be started next. The caller must store the facts before it carries out any command: then, after
+a crash, a fold of the journal leads to the same decisions.
+
+Guarantees: an action is commanded only when all before it are done; a branch that may have had an
+effect is undone before the saga ends compensated, unless an operator says otherwise; nothing is
+undone before what builds on it; nothing is undone past the pivot; an action that was refused is not
+undone. Not guaranteed: that an action runs once (it runs at least once, with one idempotency key).
+
+The saga is due to Garcia-Molina and Salem, "Sagas", SIGMOD 1987; pivot and retriable steps to
+Mehrotra et al., "A Transaction Model for Multidatabase Systems", ICDCS 1992.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+from uuid import UUID, uuid5
+
+from standfast.durations import human
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.branch import Branch
+from standfast.saga.plan import Plan
+from standfast.saga.state import RESUME, SagaState
+
+
+@dataclass(slots=True)
+class Run:
+    """Run a branch's action."""
+
+    branch: Branch
+    attempt: int
+
+
+@dataclass(slots=True)
+class Undo:
+    """Run a branch's compensation (for a child saga: ask it to undo itself)."""
+
+    branch: Branch
+    attempt: int
+
+
+@dataclass(slots=True)
+class Resolve:
+    """Ask the definition about a branch: its condition, its items, or its child's input."""
+
+    branch: Branch
+
+
+Command: TypeAlias = Run | Undo | Resolve
+
+
+class Machine(SagaState):
+    """One saga instance, and every decision about it."""
+
+    __slots__ = ("_out",)
+
+    def __init__(self, id: UUID, plan: Plan) -> None:
+        super().__init__(id, plan)
+        self._out: list[fx.Fact] = []
+
+    # -- what to do --------------------------------------------------------------------------
+
+    def commands(self, now: float) -> list[Command]:
+        """What ought to start now; each is marked as running until its event comes in."""
+        if self.outcome:
+            return []
+        out: list[Command] = []
+        if self.undoing:
+            out.extend(Undo(b, b.attempt + 1) for b in self.undo_ready() if b.retry_at <= now)
+        else:
+            per_step: dict[str, int] = {}
+            for branch in self.open.values():
+                if branch.id in self.running or branch.retry_at > now:
+                    continue
+                if branch.needs_answer:
+                    out.append(Resolve(branch))
+                elif branch.is_runnable:
+                    limit = branch.step.limit
+                    if limit is not None:
+                        name = branch.step.name
+                        if name not in per_step:
+                            per_step[name] = sum(
+                                self.branches[b].step.name == name for b in self.running
+                            )
+                        if per_step[name] >= limit:
+                            continue
+                        per_step[name] += 1
+                    branch.touched = True
+                    if not branch.since:
+                        branch.since = now
+                    out.append(Run(branch, branch.attempt + 1))
+        for command in out:
+            self.running.add(command.branch.id)
+        return out
+
+    # -- what happened -----------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now: float, random: float = 0.5) -> list[fx.Fact]:
+        """Decide what `event` means at `now`, apply it, and answer with the facts to store.
+
+        `random` in [0, 1) draws the jitter of a retry.
+        """
+        self._out = []
+        branch_id = getattr(event, "branch", None)
+        if branch_id is not None:
+            self.running.discard(branch_id)
+        if not self.outcome or isinstance(event, ev.Mailed):
+            self._handlers[type(event)](self, event, now, random)
+            self._settle(now)
+        return self._out
+
+    def _emit(self, fact: fx.Fact) -> None:
+        self._out.append(fact)
+        self.apply(fact)
+
+    def _ignore(self, now: float, act: str, why: str) -> None:
+        self._emit(fx.Ignored(at=now, act=act, why=why))
+
+    def _succeeded(self, event: ev.Succeeded, now: float, random: float) -> None:
+        branch = self.branches[event.branch]
+        self._emit(
+            fx.StepCompleted(
+                at=now, branch=branch.id, result=event.result, attempt=branch.attempt + 1
+            )
+        )
+
+    def _failed(self, event: ev.Failed, now: float, random: float) -> None:
+        branch = self.branches[event.branch]
+        attempt = branch.attempt + 1
+        error = event.error
+        if event.refused:
+            if self.plan.pivot and self.plan.is_before(self.plan.pivot, branch.step.name):
+                self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
+                return
+            self._emit(
+                fx.StepFailed(at=now, branch=branch.id, error=error, attempt=attempt, refused=True)
+            )
+            self._compensate(now, f"{branch.id} refused: {error}", branch.step.name)
+            return
+        if self.undoing:
+            self._emit(fx.StepFailed(at=now, branch=branch.id, error=error, attempt=attempt))
+            return
+        delay = None
+        if event.retriable:
+            delay = branch.step.retry.next_delay(
+                attempt - branch.forgiven, now - (branch.since or now), branch.delay, random
+            )
+        if delay is not None:
+            delay = max(delay, event.retry_after)
+            self._emit(
+                fx.AttemptFailed(
+                    at=now,
+                    branch=branch.id,
+                    attempt=attempt,
+                    error=error,
+                    retry_at=now + delay,
+                    since=branch.since or now,
+                    delay=delay,
+                )
+            )
+        elif branch.step.on_exhausted == "park":
+            self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
+        else:
+            self._emit(fx.StepFailed(at=now, branch=branch.id, error=error, attempt=attempt))
+            self._compensate(now, f"{branch.id} failed: {error}", branch.step.name)
+
+    def _answered(self, event: ev.Answered, now: float, random: float) -> None:
+        branch = self.branches[event.branch]
+        branch.answered = True
+        if event.skip:
+            self._emit(fx.StepSkipped(at=now, branch=branch.id))
+        elif event.items is not None:
+            self._emit(fx.FannedOut(at=now, branch=branch.id, items=event.items))
+        elif branch.step.kind == "child":
+            child = uuid5(self.id, branch.id)
+            self._emit(fx.ChildStarted(at=now, branch=branch.id, child=child))
+
+    def _undone(self, event: ev.Undone, now: float, random: float) -> None:
+        branch = self.branches[event.branch]
+        if branch.step.kind == "child":
+            self._emit(fx.ChildUndoRequested(at=now, branch=branch.id))
+        else:
+            self._emit(
+                fx.CompensationCompleted(at=now, branch=branch.id, attempt=branch.attempt + 1)
+            )
+
+    def _undo_failed(self, event: ev.UndoFailed, now: float, random: float) -> None:
+        branch = self.branches[event.branch]
+        attempt = branch.attempt + 1
+        since = branch.since or now
+        delay = None
+        if event.retriable:
+            delay = branch.step.undo_retry.next_delay(
+                attempt - branch.forgiven, now - since, branch.delay, random
+            )
+        if delay is None:
+            self._emit(
+                fx.CompensationFailed(at=now, branch=branch.id, error=event.error, attempt=attempt)
+            )
+        else:
+            self._emit(
+                fx.CompensationAttemptFailed(
+                    at=now,
+                    branch=branch.id,
+                    attempt=attempt,
+                    error=event.error,
+                    retry_at=now + delay,
+                    since=since,
+                    delay=delay,
+                )
+            )
+
+    def _signalled(self, event: ev.Signalled, now: float, random: float) -> None:
+        if self.outcome:
+            self._ignore(now, f"signal {event.name}", f"the saga has already {self._ended}")
+            return
+        self._emit(fx.SignalReceived(at=now, name=event.name, payload=event.payload))
+        if event.name == RESUME:
+            for branch in [b for b in self.open.values() if b.state == "parked"]:
+                self._emit(fx.Resumed(at=now, branch=branch.id, by="signal"))
+
+    def _cancelled(self, event: ev.CancelAsked, now: float, random: float) -> None:
+        if self.outcome or self.undoing:
+            state = self._ended if self.outcome else "begun to compensate"
+            self._ignore(now, "cancel", f"the saga has already {state}")
+        elif self.past_pivot:
+            self._ignore(now, "cancel", f"the pivot {self.plan.pivot!r} is done: no way back")
+        else:
+            self._emit(
+                fx.CancelRequested(at=now, reason=event.reason, by=event.by, force=event.force)
+            )
+
+    def _retried(self, event: ev.RetryAsked, now: float, random: float) -> None:
+        stuck = self._stuck(event.step)
+        if not stuck:
+            self._ignore(now, "retry", self._nothing_stuck(event.step))
+        for branch in stuck:
+            self._emit(fx.Resumed(at=now, branch=branch.id, by=event.by))
+
+    def _skipped(self, event: ev.SkipAsked, now: float, random: float) -> None:
+        stuck = self._stuck(event.step)
+        if not stuck:
+            self._ignore(now, "skip", self._nothing_stuck(event.step))
+        for branch in stuck:
+            kind = fx.CompensationSkipped if self.undoing else fx.StepSkipped
+            self._emit(kind(at=now, branch=branch.id, reason=event.reason, by=event.by))
+
+    def _stuck(self, step: str) -> list[Branch]:
+        if self.outcome:
+            return []
+        return [
+            b
+            for b in self.branches.values()
+            if (b.undo == "failed" if self.undoing else b.state == "parked")
+            and step in ("", b.id, b.step.name)
+        ]
+
+    def _nothing_stuck(self, step: str) -> str:
+        return f"step {step!r} isn't parked" if step else f"nothing is parked ({self.status})"
+
+    def _resolved(self, event: ev.ResolveAsked, now: float, random: float) -> None:
+        if self.outcome:
+            self._ignore(now, "resolve", f"the saga has already {self._ended}")
+        elif self.running or self.status not in ("parked", "compensation_failed", "waiting"):
+            self._ignore(now, "resolve", f"the saga is {self.status}: only one at rest can be")
+        else:
+            self._emit(fx.Resolved(at=now, outcome=event.outcome, reason=event.reason, by=event.by))
+
+    def _child_finished(self, event: ev.ChildFinished, now: float, random: float) -> None:
+        branch = self.branches.get(event.child)
+        if branch is None or self.outcome or branch.undo in ("done", "skipped"):
+            self._ignore(now, f"end of child {event.child}", "nothing waits for it any more")
+        elif self.undoing and event.outcome != "compensated":
+            if branch.asked_child and event.undoable:
+                self._ignore(now, f"end of child {branch.id}", "it was asked to undo itself")
+            elif branch.asked_child:
+                why = f"the child saga can't be undone: {event.cause}"
+                self._emit(fx.CompensationFailed(at=now, branch=branch.id, error=why))
+            else:
+                self._emit(fx.StepCompleted(at=now, branch=branch.id, result=event.result))
+        elif self.undoing:
+            self._emit(fx.CompensationCompleted(at=now, branch=branch.id))
+        elif branch.state == "completed":
+            self._ignore(now, f"end of child {event.child}", "it is known already")
+        elif event.outcome == "completed":
+            self._emit(fx.StepCompleted(at=now, branch=branch.id, result=event.result))
+        else:
+            error = f"child saga compensated: {event.cause}"
+            self._failed(ev.Failed(branch.id, error, refused=True), now, random)
+
+    def _undo_asked(self, event: ev.UndoAsked, now: float, random: float) -> None:
+        if self.outcome == "completed" and self.past_pivot:
+            self._ignore(now, "undo", f"the pivot {self.plan.pivot!r} is done: no way back")
+            self.reports = True
+        elif self.outcome == "compensated":
+            self._ignore(now, "undo", "the saga is compensated")
+            self.reports = True
+        elif self.outcome == "completed":
+            self._compensate(now, "undone by its parent saga", "", reopen=True)
+        else:
+            self._cancelled(ev.CancelAsked("undone by its parent saga", "parent"), now, random)
+
+    def _migrated(self, event: ev.MigrateAsked, now: float, random: float) -> None:
+        if self.outcome:
+            self._ignore(now, "migrate", f"the saga has already {self._ended}")
+        else:
+            self._emit(
+                fx.Migrated(
+                    at=now,
+                    version=event.version,
+                    input=event.input,
+                    renamed=event.renamed,
+                    by=event.by,
+                )
+            )
+
+    def _ticked(self, event: ev.Tick, now: float, random: float) -> None:
+        """Time passed: `_settle` does the rest."""
+
+    @property
+    def _ended(self) -> str:
+        return "been compensated" if self.outcome == "compensated" else "completed"
+
+    # -- what follows by itself --------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        if self.outcome or self.undoing:
+            return
+        while any(self._settle_wait(branch, now) for branch in self.open_waits()):
+            pass
+        if self.past_pivot:
+            return
+        if self.cancel is not None and (self.cancel.force or not self.pivot_in_doubt):
+            reason = f": {self.cancel.reason}" if self.cancel.reason else ""
+            self._compensate(now, f"cancelled{reason}", "")
+            return
+        deadline = self.started.deadline_at
+        if deadline is not None and now >= deadline and not self.pivot_in_doubt:
+            spent = human(deadline - self.started.at)
+            self._compensate(now, f"the deadline of {spent} passed", "")
+
+    def _settle_wait(self, branch: Branch, now: float) -> bool:
+        if self.undoing:
+            return False
+        signal = next((s for s in self.signals if s.name == branch.step.signal), None)
+        if signal is not None:
+            self._emit(fx.StepCompleted(at=now, branch=branch.id, result=signal.payload))
+            return True
+        timeout = branch.step.timeout
+        if timeout is None or now < branch.opened_at + timeout:
+            return False
+        error = f"no signal {branch.step.signal!r} within {human(timeout)}"
+        if branch.step.on_timeout == "continue":
+            self._emit(fx.StepSkipped(at=now, branch=branch.id, reason=error))
+        elif branch.step.on_timeout == "park":
+            self._emit(fx.StepParked(at=now, branch=branch.id, error=error))
+        else:
+            self._emit(fx.StepFailed(at=now, branch=branch.id, error=error, refused=True))
+            self._compensate(now, f"{branch.id}: {error}", branch.step.name)
+        return True
+
+    def _compensate(self, now: float, cause: str, step: str, *, reopen: bool = False) -> None:
+        if (self.undoing or self.outcome) and not reopen:
+            return
+        in_doubt = [b.id for b in self.open.values() if b.may_need_undo]
+        self._emit(fx.CompensationStarted(at=now, cause=cause, step=step, in_doubt=in_doubt))
+
+    _handlers: ClassVar[dict[type, Callable[..., None]]] = {
+        ev.Succeeded: _succeeded,
+        ev.Failed: _failed,
+        ev.Answered: _answered,
+        ev.Undone: _undone,
+        ev.UndoFailed: _undo_failed,
+        ev.Signalled: _signalled,
+        ev.CancelAsked: _cancelled,
+        ev.RetryAsked: _retried,
+        ev.SkipAsked: _skipped,
+        ev.ResolveAsked: _resolved,
+        ev.ChildFinished: _child_finished,
+        ev.UndoAsked: _undo_asked,
+        ev.MigrateAsked: _migrated,
+        ev.Tick: _ticked,
+    }

@@ -1,0 +1,164 @@
+"""The shape of a saga, without its code: what the machine needs to decide, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from standfast.errors import DefinitionError
+from standfast.resilience.retry import Retry
+
+StepKind: TypeAlias = Literal["action", "wait", "child"]
+OnExhausted: TypeAlias = Literal["compensate", "park"]
+OnTimeout: TypeAlias = Literal["compensate", "park", "continue"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One step. Timeouts are seconds, None for no limit.
+
+    `after` names the steps that must be done first. `conditional`: it has a ``when=``. `fans_out`:
+    it has an ``each=``, run at most `limit` items at a time. `undo` says that it has a
+    compensation. `signal` and `on_timeout` belong to waits.
+    """
+
+    name: str
+    kind: StepKind = "action"
+    after: tuple[str, ...] = ()
+    pivot: bool = False
+    conditional: bool = False
+    fans_out: bool = False
+    limit: int | None = None
+    timeout: float | None = None
+    retry: Retry = field(default_factory=Retry)
+    on_exhausted: OnExhausted = "compensate"
+    undo: bool = False
+    undo_timeout: float | None = None
+    undo_retry: Retry = field(default_factory=Retry)
+    no_compensation: str = ""
+    transactional: bool = False
+    signal: str = ""
+    on_timeout: OnTimeout = "compensate"
+
+
+class Plan:
+    """The checked graph of a saga's steps, in order of definition.
+
+    Raises `DefinitionError` for duplicate or unknown names, cycles, and whatever a pivot forbids.
+    """
+
+    __slots__ = ("deadline", "descendants", "name", "pivot", "steps", "successors", "version")
+
+    def __init__(
+        self, name: str, version: int, steps: Iterable[StepPlan], deadline: float | None = None
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.deadline = deadline
+        self.steps: dict[str, StepPlan] = {}
+        for step in steps:
+            if step.name in self.steps:
+                raise self._error(step.name, "is defined twice", "rename one of them")
+            self.steps[step.name] = step
+        if not self.steps:
+            raise DefinitionError(f"saga {name!r} has no steps: define at least one with @step")
+        self.successors: dict[str, list[str]] = {n: [] for n in self.steps}
+        for step in self.steps.values():
+            for before in step.after:
+                if before not in self.steps:
+                    raise self._error(
+                        step.name,
+                        f"comes after {before!r}, which isn't a step of this saga",
+                        f"choose from {', '.join(self.steps)}",
+                    )
+                self.successors[before].append(step.name)
+        self.descendants = self._reach()
+        pivots = [s.name for s in self.steps.values() if s.pivot]
+        if len(pivots) > 1:
+            raise self._error(
+                pivots[1], f"is a second pivot, after {pivots[0]!r}", "keep one point of no return"
+            )
+        self.pivot = pivots[0] if pivots else None
+        self._check_undo()
+
+    def _error(self, step: str, what: str, remedy: str) -> DefinitionError:
+        return DefinitionError(f"saga {self.name!r}, step {step!r} {what}: {remedy}")
+
+    def _reach(self) -> dict[str, frozenset[str]]:
+        reach: dict[str, frozenset[str]] = {}
+        path: list[str] = []
+
+        def visit(name: str) -> frozenset[str]:
+            if name in reach:
+                return reach[name]
+            if name in path:
+                cycle = " → ".join([*path[path.index(name) :], name])
+                raise self._error(name, f"depends on itself ({cycle})", "remove one `after=`")
+            path.append(name)
+            below: set[str] = set()
+            for successor in self.successors[name]:
+                below |= {successor} | visit(successor)
+            path.pop()
+            reach[name] = frozenset(below)
+            return reach[name]
+
+        for name in self.steps:
+            visit(name)
+        return reach
+
+    def is_before(self, name: str, other: str) -> bool:
+        """Whether step `name` must be done before step `other` begins."""
+        return other in self.descendants[name]
+
+    def _check_undo(self) -> None:
+        for step in self.steps.values():
+            if self.pivot is not None and step.name != self.pivot:
+                after = self.is_before(self.pivot, step.name)
+                if not after and not self.is_before(step.name, self.pivot):
+                    raise self._error(
+                        step.name,
+                        f"is neither before nor after the pivot {self.pivot!r}",
+                        f'order it with after="{self.pivot}", or let the pivot come after it',
+                    )
+                if after and step.undo:
+                    raise self._error(
+                        step.name,
+                        f"has a compensation that can never run, for it is after the pivot "
+                        f"{self.pivot!r}",
+                        "remove the compensation, or move the pivot",
+                    )
+                if after and "compensate" in (
+                    step.on_exhausted,
+                    step.on_timeout if step.kind == "wait" else "",
+                ):
+                    raise self._error(
+                        step.name,
+                        f"is after the pivot {self.pivot!r}, so it can't be answered by "
+                        "compensating",
+                        'choose on_exhausted="park"'
+                        if step.kind != "wait"
+                        else 'choose on_timeout="park" or "continue"',
+                    )
+                if after:
+                    continue
+            if step.pivot:
+                if step.undo:
+                    raise self._error(
+                        step.name, "is the pivot and has a compensation", "remove one of the two"
+                    )
+                if step.on_exhausted == "compensate":
+                    raise self._error(
+                        step.name,
+                        "is the pivot: when its retries are exhausted its outcome is unknown, so "
+                        "it can't be answered by compensating",
+                        'choose on_exhausted="park"',
+                    )
+                continue
+            if step.kind == "action" and not step.undo and not step.no_compensation:
+                raise self._error(
+                    step.name,
+                    "has no compensation",
+                    f"add one with @{step.name}.compensation, say why it needs none with "
+                    'no_compensation="…", or make it the pivot',
+                )

@@ -1,0 +1,368 @@
+"""The state of a saga instance, as a fold of its journal's facts. No decisions are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+from uuid import UUID
+
+import msgspec
+
+from standfast.errors import CorruptRecord
+from standfast.saga import facts as fx
+from standfast.saga.branch import Branch
+from standfast.saga.plan import Plan
+
+RESUME = "resume"
+FINISHED = frozenset({"completed", "compensated"})
+STATUSES = (
+    "running",
+    "waiting",
+    "parked",
+    "compensating",
+    "compensation_failed",
+    "completed",
+    "compensated",
+)
+
+
+class SagaState:
+    """What is known of one instance: its branches, and whether it goes forwards or backwards.
+
+    `branches` are all that ever opened, `open` those whose forward work isn't settled, `running`
+    those being run by this process right now, the one part that isn't in the journal. `closing`
+    counts the undos that aren't settled. `reports`: a parent saga must be told how it stands.
+    """
+
+    __slots__ = (
+        "branches",
+        "cancel",
+        "cause",
+        "closing",
+        "failed_step",
+        "id",
+        "open",
+        "outcome",
+        "plan",
+        "reports",
+        "running",
+        "sequence",
+        "signals",
+        "started",
+        "undoing",
+        "unsettled",
+        "waiting_for",
+    )
+
+    def __init__(self, id: UUID, plan: Plan) -> None:
+        self.id = id
+        self.plan = plan
+        self.started: fx.Started = None  # type: ignore[assignment]
+        self.sequence = -1
+        self.branches: dict[str, Branch] = {}
+        self.open: dict[str, Branch] = {}
+        self.running: set[str] = set()
+        self.unsettled = len(plan.steps)
+        self.waiting_for = {name: len(step.after) for name, step in plan.steps.items()}
+        self.signals: list[fx.SignalReceived] = []
+        self.undoing = False
+        self.closing = 0
+        self.outcome = ""
+        self.cause = ""
+        self.failed_step = ""
+        self.cancel: fx.CancelRequested | None = None
+        self.reports = False
+
+    @property
+    def past_pivot(self) -> bool:
+        """Whether the point of no return is behind."""
+        pivot = self.branches.get(self.plan.pivot) if self.plan.pivot else None
+        return pivot is not None and pivot.state in ("completed", "skipped")
+
+    @property
+    def pivot_in_doubt(self) -> bool:
+        """Whether the pivot may or may not have happened."""
+        pivot = self.branches.get(self.plan.pivot) if self.plan.pivot else None
+        return pivot is not None and (
+            pivot.state in ("failed", "parked") or (pivot.is_open and pivot.touched)
+        )
+
+    @property
+    def status(self) -> str:
+        """One of `STATUSES`."""
+        if self.outcome:
+            return self.outcome
+        if self.undoing:
+            stuck = any(b.undo == "failed" for b in self.branches.values())
+            busy = self.running or any(b.undo == "due" for b in self.undo_ready())
+            return "compensation_failed" if stuck and not busy else "compensating"
+        if self.running:
+            return "running"
+        parked = False
+        for branch in self.open.values():
+            if branch.state == "parked":
+                parked = True
+            elif not branch.is_passive:
+                return "running"
+        return "parked" if parked else "waiting"
+
+    def open_waits(self) -> list[Branch]:
+        """The waits that a signal or a timeout would settle."""
+        return [b for b in self.open.values() if b.is_wait]
+
+    def wake_at(self) -> float | None:
+        """When time alone will change something: the earliest timer, in epoch seconds."""
+        if self.outcome:
+            return None
+        times: list[float] = []
+        if self.undoing:
+            times = [b.retry_at for b in self.branches.values() if b.undo == "due" and b.retry_at]
+        else:
+            for b in self.open.values():
+                if b.id in self.running:
+                    continue
+                if b.is_open and b.retry_at:
+                    times.append(b.retry_at)
+                if b.is_wait and b.step.timeout is not None:
+                    times.append(b.opened_at + b.step.timeout)
+            deadline = self.started.deadline_at
+            if deadline is not None and not self.past_pivot and not self.pivot_in_doubt:
+                times.append(deadline)
+        return min(times, default=None)
+
+    def undo_ready(self) -> list[Branch]:
+        """The branches whose undo may go on: nothing that builds on them is left to undo."""
+        due = [b for b in self.branches.values() if b.undo in ("due", "failed")]
+        held = {b.step.name for b in due}
+        held.update(self.branches[b].step.name for b in self.running)
+        return [
+            b
+            for b in due
+            if b.undo == "due"
+            and b.id not in self.running
+            and not b.asked_child
+            and not (self.plan.descendants[b.step.name] & held)
+        ]
+
+    # -- the fold ----------------------------------------------------------------------------
+
+    def apply(self, fact: fx.Fact) -> None:
+        """Fold one fact into the state."""
+        self.sequence += 1
+        fold = self._folds.get(type(fact))
+        if fold is not None:
+            fold(self, fact)
+        if self.undoing and not self.outcome and not self.closing:
+            self.outcome = "compensated"
+            self.reports = True
+
+    def _fold_started(self, fact: fx.Started) -> None:
+        self.started = fact
+        for step in self.plan.steps.values():
+            if not step.after:
+                self._open(Branch(step.name, step, fact.at))
+
+    def _open(self, branch: Branch) -> None:
+        self.branches[branch.id] = branch
+        self.open[branch.id] = branch
+
+    def _close(self, branch: Branch, state: str, at: float) -> None:
+        """A forward branch is settled; when its step is done, its successors open."""
+        branch.state = state
+        self.open.pop(branch.id, None)
+        if self.undoing:
+            # It was in flight when compensation began: now its outcome is known.
+            was_due = branch.undo == "due"
+            branch.undo = "due" if branch.undoable and state in ("completed", "failed") else ""
+            branch.restart()
+            self.closing += (branch.undo == "due") - was_due
+            return
+        if branch.item is not None:
+            parent = self.branches[branch.step.name]
+            parent.unsettled_items -= state in ("completed", "skipped")
+            if not parent.unsettled_items and parent.is_open:
+                self._close(parent, "completed", at)
+            return
+        if state not in ("completed", "skipped"):
+            return
+        self.unsettled -= 1
+        for name in self.plan.successors[branch.step.name]:
+            self.waiting_for[name] -= 1
+            if not self.waiting_for[name]:
+                self._open(Branch(name, self.plan.steps[name], at))
+        if not self.unsettled:
+            self.outcome = "completed"
+            self.reports = True
+
+    def _fold_completed(self, fact: fx.StepCompleted) -> None:
+        branch = self.branches[fact.branch]
+        branch.attempt = fact.attempt
+        branch.result = fact.result
+        branch.completed_at = fact.at
+        if branch.is_wait:
+            for index, signal in enumerate(self.signals):
+                if signal.name == branch.step.signal:
+                    del self.signals[index]
+                    break
+        self._close(branch, "completed", fact.at)
+
+    def _fold_attempt_failed(self, fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> None:
+        branch = self.branches[fact.branch]
+        branch.attempt = fact.attempt
+        branch.error = fact.error
+        branch.retry_at = fact.retry_at
+        branch.since = fact.since
+        branch.delay = fact.delay
+        branch.touched = True
+
+    def _fold_failed(self, fact: fx.StepFailed) -> None:
+        branch = self.branches[fact.branch]
+        branch.attempt = fact.attempt
+        branch.error = fact.error
+        self._close(branch, "refused" if fact.refused else "failed", fact.at)
+
+    def _fold_skipped(self, fact: fx.StepSkipped) -> None:
+        branch = self.branches[fact.branch]
+        if branch.fans_out:
+            branch.unsettled_items = 0
+        self._close(branch, "skipped", fact.at)
+
+    def _fold_fanned_out(self, fact: fx.FannedOut) -> None:
+        parent = self.branches[fact.branch]
+        parent.answered = True
+        parent.unsettled_items = len(fact.items)
+        for index, item in enumerate(fact.items):
+            child = Branch(f"{parent.id}[{index}]", parent.step, fact.at, index, item)
+            parent.children.append(child)
+            self._open(child)
+        if not fact.items:
+            self._close(parent, "completed", fact.at)
+
+    def _fold_child_started(self, fact: fx.ChildStarted) -> None:
+        branch = self.branches[fact.branch]
+        branch.answered = True
+        branch.touched = True
+        branch.child = fact.child
+
+    def _fold_parked(self, fact: fx.StepParked) -> None:
+        branch = self.branches[fact.branch]
+        if self.undoing:
+            self._close(branch, "failed", fact.at)
+            return
+        branch.attempt = fact.attempt
+        branch.error = fact.error
+        branch.state = "parked"
+        branch.touched = True
+        self.cause = f"{branch.id}: {fact.error}"
+        self.failed_step = branch.step.name
+
+    def _fold_resumed(self, fact: fx.Resumed) -> None:
+        branch = self.branches[fact.branch]
+        branch.resume(fact.at)
+        if branch.undo == "failed":
+            branch.undo = "due"
+            branch.asked_child = False
+        else:
+            branch.state = "open"
+            self.cause = self.failed_step = ""
+
+    def _fold_signal(self, fact: fx.SignalReceived) -> None:
+        if fact.name != RESUME:
+            self.signals.append(fact)
+
+    def _fold_cancel(self, fact: fx.CancelRequested) -> None:
+        self.cancel = fact
+
+    def _fold_compensation(self, fact: fx.CompensationStarted) -> None:
+        self.undoing = True
+        self.outcome = ""
+        self.cause = fact.cause
+        self.failed_step = fact.step
+        doubt = set(fact.in_doubt)
+        self.closing = 0
+        for branch in self.branches.values():
+            if branch.undoable and (branch.state in ("completed", "failed") or branch.id in doubt):
+                branch.undo = "due"
+                branch.restart()
+                self.closing += 1
+            branch.retry_at = 0.0
+        self.open.clear()
+
+    def _fold_undone(self, fact: fx.CompensationCompleted) -> None:
+        branch = self.branches[fact.branch]
+        branch.attempt = fact.attempt
+        self._undo_settled(branch, "done")
+
+    def _fold_undo_skipped(self, fact: fx.CompensationSkipped) -> None:
+        self._undo_settled(self.branches[fact.branch], "skipped")
+
+    def _undo_settled(self, branch: Branch, undo: str) -> None:
+        if branch.undo in ("due", "failed"):
+            self.closing -= 1
+        branch.undo = undo
+
+    def _fold_undo_failed(self, fact: fx.CompensationFailed) -> None:
+        branch = self.branches[fact.branch]
+        branch.attempt = fact.attempt
+        branch.error = fact.error
+        branch.undo = "failed"
+
+    def _fold_child_undo(self, fact: fx.ChildUndoRequested) -> None:
+        self.branches[fact.branch].asked_child = True
+
+    def _fold_resolved(self, fact: fx.Resolved) -> None:
+        self.outcome = fact.outcome
+        self.cause = f"resolved by hand: {fact.reason}"
+        self.reports = True
+
+    def _fold_migrated(self, fact: fx.Migrated) -> None:
+        self.started = msgspec.structs.replace(self.started, version=fact.version, input=fact.input)
+
+    _folds: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
+        fx.Started: _fold_started,
+        fx.StepCompleted: _fold_completed,
+        fx.AttemptFailed: _fold_attempt_failed,
+        fx.StepFailed: _fold_failed,
+        fx.StepSkipped: _fold_skipped,
+        fx.FannedOut: _fold_fanned_out,
+        fx.ChildStarted: _fold_child_started,
+        fx.SignalReceived: _fold_signal,
+        fx.StepParked: _fold_parked,
+        fx.CancelRequested: _fold_cancel,
+        fx.CompensationStarted: _fold_compensation,
+        fx.CompensationCompleted: _fold_undone,
+        fx.CompensationAttemptFailed: _fold_attempt_failed,
+        fx.CompensationFailed: _fold_undo_failed,
+        fx.CompensationSkipped: _fold_undo_skipped,
+        fx.ChildUndoRequested: _fold_child_undo,
+        fx.Resumed: _fold_resumed,
+        fx.Resolved: _fold_resolved,
+        fx.Migrated: _fold_migrated,
+    }
+
+
+def replay(state: SagaState, facts: list[fx.AnyFact]) -> None:
+    """Fold a stored journal into a fresh `state`, renaming branches as migrations said.
+
+    Actions that were open at the end may have run: they are marked so. Raises `CorruptRecord`,
+    naming the row, when the journal doesn't fit the plan.
+    """
+    renamed = {k: v for f in facts if isinstance(f, fx.Migrated) for k, v in f.renamed.items()}
+    for number, fact in enumerate(facts):
+        if isinstance(fact, fx.Started) != (number == 0):
+            raise CorruptRecord(f"journal row {number} is {type(fact).__name__}: out of place")
+        name = getattr(fact, "branch", None)
+        if name is not None:
+            step, bracket, item = name.partition("[")
+            name = renamed.get(step, step) + bracket + item
+            if name not in state.branches:
+                raise CorruptRecord(
+                    f"journal row {number} ({type(fact).__name__}) speaks of {name!r}, which "
+                    f"{state.plan.name} version {state.plan.version} can't have begun there"
+                )
+            if renamed:
+                fact = msgspec.structs.replace(fact, branch=name)
+        state.apply(fact)
+    for branch in state.open.values():
+        if branch.step.kind == "action":
+            branch.touched = True
