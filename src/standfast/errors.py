@@ -4,7 +4,7 @@
 
     StandfastError
     ├── ConfigurationError (ValueError)   an option or definition is wrong, told when it is made
-    │   └── DefinitionError               a saga's definition is wrong; names the step and the remedy
+    │   └── DefinitionError               a saga can't be run as defined
     ├── Refused                           business says no: raised by *your* code, never retried
     ├── Rejected                          not even tried; carries `retry_after` (seconds or None)
     │   ├── CircuitOpen

@@ -1,1 +1,27 @@
-"""saga"""
+"""Sagas by orchestration: a class, its steps and their compensations, run durably.
+
+`definition` is how a saga is written, `plan` its checked shape, `machine` (with `state`, `branch`,
+`facts`, `events`) every decision, `runner` (with `attempt`, `active`) carries them out, `worker`
+shares the work, and `client` starts, signals and reads.
+"""
+
+from standfast.saga.client import SagaHandle, SagaResult, Sagas, Story
+from standfast.saga.context import Context
+from standfast.saga.definition import Migration, Saga, Step, child, step, wait
+from standfast.saga.state import FINISHED, STATUSES
+
+__all__ = [
+    "FINISHED",
+    "STATUSES",
+    "Context",
+    "Migration",
+    "Saga",
+    "SagaHandle",
+    "SagaResult",
+    "Sagas",
+    "Step",
+    "Story",
+    "child",
+    "step",
+    "wait",
+]

@@ -161,7 +161,7 @@ class SagaHandle(Generic[R]):
         With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
         doesn't fit the wait's type, `SagaNotFound`.
         """
-        await self._sagas.signal(self.id, name, payload, id=id)
+        await self._sagas.signal(self.id, name, payload, mail_id=id)
 
     async def cancel(self, reason: str = "", *, force: bool = False, by: str = "") -> None:
         """Ask for compensation. An attempt in flight may end first; past the pivot it is ignored.
@@ -192,7 +192,8 @@ class Sagas:
         self.clock = clock
         self.poll = poll
         self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
-        self.runs_here: Callable[[UUID], bool] = lambda id: False
+        self.runs_here: Callable[[UUID], bool] = _nowhere
+        self.on_sent: Callable[[UUID], None] = _nothing
 
     # -- starting ----------------------------------------------------------------------------
 
@@ -291,12 +292,12 @@ class Sagas:
         (known,) = await self.store.send([mail])
         if not known:
             raise SagaNotFound(f"no saga has the id {id}")
+        self.on_sent(id)
 
     async def signal(
-        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None, **kw: Any
+        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None
     ) -> None:
         """See `SagaHandle.signal`."""
-        mail_id = mail_id or kw.get("id")
         instance = await self.instance(id)
         definition = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
         if definition is None:
@@ -374,6 +375,14 @@ class Sagas:
         for future in self.watchers.pop(id, ()):
             if not future.done():
                 future.set_exception(_Gone())
+
+
+def _nowhere(id: UUID) -> bool:
+    return False
+
+
+def _nothing(id: UUID) -> None:
+    pass
 
 
 class _Gone(Exception):

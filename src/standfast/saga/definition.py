@@ -189,8 +189,8 @@ def step(function: Any = None, /, **options: Any) -> Any:
     The method takes (input, ctx), and a third argument where it has one: the item with `each`, the
     transaction with `transactional`.
 
-    `after`: the steps that must be done first (names or steps; ``()`` for none); by default the
-    step defined before it. `when(saga, input, ctx)`: skip the step if false. `each(saga, input,
+    `after`: the steps that must be done first (names or steps; ``()`` for none), by default the
+    one defined before. `when(saga, input, ctx)`: skip the step if false. `each(saga, input,
     ctx)`: a list; the step runs once an item, at most `limit` at a time. Both must depend on nothing
     but the input and earlier results. `timeout` bounds one attempt, in seconds or text. `retry`
     defaults to 5 attempts (20 from the pivot on). `on_exhausted`: ``"compensate"``, or ``"park"``
@@ -248,7 +248,7 @@ def child(
 ) -> Step[Any, dict[str, Any]]:
     """A step that runs another saga to its end, on the input that ``input(self, order, ctx)`` gives.
 
-    Its result is a dict of the child's results by step name, as plain JSON values. If the child
+    Its result is a dict of the child's results by step name, as plain JSON values. If it
     compensates, the step counts as refused. To undo the step the child is asked to undo itself, even
     when it had completed (a child past its pivot can't, so give `no_compensation` then).
     """
@@ -319,6 +319,7 @@ class Definition:
         self.steps = steps_of(cls)
         self.plan = _plan(cls, self.name, self.steps)
         self.result_types = {s.name: _result_type(s) for s in self.steps.values()}
+        self.item_types = {s.name: _item_type(s) for s in self.steps.values() if s.each}
 
     @property
     def kind(self) -> tuple[str, str, int]:
@@ -428,18 +429,32 @@ def _is_pivot(candidate: Step[Any, Any] | None) -> bool:
     return candidate is not None and bool(candidate.options.get("pivot"))
 
 
-def _result_type(current: Step[Any, Any]) -> Any:
-    """The type to decode a stored result to: the return annotation, or plain JSON without one."""
-    if current.kind == "wait":
-        return current.options.get("type") or Any
+def _hints(current: Step[Any, Any]) -> dict[str, Any]:
     if current.function is None:
-        return Any
+        return {}
     try:
-        hints = get_type_hints(current.function)
+        return get_type_hints(current.function)
     except NameError as error:
         raise DefinitionError(
             f"step {current.name!r}: its annotations name something that can't be found "
             f"({error}): move the type to module level"
         ) from error
-    found = hints.get("return", Any)
+
+
+def _result_type(current: Step[Any, Any]) -> Any:
+    """The type to decode a stored result to: the return annotation, or plain JSON without one."""
+    if current.kind == "wait":
+        return current.options.get("type") or Any
+    found = _hints(current).get("return", Any)
     return Any if isinstance(found, TypeVar) else found
+
+
+def _item_type(current: Step[Any, Any]) -> Any:
+    """The annotation of the method's third argument after self."""
+    assert current.function is not None
+    names = list(inspect.signature(current.function).parameters)
+    if len(names) != 4:
+        raise DefinitionError(
+            f"step {current.name!r} has each=, so it must take (self, input, ctx, item)"
+        )
+    return _hints(current).get(names[3], Any)

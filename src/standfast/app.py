@@ -1,0 +1,315 @@
+"""`Standfast`: one app on one database. It registers patterns, opens transactions, runs workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from standfast.backends import open_database
+from standfast.batching import Batcher
+from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.codec import JSON, Codec
+from standfast.durations import Duration, seconds
+from standfast.errors import ConfigurationError, MigrationNeeded, StaleWriter
+from standfast.ports.database import Database, Row, StoreTransaction
+from standfast.ports.journal import Start, Started
+from standfast.saga import facts as fx
+from standfast.saga.client import Definitions, SagaHandle, Sagas
+from standfast.saga.definition import Definition, Saga
+from standfast.saga.worker import Worker
+
+log = logging.getLogger("standfast")
+
+
+class Standfast:
+    """One app: its patterns, and the database that they share.
+
+    `database` is a URL (``sqlite:///shop.db``, ``postgresql://…``, ``memory://``) or a `Database`.
+    `migrate`: apply missing migrations on opening; the default is to do so except on PostgreSQL,
+    where ``standfast migrate`` does it. Use it as ``async with app:``, or call `run`.
+    """
+
+    def __init__(
+        self,
+        database: str | Database,
+        *,
+        codec: Codec = JSON,
+        clock: Clock = SYSTEM_CLOCK,
+        migrate: bool | None = None,
+    ) -> None:
+        self.database = open_database(database) if isinstance(database, str) else database
+        self.clock = clock
+        self.definitions = Definitions(codec)
+        self.sagas = Sagas(self.database.journal, self.definitions, clock=clock)
+        self.worker: Worker | None = None
+        self._migrate = migrate
+        self._opened = 0
+        self._starts: Batcher[tuple[Start, int | None], Started] | None = None
+
+    def add(self, *sagas: Saga[Any]) -> Self:
+        """Register sagas, as instances. Raises `DefinitionError`, naming the step and the remedy."""
+        for saga in sagas:
+            if not isinstance(saga, Saga):
+                raise ConfigurationError(f"add({saga!r}): give an instance of a Saga subclass")
+            self.definitions.add(saga)
+        return self
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if not self._opened:
+            await self.database.open()
+            try:
+                await self._check_schema()
+            except BaseException:
+                await self.database.close()
+                raise
+            self._starts = Batcher(self._write_starts, lanes=self.database.capabilities.write_lanes)
+        self._opened += 1
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened -= 1
+        if not self._opened:
+            if self._starts is not None:
+                await self._starts.close()
+            self._starts = None
+            await self.database.close()
+
+    async def _check_schema(self) -> None:
+        current = await self.database.schema_version()
+        newest = max((m.number for m in self.database.migrations), default=0)
+        if current >= newest:
+            return
+        automatic = self._migrate
+        if automatic is None:
+            automatic = not self.database.capabilities.many_workers or current == newest
+            automatic = automatic or not self.database.capabilities.durable
+        if not automatic:
+            raise MigrationNeeded(
+                f"the database is at migration {current}, this version needs {newest}: run "
+                "`standfast migrate`, or make the app with Standfast(…, migrate=True)"
+            )
+        await self.database.migrate()
+
+    @asynccontextmanager
+    async def running(
+        self,
+        *,
+        name: str | None = None,
+        lease: Duration = 10.0,
+        max_in_flight: int = 1000,
+        drain: Duration = 30.0,
+        poll: Duration = 2.0,
+        linger: Duration = 1.0,
+    ) -> AsyncIterator[Worker]:
+        """Work in the background of the block: run sagas, take over from the dead.
+
+        `lease`: after this long without a sign of life, others take over. `max_in_flight`: sagas in
+        memory at once. `drain`: how long the attempts in flight may take at the end. `poll`: how
+        often to look for work that nobody hinted at. `linger`: sagas that sleep for longer leave
+        memory. On SQLite, waits here while another process is the worker.
+        """
+        if self.worker is not None:
+            raise ConfigurationError("this app is running already: one worker per app and process")
+        if max_in_flight < 1:
+            raise ConfigurationError(f"max_in_flight={max_in_flight}: must be 1 or more")
+        async with self:
+            worker = Worker(
+                self.sagas,
+                self.database,
+                name=name,
+                lease=seconds(lease, name="lease"),
+                max_in_flight=max_in_flight,
+                poll=seconds(poll, name="poll"),
+                linger=seconds(linger, name="linger"),
+            )
+            await worker.start()
+            self.worker = worker
+            try:
+                yield worker
+            finally:
+                self.worker = None
+                await worker.stop(seconds(drain, name="drain", positive=False))
+
+    async def run(self, **options: Any) -> None:
+        """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            starting = asyncio.ensure_future(stop.wait())
+            async with self.running(**options):
+                log.info("working; stop with SIGTERM or Ctrl-C")
+                await starting
+                log.info("draining")
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    # -- sagas -------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        saga: type[Saga[Any]] | str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[Any]:
+        """Start a saga in a transaction of its own; idempotent by (saga, key).
+
+        Starting again with the same key and input answers with the instance there is, running or
+        finished (``handle.created`` tells which). Raises `SagaConflict` for another input,
+        `ConfigurationError` for a saga that isn't added or an input of the wrong type, `CodecError`,
+        `StoreUnavailable`.
+        """
+        definition, start, started = self._prepare(saga, input, key, correlation_id)
+        worker = self.worker
+        here = worker is not None and worker.has_room(definition)
+        owner = worker.runner.owner if here and worker is not None and worker.runner else None
+        if self._starts is None:
+            raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
+        try:
+            answer = await self._starts.submit((start, owner))
+        except StaleWriter:
+            owner = None
+            answer = await self._starts.submit((start, None))
+        handle = self.sagas.accept(start, answer)
+        if answer.created:
+            self._began(definition, start, started, input, owner)
+        return handle
+
+    def _prepare(
+        self,
+        saga: type[Saga[Any]] | str,
+        input: Any,
+        key: str | None,
+        correlation_id: str | None,
+    ) -> tuple[Definition, Start, fx.Started]:
+        trace: dict[str, str] | None = None
+        if self.worker is not None and self.worker.telemetry.tracing:
+            trace = self.worker.telemetry.begin(self.definitions.of(saga).name, key or "")
+        return self.sagas.prepare(saga, input, key=key, correlation_id=correlation_id, trace=trace)
+
+    def _began(
+        self,
+        definition: Definition,
+        start: Start,
+        started: fx.Started,
+        input: Any,
+        owner: int | None,
+    ) -> None:
+        """A start was committed: run it here if it is ours, else say that it is due."""
+        worker = self.worker
+        if worker is None:
+            return
+        worker.telemetry.started[definition.name] += 1
+        if owner is not None and worker.runner is not None and worker.runner.owner == owner:
+            worker.adopt(definition, start, started, input)
+        else:
+            worker.hint(start.instance.id)
+
+    async def _write_starts(
+        self, batch: Sequence[tuple[Start, int | None]]
+    ) -> Sequence[Started | Exception]:
+        """Write starts that share an owner in one commit."""
+        answers: list[Started | Exception] = []
+        position = 0
+        while position < len(batch):
+            owner = batch[position][1]
+            end = position
+            while end < len(batch) and batch[end][1] == owner:
+                end += 1
+            starts = [start for start, _ in batch[position:end]]
+            try:
+                answers.extend(await self.database.journal.start(starts, owner=owner))
+            except StaleWriter as error:
+                answers.extend([error] * len(starts))
+            position = end
+        return answers
+
+    async def saga(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
+        """The instance that was started with `key`. Raises `SagaNotFound`."""
+        return await self.sagas.get(saga, key)
+
+    def handle(self, id: UUID | str) -> SagaHandle[Any]:
+        """A handle by id; nothing is looked up until it is used."""
+        return SagaHandle(self.sagas, id if isinstance(id, UUID) else UUID(id))
+
+    # -- transactions ------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """One commit or none: your rows, and whatever you start, through the same `tx`.
+
+        Commits at the end of the block, rolls back if it raises or is cancelled. On SQLite, writers
+        take turns, so keep it short.
+        """
+        async with self:
+            tx: Transaction
+            async with self.database.transaction() as store:
+                tx = Transaction(self, store)
+                yield tx
+            tx.committed()
+
+
+class Transaction:
+    """An open transaction. SQL takes ``$1, $2 …`` on every backend.
+
+    Errors of the driver come out as `StoreError` (`ConstraintViolated`, `StoreUnavailable` …).
+    """
+
+    def __init__(self, app: Standfast, store: StoreTransaction) -> None:
+        self._app = app
+        self.store = store
+        self._begun: list[tuple[Definition, Start, fx.Started, Any]] = []
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """Run a statement; how many rows it touched."""
+        return await self.store.execute(sql, *args)
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """All rows, each readable by column name or position."""
+        return await self.store.fetch(sql, *args)
+
+    async def fetch_one(self, sql: str, *args: Any) -> Row | None:
+        """The first row, or None."""
+        return await self.store.fetch_one(sql, *args)
+
+    async def fetch_value(self, sql: str, *args: Any) -> Any:
+        """The first column of the first row, or None."""
+        return await self.store.fetch_value(sql, *args)
+
+    async def start(
+        self,
+        saga: type[Saga[Any]] | str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[Any]:
+        """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
+        definition, start, started = self._app._prepare(saga, input, key, correlation_id)  # noqa: SLF001
+        (answer,) = await self.store.start([start], owner=None)
+        handle = self._app.sagas.accept(start, answer)
+        if answer.created:
+            self._begun.append((definition, start, started, input))
+        return handle
+
+    def committed(self) -> None:
+        """Called once the transaction is durable: the worker here may take what was started."""
+        for definition, start, started, input in self._begun:
+            self._app._began(definition, start, started, input, None)  # noqa: SLF001

@@ -1,0 +1,81 @@
+"""One instance in a worker's memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Any
+
+from standfast.errors import CorruptRecord
+from standfast.ports.journal import Mail, Start
+from standfast.saga import events as ev
+from standfast.saga.definition import Definition
+from standfast.saga.machine import Machine
+
+log = logging.getLogger("standfast.saga")
+
+
+class Active:
+    """One instance in this worker's memory."""
+
+    __slots__ = (
+        "child_starts",
+        "consumed",
+        "definition",
+        "id",
+        "inbox",
+        "input",
+        "last_mail",
+        "machine",
+        "shown",
+        "task",
+        "tasks",
+        "waiter",
+    )
+
+    def __init__(self, definition: Definition, machine: Machine, input: Any) -> None:
+        self.id = machine.id
+        self.definition = definition
+        self.machine = machine
+        self.input = input
+        self.inbox: deque[ev.Event] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+        self.consumed: list[int] = []
+        self.last_mail = 0
+        self.shown = ("running", "", "")
+        self.child_starts: dict[str, Start] = {}
+        self.task: asyncio.Task[None] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def post(self, event: ev.Event) -> None:
+        """Hand the driver an event."""
+        self.inbox.append(event)
+        self.nudge()
+
+    def deliver(self, mail: Mail) -> None:
+        """Hand the driver a mail, once."""
+        if mail.number <= self.last_mail:
+            return
+        self.last_mail = mail.number
+        self.consumed.append(mail.number)
+        try:
+            self.post(ev.from_mail(mail.kind, mail.body))
+        except CorruptRecord:
+            log.exception("saga %s: dropped unreadable mail %s", self.id, mail.id)
+            self.post(ev.Tick())
+
+    def renew(self, mails: list[Mail]) -> None:
+        """Forget what isn't stored, and take the mail that is."""
+        self.inbox.clear()
+        self.consumed = []
+        self.last_mail = 0
+        self.shown = ("", "", "")
+        self.child_starts.clear()
+        for mail in mails:
+            self.deliver(mail)
+
+    def nudge(self) -> None:
+        """Make the driver look up."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)

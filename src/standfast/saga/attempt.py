@@ -1,0 +1,155 @@
+"""Runs the user's code for one command, and says what came of it as an event."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid5
+
+import msgspec
+
+from standfast.errors import CodecError, Refused, Rejected
+from standfast.ports.database import StoreTransaction
+from standfast.ports.journal import Start
+from standfast.saga import events as ev
+from standfast.saga.active import Active
+from standfast.saga.branch import Branch
+from standfast.saga.client import Sagas
+from standfast.saga.context import Context
+from standfast.saga.machine import Command, Resolve, Run, Undo
+from standfast.saga.telemetry import SagaTelemetry
+
+ERROR_LENGTH = 2000
+
+
+class Attempts:
+    """Carries out commands. What the user's code raises becomes an event, never an exception."""
+
+    def __init__(self, sagas: Sagas, telemetry: SagaTelemetry) -> None:
+        self.sagas = sagas
+        self.clock = sagas.clock
+        self.telemetry = telemetry
+
+    def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
+        machine, step = active.machine, command.branch.step
+        now = self.clock.now()
+        forward = isinstance(command, Run)
+        timeout = step.timeout if forward else step.undo_timeout
+        saga_deadline = machine.started.deadline_at
+        if forward and saga_deadline is not None and not (step.pivot or machine.past_pivot):
+            left = max(0.0, saga_deadline - now)
+            timeout = left if timeout is None else min(timeout, left)
+        deadline = None if timeout is None else now + timeout
+        operation = "action" if forward else "compensation"
+        return (
+            Context(
+                active.definition,
+                machine,
+                command.branch,
+                operation,  # type: ignore[arg-type]
+                command.attempt,
+                deadline,
+            ),
+            timeout,
+        )
+
+    async def carry_out(self, active: Active, command: Command) -> ev.Event:
+        """Run one attempt, or ask the definition, and answer with what came of it."""
+        if isinstance(command, Resolve):
+            return self._answer(active, command.branch)
+        branch = command.branch
+        if branch.step.kind == "child":
+            return ev.Undone(branch.id)
+        try:
+            value = await self.call(active, command, None)
+            if isinstance(command, Undo):
+                return ev.Undone(branch.id)
+            raw = active.definition.codec.encode(value)
+        except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
+            return self.failure(command, error)
+        branch.value = value
+        return ev.Succeeded(branch.id, msgspec.Raw(raw))
+
+    async def call(self, active: Active, command: Run | Undo, tx: StoreTransaction | None) -> Any:
+        """Run the user's method for one attempt."""
+        definition, branch = active.definition, command.branch
+        step = definition.steps[branch.step.name]
+        function = step.function if isinstance(command, Run) else step.undo_function
+        assert function is not None
+        ctx, timeout = self._context(active, command)
+        args: list[Any] = [definition.saga, active.input, ctx]
+        if branch.item_value is not None:
+            args.append(self._item(active, branch))
+        if tx is not None:
+            args.append(tx)
+        with self.telemetry.attempt(active.machine, ctx, branch.id):
+            if timeout is None:
+                return await self._uncancelled(function(*args))
+            async with asyncio.timeout(timeout):
+                return await self._uncancelled(function(*args))
+
+    async def _uncancelled(self, attempt: Any) -> Any:
+        """Await; a cancellation that nobody asked of this task is the attempt's own failure."""
+        try:
+            return await attempt
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise RuntimeError("the step was cancelled from within") from None
+            raise
+
+    def _item(self, active: Active, branch: Branch) -> Any:
+        assert branch.item_value is not None
+        item_type = active.definition.item_types[branch.step.name]
+        return active.definition.codec.decode(branch.item_value, item_type)
+
+    def failure(self, command: Run | Undo, error: Exception) -> ev.Event:
+        """What an exception from the user's code means."""
+        branch = command.branch
+        step = branch.step
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if isinstance(error, TimeoutError) and not str(error):
+            text = "timed out: the outcome is unknown"
+        text = text[:ERROR_LENGTH]
+        if isinstance(command, Undo):
+            return ev.UndoFailed(branch.id, text, step.undo_retry.is_retriable(error))
+        if isinstance(error, Refused):
+            return ev.Failed(branch.id, str(error) or "refused", refused=True)
+        after = (error.retry_after or 0.0) if isinstance(error, Rejected) else 0.0
+        retriable = not isinstance(error, CodecError) and step.retry.is_retriable(error)
+        return ev.Failed(branch.id, text, retriable=retriable, retry_after=after)
+
+    def _answer(self, active: Active, branch: Branch) -> ev.Event:
+        """Ask the definition's own functions about a branch."""
+        definition, machine = active.definition, active.machine
+        step = definition.steps[branch.step.name]
+        saga, input = definition.saga, active.input
+        ctx = Context(definition, machine, branch, "action", 1, None)
+        try:
+            if step.when is not None and not step.when(saga, input, ctx):
+                return ev.Answered(branch.id, skip=True)
+            if step.each is not None:
+                items = list(step.each(saga, input, ctx))
+                raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
+                return ev.Answered(branch.id, items=raws)
+            if step.child is not None and step.child_input is not None:
+                active.child_starts[branch.id] = self._child_start(
+                    active, branch, step.child, step.child_input(saga, input, ctx)
+                )
+        except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
+            text = f"{type(error).__name__}: {error}"[:ERROR_LENGTH]
+            return ev.Failed(branch.id, text, retriable=False)
+        return ev.Answered(branch.id)
+
+    def _child_start(self, active: Active, branch: Branch, saga: Any, input: Any) -> Start:
+        machine = active.machine
+        _, start, _ = self.sagas.prepare(
+            saga,
+            input,
+            key=f"{machine.id}:{branch.id}",
+            correlation_id=machine.started.correlation_id,
+            trace=machine.started.trace,
+            id=uuid5(machine.id, branch.id),
+            parent=(machine.id, branch.id),
+        )
+        return start

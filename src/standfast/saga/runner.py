@@ -1,0 +1,349 @@
+"""Runs saga instances: carries out the machine's commands, and stores its facts before it goes on.
+
+One task drives one instance. Facts of many instances share a commit. A command is carried out only
+when all facts before it are stored; an attempt's facts are stored before what follows from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import msgspec
+
+from standfast.batching import Batcher
+from standfast.clock import Clock
+from standfast.errors import (
+    StaleWriter,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from standfast.ports.database import Database
+from standfast.ports.journal import Append, Change, Mail, Start
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.active import Active
+from standfast.saga.attempt import ERROR_LENGTH, Attempts
+from standfast.saga.client import Sagas
+from standfast.saga.machine import Command, Run
+from standfast.saga.state import FINISHED
+from standfast.saga.telemetry import SagaTelemetry
+
+log = logging.getLogger("standfast.saga")
+
+AT_REST = (*FINISHED, "parked", "compensation_failed")
+
+
+class Runner:
+    """Drives instances on behalf of one lease.
+
+    `linger`: an instance whose next timer is further away than this many seconds leaves memory.
+    `on_rest(active)` is called when one has left. `check_lease()` tells whether the lease still holds;
+    `on_sent(id)` that an instance was sent something.
+    """
+
+    def __init__(
+        self,
+        sagas: Sagas,
+        database: Database,
+        owner: int,
+        telemetry: SagaTelemetry,
+        *,
+        linger: float,
+        on_rest: Callable[[Active], None],
+        check_lease: Callable[[], Awaitable[bool]],
+        on_sent: Callable[[UUID], None],
+    ) -> None:
+        self.sagas = sagas
+        self.database = database
+        self.owner = owner
+        self.telemetry = telemetry
+        self.attempts = Attempts(sagas, telemetry)
+        self.clock: Clock = sagas.clock
+        self.linger = linger
+        self.on_rest = on_rest
+        self.check_lease = check_lease
+        self.on_sent = on_sent
+        self.draining = False
+        self.appends: Batcher[Append, None] = Batcher(
+            lambda batch: database.journal.append(owner, batch),
+            lanes=database.capabilities.write_lanes,
+        )
+
+    def launch(self, active: Active) -> None:
+        """Begin to drive an instance."""
+        active.task = asyncio.get_running_loop().create_task(self._guard(active))
+
+    async def _guard(self, active: Active) -> None:
+        """Drive to rest. Whatever goes wrong is told, and the instance stays in the store."""
+        try:
+            goes_on = True
+            while goes_on:
+                try:
+                    await self._drive(active)
+                    break
+                except _Reload as reload:
+                    goes_on = await self._reload(active, reload.event)
+                except StaleWriter as error:
+                    log.warning("saga %s: %s", active.id, error)
+                    # With the lease intact, an append that seemed to fail had been written.
+                    goes_on = await self.check_lease() and await self._reload(active, None)
+        except Exception as error:
+            log.exception("saga %s can't go on here", active.id)
+            await self.set_aside(active.id, f"{type(error).__name__}: {error}"[:ERROR_LENGTH])
+        finally:
+            for task in active.tasks:
+                task.cancel()
+            if active.machine.status in AT_REST:
+                self.sagas.settled(active.id, active.definition, active.machine)
+            else:
+                self.sagas.forget(active.id)
+            self.on_rest(active)
+
+    async def _reload(self, active: Active, event: ev.Event | None) -> bool:
+        """Read the instance anew; whether it is still this worker's."""
+        for task in active.tasks:
+            task.cancel()
+        found = await self.database.journal.load([active.id])
+        if not found or found[0].instance.owner != self.owner:
+            return False
+        active.definition, active.machine = self.sagas.definitions.machine(found[0])
+        active.renew(found[0].mails)
+        if event is not None:
+            active.post(event)
+        return True
+
+    async def set_aside(self, id: UUID, cause: str) -> None:
+        """Park an instance that can't be run here, without a fact."""
+        self.telemetry.set_aside += 1
+        try:
+            await self.database.journal.set_aside(self.owner, id, status="parked", cause=cause)
+        except StoreError:
+            # Its owner's lease ends with this process: then another worker finds it and tries.
+            log.exception("saga %s couldn't be set aside", id)
+
+    def drain(self) -> None:
+        """Let every instance come to rest after the attempts in flight."""
+        self.draining = True
+
+    # -- the drive ---------------------------------------------------------------------------
+
+    async def _drive(self, active: Active) -> None:
+        machine = active.machine
+        facts = self._digest(active)
+        while True:
+            now = self.clock.now()
+            commands = [] if self.draining else machine.commands(now)
+            rest = not commands and not machine.running
+            wake_at = machine.wake_at() if rest else None
+            if rest and self.draining and not machine.outcome:
+                wake_at = now
+            release = rest and (
+                self.draining
+                or bool(machine.outcome)
+                or wake_at is None
+                or wake_at - now > self.linger
+            )
+            if facts or release or active.consumed:
+                await self._store(active, facts, release=release, wake_at=wake_at)
+                if release:
+                    return
+            inline = self._inline(active, commands)
+            for command in commands:
+                if command is not inline and command.branch.id in machine.running:
+                    self._spawn(active, command)
+            if inline is None:
+                await self._await_event(active, machine.wake_at())
+                facts = self._digest(active)
+                continue
+            if _is_transactional(inline):
+                assert isinstance(inline, Run)
+                facts = await self._transact(active, inline)
+            else:
+                event = await self.attempts.carry_out(active, inline)
+                facts = machine.handle(event, self.clock.now(), random.random())  # noqa: S311
+            if active.inbox:
+                facts.extend(self._digest(active))
+
+    def _inline(self, active: Active, commands: list[Command]) -> Command | None:
+        """The command to carry out in the driving task itself.
+
+        A lone one needs no task of its own. A transactional one must keep the driver from storing
+        anything else meanwhile, so others of its kind are put back until next time.
+        """
+        chosen: Command | None = None
+        for command in commands:
+            if _is_transactional(command):
+                if chosen is None:
+                    chosen = command
+                else:
+                    active.machine.running.discard(command.branch.id)
+        if chosen is None and len(commands) == 1 and not active.tasks:
+            chosen = commands[0]
+        return chosen
+
+    def _spawn(self, active: Active, command: Command) -> None:
+        async def carry_out() -> None:
+            active.post(await self.attempts.carry_out(active, command))
+
+        task = asyncio.get_running_loop().create_task(carry_out())
+        active.tasks.add(task)
+        task.add_done_callback(active.tasks.discard)
+
+    async def _await_event(self, active: Active, wake_at: float | None) -> None:
+        if active.inbox:
+            return
+        loop = asyncio.get_running_loop()
+        active.waiter = waiter = loop.create_future()
+        timer = None
+        if wake_at is not None:
+            delay = max(0.0, wake_at - self.clock.now())
+            timer = loop.call_later(delay, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            active.waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _digest(self, active: Active) -> list[fx.Fact]:
+        """Let the machine decide on all that has come in, or on the passing of time."""
+        facts: list[fx.Fact] = []
+        if not active.inbox:
+            active.inbox.append(ev.Tick())
+        while active.inbox:
+            event = active.inbox.popleft()
+            facts += active.machine.handle(event, self.clock.now(), random.random())  # noqa: S311
+        return facts
+
+    # -- storing -----------------------------------------------------------------------------
+
+    async def _store(
+        self, active: Active, facts: list[fx.Fact], *, release: bool, wake_at: float | None
+    ) -> None:
+        """Store facts, trying for as long as the lease lasts."""
+        append = self._append_of(active, facts, release=release, wake_at=wake_at)
+        delay = 0.05
+        while True:
+            try:
+                await self.appends.submit(append)
+                break
+            except (StoreUnavailable, StoreFull) as error:
+                log.error("saga %s: its facts wait to be stored: %s", active.id, error)
+                await self.clock.sleep(delay)
+                delay = min(2.0, delay * 2)
+        self._stored(active, append, facts)
+
+    def _append_of(
+        self, active: Active, facts: list[fx.Fact], *, release: bool, wake_at: float | None
+    ) -> Append:
+        machine = active.machine
+        append = Append(active.id, machine.sequence - len(facts), [fx.encode(f) for f in facts])
+        append.release = release
+        append.wake_at = wake_at
+        if active.consumed:
+            append.consumed = active.consumed
+            active.consumed = []
+        outcome = machine.outcome
+        shown = (machine.status, machine.failed_step, machine.cause)
+        if shown != active.shown or outcome:
+            active.shown = shown
+            finished = self.clock.now() if outcome else None
+            append.change = Change(*shown, machine.started.version, finished)
+        starts: list[Start] = []
+        mails: list[Mail] = []
+        for fact in facts:
+            if type(fact) is fx.ChildStarted:
+                starts.append(active.child_starts.pop(fact.branch))
+            elif type(fact) is fx.ChildUndoRequested:
+                child = machine.branches[fact.branch].child
+                assert child is not None
+                mails.append(self._mail(child, f"undo:{active.id}:{fact.branch}", ev.UndoAsked()))
+        if machine.reports:
+            machine.reports = False
+            if machine.started.parent is not None and outcome:
+                mails.append(self._report(active))
+        if starts:
+            append.starts = starts
+        if mails:
+            append.mails = mails
+        return append
+
+    def _mail(self, to: UUID, id: str, event: ev.Mailed) -> Mail:
+        kind, body = ev.to_mail(event)
+        return Mail(to, id, kind, body, self.clock.now())
+
+    def _report(self, active: Active) -> Mail:
+        machine = active.machine
+        assert machine.started.parent is not None
+        results = active.definition.results(machine)
+        event = ev.ChildFinished(
+            child=machine.started.parent_branch,
+            outcome=machine.outcome,
+            result=msgspec.Raw(active.definition.codec.encode(results)),
+            cause=machine.cause,
+            undoable=not machine.past_pivot,
+        )
+        return self._mail(machine.started.parent, f"end:{machine.id}:{machine.sequence}", event)
+
+    def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
+        for fact in facts:
+            if type(fact) is not fx.StepCompleted:
+                self.telemetry.count(active.definition.name, fact)
+        if append.change is not None and append.change.finished_at is not None and facts:
+            self.telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
+        for start in append.starts:
+            self.on_sent(start.instance.id)
+        for mail in append.mails:
+            self.on_sent(mail.to)
+
+    # -- transactional steps -----------------------------------------------------------------
+
+    async def _transact(self, active: Active, command: Run) -> list[fx.Fact]:
+        """Run a transactional step: its rows and its facts commit together, or neither does.
+
+        Answers with the facts still to be stored, which are none if it committed.
+        """
+        branch, machine = command.branch, active.machine
+        decided = False
+        try:
+            async with self.database.transaction() as tx:
+                value = await self.attempts.call(active, command, tx)
+                raw = msgspec.Raw(active.definition.codec.encode(value))
+                facts = machine.handle(ev.Succeeded(branch.id, raw), self.clock.now())
+                decided = True
+                append = self._append_of(active, facts, release=bool(machine.outcome), wake_at=None)
+                problem = await tx.append(self.owner, append)
+                if problem is not None:
+                    raise problem
+        except StaleWriter:
+            raise
+        except Exception as error:
+            failure = self.attempts.failure(command, error)
+            if decided:
+                # The machine has moved on but the store may not have: only a reload can tell.
+                raise _Reload(failure) from error
+            return machine.handle(failure, self.clock.now(), random.random())  # noqa: S311
+        branch.value = value
+        self._stored(active, append, facts)
+        return []
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _is_transactional(command: Command) -> bool:
+    return isinstance(command, Run) and command.branch.step.transactional
+
+
+class _Reload(Exception):
+    """The instance must be read anew, and then be told of this event."""
+
+    def __init__(self, event: ev.Event | None = None) -> None:
+        self.event = event

@@ -1,0 +1,365 @@
+"""A worker: holds a lease, takes what is due, and sees that nothing of the dead is left lying.
+
+Any number of workers share a store that allows it; where it allows one, the others stand by. A
+worker whose lease was lost drops what it had in memory without writing, takes a new lease and goes
+on: whoever expired the lease has its instances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from uuid import UUID
+
+from standfast.errors import StandfastError, StoreError, StoreUnavailable
+from standfast.ports.database import Database
+from standfast.ports.journal import Loaded, Start
+from standfast.saga import facts as fx
+from standfast.saga.active import Active
+from standfast.saga.client import PATTERN, Sagas
+from standfast.saga.definition import Definition
+from standfast.saga.machine import Machine
+from standfast.saga.runner import Runner
+from standfast.saga.telemetry import SagaTelemetry
+
+log = logging.getLogger("standfast.saga.worker")
+
+CLAIM_BATCH = 500
+UNCLAIMABLE_AFTER = 5.0
+
+
+class Worker:
+    """Runs the sagas of one app in this process.
+
+    `lease`: seconds after which others may take over when this process is dead or stuck.
+    `max_in_flight`: instances in memory at once; more wait in the store. `poll`: seconds between
+    looks at the store when nothing hints at work. `linger`: seconds for which a sleeping instance
+    stays in memory.
+    """
+
+    def __init__(
+        self,
+        sagas: Sagas,
+        database: Database,
+        *,
+        name: str | None = None,
+        lease: float = 10.0,
+        max_in_flight: int = 1000,
+        poll: float = 2.0,
+        linger: float = 1.0,
+    ) -> None:
+        self.sagas = sagas
+        self.database = database
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.lease = lease
+        self.max_in_flight = max_in_flight
+        self.poll = poll
+        self.linger = linger
+        self.active: dict[UUID, Active] = {}
+        self.per_saga: Counter[str] = Counter()
+        self.telemetry = SagaTelemetry(lambda: dict(self.per_saga))
+        self.runner: Runner | None = None
+        self.stopping = False
+        self._starved = False
+        self._hints: set[UUID] = set()
+        self._look_at_all = True
+        self._due = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._beat_at = time.monotonic()
+        self._renewing = asyncio.Lock()
+        self._watchdog = threading.Thread(
+            target=self._watch, name="standfast-watchdog", daemon=True
+        )
+        self._watched = threading.Event()
+        self._loop_thread = threading.get_ident()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it holds a lease, so that it can take new instances."""
+        return self.runner is not None and not self.stopping
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take a lease, waiting for it where another holds the only one, and begin to work."""
+        await self._register()
+        self.sagas.runs_here = self.active.__contains__
+        self.sagas.on_sent = self.hint
+        self._unsubscribe = self.database.journal.on_due(self._on_due)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._beat()), loop.create_task(self._pump())]
+        self._watchdog.start()
+
+    async def stop(self, drain: float = 30.0) -> None:
+        """Drain: finish the attempts in flight for at most `drain` seconds, then leave.
+
+        What isn't finished stays in the store, due at once for another worker.
+        """
+        self.stopping = True
+        self._unsubscribe()
+        self._tasks[1].cancel()
+        if self.runner is not None:
+            self.runner.drain()
+            for active in self.active.values():
+                active.nudge()
+            try:
+                async with asyncio.timeout(drain):
+                    while self.active:
+                        self._empty.clear()
+                        await self._empty.wait()
+            except TimeoutError:
+                log.warning("%d sagas still ran after %g s: cut off", len(self.active), drain)
+        await self._drop_all()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._watched.set()
+        if self.runner is not None:
+            await self.runner.appends.close()
+            try:
+                await self.database.leases.release(self.runner.owner)
+            except StoreError as error:
+                log.warning("the lease couldn't be given up, so it will run out: %s", error)
+            self.runner = None
+        self.sagas.runs_here = _nowhere
+        self.sagas.on_sent = _ignore
+
+    async def _register(self) -> None:
+        told = False
+        while True:
+            kinds = list(self.sagas.definitions.by_kind)
+            token = await self.database.leases.register(self.name, kinds, ttl=self.lease)
+            if token is not None:
+                break
+            if not told:
+                log.info("another worker holds this database: standing by")
+                told = True
+            await asyncio.sleep(min(0.5, self.lease / 4))
+        self._beat_at = time.monotonic()
+        self.runner = Runner(
+            self.sagas,
+            self.database,
+            token,
+            self.telemetry,
+            linger=self.linger,
+            on_rest=self._on_rest,
+            check_lease=self._check_lease,
+            on_sent=self.hint,
+        )
+        self._look_at_all = True
+        self._due.set()
+
+    async def _drop_all(self) -> None:
+        tasks = [a.task for a in self.active.values() if a.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- the lease ---------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Renew the lease, and expire those of the dead."""
+        while True:
+            await asyncio.sleep(self.lease / 3)
+            try:
+                if not await self._check_lease():
+                    await self._lost()
+                ended = await self.database.leases.expire()
+                if ended:
+                    log.warning("took over from %d dead worker(s)", len(ended))
+                    self._due.set()
+            except StoreError as error:
+                log.error("can't reach the store to renew the lease: %s", error)
+
+    async def _check_lease(self) -> bool:
+        assert self.runner is not None
+        async with self._renewing:
+            held = await self.database.leases.renew(self.runner.owner, ttl=self.lease)
+            if held:
+                self._beat_at = time.monotonic()
+            return held
+
+    async def _lost(self) -> None:
+        log.error(
+            "this worker's lease was lost (it was paused, blocked or cut off for over %g s): its "
+            "%d sagas went to another worker",
+            self.lease,
+            len(self.active),
+        )
+        self.runner = None
+        await self._drop_all()
+        await self._register()
+
+    def _watch(self) -> None:
+        """On a thread: when the event loop is blocked for long, say by what."""
+        while not self._watched.wait(self.lease / 4):
+            silent = time.monotonic() - self._beat_at
+            if silent > self.lease * 0.75:
+                frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001
+                stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
+                log.error(
+                    "the event loop hasn't run for %.1f s; after %g s the lease is lost. Move "
+                    "blocking code to asyncio.to_thread. It is here:\n%s",
+                    silent,
+                    self.lease,
+                    stack,
+                )
+
+    # -- taking work -------------------------------------------------------------------------
+
+    def hint(self, id: UUID) -> None:
+        """Something was sent to an instance."""
+        if id in self.active:
+            self._hints.add(id)
+        self._due.set()
+
+    def _on_due(self, id: UUID | None) -> None:
+        if id is None:
+            self._look_at_all = True
+            self._due.set()
+        else:
+            self.hint(id)
+
+    def has_room(self, definition: Definition) -> bool:
+        """Whether one more of this kind may run here now."""
+        limit = definition.max_in_flight
+        return (
+            self.is_running
+            and len(self.active) < self.max_in_flight
+            and (limit is None or self.per_saga[definition.name] < limit)
+        )
+
+    def adopt(
+        self, definition: Definition, start: Start, started: fx.Started, input: object
+    ) -> None:
+        """Run an instance that was just started here, with this worker as its owner."""
+        machine = Machine(start.instance.id, definition.plan)
+        machine.apply(started)
+        self._launch(Active(definition, machine, input))
+
+    def _launch(self, active: Active) -> None:
+        assert self.runner is not None
+        self.active[active.id] = active
+        self.per_saga[active.definition.name] += 1
+        self.runner.launch(active)
+
+    def _on_rest(self, active: Active) -> None:
+        self.active.pop(active.id, None)
+        self.per_saga[active.definition.name] -= 1
+        if self._starved:
+            self._due.set()
+        if not self.active:
+            self._empty.set()
+
+    async def _pump(self) -> None:
+        """Claim what is due whenever there is a hint, a timer or a doubt."""
+        flagged_at = 0.0
+        while True:
+            self._due.clear()
+            timeout = self.poll
+            try:
+                if self.runner is not None:
+                    await self._claim(self.runner)
+                    await self._collect(self.runner)
+                    if time.monotonic() - flagged_at > max(self.lease, self.poll):
+                        flagged_at = time.monotonic()
+                        await self._flag()
+                    if not self._due.is_set() and not self._starved:
+                        wake = await self.database.journal.next_wake(self._open_kinds())
+                        if wake is not None:
+                            timeout = min(timeout, max(0.005, wake - self.sagas.clock.now()))
+            except StoreUnavailable as error:
+                log.error("can't reach the store for work: %s", error)
+            except StandfastError:
+                log.exception("taking work failed; trying again in %g s", self.poll)
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._due.wait()
+            except TimeoutError:
+                self._look_at_all = True
+
+    def _open_kinds(self) -> list[tuple[str, str, int]]:
+        return [d.kind for d in self.sagas.definitions.by_kind.values() if self.has_room(d)]
+
+    async def _claim(self, runner: Runner) -> None:
+        self._starved = False
+        while True:
+            kinds = self._open_kinds()
+            room = min(CLAIM_BATCH, self.max_in_flight - len(self.active))
+            if len(kinds) < len(self.sagas.definitions.by_kind) or room <= 0:
+                self._starved = True
+            if not kinds or room <= 0:
+                return
+            limits = [d.max_in_flight for d in self.sagas.definitions.by_kind.values()]
+            smallest = min((n for n in limits if n is not None), default=room)
+            limit = min(room, smallest)
+            found = await self.database.journal.claim(
+                runner.owner, kinds, now=self.sagas.clock.now(), limit=limit
+            )
+            for loaded in found:
+                await self._resume(runner, loaded)
+            if len(found) < limit:
+                return
+
+    async def _resume(self, runner: Runner, loaded: Loaded) -> None:
+        """Go on with an instance read from the store."""
+        instance = loaded.instance
+        try:
+            definition, machine = self.sagas.definitions.machine(loaded)
+            input = definition.input(machine)
+        except StandfastError as error:
+            log.error("saga %s can't be run: %s", instance.id, error)
+            await runner.set_aside(instance.id, f"{error}")
+            return
+        machine.reports = False
+        self.telemetry.recovered += 1
+        active = Active(definition, machine, input)
+        active.shown = (instance.status, instance.step, instance.cause)
+        for mail in loaded.mails:
+            active.deliver(mail)
+        self._launch(active)
+
+    async def _collect(self, runner: Runner) -> None:
+        ids = (
+            list(self.active) if self._look_at_all else [i for i in self._hints if i in self.active]
+        )
+        self._look_at_all = False
+        self._hints.clear()
+        if not ids:
+            return
+        for mail in await self.database.journal.collect(runner.owner, ids):
+            active = self.active.get(mail.to)
+            if active is not None:
+                active.deliver(mail)
+
+    async def _flag(self) -> None:
+        flagged = await self.database.journal.flag_unclaimable(
+            PATTERN,
+            due_before=self.sagas.clock.now() - UNCLAIMABLE_AFTER,
+            status="parked",
+            cause="no live worker has version {version} of saga {name!r}",
+        )
+        for instance in flagged:
+            log.error(
+                "saga %s is parked: no live worker has version %d of %r. Run one that does, or "
+                "move it with `standfast sagas migrate`",
+                instance.id,
+                instance.version,
+                instance.name,
+            )
+
+
+def _nowhere(id: UUID) -> bool:
+    return False
+
+
+def _ignore(id: UUID) -> None:
+    pass
