@@ -4,7 +4,7 @@ UV := scripts/uv
 RUN := $(UV) run --quiet
 export UV_FROZEN := 1
 # Material for MkDocs advertises its successor on every build.
-export DISABLE_MKDOCS_2_WARNING := true
+export NO_MKDOCS_2_WARNING := true
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs servers sync
