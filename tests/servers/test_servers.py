@@ -113,6 +113,17 @@ def test_close_leaves_no_process_and_no_folder(redis_server: Redis) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("ci", "ending"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_a_missing_server_fails_ci_and_skips_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, ci: str, ending: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(ending, match="install it so"):
+        without(ServerMissing("install it so"))
+
+
 class Broken(Redis):
     def command(self) -> list[str]:
         return [*super().command(), "--no-such-setting", "1"]
