@@ -1,0 +1,137 @@
+"""Each page of the documentation is one test; `tests.docs` says how a page is run."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import ROOT, Page, PageError, pages, read_page
+
+WITHIN = 120.0
+
+
+def run_page(page: Page, folder: Path, dsn: str | None = None) -> str:
+    """Run a page in `folder` and return what it printed; fail the test where the page fails."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.docs.run_page", str(page.path)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)} | ({} if dsn is None else {"DSN": dsn}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        printed, _ = process.communicate(timeout=WITHIN)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        printed, _ = process.communicate()
+        pytest.fail(f"{page.path.name} still ran after {WITHIN:.0f} s:\n{printed}", pytrace=False)
+    if process.returncode != 0:
+        pytest.fail(f"{page.path.name} doesn't run:\n{printed}", pytrace=False)
+    return printed
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.path.relative_to(ROOT)))
+def test_page(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    dsn = request.getfixturevalue("postgres_dsn") if page.needs_postgres else None
+    print(run_page(page, tmp_path, dsn))
+
+
+def written(folder: Path, text: str) -> Page:
+    path = folder / "page.md"
+    path.write_text(text)
+    return read_page(path)
+
+
+def test_blocks_share_names_files_and_an_event_loop(tmp_path: Path) -> None:
+    page = written(
+        tmp_path,
+        """
+```python title="shop.py"
+price = 3
+```
+```python
+import asyncio
+from shop import price as imported
+print("sum", price + imported)
+await asyncio.sleep(0)
+loop = asyncio.get_running_loop()
+```
+
+- in a list:
+
+    ```python
+    async def same():
+        return asyncio.get_running_loop() is loop
+    print("same loop", await same())
+    ```
+
+```python title="shop.py"
+price = 4
+```
+```python
+import shop
+print("now", shop.price, price)
+```
+```text
+not python
+```
+""",
+    )
+    printed = run_page(page, tmp_path).splitlines()
+    assert [line for line in printed if not line.startswith(("run", "import"))] == [
+        "sum 6",
+        "same loop True",
+        "now 4 4",
+    ]
+
+
+@pytest.mark.parametrize("code", ["assert 1 == 2", "await missing()", "import shop"])
+def test_a_block_that_fails_fails_its_page_and_says_where(tmp_path: Path, code: str) -> None:
+    page = written(tmp_path, f"# Page\n\n```python\nprint(1)\n{code}\n```\n")
+    with pytest.raises(pytest.fail.Exception, match=r'page\.md", line 5'):
+        run_page(page, tmp_path)
+
+
+def test_a_skipped_block_is_told(tmp_path: Path) -> None:
+    text = "<!-- test: skip because it needs Kafka -->\n\n```python\nassert False\n```\n"
+    assert run_page(written(tmp_path, text), tmp_path) == "skip page.md:4: it needs Kafka\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("standfast no-such-command", "non-zero exit status"), ("rm -r x", "only standfast is run")],
+)
+def test_a_command_that_fails_fails_its_page(tmp_path: Path, command: str, message: str) -> None:
+    page = written(tmp_path, f"<!-- test: run -->\n```console\n$ {command}\n```\n")
+    with pytest.raises(pytest.fail.Exception, match=message):
+        run_page(page, tmp_path)
+
+
+def test_a_page_is_given_its_database(tmp_path: Path) -> None:
+    text = "<!-- test: postgres -->\n```python\nprint('at', DSN)\n```\n"
+    printed = run_page(written(tmp_path, text), tmp_path, "postgresql://here")
+    assert "at postgresql://here" in printed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- test: skip -->\n```python\n```\n", "'skip' is none of"),
+        ("<!-- test: skip because -->\n```python\n```\n", "is none of"),
+        ("<!-- test: run -->\n```python\n```\n", "'run' is for console"),
+        ("<!-- test: run -->\ntext\n```console\n```\n", "expected the block"),
+        ("<!-- test: run -->\n", "no block after it"),
+        ("<!-- test: run -->\n<!-- test: run -->\n", "two comments"),
+        ("```py\n```\n", "write ```python"),
+        ("```python\n", "no end"),
+    ],
+)
+def test_what_is_not_understood_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(PageError, match=message):
+        written(tmp_path, text)

@@ -1,0 +1,54 @@
+"""Hold the public API to complete types: what a user's type checker sees is never inferred.
+
+Public is what `standfast` and its packages list in `__all__`. Pyright's `--verifytypes` judges;
+what it says of inner modules is left out.
+"""
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+
+import standfast
+
+
+def public_symbols() -> set[str]:
+    """The full names, as pyright gives them, of everything public."""
+    packages = ["standfast"] + [
+        module.name for module in pkgutil.iter_modules(standfast.__path__, "standfast.")
+    ]
+    symbols = set()
+    for package in map(importlib.import_module, packages):
+        for name in getattr(package, "__all__", ()):
+            value = getattr(package, name)
+            defined_in = getattr(value, "__module__", package.__name__)
+            symbols.add(f"{defined_in}.{getattr(value, '__qualname__', name)}")
+    return symbols
+
+
+def main() -> int:
+    """Print what isn't fully typed; the exit code is 1 if there is any."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--verifytypes", "standfast", "--outputjson"],
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    known = json.loads(done.stdout)["typeCompleteness"]["symbols"]
+    public = public_symbols()
+    judged = [
+        symbol
+        for symbol in known
+        if any(f"{symbol['name']}.".startswith(f"{name}.") for name in public)
+    ]
+    wrong = [symbol for symbol in judged if not symbol["isTypeKnown"] or symbol["isTypeAmbiguous"]]
+    for symbol in wrong:
+        for told in symbol["diagnostics"]:
+            start = told["range"]["start"]
+            print(f"{told['file']}:{start['line'] + 1}: {symbol['name']}: {told['message']}")
+    print(f"public types: {len(public)} names, {len(judged)} symbols, {len(wrong)} incomplete")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
