@@ -1,0 +1,128 @@
+"""Group commit: many concurrent submissions become one write.
+
+What is submitted while all lanes are busy waits and goes out together, so the batch grows by itself
+with the load, and a lone submission never waits for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from standfast.errors import ConfigurationError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Batcher(Generic[T, R]):
+    """Coalesces concurrent submissions into calls of `write`.
+
+    `write` gets a list of items and answers as many results in their order; an exception as result
+    fails that one item, a raised exception fails the whole batch. At most `lanes` writes are in
+    flight, of at most `max_batch` items each. Items are taken in the order of submission, and those
+    submitted in the same iteration of the event loop share a write. With several lanes nothing is
+    said about the order in which writes end.
+
+    For one event loop. A submitter that is cancelled doesn't affect the others, and its item is
+    written nevertheless. Raises `ConfigurationError` for `lanes` or `max_batch` below one.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_free",
+        "_futures",
+        "_items",
+        "_lanes",
+        "_loop",
+        "_max_batch",
+        "_scheduled",
+        "_write",
+        "_writes",
+    )
+
+    def __init__(
+        self,
+        write: Callable[[list[T]], Awaitable[Sequence[R | Exception]]],
+        *,
+        lanes: int = 1,
+        max_batch: int = 1000,
+    ) -> None:
+        for name, value in (("lanes", lanes), ("max_batch", max_batch)):
+            if value < 1:
+                raise ConfigurationError(f"{name}={value!r}: must be at least 1")
+        self._write = write
+        self._lanes = self._free = lanes
+        self._max_batch = max_batch
+        self._items: list[T] = []
+        self._futures: list[asyncio.Future[R]] = []
+        self._writes: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def submit(self, item: T) -> asyncio.Future[R]:
+        """Queue `item`; the future gets its result. Raises `RuntimeError` after `close`."""
+        if self._closed:
+            raise RuntimeError("this Batcher is closed: nothing can be submitted any more")
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._items.append(item)
+        self._futures.append(future)
+        if self._free and not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._flush)
+        return future
+
+    async def close(self) -> None:
+        """Refuse new items, and return when all that were accepted are written (or have failed)."""
+        self._closed = True
+        while self._writes or self._items:
+            if self._writes:
+                await asyncio.wait(self._writes)
+            else:
+                await asyncio.sleep(0)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        while self._free and self._items:
+            size = self._max_batch
+            items, self._items = self._items[:size], self._items[size:]
+            futures, self._futures = self._futures[:size], self._futures[size:]
+            self._free -= 1
+            task = asyncio.get_running_loop().create_task(self._run(items, futures))
+            self._writes.add(task)
+            task.add_done_callback(self._writes.discard)
+
+    async def _run(self, items: list[T], futures: list[asyncio.Future[R]]) -> None:
+        try:
+            results = await self._write(items)
+            if len(results) != len(items):
+                raise RuntimeError(
+                    f"write() answered {len(results)} results for {len(items)} items"
+                )
+        except Exception as error:  # noqa: BLE001 - handed to every submitter of the batch
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        else:
+            for future, result in zip(futures, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+        finally:
+            self._free += 1
+            if self._items and not self._scheduled:
+                # After the submitters woken above have run, so that their next items come along.
+                self._scheduled = True
+                asyncio.get_running_loop().call_soon(self._flush)
