@@ -1,0 +1,232 @@
+"""Threads that own connections, and how the event loop talks to them.
+
+A thread of its own with a plain queue answers faster than an executor, and keeps every statement of
+a connection in one order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from standfast.backends.sqlite.errors import DRIVER_ERRORS, translate
+from standfast.errors import StoreError
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+def connect(path: str, *, busy_timeout: float) -> sqlite3.Connection:
+    """A connection set up for durable writes; `busy_timeout` in seconds."""
+    con = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=256)
+    try:
+        _use_wal(con, busy_timeout)
+        con.execute("PRAGMA synchronous = FULL")
+        con.execute("PRAGMA fullfsync = ON")  # macOS: fsync alone doesn't reach the disk there
+        con.execute("PRAGMA foreign_keys = ON")
+        con.execute("PRAGMA temp_store = MEMORY")
+        con.execute("PRAGMA cache_size = -16384")
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def _use_wal(con: sqlite3.Connection, patience: float) -> None:
+    """Switch to WAL. Several who do so at once get BUSY without any wait, so wait here."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            if con.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                con.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.005)
+
+
+def transact(con: sqlite3.Connection, work: Work[T]) -> T:
+    """Run `work` in a write transaction: committed when it returns, rolled back when it raises."""
+    con.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(con)
+        con.execute("COMMIT")
+    except BaseException:
+        rollback(con)
+        raise
+    return result
+
+
+def snapshot(con: sqlite3.Connection, work: Work[T]) -> T:
+    """Run `work` in a read transaction, so that all it reads is of one moment."""
+    con.execute("BEGIN")
+    try:
+        return work(con)
+    finally:
+        rollback(con)
+
+
+def rollback(con: sqlite3.Connection) -> None:
+    """Undo the open transaction, if SQLite hasn't done so itself."""
+    if con.in_transaction:
+        con.execute("ROLLBACK")
+
+
+def outcome(work: Work[T], con: sqlite3.Connection, path: str) -> tuple[T | None, Exception | None]:
+    """Run `work`: its result, or its error in Standfast's terms."""
+    try:
+        return work(con), None
+    except DRIVER_ERRORS as error:
+        translated = translate(error, path)
+        translated.__cause__ = error
+        return None, translated
+    except Exception as error:  # noqa: BLE001 - handed to the future's owner
+        return None, error
+
+
+def settle(future: asyncio.Future[T], result: T, error: Exception | None) -> None:
+    """On the event loop: give the future its outcome, unless its owner has gone."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+
+
+class ConnectionThreads:
+    """`count` threads with a connection each, that serve one queue.
+
+    With one thread, work is done strictly in the order of submission.
+    """
+
+    def __init__(self, path: str, *, count: int, busy_timeout: float, name: str) -> None:
+        self._path = path
+        self._count = count
+        self._busy_timeout = busy_timeout
+        self._name = name
+        self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any]] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> None:
+        """Start the threads and connect. Raises `StoreError`."""
+        loop = self._loop = asyncio.get_running_loop()
+        opened: list[asyncio.Future[None]] = []
+        for number in range(self._count):
+            ready = loop.create_future()
+            opened.append(ready)
+            thread = threading.Thread(
+                target=self._serve, args=(loop, ready), name=f"{self._name}-{number}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+        results = await asyncio.gather(*opened, return_exceptions=True)
+        errors = [result for result in results if result is not None]
+        if errors:
+            await self.close()
+            raise errors[0]
+
+    def submit(self, work: Work[T]) -> asyncio.Future[T]:
+        """Have `work` done by a thread. Work whose future is cancelled before its turn is left."""
+        loop = self._loop
+        if loop is None:
+            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put((future, work))
+        return future
+
+    async def close(self) -> None:
+        """Finish what was submitted, then disconnect."""
+        self._loop = None
+        for _ in self._threads:
+            self._queue.put(None)
+        threads, self._threads = self._threads, []
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
+
+    def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
+        try:
+            con = connect(self._path, busy_timeout=self._busy_timeout)
+        except DRIVER_ERRORS as driver_error:
+            translated = translate(driver_error, self._path)
+            translated.__cause__ = driver_error
+            post(loop, settle, ready, None, translated)
+            return
+        post(loop, settle, ready, None, None)
+        try:
+            while (job := self._queue.get()) is not None:
+                future, work = job
+                if not future.cancelled():
+                    result, error = outcome(work, con, self._path)
+                    post(loop, settle, future, result, error)
+                del job, future, work
+        finally:
+            con.close()
+
+
+class Session:
+    """Exclusive use of a connection for one transaction, driven from the event loop.
+
+    `run` is given to a thread as work; it holds the thread until `commit` or `rollback`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
+        self._loop = loop
+        self._path = path
+        self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any], bool]] = SimpleQueue()
+
+    def submit(self, work: Work[T], *, last: bool = False) -> asyncio.Future[T]:
+        """Have `work` done in the transaction; after the `last` one the thread is free again."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._queue.put((future, work, last))
+        return future
+
+    def commit(self) -> asyncio.Future[None]:
+        """Commit, unless the future is cancelled before its turn: then roll back."""
+        future: asyncio.Future[None] = self._loop.create_future()
+
+        def work(con: sqlite3.Connection) -> None:
+            con.execute("ROLLBACK" if future.cancelled() else "COMMIT")
+
+        self._queue.put((future, work, True))
+        return future
+
+    def run(self, con: sqlite3.Connection) -> None:
+        """Serve the session, on the connection's thread."""
+        _, failed = outcome(lambda con: con.execute("BEGIN IMMEDIATE"), con, self._path)
+        last = False
+        try:
+            while not last:
+                future, work, last = self._queue.get()
+                result: Any = None
+                error = failed
+                if error is None:
+                    if con.in_transaction:
+                        result, error = outcome(work, con, self._path)
+                    else:
+                        error = failed = StoreError(
+                            f"{self._path}: a statement or an error has ended the transaction"
+                        )
+                if last:
+                    rollback(con)
+                post(self._loop, settle, future, result, error)
+                del future, work
+        finally:
+            rollback(con)
+
+
+def post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
+    """Call on the event loop, from another thread."""
+    try:
+        loop.call_soon_threadsafe(function, *args)
+    except RuntimeError:
+        # The loop was closed with work in flight: nobody is left to hear of its outcome.
+        if not loop.is_closed():
+            raise

@@ -1,0 +1,56 @@
+"""SQLite's errors, in Standfast's terms."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from standfast.errors import (
+    ConstraintViolated,
+    CorruptRecord,
+    MigrationNeeded,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+
+DRIVER_ERRORS = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError)
+"""What the driver raises: the last two for integers beyond 64 bits and text that isn't UTF-8."""
+
+_AWAY = {
+    sqlite3.SQLITE_BUSY: "another process holds its write lock for longer than the busy timeout",
+    sqlite3.SQLITE_LOCKED: "a table is locked",
+    sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
+    sqlite3.SQLITE_NOMEM: "no memory is left",
+    sqlite3.SQLITE_IOERR: "the device failed to read or write",
+    sqlite3.SQLITE_CANTOPEN: "the file can't be opened: check the folder and its permissions",
+    sqlite3.SQLITE_PROTOCOL: "its locks are contended",
+}
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def translate(error: BaseException, path: str) -> StoreError:
+    """The `StoreError` to raise from the driver's `error`. `path` is the database's file."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if code is not None else None
+    if primary in _AWAY:
+        return StoreUnavailable(f"{path}: {_AWAY[primary]} ({error})")
+    if primary == sqlite3.SQLITE_FULL:
+        return StoreFull(f"{path}: no room is left ({error}). Free space on the device")
+    if primary == sqlite3.SQLITE_READONLY:
+        return StoreUnavailable(
+            f"{path}: can't be written ({error}). Check the permissions of the file and its folder"
+        )
+    if primary in _DAMAGED:
+        return CorruptRecord(
+            f"{path}: is damaged, or not an SQLite database ({error}). Run "
+            "`PRAGMA integrity_check` on a copy, and restore a backup"
+        )
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return ConstraintViolated(str(error))
+    if str(error).startswith("no such table: standfast_"):
+        return MigrationNeeded(
+            f"{path}: Standfast's tables are missing ({error}). Run `standfast migrate`"
+        )
+    if str(error).startswith("Could not decode to UTF-8"):
+        return CorruptRecord(f"{path}: holds text that isn't UTF-8 ({error})")
+    return StoreError(f"{path}: {error}")
