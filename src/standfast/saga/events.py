@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import msgspec
 
 from standfast.errors import CorruptRecord
 from standfast.saga.facts import EMPTY
 
 
-class Event:
+class Event(msgspec.Struct):
     """Anything the machine can be told."""
-
-    __slots__ = ()
 
 
 class Mailed(Event):
     """An event that came by mail, so it may come at any time, also after the end."""
 
-    __slots__ = ()
 
-
-@dataclass(slots=True)
 class Tick(Event):
     """Time passed, or the instance was just begun or loaded."""
 
 
-@dataclass(slots=True)
 class Succeeded(Event):
     """An action returned."""
 
@@ -35,7 +27,6 @@ class Succeeded(Event):
     result: msgspec.Raw = EMPTY
 
 
-@dataclass(slots=True)
 class Failed(Event):
     """An action raised. `refused`: it had no effect. Otherwise the outcome is unknown.
 
@@ -49,7 +40,6 @@ class Failed(Event):
     retry_after: float = 0.0
 
 
-@dataclass(slots=True)
 class Answered(Event):
     """The definition's answer: skip it, or these items, or go ahead."""
 
@@ -58,14 +48,12 @@ class Answered(Event):
     items: list[msgspec.Raw] | None = None
 
 
-@dataclass(slots=True)
 class Undone(Event):
     """A compensation returned (for a child: the request was sent)."""
 
     branch: str
 
 
-@dataclass(slots=True)
 class UndoFailed(Event):
     """A compensation raised."""
 
@@ -74,7 +62,6 @@ class UndoFailed(Event):
     retriable: bool = True
 
 
-@dataclass(slots=True)
 class Signalled(Mailed):
     """A signal came in."""
 
@@ -82,7 +69,6 @@ class Signalled(Mailed):
     payload: msgspec.Raw = EMPTY
 
 
-@dataclass(slots=True)
 class CancelAsked(Mailed):
     """Somebody wants it undone. `force`: also if the pivot is in doubt, taking it as not done."""
 
@@ -91,7 +77,6 @@ class CancelAsked(Mailed):
     force: bool = False
 
 
-@dataclass(slots=True)
 class RetryAsked(Mailed):
     """Try what is parked again; `step` "" means all of it."""
 
@@ -99,7 +84,6 @@ class RetryAsked(Mailed):
     by: str = ""
 
 
-@dataclass(slots=True)
 class SkipAsked(Mailed):
     """Take what is parked as done."""
 
@@ -108,7 +92,6 @@ class SkipAsked(Mailed):
     by: str = ""
 
 
-@dataclass(slots=True)
 class ResolveAsked(Mailed):
     """End it by hand, as "completed" or "compensated"."""
 
@@ -117,7 +100,6 @@ class ResolveAsked(Mailed):
     by: str = ""
 
 
-@dataclass(slots=True)
 class ChildFinished(Mailed):
     """A child saga ended. `undoable`: it could still undo itself if asked."""
 
@@ -128,18 +110,16 @@ class ChildFinished(Mailed):
     undoable: bool = True
 
 
-@dataclass(slots=True)
 class UndoAsked(Mailed):
     """The parent saga wants this one undone, finished or not."""
 
 
-@dataclass(slots=True)
 class MigrateAsked(Mailed):
     """Move to another version of the definition."""
 
     version: int
     input: msgspec.Raw = EMPTY
-    renamed: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = {}
     by: str = ""
 
 
