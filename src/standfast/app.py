@@ -17,7 +17,7 @@ from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, MigrationNeeded, StaleWriter
-from standfast.ports.database import Database, Row, StoreTransaction
+from standfast.ports.database import Database, Mark, Row, StoreTransaction
 from standfast.ports.journal import Start, Started
 from standfast.saga import facts as fx
 from standfast.saga.client import Definitions, SagaHandle, Sagas
@@ -53,7 +53,7 @@ class Standfast:
         self._starts: Batcher[tuple[Start, int | None], Started] | None = None
 
     def add(self, *sagas: Saga[Any]) -> Self:
-        """Register sagas, as instances. Raises `DefinitionError`, naming the step and the remedy."""
+        """Register sagas, as instances. Raises `DefinitionError`: it names step and remedy."""
         for saga in sagas:
             if not isinstance(saga, Saga):
                 raise ConfigurationError(f"add({saga!r}): give an instance of a Saga subclass")
@@ -171,7 +171,7 @@ class Standfast:
     ) -> SagaHandle[Any]:
         """Start a saga in a transaction of its own; idempotent by (saga, key).
 
-        Starting again with the same key and input answers with the instance there is, running or
+        Starting again with the same key and input answers with the one there is, running or
         finished (``handle.created`` tells which). Raises `SagaConflict` for another input,
         `ConfigurationError` for a saga that isn't added or an input of the wrong type, `CodecError`,
         `StoreUnavailable`.
@@ -308,6 +308,14 @@ class Transaction:
         if answer.created:
             self._begun.append((definition, start, started, input))
         return handle
+
+    async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
+        """Set a mark, as `barrier` does. None if it is new, else the one already there."""
+        return await self.store.mark(key, operation, reason, at=at)
+
+    async def keep_result(self, key: str, operation: str, result: str) -> None:
+        """Keep a JSON text with a mark."""
+        await self.store.keep_result(key, operation, result)
 
     def committed(self) -> None:
         """Called once the transaction is durable: the worker here may take what was started."""

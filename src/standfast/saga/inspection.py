@@ -12,7 +12,7 @@ from standfast.saga.plan import Plan
 
 
 def check_results(plan: Plan, steps: dict[str, Any]) -> None:
-    """Raise `DefinitionError` where a step reads the result of one that needn't be done before it."""
+    """Raise `DefinitionError` where a step reads a result that needn't be there yet."""
     for name, current in steps.items():
         for function, own in ((current.function, False), (current.undo_function, True)):
             for read in _results_read(function):

@@ -41,7 +41,7 @@ AT_REST = (*FINISHED, "parked", "compensation_failed")
 class Runner:
     """Drives instances on behalf of one lease.
 
-    `linger`: an instance whose next timer is further away than this many seconds leaves memory.
+    `linger`: an instance whose next timer is more than this many seconds away leaves memory.
     `on_rest(active)` is called when one has left. `check_lease()` tells whether the lease still holds;
     `on_sent(id)` that an instance was sent something.
     """

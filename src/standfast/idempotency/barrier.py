@@ -1,0 +1,104 @@
+"""The sub-transaction barrier: a participant's own rows change at most once for each branch.
+
+Put it around what a saga's step (or its undo) does to your database, in the same transaction. It
+answers three anomalies of messages that arrive twice, late or not at all: *duplicates*, *null
+compensation* (the undo comes, but the action never did) and *hanging* (the action comes after its
+undo).
+
+Source: the sub-transaction barrier of dtm (Ye Dongfu, 2021), after the three anomalies that TCC
+implementations such as Seata name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.codec import JSON
+from standfast.message import BranchKey
+from standfast.ports.database import Mark
+
+
+class HasBranchKey(Protocol):
+    """Anything that knows which branch it acts for, such as a step's context."""
+
+    @property
+    def branch_key(self) -> BranchKey:
+        """The branch and the operation."""
+        ...
+
+
+class MarkingTransaction(Protocol):
+    """An open transaction that can set marks; `Standfast.transaction` gives one."""
+
+    async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
+        """As `StoreTransaction.mark`."""
+        ...
+
+    async def keep_result(self, key: str, operation: str, result: str) -> None:
+        """As `StoreTransaction.keep_result`."""
+        ...
+
+
+@dataclass(slots=True)
+class Gate:
+    """What the barrier decided.
+
+    `first`: go ahead, and set `result` to what the caller should get (JSON-able). Otherwise do
+    nothing: `why` says whether it is a ``"duplicate"`` (then `result` is that of the first time, as
+    plain JSON), ``"nothing_to_undo"`` or ``"already_undone"``.
+    """
+
+    first: bool
+    why: Literal["", "duplicate", "nothing_to_undo", "already_undone"] = ""
+    result: Any = None
+
+
+@asynccontextmanager
+async def barrier(
+    tx: MarkingTransaction, branch: HasBranchKey | BranchKey, *, clock: Clock = SYSTEM_CLOCK
+) -> AsyncIterator[Gate]:
+    """Decide, inside `tx`, whether this action or compensation is to take effect.
+
+    ::
+
+        async with app.transaction() as tx:
+            async with barrier(tx, BranchKey.from_headers(request.headers)) as gate:
+                if gate.first:
+                    await tx.execute("UPDATE stock SET …")
+                    gate.result = {"reservation": 7}
+
+    Guarantees: with all effects inside `tx`, at most one action and one compensation of a branch
+    take effect, the compensation only after the action, and no action after its compensation.
+    Concurrent calls for one branch wait for each other. Not guaranteed once the marks have been
+    purged (``standfast purge-marks``): keep them longer than any message can be late. Raises
+    `StoreError`, and `CodecError` for a result that can't be encoded.
+    """
+    key = branch if isinstance(branch, BranchKey) else branch.branch_key
+    at = clock.now()
+    operation = key.operation
+    done = await tx.mark(key.key, "action", operation, at=at)
+    if operation == "compensation":
+        undone = await tx.mark(key.key, "compensation", operation, at=at)
+        if undone is not None:
+            gate = Gate(False, "duplicate", _decode(undone))
+        elif done is None:
+            gate = Gate(False, "nothing_to_undo")
+        else:
+            gate = Gate(True)
+    elif done is None:
+        gate = Gate(True)
+    elif done.reason == "compensation":
+        gate = Gate(False, "already_undone")
+    else:
+        gate = Gate(False, "duplicate", _decode(done))
+    yield gate
+    if gate.first and gate.result is not None:
+        await tx.keep_result(key.key, operation, JSON.encode(gate.result).decode())
+
+
+def _decode(mark: Mark) -> Any:
+    return None if mark.result is None else JSON.decode(mark.result.encode(), Any)
