@@ -18,8 +18,17 @@ from standfast.backends.memory.state import Change, Lease, State, lost, not_owne
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, StandfastError, StoreError, Unsupported
 from standfast.ports.database import Capabilities, Mark, Migration, Row, StoreTransaction
-from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, Started
-from standfast.ports.leases import Worker
+from standfast.ports.journal import (
+    Append,
+    Filter,
+    Instance,
+    JournalStore,
+    Loaded,
+    Mail,
+    Start,
+    Started,
+)
+from standfast.ports.leases import Worker, WorkerLeases
 
 Kinds = Sequence[tuple[str, str, int]]
 
@@ -41,8 +50,9 @@ class MemoryDatabase:
         self.url = url
         self.now = clock.now
         self.state = State()
-        self.journal = MemoryJournal(self)
-        self.leases = MemoryLeases(self)
+        self._journal = MemoryJournal(self)
+        self.journal: JournalStore = self._journal
+        self.leases: WorkerLeases = MemoryLeases(self)
         self._lock = asyncio.Lock()
         self._holder: asyncio.Task[Any] | None = None
 
@@ -51,7 +61,7 @@ class MemoryDatabase:
 
     async def close(self) -> None:
         """End all subscriptions. What was stored stays with this object."""
-        self.journal.unsubscribe_all()
+        self._journal.unsubscribe_all()
 
     async def schema_version(self) -> int:
         """Always 0: there are no tables."""
@@ -88,7 +98,7 @@ class MemoryDatabase:
             change = Change(self.state)
             yield change
             change.commit()
-            self.journal.tell(change.due)
+            self._journal.tell(change.due)
 
     async def purge_marks(self, *, before: float, limit: int) -> int:
         """Delete up to `limit` marks set before that time (seconds since the epoch)."""
