@@ -1,1 +1,28 @@
-"""conformance"""
+"""The contract of the ports as tests, for authors of backends. Needs pytest and pytest-asyncio.
+
+Subclass each suite in your tests and override its fixtures::
+
+    class TestJournal(JournalSuite):
+        @pytest.fixture
+        async def database(self, tmp_path):
+            database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db")
+            await database.open()
+            await database.migrate()
+            yield database
+            await database.close()
+
+Every test needs a database without instances, workers and marks. What a backend says it can't do
+(`Capabilities`) is skipped. The tests are ``async``: run them with ``asyncio_mode = "auto"``.
+"""
+
+import pytest
+
+_MODULES = ("database", "journal", "leases", "samples", "transaction", "writing")
+pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
+
+from standfast.conformance.database import DatabaseSuite  # noqa: E402 - after the rewrite is set
+from standfast.conformance.journal import JournalSuite  # noqa: E402
+from standfast.conformance.leases import LeasesSuite  # noqa: E402
+from standfast.conformance.transaction import TransactionSuite  # noqa: E402
+
+__all__ = ["DatabaseSuite", "JournalSuite", "LeasesSuite", "TransactionSuite"]

@@ -24,6 +24,8 @@ from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreError, StoreUnavailable, Unsupported
 from standfast.ports.database import Capabilities, Migration, StoreTransaction
+from standfast.ports.journal import JournalStore
+from standfast.ports.leases import WorkerLeases
 
 T = TypeVar("T")
 _PREFIX = "sqlite:///"
@@ -68,8 +70,9 @@ class SqliteDatabase:
         )
         self._transactions: set[SqliteTransaction] = set()
         self._open = False
-        self.journal = SqliteJournal(self)
-        self.leases = SqliteLeases(self)
+        self._journal = SqliteJournal(self)
+        self.journal: JournalStore = self._journal
+        self.leases: WorkerLeases = SqliteLeases(self)
 
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`, or `CorruptRecord` if it isn't an SQLite file."""
@@ -92,7 +95,7 @@ class SqliteDatabase:
         if not self._open:
             return
         self._open = False
-        await self.journal.close()
+        await self._journal.close()
         await self._readers.close()
         await self._writer.close()
 

@@ -34,9 +34,8 @@ _CHANGE = (
 # Waiting mail makes it due at once: at the time of the mail, so that turns are kept, but never
 # later than now, should the sender's clock be ahead.
 _RELEASE = (
-    "owner = NULL, wake_at = coalesce((SELECT min(m.at, :now, coalesce(:wake_at, :now))"
-    " FROM standfast_mail AS m WHERE m.recipient = standfast_instances.id"
-    " ORDER BY m.number LIMIT 1), :wake_at)"
+    "owner = NULL, wake_at = coalesce((SELECT min(min(m.at), :now, coalesce(:wake_at, :now))"
+    " FROM standfast_mail AS m WHERE m.recipient = standfast_instances.id), :wake_at)"
 )
 _WHERE = " WHERE id = :id AND owner = :owner"
 _UPDATES = {

@@ -1,0 +1,300 @@
+"""What the memory backend holds, and changes to it that happen whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+from uuid import UUID
+
+from standfast.errors import ConstraintViolated, StaleWriter, StandfastError, StoreError
+from standfast.ports.database import Mark
+from standfast.ports.journal import Append, Instance, Loaded, Mail, Start, Started
+from standfast.ports.leases import Worker
+
+
+@dataclass(slots=True)
+class Record:
+    """One instance with its journal and mail."""
+
+    instance: Instance
+    facts: list[str]
+    mails: list[Mail] = field(default_factory=list)
+
+    def copy(self) -> Record:
+        """A copy that can be changed alone."""
+        return Record(replace(self.instance), list(self.facts), list(self.mails))
+
+    def loaded(self) -> Loaded:
+        """A copy for a caller to keep."""
+        return Loaded(
+            replace(self.instance), list(self.facts), [replace(mail) for mail in self.mails]
+        )
+
+
+@dataclass(slots=True)
+class Lease:
+    """A worker's lease: `expires_at` on the store's clock."""
+
+    name: str
+    kinds: tuple[tuple[str, str, int], ...]
+    expires_at: float
+
+    def worker(self, token: int, *, now: float, owned: int) -> Worker:
+        """The public view of it."""
+        return Worker(token, self.name, self.kinds, self.expires_at - now, owned)
+
+
+@dataclass(slots=True)
+class StoredMark:
+    """A mark with the time it was set."""
+
+    mark: Mark
+    at: float
+
+
+class View(Protocol):
+    """What a `Change` lies over: the `State`, or another `Change`."""
+
+    def record(self, id: UUID) -> Record | None:
+        """The instance, not to be changed."""
+        ...
+
+    def holder(self, key: tuple[str, str, str]) -> UUID | None:
+        """Who holds (pattern, name, key)."""
+        ...
+
+    def find_mark(self, key: tuple[str, str]) -> StoredMark | None:
+        """The mark (key, operation)."""
+        ...
+
+    def has_lease(self, token: int) -> bool:
+        """Whether nobody has ended it."""
+        ...
+
+    def next_number(self) -> int:
+        """A mail number larger than any before."""
+        ...
+
+    def apply(self, change: Change) -> None:
+        """Take a change over."""
+        ...
+
+
+class State:
+    """Everything committed. Changed by `apply` alone, except for leases and purging."""
+
+    def __init__(self) -> None:
+        self.records: dict[UUID, Record] = {}
+        self.keys: dict[tuple[str, str, str], UUID] = {}
+        self.marks: dict[tuple[str, str], StoredMark] = {}
+        self.leases: dict[int, Lease] = {}
+        self.tokens = 0
+        self.waiting: dict[UUID, float] = {}
+        """The passive instances that are due some time, and when."""
+        self.owned: dict[int, set[UUID]] = {}
+        self._numbers = 0
+
+    def record(self, id: UUID) -> Record | None:
+        """See `View`."""
+        return self.records.get(id)
+
+    def holder(self, key: tuple[str, str, str]) -> UUID | None:
+        """See `View`."""
+        return self.keys.get(key)
+
+    def find_mark(self, key: tuple[str, str]) -> StoredMark | None:
+        """See `View`."""
+        return self.marks.get(key)
+
+    def has_lease(self, token: int) -> bool:
+        """See `View`."""
+        return token in self.leases
+
+    def next_number(self) -> int:
+        """See `View`."""
+        self._numbers += 1
+        return self._numbers
+
+    def apply(self, change: Change) -> None:
+        """See `View`."""
+        for id, record in change.records.items():
+            self._forget(id)
+            self.records[id] = record
+            row = record.instance
+            if row.owner is not None:
+                self.owned.setdefault(row.owner, set()).add(id)
+            elif row.wake_at is not None:
+                self.waiting[id] = row.wake_at
+        self.keys.update(change.keys)
+        self.marks.update(change.marks)
+
+    def delete(self, id: UUID) -> None:
+        """Remove an instance with all that belongs to it."""
+        self._forget(id)
+        row = self.records.pop(id).instance
+        del self.keys[row.pattern, row.name, row.key]
+
+    def _forget(self, id: UUID) -> None:
+        self.waiting.pop(id, None)
+        before = self.records.get(id)
+        if before is not None and before.instance.owner is not None:
+            self.owned.get(before.instance.owner, set()).discard(id)
+
+
+class Change:
+    """Changes on top of a view, seen through here only until `commit`."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.records: dict[UUID, Record] = {}
+        self.keys: dict[tuple[str, str, str], UUID] = {}
+        self.marks: dict[tuple[str, str], StoredMark] = {}
+        self.due: list[UUID] = []
+        """Those made due by mail or a start."""
+
+    def commit(self) -> None:
+        """Give everything to the view below."""
+        self._view.apply(self)
+
+    def record(self, id: UUID) -> Record | None:
+        """See `View`."""
+        return self.records.get(id) or self._view.record(id)
+
+    def holder(self, key: tuple[str, str, str]) -> UUID | None:
+        """See `View`."""
+        return self.keys.get(key) or self._view.holder(key)
+
+    def find_mark(self, key: tuple[str, str]) -> StoredMark | None:
+        """See `View`."""
+        return self.marks.get(key) or self._view.find_mark(key)
+
+    def has_lease(self, token: int) -> bool:
+        """See `View`."""
+        return self._view.has_lease(token)
+
+    def next_number(self) -> int:
+        """See `View`."""
+        return self._view.next_number()
+
+    def apply(self, change: Change) -> None:
+        """See `View`."""
+        self.records.update(change.records)
+        self.keys.update(change.keys)
+        self.marks.update(change.marks)
+        self.due += change.due
+
+    def edit(self, id: UUID) -> Record | None:
+        """The instance, to be changed here."""
+        record = self.records.get(id)
+        if record is None:
+            below = self._view.record(id)
+            if below is None:
+                return None
+            record = self.records[id] = below.copy()
+        return record
+
+    def start(self, starts: Iterable[Start], *, owner: int | None) -> list[Started]:
+        """See `JournalStore.start`."""
+        if owner is not None and not self.has_lease(owner):
+            raise lost(owner)
+        return [self._start(start, owner) for start in starts]
+
+    def _start(self, start: Start, owner: int | None) -> Started:
+        row = start.instance
+        key = (row.pattern, row.name, row.key)
+        holder = self.holder(key)
+        if holder is not None:
+            held = self.record(holder)
+            assert held is not None  # a key is removed with its record
+            return Started(holder, False, held.instance.input_hash)
+        if self.record(row.id) is not None:
+            raise ConstraintViolated(f"instance {row.id} exists, with another key than {row.key!r}")
+        wake_at = row.wake_at if owner is None else None
+        self.records[row.id] = Record(replace(row, owner=owner, wake_at=wake_at), [start.fact])
+        self.keys[key] = row.id
+        if wake_at is not None:
+            self.due.append(row.id)
+        return Started(row.id, True, row.input_hash)
+
+    def append(self, owner: int, append: Append, *, now: float) -> StandfastError | None:
+        """See `JournalStore.append`: on an error nothing is changed."""
+        record = self.record(append.id)
+        if not self.has_lease(owner):
+            return lost(owner)
+        if record is None or record.instance.owner != owner:
+            return not_owned(append.id, owner)
+        if append.facts and append.after + 1 != len(record.facts):
+            return StaleWriter(
+                f"instance {append.id} has {len(record.facts)} facts, not {append.after + 1}: "
+                "load it anew"
+            )
+        inner = Change(self)
+        inner._write(append, now)
+        inner.commit()
+        return None
+
+    def _write(self, append: Append, now: float) -> None:
+        record = self.edit(append.id)
+        assert record is not None  # the caller has seen it
+        record.facts += append.facts
+        consumed = set(append.consumed)
+        record.mails = [mail for mail in record.mails if mail.number not in consumed]
+        row, change, finished = record.instance, append.change, False
+        if change is not None:
+            finished = change.finished_at is not None
+            row.status, row.step, row.cause = change.status, change.step, change.cause
+            row.version = row.version if change.version is None else change.version
+            row.finished_at = change.finished_at
+            row.updated_at = now
+        if append.release or finished:
+            row.owner = None
+            row.wake_at = None if finished else append.wake_at
+            for mail in record.mails[:1]:
+                row.wake_at = earliest(row.wake_at, mail.at, now)
+        self.start(append.starts, owner=None)
+        self.send(append.mails, now=now)
+
+    def send(self, mails: Sequence[Mail], *, now: float) -> list[bool]:
+        """See `JournalStore.send`."""
+        answers: list[bool] = []
+        for mail in mails:
+            record = self.edit(mail.to)
+            answers.append(record is not None)
+            if record is None or any(waiting.id == mail.id for waiting in record.mails):
+                continue
+            record.mails.append(replace(mail, number=self.next_number()))
+            if record.instance.owner is None:
+                record.instance.wake_at = earliest(record.instance.wake_at, mail.at, now)
+                self.due.append(mail.to)
+        return answers
+
+    def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
+        """See `StoreTransaction.mark`."""
+        there = self.find_mark((key, operation))
+        if there is not None:
+            return there.mark
+        self.marks[key, operation] = StoredMark(Mark(reason, None), at)
+        return None
+
+    def keep_result(self, key: str, operation: str, result: str) -> None:
+        """See `StoreTransaction.keep_result`."""
+        there = self.find_mark((key, operation))
+        if there is None:
+            raise StoreError(f"no mark ({key!r}, {operation!r}) is set: call mark() first")
+        self.marks[key, operation] = StoredMark(replace(there.mark, result=result), there.at)
+
+
+def lost(token: int) -> StaleWriter:
+    """The error for a writer whose lease was ended."""
+    return StaleWriter(f"the lease of worker {token} was ended: register again for a new token")
+
+
+def not_owned(id: UUID, owner: int) -> StaleWriter:
+    """The error for a writer that doesn't own the instance."""
+    return StaleWriter(f"instance {id} isn't owned by worker {owner}")
+
+
+def earliest(*times: float | None) -> float:
+    """The smallest of the times that aren't None."""
+    return min(time for time in times if time is not None)
