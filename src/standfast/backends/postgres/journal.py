@@ -1,0 +1,243 @@
+"""The journal on PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from standfast.backends.postgres import statements as sql
+from standfast.backends.postgres import writing
+from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
+from standfast.backends.postgres.listener import Listener
+from standfast.backends.postgres.pool import Pool
+from standfast.errors import StandfastError
+from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, Started
+
+Kinds: TypeAlias = Sequence[tuple[str, str, int]]
+
+_DATA_ERRORS = (asyncpg.DataError, asyncpg.ProgramLimitExceededError)
+
+
+class PostgresJournal:
+    """`JournalStore` on PostgreSQL. Ask the `PostgresDatabase` for it."""
+
+    def __init__(self, pool: Pool, listener: Listener) -> None:
+        self._pool = pool
+        self._listener = listener
+        self._doubtful: dict[int, dict[int, float]] = {}
+
+    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
+        """See `JournalStore.start`."""
+        return await writing.start(self._pool.fetch, starts, owner=owner)
+
+    async def append(
+        self, owner: int, appends: Sequence[Append]
+    ) -> Sequence[StandfastError | None]:
+        """See `JournalStore.append`.
+
+        One with text that PostgreSQL can't hold (a NUL character, say) is answered with
+        `StoreError`, and the others are written.
+        """
+        left = list(appends)
+        answers: dict[UUID, StandfastError] = {}
+        attempts = 8
+        while left:
+            try:
+                refused = await self._append_all(owner, left)
+            except asyncpg.UniqueViolationError as error:
+                found = await self._taken(left)
+                if not found:
+                    raise translate(error, self._pool.place) from error
+                answers |= {one.id: writing.overtaken(one) for one in left if one.id in found}
+                left = [one for one in left if one.id not in found]
+            except _DATA_ERRORS as error:
+                if len(left) == 1:
+                    answers[left[0].id] = translate(error, self._pool.place)
+                    break
+                return [answers.get(one.id) or await self._alone(owner, one) for one in appends]
+            except TRANSIENT as error:
+                attempts -= 1
+                if not attempts:
+                    raise translate(error, self._pool.place) from error
+            except DRIVER_ERRORS as error:
+                raise translate(error, self._pool.place) from error
+            else:
+                answers |= {id: writing.not_owned(owner, id) for id in refused}
+                break
+        if not answers:
+            return [None] * len(appends)
+        return [answers.get(one.id) for one in appends]
+
+    async def _append_all(self, owner: int, appends: Sequence[Append]) -> set[UUID]:
+        if all(map(writing.is_plain, appends)):
+            return await writing.append(self._pool.fetch_raw, owner, appends)
+        async with self._pool.begin() as connection:
+            return await writing.append_with_mail(connection.fetch, owner, appends)
+
+    async def _alone(self, owner: int, append: Append) -> StandfastError | None:
+        return (await self.append(owner, (append,)))[0]
+
+    async def _taken(self, appends: Sequence[Append]) -> set[UUID]:
+        pairs = [
+            (one.id, number) for one in appends for number, _ in enumerate(one.facts, one.after + 1)
+        ]
+        rows = await self._pool.fetch(
+            sql.EXISTING_FACTS, [id for id, _ in pairs], [number for _, number in pairs]
+        )
+        return {row[0] for row in rows}
+
+    async def claim(self, owner: int, kinds: Kinds, *, now: float, limit: int) -> list[Loaded]:
+        """See `JournalStore.claim`. With an owner whose lease is lost: `StaleWriter`.
+
+        When the answer of a claim was lost or it was cancelled, what it may have claimed comes with
+        the owner's next claim, beyond `limit`.
+        """
+        doubtful = self._doubtful.setdefault(owner, {})
+        lost = [number for number, until in doubtful.items() if until > time.monotonic()]
+        number = time.monotonic_ns()
+        doubtful[number] = time.monotonic() + 2 * self._pool.timeout
+        rows = await self._pool.fetch(sql.CLAIM, owner, *_columns(kinds), now, limit, number)
+        if not rows[0][0]:
+            del self._doubtful[owner]
+            raise writing.lost(owner)
+        ids = list(rows[0][1])
+        if lost:
+            ids += [row[0] for row in await self._pool.fetch(sql.CLAIMED, owner, lost)]
+        loaded = await self.load(ids)
+        # Only now they are in the caller's hands.
+        self._doubtful[owner] = {
+            n: until
+            for n, until in doubtful.items()
+            if n != number and until > time.monotonic() and not (lost and n in lost and ids)
+        }
+        return [one for one in loaded if one.instance.owner == owner]
+
+    async def next_wake(self, kinds: Kinds) -> float | None:
+        """See `JournalStore.next_wake`."""
+        rows = await self._pool.fetch(sql.NEXT_WAKE, *_columns(kinds))
+        found: float | None = rows[0][0]
+        return found
+
+    async def collect(self, owner: int, ids: Sequence[UUID]) -> list[Mail]:
+        """See `JournalStore.collect`."""
+        return list(map(_mail, await self._pool.fetch(sql.COLLECT, owner, list(ids))))
+
+    async def send(self, mails: Sequence[Mail]) -> list[bool]:
+        """See `JournalStore.send`. An id is remembered until its instance is purged."""
+        return await writing.send(self._pool.fetch, mails)
+
+    async def set_aside(self, owner: int, id: UUID, *, status: str, cause: str) -> None:
+        """See `JournalStore.set_aside`. Raises `StaleWriter` if `owner` doesn't own it."""
+        if not await self._pool.fetch(sql.SET_ASIDE, owner, id, status, cause):
+            raise writing.not_owned(owner, id)
+
+    async def flag_unclaimable(
+        self, pattern: str, *, due_before: float, status: str, cause: str
+    ) -> list[Instance]:
+        """See `JournalStore.flag_unclaimable`."""
+        rows = await self._pool.fetch(sql.FLAG, pattern, due_before, status, cause)
+        return list(map(_instance, rows))
+
+    async def load(self, ids: Sequence[UUID]) -> list[Loaded]:
+        """See `JournalStore.load`. In the order of `ids`."""
+        if not ids:
+            return []
+        rows = await self._pool.fetch(sql.LOAD, list(ids))
+        loaded = [Loaded(_instance(row), row["facts"]) for row in rows]
+        unread = [row["id"] for row in rows if row["unread"]]
+        if unread:
+            by_id = {one.instance.id: one for one in loaded}
+            for row in await self._pool.fetch(sql.UNREAD, unread):
+                by_id[row[0]].mails.append(_mail(row))
+        return loaded
+
+    async def find(
+        self, filter: Filter, *, limit: int, after: UUID | None = None
+    ) -> list[Instance]:
+        """See `JournalStore.find`."""
+        conditions = ["pattern = $1"]
+        args: list[Any] = [filter.pattern]
+        for condition, value in (
+            ("name = ${}", filter.name or None),
+            ("status = ANY(${}::text[])", filter.statuses or None),
+            ("key = ${}", filter.key or None),
+            ("step = ${}", filter.step or None),
+            ("version = ${}", filter.version),
+            ("created_at < ${}", filter.created_before),
+            ("created_at > ${}", filter.created_after),
+            ("id = ANY(${}::uuid[])", filter.ids or None),
+            ("id < ${}", after),
+        ):
+            if value is not None:
+                args.append(value)
+                conditions.append(condition.format(len(args)))
+        args.append(limit)
+        rows = await self._pool.fetch(
+            f"SELECT {sql.COLUMNS} FROM standfast.instances WHERE {' AND '.join(conditions)} "  # noqa: S608 - constants only
+            f"ORDER BY id DESC LIMIT ${len(args)}",
+            *args,
+        )
+        return list(map(_instance, rows))
+
+    async def by_key(self, pattern: str, name: str, key: str) -> Instance | None:
+        """See `JournalStore.by_key`."""
+        rows = await self._pool.fetch(sql.BY_KEY, pattern, name, key)
+        return _instance(rows[0]) if rows else None
+
+    async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
+        """See `JournalStore.count`. Reads the whole table."""
+        try:
+            async with self._pool.begin() as connection:
+                rows = await connection.fetch(sql.COUNT, pattern)
+        except DRIVER_ERRORS as error:
+            raise translate(error, self._pool.place) from error
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
+        """See `JournalStore.purge`. Leaves those that a worker owns."""
+        try:
+            async with self._pool.begin() as connection:
+                rows = await connection.fetch(sql.DOOMED, pattern, finished_before, limit)
+                ids = [row[0] for row in rows]
+                for statement in sql.PURGE if ids else ():
+                    await connection.execute(statement, ids)
+        except DRIVER_ERRORS as error:
+            raise translate(error, self._pool.place) from error
+        return len(ids)
+
+    def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
+        """See `JournalStore.on_due`. After a lost connection comes a hint without an id."""
+        return self._listener.subscribe(callback)
+
+
+def _columns(kinds: Kinds) -> tuple[list[str], list[str], list[int]]:
+    return [kind[0] for kind in kinds], [kind[1] for kind in kinds], [kind[2] for kind in kinds]
+
+
+def _instance(row: Any) -> Instance:
+    return Instance(
+        writing.plain(row[0]),
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+        row[13],
+        row[14],
+        row[15],
+    )
+
+
+def _mail(row: Any) -> Mail:
+    return Mail(writing.plain(row[0]), row[1], row[2], row[3], row[4], row[5])

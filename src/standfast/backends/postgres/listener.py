@@ -1,0 +1,103 @@
+"""Hints from other processes: LISTEN on a connection of its own, which reconnects by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from standfast.backends.postgres.errors import DRIVER_ERRORS
+from standfast.backends.postgres.statements import CHANNEL
+from standfast.ids import parse_id
+from standfast.resilience.backoff import Exponential
+
+if TYPE_CHECKING:
+    from standfast.backends.postgres.pool import Pool
+
+_log = logging.getLogger(__name__)
+_BACKOFF = Exponential(initial=0.1, maximum=5.0, jitter="equal")
+_PROBE = 30.0
+"""Seconds between looks whether the connection still answers."""
+
+
+class Listener:
+    """Passes notifications on to callbacks. Connects with the first, disconnects with the last."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._callbacks: list[Callable[[UUID | None], None]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def subscribe(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
+        """Call back for each hint, from now on until the function returned is called."""
+        self._callbacks.append(callback)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._listen(), name="standfast-listen"
+            )
+
+        def unsubscribe() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+            if not self._callbacks and self._task is not None:
+                self._task.cancel()
+                self._task = None
+
+        return unsubscribe
+
+    async def close(self) -> None:
+        """End all subscriptions."""
+        self._callbacks.clear()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _listen(self) -> None:
+        attempt, delay = 0, 0.0
+        while True:
+            try:
+                connection = await self._pool.connect()
+            except DRIVER_ERRORS as error:
+                attempt += 1
+                # Whoever writes next is told; here it only means that no hints come.
+                _log.debug("can't listen at %s yet: %s", self._pool.place, error)
+                delay = _BACKOFF.delay(attempt, delay, random.random())  # noqa: S311 - only jitter
+                await asyncio.sleep(delay)
+                continue
+            try:
+                await self._stay(connection)
+                attempt = 0
+            except DRIVER_ERRORS as error:
+                attempt += 1
+                _log.debug("listening at %s ended: %s", self._pool.place, error)
+            finally:
+                connection.terminate()
+            await asyncio.sleep(_BACKOFF.delay(max(1, attempt), 0.0, random.random()))  # noqa: S311
+
+    async def _stay(self, connection: Any) -> None:
+        lost = asyncio.Event()
+        connection.add_termination_listener(lambda _: lost.set())
+        await connection.add_listener(CHANNEL, self._heard)
+        # What was said while nobody listened is gone.
+        self._tell(None)
+        while not lost.is_set():
+            try:
+                async with asyncio.timeout(_PROBE):
+                    await lost.wait()
+            except TimeoutError:
+                await connection.execute("SELECT 1")
+
+    def _heard(self, connection: Any, pid: int, channel: str, payload: str) -> None:
+        self._tell(parse_id(payload))
+
+    def _tell(self, id: UUID | None) -> None:
+        for callback in tuple(self._callbacks):
+            try:
+                callback(id)
+            except Exception:
+                # The callback's own fault, and no reason to stop listening for the others.
+                _log.exception("a callback of on_due failed")

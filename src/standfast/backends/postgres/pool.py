@@ -1,0 +1,182 @@
+"""Connections: opening them, running statements on them, and what their errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
+from standfast.backends.postgres.options import PostgresOptions
+from standfast.errors import StoreError, StoreUnavailable
+
+_VICTIM_ATTEMPTS = 8
+
+# The statements of the library are kept as prepared plans, made when a table may still be small;
+# without these a plan that reads the whole table could stay in use while the table grows.
+_PLANNING = {
+    "enable_seqscan": "off",
+    "jit": "off",
+    "default_transaction_isolation": "read committed",
+}
+
+_BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; "
+    "SET LOCAL idle_in_transaction_session_timeout = {idle}; "
+    "SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = force_custom_plan"
+)
+
+
+class Pool:
+    """A pool of connections that heals by itself, speaking in the library's errors.
+
+    Every call is bounded by the timeout of the options. A statement that the server chose as the
+    victim of a deadlock is run again.
+    """
+
+    def __init__(self, dsn: str, place: str, options: PostgresOptions) -> None:
+        self._dsn = dsn
+        self.place = place
+        self.options = options
+        self.timeout = options.timeout_seconds
+        self._begin = _BEGIN.format(idle=options.idle_milliseconds)
+        self._pool: asyncpg.Pool | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises `StoreUnavailable`."""
+        if self._pool is not None:
+            return
+        try:
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=self.options.min_size,
+                max_size=self.options.max_size,
+                timeout=self.options.connect_seconds,
+                command_timeout=self.timeout,
+                max_inactive_connection_lifetime=300.0,
+                reset=_no_reset,
+                **self._settings(),
+            )
+        except DRIVER_ERRORS as error:
+            raise translate(error, self.place) from error
+        if self.options.min_size == 0:
+            try:
+                await self.fetch("SELECT 1")
+            except BaseException:
+                await self.close()
+                raise
+
+    async def close(self) -> None:
+        """Wait for the calls in flight, then disconnect."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(self.timeout):
+                await pool.close()
+        except DRIVER_ERRORS:
+            # The server doesn't answer any more, so there is nothing to say goodbye to.
+            pool.terminate()
+
+    async def connect(self) -> asyncpg.Connection:
+        """A connection of its own, outside the pool. Driver errors come through."""
+        return await asyncpg.connect(
+            self._dsn,
+            timeout=self.options.connect_seconds,
+            command_timeout=self.timeout,
+            **self._settings(),
+        )
+
+    async def fetch(self, sql: str, *args: Any) -> list[Any]:
+        """Run one statement in a transaction of its own; its rows."""
+        attempt = 1
+        while True:
+            try:
+                return await self.fetch_raw(sql, *args)
+            except TRANSIENT as error:
+                if attempt == _VICTIM_ATTEMPTS:
+                    raise translate(error, self.place) from error
+            except DRIVER_ERRORS as error:
+                raise translate(error, self.place) from error
+            attempt += 1
+
+    async def fetch_raw(self, sql: str, *args: Any) -> list[Any]:
+        """As `fetch`, but the driver's errors come through, and nothing is repeated."""
+        async with self.acquire() as connection:
+            rows: list[Any] = await connection.fetch(sql, *args)
+            return rows
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Any]:
+        """A connection of the pool. Driver errors come through."""
+        pool = self._pool
+        if pool is None:
+            raise StoreError(
+                f"PostgreSQL at {self.place} isn't open: `await database.open()` first"
+            )
+        try:
+            connection = await pool.acquire(timeout=self.timeout)
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check that "
+                f"it answers, or raise max_size={self.options.max_size}"
+            ) from error
+        try:
+            yield connection
+        finally:
+            await pool.release(connection, timeout=self.timeout)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Any]:
+        """A connection in a transaction: committed at the end, rolled back if the block raises.
+
+        Driver errors come through.
+        """
+        async with self.acquire() as connection:
+            await self.begin_on(connection)
+            try:
+                yield connection
+            except BaseException:
+                await self.roll_back(connection)
+                raise
+            await self.commit(connection)
+
+    async def begin_on(self, connection: Any) -> None:
+        """BEGIN."""
+        await connection.execute(self._begin)
+
+    async def commit(self, connection: Any) -> None:
+        """COMMIT. Raises `StoreError` when the transaction had failed, so that nothing is written."""
+        # PostgreSQL answers COMMIT in a failed transaction with a friendly ROLLBACK.
+        if await connection.execute("COMMIT") != "COMMIT":
+            raise StoreError(
+                f"PostgreSQL at {self.place} rolled the transaction back, because a statement in it "
+                "had failed; let the error of a statement end the block, or use a SAVEPOINT"
+            )
+
+    async def roll_back(self, connection: Any) -> None:
+        """ROLLBACK, or drop the connection when that can't be done."""
+        if connection.is_closed():
+            return
+        try:
+            await connection.execute("ROLLBACK")
+        except BaseException as error:
+            # Ends the transaction as well: the server rolls back when the connection goes.
+            connection.terminate()
+            if not isinstance(error, DRIVER_ERRORS):
+                raise
+
+    def _settings(self) -> dict[str, Any]:
+        size = self.options.statement_cache_size
+        settings = {"application_name": "standfast"}
+        # Behind pgbouncer (no cache) they would be refused, and every plan is made anew anyway.
+        if size:
+            settings |= _PLANNING
+        return {"statement_cache_size": size, "server_settings": settings}
+
+
+async def _no_reset(connection: Any) -> None:
+    """What the library runs leaves nothing behind; a transaction of the user's resets by itself."""

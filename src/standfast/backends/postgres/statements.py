@@ -1,0 +1,336 @@
+"""The SQL of journal and leases, and the reasons why it is safe.
+
+**Fencing.** Every write of a worker first takes ``FOR KEY SHARE`` on the worker's row, and depends on
+finding it. A lease is ended by deleting that row, which waits for those who hold such a lock and
+makes those who come later find nothing: so a write came before the end, or is refused. Renewing
+changes no key column, so it doesn't conflict. Nobody else can take an instance from a worker whose
+row is locked, so that a plain read tells whether the worker owns it.
+
+**No lost wake-up.** Whoever sends mail and whoever releases an instance update its row, so one waits
+for the other, and READ COMMITTED evaluates the expressions of the second anew on the row as the
+first left it (`unread`).
+
+**No deadlock among ourselves.** Rows of instances are locked in the order of their ids, new keys are
+inserted in their own order, and the victim of a deadlock runs again.
+
+The time "now" is the server's, in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: S608 - only constants of this module are put into the SQL text
+
+CHANNEL = "standfast"
+"""The channel of NOTIFY; the payload is an instance's id, or empty for several."""
+
+NOW = "extract(epoch FROM clock_timestamp())::float8"
+
+COLUMNS = (
+    "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner, "
+    "wake_at, deadline_at, created_at, updated_at, finished_at"
+)
+
+_LEASE = (
+    "lease AS MATERIALIZED (SELECT token FROM standfast.workers WHERE token = $1 FOR KEY SHARE)"
+)
+
+_START = """\
+WITH {lease}created AS (
+    INSERT INTO standfast.instances ({columns})
+    SELECT s.id, s.pattern, s.name, s.version, s.key, s.correlation_id, s.input_hash, s.status,
+           s.step, s.cause, $1::bigint, {wake}, s.deadline_at, s.created_at, s.updated_at, s.finished_at
+    FROM unnest($2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
+                $9::text[], $10::text[], $11::text[], $12::float8[], $13::float8[], $14::float8[],
+                $15::float8[], $16::float8[]) WITH ORDINALITY
+         AS s (id, pattern, name, version, key, correlation_id, input_hash, status, step, cause,
+               wake_at, deadline_at, created_at, updated_at, finished_at, n){from_lease}
+    ORDER BY s.pattern, s.name, s.key, s.n
+    ON CONFLICT DO NOTHING
+    RETURNING id
+), facts AS (
+    INSERT INTO standfast.journal (id, seq, fact)
+    SELECT id, 0, s.fact FROM unnest($2::uuid[], $17::text[]) AS s (id, fact) JOIN created USING (id)
+)
+SELECT {alive} AS alive,
+       ARRAY(SELECT s.id FROM unnest($2::uuid[]) AS s (id)
+             WHERE NOT EXISTS (SELECT FROM created WHERE created.id = s.id)) AS rest{notify}
+"""
+_NOTIFY_CREATED = f""",
+       (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
+        FROM created HAVING count(*) > 0)"""
+
+START_OWNED = _START.format(
+    lease=f"{_LEASE}, ",
+    columns=COLUMNS,
+    wake="NULL",
+    from_lease=", lease",
+    alive="EXISTS (SELECT FROM lease)",
+    notify="",
+)
+START_PASSIVE = _START.format(
+    lease="",
+    columns=COLUMNS,
+    wake="s.wake_at",
+    from_lease="",
+    alive="true",
+    notify=_NOTIFY_CREATED,
+)
+
+HOLDERS = """\
+SELECT i.pattern, i.name, i.key, i.id, i.input_hash
+FROM unnest($1::text[], $2::text[], $3::text[]) AS s (pattern, name, key)
+CROSS JOIN LATERAL (SELECT * FROM standfast.instances i WHERE i.pattern = s.pattern
+                    AND i.name = s.name AND i.key = s.key) i
+"""
+
+# $2: the instances of the batch; $3, $4, $5: instance, number and text of each fact.
+_APPEND = f"""\
+WITH {_LEASE}, mine AS MATERIALIZED (
+    SELECT i.id FROM lease, unnest($2::uuid[]) AS a (id)
+    JOIN standfast.instances i ON i.id = a.id AND i.owner = $1
+), facts AS (
+    INSERT INTO standfast.journal (id, seq, fact)
+    SELECT id, f.seq, f.fact
+    FROM unnest($3::uuid[], $4::int[], $5::text[]) AS f (id, seq, fact) JOIN mine USING (id)
+)"""
+_REFUSED = """
+SELECT ARRAY(SELECT a.id FROM unnest($2::uuid[]) AS a (id)
+             WHERE NOT EXISTS (SELECT FROM mine WHERE mine.id = a.id)) AS refused"""
+APPEND = _APPEND + _REFUSED
+
+# $6 …: of each instance whose row changes too: id, status (NULL: leave status, step, cause, version
+# and finished_at alone), step, cause, version, finished_at, release, wake_at, mails folded in.
+APPEND_AND_CHANGE = f"""\
+{_APPEND}, locked AS MATERIALIZED (
+    SELECT i.id FROM standfast.instances i
+    WHERE i.id = ANY($6::uuid[]) AND i.owner = $1 AND EXISTS (SELECT FROM lease)
+    ORDER BY i.id FOR NO KEY UPDATE
+), changed AS (
+    UPDATE standfast.instances i SET
+        status = coalesce(c.status, i.status),
+        step = coalesce(c.step, i.step),
+        cause = coalesce(c.cause, i.cause),
+        version = coalesce(c.version, i.version),
+        finished_at = CASE WHEN c.status IS NULL THEN i.finished_at ELSE c.finished_at END,
+        updated_at = {NOW},
+        owner = CASE WHEN c.release THEN NULL ELSE i.owner END,
+        claim = CASE WHEN c.release THEN NULL ELSE i.claim END,
+        wake_at = CASE WHEN NOT c.release THEN i.wake_at
+                       WHEN i.unread > c.folded THEN least(c.wake_at, i.mailed_at, {NOW})
+                       ELSE c.wake_at END,
+        mailed_at = CASE WHEN i.unread > c.folded THEN i.mailed_at END,
+        unread = i.unread - c.folded
+    FROM locked JOIN unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::int[],
+                            $11::float8[], $12::bool[], $13::float8[], $14::int[])
+         AS c (id, status, step, cause, version, finished_at, release, wake_at, folded) USING (id)
+    WHERE i.id = locked.id
+    RETURNING i.id, c.release AND i.unread > 0 AS due
+){_REFUSED},
+       (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
+        FROM changed WHERE due HAVING count(*) > 0)
+"""
+
+EXISTING_FACTS = """\
+SELECT DISTINCT f.id FROM unnest($1::uuid[], $2::int[]) AS f (id, seq)
+CROSS JOIN LATERAL (SELECT FROM standfast.journal j WHERE j.id = f.id AND j.seq = f.seq) j
+"""
+
+# Locks what a batch with mail touches, before anything is written: $2 its own, $3 all of them.
+LOCK = """\
+WITH lease AS MATERIALIZED (SELECT token FROM standfast.workers WHERE token = $1 FOR KEY SHARE),
+locked AS MATERIALIZED (
+    SELECT i.id, i.owner FROM standfast.instances i
+    WHERE i.id = ANY($3::uuid[]) AND EXISTS (SELECT FROM lease) ORDER BY i.id FOR NO KEY UPDATE
+)
+SELECT id FROM locked WHERE owner = $1 AND id = ANY($2::uuid[])
+"""
+
+FOLD = """\
+WITH folded AS (
+    UPDATE standfast.mail m SET body = NULL
+    FROM unnest($1::uuid[], $2::bigint[]) AS f (instance, number)
+    WHERE m.instance = f.instance AND m.number = f.number AND m.body IS NOT NULL
+    RETURNING m.instance
+)
+SELECT instance, count(*)::int AS folded FROM folded GROUP BY instance
+"""
+
+SEND = f"""\
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::float8[])
+    WITH ORDINALITY AS m (instance, id, kind, body, at, n)
+), locked AS MATERIALIZED (
+    SELECT i.id, i.last_mail FROM standfast.instances i
+    WHERE i.id = ANY($1::uuid[]) ORDER BY i.id FOR NO KEY UPDATE
+), sent AS (
+    INSERT INTO standfast.mail (instance, number, id, kind, body, at)
+    SELECT m.instance, l.last_mail + m.n, m.id, m.kind, m.body, m.at
+    FROM input m JOIN locked l ON l.id = m.instance
+    ORDER BY m.instance, m.id, m.n
+    ON CONFLICT DO NOTHING
+    RETURNING instance, number, at
+), woken AS (
+    UPDATE standfast.instances i SET
+        last_mail = s.last,
+        unread = i.unread + s.arrived,
+        mailed_at = least(i.mailed_at, s.at),
+        wake_at = CASE WHEN i.owner IS NULL THEN least(i.wake_at, s.at, {NOW}) ELSE i.wake_at END
+    FROM (SELECT instance, max(number) AS last, count(*)::int AS arrived, min(at) AS at
+          FROM sent GROUP BY instance) s
+    WHERE i.id = s.instance
+    RETURNING i.id
+)
+SELECT ARRAY(SELECT id FROM locked) AS known,
+       (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
+        FROM woken HAVING count(*) > 0)
+"""
+
+# $2, $3, $4: kinds; $5 now; $6 limit; $7 the number of this claim.
+CLAIM = f"""\
+WITH {_LEASE}, due AS MATERIALIZED (
+    SELECT d.id, d.wake_at FROM lease, unnest($2::text[], $3::text[], $4::int[]) AS k (pattern, name, version)
+    CROSS JOIN LATERAL (
+        SELECT i.id, i.wake_at FROM standfast.instances i
+        WHERE i.pattern = k.pattern AND i.name = k.name AND i.version = k.version
+          AND i.owner IS NULL AND i.wake_at <= $5
+        ORDER BY i.wake_at LIMIT $6 FOR NO KEY UPDATE SKIP LOCKED
+    ) d ORDER BY d.wake_at LIMIT $6
+), claimed AS (
+    UPDATE standfast.instances i SET owner = $1, wake_at = NULL, claim = $7
+    FROM due WHERE i.id = due.id RETURNING i.id
+)
+SELECT EXISTS (SELECT FROM lease) AS alive,
+       ARRAY(SELECT due.id FROM due JOIN claimed USING (id) ORDER BY due.wake_at) AS ids
+"""
+
+CLAIMED = "SELECT id FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
+
+NEXT_WAKE = """\
+SELECT min(w.wake_at) FROM unnest($1::text[], $2::text[], $3::int[]) AS k (pattern, name, version)
+CROSS JOIN LATERAL (
+    SELECT i.wake_at FROM standfast.instances i
+    WHERE i.pattern = k.pattern AND i.name = k.name AND i.version = k.version
+      AND i.owner IS NULL AND i.wake_at IS NOT NULL
+    ORDER BY i.wake_at LIMIT 1
+) w
+"""
+
+_MAIL = "m.instance, m.id, m.kind, m.body, m.at, m.number"
+
+COLLECT = f"""\
+SELECT {_MAIL} FROM unnest($2::uuid[]) AS a (id)
+JOIN standfast.instances i ON i.id = a.id AND i.owner = $1 AND i.unread > 0
+JOIN standfast.mail m ON m.instance = i.id AND m.body IS NOT NULL
+ORDER BY m.instance, m.number
+"""
+
+UNREAD = f"""\
+SELECT {_MAIL} FROM standfast.mail m
+WHERE m.instance = ANY($1::uuid[]) AND m.body IS NOT NULL ORDER BY m.instance, m.number
+"""
+
+LOAD = f"""\
+SELECT {", ".join("i." + column for column in COLUMNS.split(", "))},
+       ARRAY(SELECT j.fact FROM standfast.journal j WHERE j.id = i.id ORDER BY j.seq) AS facts,
+       i.unread
+FROM unnest($1::uuid[]) WITH ORDINALITY AS a (id, n)
+JOIN standfast.instances i ON i.id = a.id ORDER BY a.n
+"""
+
+SET_ASIDE = f"""\
+WITH {_LEASE}
+UPDATE standfast.instances i
+SET status = $3, cause = $4, owner = NULL, claim = NULL, wake_at = NULL, updated_at = {NOW}
+FROM lease WHERE i.id = $2 AND i.owner = lease.token
+RETURNING i.id
+"""
+
+# The kinds that wait, by hopping from one to the next in the index, less those of live workers.
+FLAG = f"""\
+WITH RECURSIVE kind (name, version) AS (
+    (SELECT i.name, i.version FROM standfast.instances i
+     WHERE i.pattern = $1 AND i.owner IS NULL AND i.wake_at IS NOT NULL
+     ORDER BY i.name, i.version LIMIT 1)
+    UNION ALL
+    SELECT n.name, n.version FROM kind k CROSS JOIN LATERAL (
+        SELECT i.name, i.version FROM standfast.instances i
+        WHERE i.pattern = $1 AND i.owner IS NULL AND i.wake_at IS NOT NULL
+          AND (i.name, i.version) > (k.name, k.version)
+        ORDER BY i.name, i.version LIMIT 1) n
+), orphan AS MATERIALIZED (
+    SELECT k.name, k.version FROM kind k WHERE NOT EXISTS (
+        SELECT FROM standfast.workers w WHERE w.expires_at > clock_timestamp()
+        AND w.kinds @> jsonb_build_array(jsonb_build_array($1::text, k.name, k.version)))
+), found AS MATERIALIZED (
+    SELECT f.id FROM orphan o CROSS JOIN LATERAL (
+        SELECT i.id FROM standfast.instances i
+        WHERE i.pattern = $1 AND i.name = o.name AND i.version = o.version
+          AND i.owner IS NULL AND i.wake_at < $2 AND i.status <> $3
+        FOR NO KEY UPDATE SKIP LOCKED) f
+)
+UPDATE standfast.instances i SET status = $3, updated_at = {NOW},
+    cause = replace(replace($4, '{{name}}', i.name), '{{version}}', i.version::text)
+FROM found WHERE i.id = found.id
+RETURNING {", ".join("i." + column for column in COLUMNS.split(", "))}
+"""
+
+BY_KEY = f"SELECT {COLUMNS} FROM standfast.instances WHERE pattern = $1 AND name = $2 AND key = $3"
+
+COUNT = (
+    "SELECT name, status, count(*) FROM standfast.instances WHERE pattern = $1 "
+    "GROUP BY name, status"
+)
+
+DOOMED = """\
+SELECT id FROM standfast.instances WHERE pattern = $1 AND finished_at < $2 AND owner IS NULL
+LIMIT $3 FOR UPDATE SKIP LOCKED
+"""
+PURGE = (
+    "DELETE FROM standfast.journal WHERE id = ANY($1::uuid[])",
+    "DELETE FROM standfast.mail WHERE instance = ANY($1::uuid[])",
+    "DELETE FROM standfast.instances WHERE id = ANY($1::uuid[])",
+)
+
+REGISTER = """\
+INSERT INTO standfast.workers (name, kinds, expires_at)
+VALUES ($1, $2::jsonb, clock_timestamp() + make_interval(secs => $3)) RETURNING token
+"""
+RENEW = """\
+UPDATE standfast.workers SET expires_at = clock_timestamp() + make_interval(secs => $2)
+WHERE token = $1 RETURNING token
+"""
+OVERDUE = "SELECT token FROM standfast.workers WHERE expires_at <= clock_timestamp() ORDER BY token"
+# Evaluated anew on the row as a concurrent renewal left it.
+END_OVERDUE = (
+    "DELETE FROM standfast.workers WHERE token = $1 AND expires_at <= clock_timestamp() "
+    "RETURNING token"
+)
+END = "DELETE FROM standfast.workers WHERE token = $1 RETURNING token"
+# A statement of its own after the end, so that it sees what the worker wrote just before.
+FREE = f"""\
+WITH mine AS MATERIALIZED (
+    SELECT id FROM standfast.instances WHERE owner = $1 ORDER BY id FOR NO KEY UPDATE
+), freed AS (
+    UPDATE standfast.instances i SET owner = NULL, claim = NULL, wake_at = {NOW}
+    FROM mine WHERE i.id = mine.id RETURNING i.id
+)
+SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0
+"""
+WORKERS = """\
+SELECT token, name, kinds::text,
+       extract(epoch FROM expires_at - clock_timestamp())::float8 AS expires_in,
+       (SELECT count(*) FROM standfast.instances i WHERE i.owner = w.token) AS owned
+FROM standfast.workers w ORDER BY token
+"""
+
+MARK = """\
+INSERT INTO standfast.marks (key, operation, reason, at) VALUES ($1, $2, $3, $4)
+ON CONFLICT DO NOTHING RETURNING key
+"""
+MARK_THERE = "SELECT reason, result FROM standfast.marks WHERE key = $1 AND operation = $2"
+KEEP_RESULT = "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2"
+PURGE_MARKS = """\
+DELETE FROM standfast.marks WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM standfast.marks WHERE at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))
+RETURNING key
+"""
