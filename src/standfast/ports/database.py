@@ -100,11 +100,30 @@ class StoreTransaction(Protocol):
 class Database(Protocol):
     """One database. Open it before use, in the event loop that uses it."""
 
-    url: str
-    capabilities: Capabilities
-    journal: JournalStore
-    leases: WorkerLeases
-    migrations: Sequence[Migration]
+    @property
+    def url(self) -> str:
+        """The address, without any password."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    @property
+    def journal(self) -> JournalStore:
+        """Its journal."""
+        ...
+
+    @property
+    def leases(self) -> WorkerLeases:
+        """Its workers' leases."""
+        ...
+
+    @property
+    def migrations(self) -> Sequence[Migration]:
+        """All migrations, in order."""
+        ...
 
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""
