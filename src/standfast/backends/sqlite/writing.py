@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+from standfast.backends.sqlite.errors import translate
 from standfast.errors import StaleWriter, StandfastError
 from standfast.ports.journal import Append, Mail, Start, Started
 
@@ -56,6 +57,18 @@ _WAKE = (
 
 class Stale(Exception):
     """One of a group of appends can't be written, so none was wholly: roll back."""
+
+
+REFUSED = (
+    Stale,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+"""What is wrong with one append, as against the database: the others can be written."""
 
 
 def start(con: sqlite3.Connection, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
@@ -177,18 +190,20 @@ def _insert_facts(con: sqlite3.Connection, owner: int, facts: list[bytes | int |
 
 
 def append_each(
-    con: sqlite3.Connection, owner: int, appends: Iterable[Append], *, now: float
+    con: sqlite3.Connection, owner: int, appends: Iterable[Append], *, now: float, path: str
 ) -> list[StandfastError | None]:
-    """Write each of `appends` whole or not at all, and tell which."""
+    """Write each of `appends` whole or not at all, and tell which. `path` is the database's."""
     answers: list[StandfastError | None] = []
     for one in appends:
         con.execute("SAVEPOINT standfast_append")
         try:
             append(con, owner, (one,), now=now)
             answers.append(None)
-        except Stale:
+        except REFUSED as error:
             con.execute("ROLLBACK TO standfast_append")
-            answers.append(_why(con, owner, one))
+            why = _why(con, owner, one) if isinstance(error, Stale) else translate(error, path)
+            why.__cause__ = error
+            answers.append(why)
         con.execute("RELEASE standfast_append")
     return answers
 
