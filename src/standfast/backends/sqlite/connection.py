@@ -31,6 +31,9 @@ def connect(path: str, *, busy_timeout: float) -> sqlite3.Connection:
         con.execute("PRAGMA foreign_keys = ON")
         con.execute("PRAGMA temp_store = MEMORY")
         con.execute("PRAGMA cache_size = -16384")
+        # Keys fall all over their index, so a checkpoint writes a page for each: fewer, larger
+        # ones (32 MB of log) write a page once for many changes.
+        con.execute("PRAGMA wal_autocheckpoint = 8000")
     except BaseException:
         con.close()
         raise

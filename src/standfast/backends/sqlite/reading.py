@@ -53,9 +53,11 @@ def _load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
         for key, fact in con.execute(
             f"SELECT id, fact FROM standfast_journal WHERE id IN ({marks}) ORDER BY id, seq", chunk
         ).fetchall():
-            found[key].facts.append(fact)
+            if key in found:
+                found[key].facts.append(fact)
         for row in _mail(con, f"recipient IN ({marks})", chunk):
-            found[row[1]].mails.append(_as_mail(row))
+            if row[1] in found:
+                found[row[1]].mails.append(_as_mail(row))
     return [found[key] for key in wanted if key in found]
 
 
