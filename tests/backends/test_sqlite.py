@@ -1,9 +1,33 @@
-"""The SQLite backend against the contract of the ports."""
+"""The SQLite backend: the contract of the ports, and what is its own."""
+
+# ruff: noqa: PT012 - blocks that raise are what is tested
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
+from tests.backends.sqlite_victim import SIZE
 
 from standfast.backends.sqlite import SqliteDatabase
 from standfast.conformance import DatabaseSuite, JournalSuite, LeasesSuite, TransactionSuite
+from standfast.conformance.samples import KINDS, loaded, owned, passive, register, start
+from standfast.errors import (
+    ConfigurationError,
+    CorruptRecord,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from standfast.ports.journal import Append, Change, Filter
+
+ROOT = Path(__file__).parents[2]
 
 
 class Sqlite:
@@ -33,3 +57,316 @@ class TestJournal(Sqlite, JournalSuite): ...
 
 
 class TestLeases(Sqlite, LeasesSuite): ...
+
+
+@pytest.fixture
+async def database(tmp_path):
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db", busy_timeout=0.05)
+    await database.open()
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+# Opening
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("sqlite:///:memory:", "memory://"),
+        ("sqlite:///file::memory:?cache=shared", "memory://"),
+        ("sqlite:///", "sqlite:///relative.db"),
+        ("sqlite://relative.db", "sqlite:///relative.db"),
+        ("shop.db", "sqlite:///relative.db"),
+    ],
+)
+def test_a_wrong_url_is_refused_with_advice(url, advice):
+    with pytest.raises(ConfigurationError, match=advice):
+        SqliteDatabase(url)
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ConfigurationError, match="readers"):
+        SqliteDatabase("sqlite:///x.db", readers=0)
+    with pytest.raises(ConfigurationError, match="busy_timeout"):
+        SqliteDatabase("sqlite:///x.db", busy_timeout="soon")
+
+
+async def test_relative_and_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("sqlite:///relative.db", f"sqlite:///{tmp_path}/absolute.db"):
+        database = SqliteDatabase(url)
+        await database.open()
+        await database.migrate()
+        await database.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["absolute.db", "relative.db"]
+
+
+async def test_a_missing_folder(tmp_path):
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/nowhere/test.db")
+    with pytest.raises(StoreUnavailable, match=r"folder .*/nowhere doesn't exist"):
+        await database.open()
+
+
+async def test_a_folder_in_place_of_the_file(tmp_path):
+    with pytest.raises(StoreUnavailable, match="can't be opened"):
+        await SqliteDatabase(f"sqlite:///{tmp_path}").open()
+
+
+async def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "notes.txt").write_text("remember the milk\n" * 100)
+    with pytest.raises(CorruptRecord, match="not an SQLite database"):
+        await SqliteDatabase(f"sqlite:///{tmp_path}/notes.txt").open()
+    assert not [thread for thread in threading.enumerate() if "standfast" in thread.name]
+
+
+async def test_not_opened_and_closed(tmp_path):
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db")
+    with pytest.raises(StoreError, match="isn't open"):
+        await database.schema_version()
+    await database.open()
+    await database.close()
+    with pytest.raises(StoreError, match="isn't open"):
+        await database.journal.start([start()], owner=None)
+    assert not [thread for thread in threading.enumerate() if "standfast" in thread.name]
+
+
+async def test_it_is_durable(database):
+    for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
+        found = await database.write(lambda con, p=pragma: con.execute(f"PRAGMA {p}").fetchone())
+        assert found == (value,)
+
+
+# Failing
+
+
+async def test_busy(database):
+    with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="another process") as caught:
+            await database.journal.start([start()], owner=None)
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        with pytest.raises(StoreUnavailable):
+            async with database.transaction() as tx:
+                await tx.execute("CREATE TABLE t (x)")
+        assert await database.journal.find(Filter(), limit=1) == []
+        other.execute("ROLLBACK")
+    await passive(database)
+
+
+async def test_full(database):
+    token = await register(database)
+    ids = [await owned(database, token) for _ in range(3)]
+    await database.write(
+        lambda con: con.execute(
+            f"PRAGMA max_page_count = {con.execute('PRAGMA page_count').fetchone()[0]}"
+        ).fetchall()
+    )
+    big = '"' + "x" * 100_000 + '"'
+    with pytest.raises(StoreFull, match="no room"):
+        await database.journal.append(token, [Append(id, 0, ["1", big]) for id in ids])
+    with pytest.raises(StoreFull):
+        await database.journal.start([start("k", fact=big)], owner=token)
+    with pytest.raises(StoreFull):
+        async with database.transaction() as tx:
+            await tx.mark("k", "do", "x", at=1.0)
+            await tx.start([start("k", fact=big)], owner=None)
+    for it in await database.journal.load(ids):
+        assert len(it.facts) == 1
+    await database.write(lambda con: con.execute("PRAGMA max_page_count = 100000").fetchall())
+    answers = await database.journal.append(token, [Append(id, 0, ["1", big]) for id in ids])
+    assert list(answers) == [None] * 3
+    assert await database.journal.by_key("saga", "order", "k") is None
+    async with database.transaction() as tx:
+        assert await tx.mark("k", "do", "x", at=1.0) is None
+
+
+async def test_full_in_a_transaction_that_goes_on(database):
+    """SQLite may end the transaction itself then: what follows must not be committed alone."""
+    await database.write(
+        lambda con: con.execute(
+            f"PRAGMA max_page_count = {con.execute('PRAGMA page_count').fetchone()[0]}"
+        ).fetchall()
+    )
+    with contextlib.suppress(StoreError):
+        async with database.transaction() as tx:
+            await tx.mark("before", "do", "x", at=1.0)
+            with pytest.raises(StoreFull):
+                await tx.start([start("k", fact='"' + "x" * 100_000 + '"')], owner=None)
+            await tx.mark("after", "do", "x", at=1.0)
+    await database.write(lambda con: con.execute("PRAGMA max_page_count = 100000").fetchall())
+    async with database.transaction() as tx:
+        before = await tx.mark("before", "do", "y", at=1.0)
+        after = await tx.mark("after", "do", "y", at=1.0)
+    assert (before is None) == (after is None)
+
+
+async def test_damaged_text_keeps_no_other_from_being_claimed(database):
+    token = await register(database)
+    good, bad = await passive(database), await passive(database)
+    await database.write(
+        lambda con: con.execute(
+            "UPDATE standfast_journal SET fact = CAST(x'22ff22' AS TEXT) WHERE id = ?", (bad.bytes,)
+        )
+    )
+    claimed = await database.journal.claim(token, KINDS, now=time.time(), limit=10)
+    facts = {it.instance.id: it.facts for it in claimed}
+    assert facts == {good: ['{"type":"started"}'], bad: ['"\udcff"']}
+    assert (await loaded(database, good)).facts == ['{"type":"started"}']
+
+
+async def test_text_that_cannot_be_stored_fails_its_own_append_only(database):
+    token = await register(database)
+    good, bad = await owned(database, token), await owned(database, token)
+    answers = await database.journal.append(
+        token, [Append(bad, 0, ["1"], Change("failed", cause="\udcff")), Append(good, 0, ["1"])]
+    )
+    assert [type(answer) for answer in answers] == [StoreError, type(None)]
+    assert len((await loaded(database, bad)).facts) == 1
+    assert len((await loaded(database, good)).facts) == 2
+
+
+async def test_a_damaged_file_in_use(database):
+    await database.journal.start([start() for _ in range(500)], owner=None)
+    await database.write(lambda con: con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    with Path(database.path).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (Path(database.path).stat().st_size - 4096))
+    second = SqliteDatabase(database.url)
+    await second.open()
+    try:
+        with pytest.raises(CorruptRecord, match="damaged"):
+            await second.journal.count("saga")
+    finally:
+        await second.close()
+
+
+# Transactions
+
+
+@pytest.mark.parametrize("sql", ["COMMIT", " rollback", "BEGIN", "END TRANSACTION"])
+async def test_a_statement_that_ends_the_transaction_is_refused(database, sql):
+    with pytest.raises(StoreError, match="itself"):
+        async with database.transaction() as tx:
+            await tx.mark("k", "do", "x", at=1.0)
+            await tx.execute(sql)
+    async with database.transaction() as tx:
+        assert await tx.mark("k", "do", "x", at=1.0) is None
+
+
+async def test_savepoints_are_the_users_own(database):
+    async with database.transaction() as tx:
+        await tx.execute("SAVEPOINT mine")
+        await tx.mark("k", "do", "x", at=1.0)
+        await tx.execute("ROLLBACK TO mine")
+        await tx.execute("RELEASE mine")
+    async with database.transaction() as tx:
+        assert await tx.mark("k", "do", "x", at=1.0) is None
+
+
+async def test_nothing_follows_a_commit_that_slipped_through(database):
+    with pytest.raises(StoreError, match="ended the transaction"):
+        async with database.transaction() as tx:
+            await tx.execute("-- sly\nROLLBACK")
+            await tx.mark("k", "do", "x", at=1.0)
+    async with database.transaction() as tx:
+        assert await tx.mark("k", "do", "x", at=1.0) is None
+
+
+async def test_a_task_that_would_wait_for_itself_is_told(database):
+    async with database.transaction() as tx:
+        await tx.mark("k", "do", "x", at=1.0)
+        with pytest.raises(StoreError, match="transaction open"):
+            await database.journal.start([start()], owner=None)
+        with pytest.raises(StoreError, match="transaction open"):
+            async with database.transaction() as inner:
+                await inner.mark("k2", "do", "x", at=1.0)
+        assert await database.journal.find(Filter(), limit=1) == []
+    await passive(database)
+
+
+async def test_one_that_did_nothing_takes_no_lock(database):
+    with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with database.transaction():
+            pass
+        other.execute("ROLLBACK")
+
+
+async def test_cancelled_before_its_turn_it_never_runs(database):
+    async with database.transaction() as tx:
+        await tx.mark("k", "do", "x", at=1.0)
+        waiting = asyncio.create_task(database.journal.start([start("k")], owner=None))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+    assert await database.journal.by_key("saga", "order", "k") is None
+    await passive(database)
+
+
+async def test_cancelled_while_it_waits_for_the_writer(database):
+    async def second():
+        async with database.transaction() as tx:
+            await tx.mark("k2", "do", "x", at=1.0)
+
+    async with database.transaction() as tx:
+        await tx.mark("k", "do", "x", at=1.0)
+        waiting = asyncio.create_task(second())
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with database.transaction() as tx:
+        assert await tx.mark("k2", "do", "x", at=1.0) is None
+
+
+# Crashing
+
+
+@pytest.mark.crash
+async def test_sigkill_loses_nothing_acknowledged_and_tears_no_batch(tmp_path):
+    url = f"sqlite:///{tmp_path}/crash.db"
+    database = SqliteDatabase(url)
+    await database.open()
+    await database.migrate()
+    async with database.transaction() as tx:
+        await tx.execute("CREATE TABLE orders (tag TEXT PRIMARY KEY)")
+    await database.close()
+    said = []
+    for life in range(5):
+        victim = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.backends.sqlite_victim", url, str(life),
+            cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        first = await victim.stdout.readline()
+        assert first.startswith(b"started"), first
+        await asyncio.sleep(0.05 + 0.037 * life)
+        victim.kill()
+        rest = (await victim.stdout.read()).decode()
+        said += [line.split() for line in (first.decode() + rest).splitlines()]
+        assert await victim.wait() == -signal.SIGKILL
+    await database.open()
+    try:
+        await database.leases.expire()
+        rows = await database.journal.find(Filter(), limit=10**6)
+        journals = await database.journal.load([row.id for row in rows])
+        async with database.transaction() as tx:
+            orders = {row["tag"] for row in await tx.fetch("SELECT tag FROM orders")}
+            assert await tx.fetch_value("PRAGMA integrity_check") == "ok"
+    finally:
+        await database.close()
+    batches = defaultdict(list)
+    for it in journals:
+        batches[it.instance.correlation_id].append(len(it.facts))
+    batches.pop("trace-1")  # those of the transactions
+    acknowledged = {act: {tag for what, tag in said if what == act} for act, _ in said}
+    assert len(acknowledged["appended"]) > 10
+    assert acknowledged["started"] <= batches.keys()
+    assert acknowledged["ordered"] <= orders
+    for tag, lengths in batches.items():
+        whole = [[3] * SIZE] if tag in acknowledged["appended"] else [[1] * SIZE, [3] * SIZE]
+        assert lengths in whole, tag
+    assert orders == {row.key.removeprefix("tx-") for row in rows if row.key.startswith("tx-")}
+    unheard = (batches.keys() - acknowledged["started"]) | (orders - acknowledged["ordered"])
+    assert len(unheard) <= 5  # at most the one batch in flight of each life

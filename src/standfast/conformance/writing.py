@@ -20,7 +20,7 @@ from standfast.conformance.samples import (
     register,
     start,
 )
-from standfast.errors import StaleWriter
+from standfast.errors import ConstraintViolated, StaleWriter
 from standfast.ids import new_id
 from standfast.ports.database import Database
 from standfast.ports.journal import Append, Change
@@ -363,6 +363,18 @@ class WritingSuite(Suite):
             ],
         )
         assert await is_due(database, worker, receiver)
+
+    async def test_append_with_a_start_that_breaks_a_constraint(
+        self, database: Database, worker: int
+    ) -> None:
+        """That one is answered with `ConstraintViolated`; the others are written all the same."""
+        good, bad, taken = [await owned(database, worker) for _ in range(3)]
+        answers = await database.journal.append(
+            worker, [Append(good, 0, ["1"]), Append(bad, 0, ["1"], starts=[start(id=taken)])]
+        )
+        assert [type(answer) for answer in answers] == [type(None), ConstraintViolated]
+        assert (await facts(database, good))[1:] == ["1"]
+        assert len(await facts(database, bad)) == len(await facts(database, taken)) == 1
 
     async def test_append_of_nothing(self, database: Database, worker: int) -> None:
         """An empty batch is answered with an empty list."""

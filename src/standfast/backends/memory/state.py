@@ -230,7 +230,10 @@ class Change:
                 "load it anew"
             )
         inner = Change(self)
-        inner._write(append, now)
+        try:
+            inner._write(append, now)
+        except ConstraintViolated as error:
+            return error
         inner.commit()
         return None
 

@@ -31,6 +31,9 @@ def connect(path: str, *, busy_timeout: float) -> sqlite3.Connection:
         con.execute("PRAGMA foreign_keys = ON")
         con.execute("PRAGMA temp_store = MEMORY")
         con.execute("PRAGMA cache_size = -16384")
+        # Keys fall all over their index, so a checkpoint writes a page for each: fewer, larger
+        # ones (32 MB of log) write a page once for many changes.
+        con.execute("PRAGMA wal_autocheckpoint = 8000")
     except BaseException:
         con.close()
         raise
@@ -180,12 +183,12 @@ class Session:
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
         self._loop = loop
         self._path = path
-        self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any], bool]] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any] | None, bool]] = SimpleQueue()
 
-    def submit(self, work: Work[T], *, last: bool = False) -> asyncio.Future[T]:
-        """Have `work` done in the transaction; after the `last` one the thread is free again."""
+    def submit(self, work: Work[T]) -> asyncio.Future[T]:
+        """Have `work` done in the transaction."""
         future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put((future, work, last))
+        self._queue.put((future, work, False))
         return future
 
     def commit(self) -> asyncio.Future[None]:
@@ -198,28 +201,33 @@ class Session:
         self._queue.put((future, work, True))
         return future
 
+    def rollback(self) -> asyncio.Future[None]:
+        """Undo everything, if SQLite hasn't done so itself after an error."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put((future, None, True))
+        return future
+
     def run(self, con: sqlite3.Connection) -> None:
         """Serve the session, on the connection's thread."""
         _, failed = outcome(lambda con: con.execute("BEGIN IMMEDIATE"), con, self._path)
         last = False
-        try:
-            while not last:
-                future, work, last = self._queue.get()
-                result: Any = None
+        while not last:
+            future, work, last = self._queue.get()
+            result: Any = None
+            error: Exception | None = None
+            if work is not None:
+                if failed is None and not con.in_transaction:
+                    failed = StoreError(
+                        f"{self._path}: a statement or an error has ended the transaction"
+                    )
                 error = failed
                 if error is None:
-                    if con.in_transaction:
-                        result, error = outcome(work, con, self._path)
-                    else:
-                        error = failed = StoreError(
-                            f"{self._path}: a statement or an error has ended the transaction"
-                        )
-                if last:
-                    rollback(con)
-                post(self._loop, settle, future, result, error)
-                del future, work
-        finally:
-            rollback(con)
+                    result, error = outcome(work, con, self._path)
+            if last:
+                _, undone = outcome(rollback, con, self._path)
+                error = error or undone
+            post(self._loop, settle, future, result, error)
+            del future, work
 
 
 def post(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:

@@ -44,11 +44,19 @@ class SqliteJournal:
         """See `JournalStore.append`."""
         now = self._database.now()
 
+        path = self._database.path
+
+        def all_of_them(con: sqlite3.Connection) -> None:
+            writing.append(con, owner, appends, now=now)
+
+        def one_by_one(con: sqlite3.Connection) -> list[StandfastError | None]:
+            return writing.append_each(con, owner, appends, now=now, path=path)
+
         def work(con: sqlite3.Connection) -> list[StandfastError | None]:
             try:
-                transact(con, lambda con: writing.append(con, owner, appends, now=now))
-            except writing.Stale:
-                return transact(con, lambda con: writing.append_each(con, owner, appends, now=now))
+                transact(con, all_of_them)
+            except writing.REFUSED:
+                return transact(con, one_by_one)
             return [None] * len(appends)
 
         return await self._database.write(work)

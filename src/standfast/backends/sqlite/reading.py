@@ -25,7 +25,24 @@ def instance(row: Sequence[Any]) -> Instance:
 
 
 def load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
-    """`JournalStore.load`: in the order of `ids`."""
+    """`JournalStore.load`: in the order of `ids`.
+
+    Damaged text, that isn't UTF-8, comes with lone surrogates (PEP 383): so it can't be taken for
+    JSON, and one damaged record doesn't keep the others from being claimed.
+    """
+    try:
+        return _load(con, ids)
+    except sqlite3.OperationalError as error:
+        if not str(error).startswith("Could not decode"):
+            raise
+    con.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    try:
+        return _load(con, ids)
+    finally:
+        con.text_factory = str
+
+
+def _load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
     found: dict[bytes, Loaded] = {}
     wanted = list(dict.fromkeys(id.bytes for id in ids))
     for chunk, marks in _chunks(wanted):
@@ -36,9 +53,11 @@ def load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
         for key, fact in con.execute(
             f"SELECT id, fact FROM standfast_journal WHERE id IN ({marks}) ORDER BY id, seq", chunk
         ).fetchall():
-            found[key].facts.append(fact)
+            if key in found:
+                found[key].facts.append(fact)
         for row in _mail(con, f"recipient IN ({marks})", chunk):
-            found[row[1]].mails.append(_as_mail(row))
+            if row[1] in found:
+                found[row[1]].mails.append(_as_mail(row))
     return [found[key] for key in wanted if key in found]
 
 

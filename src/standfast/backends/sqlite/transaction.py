@@ -57,7 +57,7 @@ class SqliteTransaction:
         if error is None:
             await session.commit()
         else:
-            await session.submit(_nothing, last=True)
+            await session.rollback()
 
     @property
     def task(self) -> asyncio.Task[Any] | None:
@@ -90,7 +90,10 @@ class SqliteTransaction:
     async def append(self, owner: int, append: Append) -> StandfastError | None:
         """See `StoreTransaction.append`."""
         now = self._database.now()
-        (answer,) = await self._do(lambda con: writing.append_each(con, owner, (append,), now=now))
+        path = self._database.path
+        (answer,) = await self._do(
+            lambda con: writing.append_each(con, owner, (append,), now=now, path=path)
+        )
         return answer
 
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
@@ -167,10 +170,6 @@ class SqliteTransaction:
 
 def _first(cursor: sqlite3.Cursor) -> Any:
     return cursor.fetchone()
-
-
-def _nothing(con: sqlite3.Connection) -> None:
-    """As the last work of a session: it is rolled back."""
 
 
 @lru_cache(maxsize=512)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+from standfast.backends.sqlite.errors import translate
 from standfast.errors import StaleWriter, StandfastError
 from standfast.ports.journal import Append, Mail, Start, Started
 
@@ -23,10 +24,15 @@ _INSERT_INSTANCE = (
     " ON CONFLICT (pattern, name, key) DO NOTHING"
 )
 _INSERT_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES (?, ?, ?)"
-_INSERT_OWNED_FACT = (
-    "INSERT INTO standfast_journal (id, seq, fact) SELECT ?1, ?2, ?3"
-    " FROM standfast_instances WHERE id = ?1 AND owner = ?4"
-)
+# One statement for many rows: each step of a statement gives up the interpreter's lock and has to
+# wait to get it back, which costs more than the row when the event loop is busy.
+_SIZES = (64, 8, 1)
+_INSERT_OWNED_FACTS = {
+    size: "INSERT INTO standfast_journal (id, seq, fact) SELECT v.column1, v.column2, v.column3"
+    f" FROM (VALUES {', '.join(['(?, ?, ?)'] * size)}) AS v CROSS JOIN standfast_instances AS i"
+    " WHERE i.id = v.column1 AND i.owner = ?"
+    for size in _SIZES
+}
 _CHANGE = (
     "status = :status, step = :step, cause = :cause, version = coalesce(:version, version),"
     " finished_at = :finished_at, updated_at = :now"
@@ -51,6 +57,18 @@ _WAKE = (
 
 class Stale(Exception):
     """One of a group of appends can't be written, so none was wholly: roll back."""
+
+
+REFUSED = (
+    Stale,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+"""What is wrong with one append, as against the database: the others can be written."""
 
 
 def start(con: sqlite3.Connection, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
@@ -105,17 +123,16 @@ def _columns(start: Start, owner: int | None) -> tuple[Any, ...]:
 
 def append(con: sqlite3.Connection, owner: int, appends: Sequence[Append], *, now: float) -> None:
     """Write all of `appends`. Raises `Stale` if one of them can't be: the caller rolls back."""
-    facts = [
-        (append.id.bytes, number, fact, owner)
-        for append in appends
-        for number, fact in enumerate(append.facts, append.after + 1)
-    ]
+    facts: list[bytes | int | str] = []
+    for append in appends:
+        id, number = append.id.bytes, append.after
+        for fact in append.facts:
+            number += 1
+            facts += (id, number, fact)
     try:
-        written = con.executemany(_INSERT_OWNED_FACT, facts).rowcount
+        _insert_facts(con, owner, facts)
     except sqlite3.IntegrityError as error:
         raise Stale from error
-    if facts and written != len(facts):
-        raise Stale
     consumed: list[tuple[int, bytes]] = []
     starts: list[Start] = []
     mails: list[Mail] = []
@@ -160,19 +177,33 @@ def append(con: sqlite3.Connection, owner: int, appends: Sequence[Append], *, no
         send(con, mails, now=now)
 
 
+def _insert_facts(con: sqlite3.Connection, owner: int, facts: list[bytes | int | str]) -> None:
+    begin = 0
+    for size in _SIZES:
+        sql, width = _INSERT_OWNED_FACTS[size], 3 * size
+        while len(facts) - begin >= width:
+            row = facts[begin : begin + width]
+            row.append(owner)
+            if con.execute(sql, row).rowcount != size:
+                raise Stale
+            begin += width
+
+
 def append_each(
-    con: sqlite3.Connection, owner: int, appends: Iterable[Append], *, now: float
+    con: sqlite3.Connection, owner: int, appends: Iterable[Append], *, now: float, path: str
 ) -> list[StandfastError | None]:
-    """Write each of `appends` whole or not at all, and tell which."""
+    """Write each of `appends` whole or not at all, and tell which. `path` is the database's."""
     answers: list[StandfastError | None] = []
     for one in appends:
         con.execute("SAVEPOINT standfast_append")
         try:
             append(con, owner, (one,), now=now)
             answers.append(None)
-        except Stale:
+        except REFUSED as error:
             con.execute("ROLLBACK TO standfast_append")
-            answers.append(_why(con, owner, one))
+            why = _why(con, owner, one) if isinstance(error, Stale) else translate(error, path)
+            why.__cause__ = error
+            answers.append(why)
         con.execute("RELEASE standfast_append")
     return answers
 

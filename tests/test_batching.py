@@ -1,0 +1,151 @@
+"""Group commit."""
+
+import asyncio
+
+import pytest
+
+from standfast.batching import Batcher
+from standfast.errors import ConfigurationError
+
+
+class Writes:
+    """A write function that records its batches, and waits for `go` if there is one."""
+
+    def __init__(self, go=None):
+        self.batches = []
+        self.go = go
+        self.in_flight = self.most = 0
+
+    async def __call__(self, items):
+        self.batches.append(list(items))
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+        if self.go is not None:
+            await self.go.wait()
+        self.in_flight -= 1
+        return [item if isinstance(item, Exception) else item * 10 for item in items]
+
+
+async def test_one_iteration_shares_a_write():
+    writes = Writes()
+    batcher = Batcher(writes)
+    assert await asyncio.gather(*(batcher.submit(n) for n in range(5))) == [0, 10, 20, 30, 40]
+
+    async def task(n):
+        return await batcher.submit(n)
+
+    assert await asyncio.gather(*(task(n) for n in range(3))) == [0, 10, 20]
+    assert writes.batches == [[0, 1, 2, 3, 4], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+async def test_lanes_are_the_most_in_flight_and_the_rest_goes_together(lanes):
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes, lanes=lanes)
+    futures = []
+    for n in range(lanes + 4):
+        futures.append(batcher.submit(n))
+        await asyncio.sleep(0.001)
+    assert writes.batches == [[n] for n in range(lanes)]
+    go.set()
+    assert await asyncio.gather(*futures) == [n * 10 for n in range(lanes + 4)]
+    assert writes.batches[lanes:] == [list(range(lanes, lanes + 4))]
+    assert writes.most == lanes
+
+
+async def test_max_batch():
+    writes = Writes()
+    batcher = Batcher(writes, max_batch=4)
+    assert await asyncio.gather(*(batcher.submit(n) for n in range(10))) == [
+        n * 10 for n in range(10)
+    ]
+    assert writes.batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+async def test_an_exception_as_a_result_fails_that_item():
+    batcher = Batcher(Writes())
+    results = await asyncio.gather(
+        *(batcher.submit(item) for item in (1, KeyError("x"), 3)), return_exceptions=True
+    )
+    assert results[0] == 10
+    assert isinstance(results[1], KeyError)
+    assert results[2] == 30
+
+
+async def test_a_raised_exception_fails_the_batch_and_no_other():
+    calls = []
+
+    async def write(items):
+        calls.append(items)
+        if len(calls) == 1:
+            raise OSError("away")
+        return items
+
+    batcher = Batcher(write)
+    results = await asyncio.gather(*(batcher.submit(n) for n in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [OSError] * 3
+    assert await batcher.submit(7) == 7
+
+
+async def test_a_wrong_number_of_results_fails_the_batch():
+    async def write(items):
+        return items[1:]
+
+    batcher = Batcher(write)
+    futures = [batcher.submit(n) for n in range(3)]
+    for future in futures:
+        with pytest.raises(RuntimeError, match="2 results for 3 items"):
+            await future
+
+
+async def test_a_cancelled_submitter_affects_nobody_else():
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes)
+    futures = [batcher.submit(n) for n in range(3)]
+    waiting = batcher.submit(3)
+    futures[1].cancel()
+    await asyncio.sleep(0.001)
+    futures[0].cancel()
+    go.set()
+    assert await futures[2] == 20
+    assert await waiting == 30
+    assert writes.batches == [[0, 1, 2, 3]]
+
+
+async def test_a_cancelled_write_cancels_its_submitters_and_frees_the_lane():
+    cancel = True
+
+    async def write(items):
+        if cancel:
+            raise asyncio.CancelledError
+        return items
+
+    batcher = Batcher(write)
+    with pytest.raises(asyncio.CancelledError):
+        await batcher.submit(1)
+    cancel = False
+    assert await batcher.submit(2) == 2
+
+
+async def test_close_drains():
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes, max_batch=2)
+    futures = [batcher.submit(n) for n in range(5)]
+    closing = asyncio.create_task(batcher.close())
+    await asyncio.sleep(0.001)
+    assert not closing.done()
+    with pytest.raises(RuntimeError, match="closed"):
+        batcher.submit(6)
+    go.set()
+    await closing
+    assert [future.result() for future in futures] == [0, 10, 20, 30, 40]
+    await batcher.close()
+
+
+@pytest.mark.parametrize("options", [{"lanes": 0}, {"max_batch": 0}])
+async def test_wrong_options(options):
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        Batcher(Writes(), **options)
