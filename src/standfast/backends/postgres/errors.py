@@ -49,8 +49,8 @@ _AWAY = {
 def translate(error: BaseException, place: str, *, own: bool = True) -> StandfastError:
     """What `error` from the driver means to a caller.
 
-    `place` names the database without its password. `own` says that the statement was the library's,
-    not the user's: then anything undefined is a matter of migrations.
+    `place` names the database without its password. `own` says that the statement was the
+    library's and not the user's: then anything undefined is a matter of migrations.
     """
     if isinstance(error, StandfastError):
         return error

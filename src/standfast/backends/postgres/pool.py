@@ -121,8 +121,8 @@ class Pool:
             connection = await pool.acquire(timeout=self.timeout)
         except TimeoutError as error:
             raise StoreUnavailable(
-                f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check that "
-                f"it answers, or raise max_size={self.options.max_size}"
+                f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
+                f"that it answers, or raise max_size={self.options.max_size}"
             ) from error
         try:
             yield connection
@@ -149,12 +149,12 @@ class Pool:
         await connection.execute(self._begin)
 
     async def commit(self, connection: Any) -> None:
-        """COMMIT. Raises `StoreError` when the transaction had failed, so that nothing is written."""
+        """COMMIT. Raises `StoreError` when the transaction had failed: nothing is written."""
         # PostgreSQL answers COMMIT in a failed transaction with a friendly ROLLBACK.
         if await connection.execute("COMMIT") != "COMMIT":
             raise StoreError(
-                f"PostgreSQL at {self.place} rolled the transaction back, because a statement in it "
-                "had failed; let the error of a statement end the block, or use a SAVEPOINT"
+                f"PostgreSQL at {self.place} rolled the transaction back, because a statement in "
+                "it had failed; let the error of a statement end the block, or use a SAVEPOINT"
             )
 
     async def roll_back(self, connection: Any) -> None:
