@@ -44,6 +44,8 @@ class Pool:
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
         self._pool: asyncpg.Pool | None = None
+        self._users = 0
+        self._idle = asyncio.Event()
 
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""
@@ -70,16 +72,23 @@ class Pool:
                 raise
 
     async def close(self) -> None:
-        """Wait for the calls in flight, then disconnect."""
-        pool, self._pool = self._pool, None
+        """Wait for the calls in flight (no longer than the timeout), then disconnect."""
+        pool = self._pool
         if pool is None:
             return
         try:
             async with asyncio.timeout(self.timeout):
+                # A call of several statements goes on with the next before this wakes up.
+                while self._users:
+                    self._idle.clear()
+                    await self._idle.wait()
+                self._pool = None
                 await pool.close()
         except DRIVER_ERRORS:
             # The server doesn't answer any more, so there is nothing to say goodbye to.
             pool.terminate()
+        finally:
+            self._pool = None
 
     async def connect(self) -> asyncpg.Connection:
         """A connection of its own, outside the pool. Driver errors come through."""
@@ -117,6 +126,17 @@ class Pool:
             raise StoreError(
                 f"PostgreSQL at {self.place} isn't open: `await database.open()` first"
             )
+        self._users += 1
+        try:
+            async with self._acquired(pool) as connection:
+                yield connection
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def _acquired(self, pool: Any) -> AsyncIterator[Any]:
         try:
             connection = await pool.acquire(timeout=self.timeout)
         except TimeoutError as error:

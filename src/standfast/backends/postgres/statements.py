@@ -206,7 +206,7 @@ SELECT EXISTS (SELECT FROM lease) AS alive,
        ARRAY(SELECT due.id FROM due JOIN claimed USING (id) ORDER BY due.wake_at) AS ids
 """
 
-CLAIMED = "SELECT id FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
+CLAIMED = "SELECT id, claim FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
 
 NEXT_WAKE = """\
 SELECT min(w.wake_at) FROM unnest($1::text[], $2::text[], $3::int[]) AS k (pattern, name, version)
@@ -331,7 +331,9 @@ INSERT INTO standfast.marks (key, operation, reason, at) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING RETURNING key
 """
 MARK_THERE = "SELECT reason, result FROM standfast.marks WHERE key = $1 AND operation = $2"
-KEEP_RESULT = "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2"
+KEEP_RESULT = (
+    "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2 RETURNING key"
+)
 PURGE_MARKS = """\
 DELETE FROM standfast.marks WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM standfast.marks WHERE at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))

@@ -125,7 +125,10 @@ class PostgresTransaction:
 
     async def keep_result(self, key: str, operation: str, result: str) -> None:
         """See `StoreTransaction.keep_result`."""
-        await self._fetch(sql.KEEP_RESULT, key, operation, result)
+        if not await self._fetch(sql.KEEP_RESULT, key, operation, result):
+            raise StoreError(
+                f"no mark ({key!r}, {operation!r}) to keep a result with: call mark() before it"
+            )
 
     async def _fetch(self, sql: str, *args: Any) -> list[Any]:
         connection = await self._begun()
