@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -59,7 +59,7 @@ class Pool:
                 timeout=self.options.connect_seconds,
                 command_timeout=self.timeout,
                 max_inactive_connection_lifetime=300.0,
-                reset=_no_reset,
+                reset=_reset,
                 **self._settings(),
             )
         except DRIVER_ERRORS as error:
@@ -179,13 +179,11 @@ class Pool:
 
     async def roll_back(self, connection: Any) -> None:
         """ROLLBACK, or drop the connection when that can't be done."""
-        if connection.is_closed():
-            return
         try:
             await connection.execute("ROLLBACK")
         except BaseException as error:
             # Ends the transaction as well: the server rolls back when the connection goes.
-            connection.terminate()
+            drop(connection)
             if not isinstance(error, DRIVER_ERRORS):
                 raise
 
@@ -198,5 +196,14 @@ class Pool:
         return {"statement_cache_size": size, "server_settings": settings}
 
 
-async def _no_reset(connection: Any) -> None:
-    """What the library runs leaves nothing behind; a transaction of the user's resets by itself."""
+def drop(connection: Any) -> None:
+    """Cut the connection, when its state isn't known; the pool makes another."""
+    with suppress(asyncpg.InterfaceError):  # It is gone already.
+        connection.terminate()
+
+
+async def _reset(connection: Any) -> None:
+    # The library's statements leave nothing else behind, and a transaction of the user's cleans up.
+    # One may be open when BEGIN or COMMIT was cut short, by a cancellation say.
+    if connection.is_in_transaction():
+        await connection.execute("ROLLBACK")
