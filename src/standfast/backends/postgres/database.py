@@ -1,8 +1,8 @@
 """PostgreSQL as the database: many workers, many processes, on one server.
 
-Guarantees: what is answered is committed as durably as the server is set to (``synchronous_commit``).
-A worker whose lease was ended can't write. What is in flight when the server goes away is reported
-as `StoreUnavailable`, and the same object works again once the server is back.
+Guarantees: what is answered is committed, as durably as the server is set to
+(``synchronous_commit``). A worker whose lease was ended can't write. What is in flight when the
+server goes away is reported as `StoreUnavailable`, and the same object works again once it is back.
 
 Not guaranteed: hints (`JournalStore.on_due`) behind pgbouncer in transaction mode, which has no
 LISTEN; the workers then find what is due by looking.
@@ -25,6 +25,8 @@ from standfast.backends.postgres.pool import Pool
 from standfast.backends.postgres.schema import LOCK_KEY, MIGRATIONS
 from standfast.backends.postgres.transaction import PostgresTransaction
 from standfast.ports.database import Capabilities, Migration, StoreTransaction
+from standfast.ports.journal import JournalStore
+from standfast.ports.leases import WorkerLeases
 
 
 class PostgresDatabase:
@@ -46,8 +48,8 @@ class PostgresDatabase:
         self.options = found
         self._pool = Pool(dsn, redact(dsn), found)
         self._listener = Listener(self._pool)
-        self.journal = PostgresJournal(self._pool, self._listener)
-        self.leases = PostgresLeases(self._pool)
+        self.journal: JournalStore = PostgresJournal(self._pool, self._listener)
+        self.leases: WorkerLeases = PostgresLeases(self._pool)
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self.url!r})"

@@ -49,8 +49,8 @@ _AWAY = {
 def translate(error: BaseException, place: str, *, own: bool = True) -> StandfastError:
     """What `error` from the driver means to a caller.
 
-    `place` names the database without its password. `own` says that the statement was the library's,
-    not the user's: then anything undefined is a matter of migrations.
+    `place` names the database without its password. `own` says that the statement was the
+    library's and not the user's: then anything undefined is a matter of migrations.
     """
     if isinstance(error, StandfastError):
         return error
@@ -66,7 +66,7 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, place, own)
     text = str(error)
-    if "closed" in text and "pool" not in text:
+    if ("closed" in text and "pool is" not in text) or "released back to the pool" in text:
         return StoreUnavailable(f"The connection to PostgreSQL at {place} was lost ({text})")
     return StoreError(f"PostgreSQL at {place}: {text}")
 

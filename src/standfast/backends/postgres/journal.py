@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -14,7 +16,7 @@ from standfast.backends.postgres import writing
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.pool import Pool
-from standfast.errors import StandfastError
+from standfast.errors import StaleWriter, StandfastError
 from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, Started
 
 Kinds: TypeAlias = Sequence[tuple[str, str, int]]
@@ -28,7 +30,9 @@ class PostgresJournal:
     def __init__(self, pool: Pool, listener: Listener) -> None:
         self._pool = pool
         self._listener = listener
-        self._doubtful: dict[int, dict[int, float]] = {}
+        # By owner: the numbers of claims whose outcome isn't known, and until when to ask for it.
+        self._doubts: dict[int, dict[int, float]] = {}
+        self._numbers = itertools.count(secrets.randbits(62))
 
     async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
         """See `JournalStore.start`."""
@@ -96,25 +100,34 @@ class PostgresJournal:
         When the answer of a claim was lost or it was cancelled, what it may have claimed comes with
         the owner's next claim, beyond `limit`.
         """
-        doubtful = self._doubtful.setdefault(owner, {})
-        lost = [number for number, until in doubtful.items() if until > time.monotonic()]
-        number = time.monotonic_ns()
-        doubtful[number] = time.monotonic() + 2 * self._pool.timeout
-        rows = await self._pool.fetch(sql.CLAIM, owner, *_columns(kinds), now, limit, number)
-        if not rows[0][0]:
-            del self._doubtful[owner]
-            raise writing.lost(owner)
-        ids = list(rows[0][1])
-        if lost:
-            ids += [row[0] for row in await self._pool.fetch(sql.CLAIMED, owner, lost)]
-        loaded = await self.load(ids)
-        # Only now they are in the caller's hands.
-        self._doubtful[owner] = {
-            n: until
-            for n, until in doubtful.items()
-            if n != number and until > time.monotonic() and not (lost and n in lost and ids)
-        }
+        # Taken out while this call looks into them, so that calls at the same time don't.
+        doubts = self._doubts.pop(owner, {})
+        number = next(self._numbers)
+        try:
+            rows = await self._pool.fetch(sql.CLAIM, owner, *_columns(kinds), now, limit, number)
+            if not rows[0][0]:
+                raise writing.lost(owner)
+            ids = list(rows[0][1])
+            if doubts:
+                found = await self._pool.fetch(sql.CLAIMED, owner, list(doubts))
+                ids += [row[0] for row in found]
+                for row in found:
+                    doubts.pop(row[1], None)
+            loaded = await self.load(ids)
+        except StaleWriter:
+            raise
+        except BaseException:
+            # What it claimed, or what it was about to tell, is owned without the owner's knowledge.
+            self._doubt(owner, {number: time.monotonic() + 2 * self._pool.timeout, **doubts})
+            raise
+        self._doubt(owner, doubts)
         return [one for one in loaded if one.instance.owner == owner]
+
+    def _doubt(self, owner: int, doubts: dict[int, float]) -> None:
+        """Look into these claims with the next; a statement can't come through after its time."""
+        doubts = {number: until for number, until in doubts.items() if until > time.monotonic()}
+        if doubts:
+            self._doubts.setdefault(owner, {}).update(doubts)
 
     async def next_wake(self, kinds: Kinds) -> float | None:
         """See `JournalStore.next_wake`."""
@@ -159,9 +172,10 @@ class PostgresJournal:
         self, filter: Filter, *, limit: int, after: UUID | None = None
     ) -> list[Instance]:
         """See `JournalStore.find`."""
-        conditions = ["pattern = $1"]
-        args: list[Any] = [filter.pattern]
+        conditions = ["true"]
+        args: list[Any] = []
         for condition, value in (
+            ("pattern = ${}", filter.pattern or None),
             ("name = ${}", filter.name or None),
             ("status = ANY(${}::text[])", filter.statuses or None),
             ("key = ${}", filter.key or None),

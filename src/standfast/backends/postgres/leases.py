@@ -19,7 +19,7 @@ _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 
 
 class PostgresLeases:
-    """`WorkerLeases` on PostgreSQL, timed by the server's clock. Ask the `PostgresDatabase` for it."""
+    """`WorkerLeases` on PostgreSQL, timed by its clock. Ask the `PostgresDatabase` for it."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -42,8 +42,8 @@ class PostgresLeases:
         """See `WorkerLeases.expire`.
 
         A worker in the middle of a write is waited for, but one that stopped there (a transaction
-        whose process is frozen) only for 2 s: it is ended by a later call, once the server has ended
-        its transaction (`idle_timeout` of the options).
+        whose process is frozen) only for 2 s: it is ended by a later call, once the server has
+        ended its transaction (`idle_timeout` of the options).
         """
         ended = []
         for (token,) in await self._pool.fetch(sql.OVERDUE):

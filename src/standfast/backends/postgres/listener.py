@@ -98,6 +98,6 @@ class Listener:
         for callback in tuple(self._callbacks):
             try:
                 callback(id)
-            except Exception:
+            except Exception:  # noqa: BLE001 - see the comment
                 # The callback's own fault, and no reason to stop listening for the others.
                 _log.exception("a callback of on_due failed")

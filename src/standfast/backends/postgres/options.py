@@ -1,4 +1,4 @@
-"""Where the database is, and how to talk to it: options from the URL's query and the constructor."""
+"""Where the database is, and how to talk to it: the URL and its options."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from standfast.errors import ConfigurationError
 class PostgresOptions:
     """Options of a `PostgresDatabase`; each may also be given in the URL's query.
 
-    `min_size` and `max_size`: connections in the pool (one more listens). `timeout`: the longest that
-    one statement, or waiting for a connection, may take (seconds or text). `connect_timeout`: the
-    longest that connecting may take. `idle_timeout`: the server ends a transaction whose client has
-    been silent for this long, so that a stopped process doesn't hold its locks for ever.
+    `min_size` and `max_size`: connections in the pool (one more listens). `timeout`: the longest
+    that one statement, or waiting for a connection, may take (seconds or text). `connect_timeout`:
+    the longest that connecting may take. `idle_timeout`: the server ends a transaction whose client
+    has been silent for this long, so that a stopped process doesn't hold its locks for ever.
     `statement_cache_size`: prepared statements kept per connection; give 0 behind pgbouncer in
     transaction mode.
     """

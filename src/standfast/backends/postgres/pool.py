@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -44,6 +44,8 @@ class Pool:
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
         self._pool: asyncpg.Pool | None = None
+        self._users = 0
+        self._idle = asyncio.Event()
 
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""
@@ -57,7 +59,7 @@ class Pool:
                 timeout=self.options.connect_seconds,
                 command_timeout=self.timeout,
                 max_inactive_connection_lifetime=300.0,
-                reset=_no_reset,
+                reset=_reset,
                 **self._settings(),
             )
         except DRIVER_ERRORS as error:
@@ -70,16 +72,23 @@ class Pool:
                 raise
 
     async def close(self) -> None:
-        """Wait for the calls in flight, then disconnect."""
-        pool, self._pool = self._pool, None
+        """Wait for the calls in flight (no longer than the timeout), then disconnect."""
+        pool = self._pool
         if pool is None:
             return
         try:
             async with asyncio.timeout(self.timeout):
+                # A call of several statements goes on with the next before this wakes up.
+                while self._users:
+                    self._idle.clear()
+                    await self._idle.wait()
+                self._pool = None
                 await pool.close()
         except DRIVER_ERRORS:
             # The server doesn't answer any more, so there is nothing to say goodbye to.
             pool.terminate()
+        finally:
+            self._pool = None
 
     async def connect(self) -> asyncpg.Connection:
         """A connection of its own, outside the pool. Driver errors come through."""
@@ -117,12 +126,23 @@ class Pool:
             raise StoreError(
                 f"PostgreSQL at {self.place} isn't open: `await database.open()` first"
             )
+        self._users += 1
+        try:
+            async with self._acquired(pool) as connection:
+                yield connection
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def _acquired(self, pool: Any) -> AsyncIterator[Any]:
         try:
             connection = await pool.acquire(timeout=self.timeout)
         except TimeoutError as error:
             raise StoreUnavailable(
-                f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check that "
-                f"it answers, or raise max_size={self.options.max_size}"
+                f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
+                f"that it answers, or raise max_size={self.options.max_size}"
             ) from error
         try:
             yield connection
@@ -149,23 +169,21 @@ class Pool:
         await connection.execute(self._begin)
 
     async def commit(self, connection: Any) -> None:
-        """COMMIT. Raises `StoreError` when the transaction had failed, so that nothing is written."""
+        """COMMIT. Raises `StoreError` when the transaction had failed: nothing is written."""
         # PostgreSQL answers COMMIT in a failed transaction with a friendly ROLLBACK.
         if await connection.execute("COMMIT") != "COMMIT":
             raise StoreError(
-                f"PostgreSQL at {self.place} rolled the transaction back, because a statement in it "
-                "had failed; let the error of a statement end the block, or use a SAVEPOINT"
+                f"PostgreSQL at {self.place} rolled the transaction back, because a statement in "
+                "it had failed; let the error of a statement end the block, or use a SAVEPOINT"
             )
 
     async def roll_back(self, connection: Any) -> None:
         """ROLLBACK, or drop the connection when that can't be done."""
-        if connection.is_closed():
-            return
         try:
             await connection.execute("ROLLBACK")
         except BaseException as error:
             # Ends the transaction as well: the server rolls back when the connection goes.
-            connection.terminate()
+            drop(connection)
             if not isinstance(error, DRIVER_ERRORS):
                 raise
 
@@ -178,5 +196,14 @@ class Pool:
         return {"statement_cache_size": size, "server_settings": settings}
 
 
-async def _no_reset(connection: Any) -> None:
-    """What the library runs leaves nothing behind; a transaction of the user's resets by itself."""
+def drop(connection: Any) -> None:
+    """Cut the connection, when its state isn't known; the pool makes another."""
+    with suppress(asyncpg.InterfaceError):  # It is gone already.
+        connection.terminate()
+
+
+async def _reset(connection: Any) -> None:
+    # The library's statements leave nothing else behind, and a transaction of the user's cleans up.
+    # One may be open when BEGIN or COMMIT was cut short, by a cancellation say.
+    if connection.is_in_transaction():
+        await connection.execute("ROLLBACK")

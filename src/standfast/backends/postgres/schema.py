@@ -1,9 +1,9 @@
 """The tables, as numbered migrations of plain SQL.
 
 Indexes are few, because each one is paid on every start. `instances_passive` holds only passive
-instances with a time to wake, ordered within their kind, so that neither the finished ones nor those
-of other kinds cost a worker anything. `instances_owner` holds only active ones. The two BRIN indexes
-serve retention and are a few pages whatever the size of the table.
+instances with a time to wake, ordered within their kind, so that neither the finished ones nor
+those of other kinds cost a worker anything. `instances_owner` holds only active ones. The two BRIN
+indexes serve retention and are a few pages whatever the size of the table.
 
 No foreign keys: journal and mail are only written beside a check of their instance's row, and the
 checks of a foreign key would lock that row on every append.

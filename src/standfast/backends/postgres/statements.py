@@ -1,17 +1,17 @@
 """The SQL of journal and leases, and the reasons why it is safe.
 
-**Fencing.** Every write of a worker first takes ``FOR KEY SHARE`` on the worker's row, and depends on
-finding it. A lease is ended by deleting that row, which waits for those who hold such a lock and
+**Fencing.** Every write of a worker first takes ``FOR KEY SHARE`` on the worker's row, and needs to
+find it. A lease is ended by deleting that row, which waits for those who hold such a lock and
 makes those who come later find nothing: so a write came before the end, or is refused. Renewing
-changes no key column, so it doesn't conflict. Nobody else can take an instance from a worker whose
-row is locked, so that a plain read tells whether the worker owns it.
+changes no key column, so it doesn't conflict. Nobody else can take an instance from a worker
+whose row is locked, so that a plain read tells whether the worker owns it.
 
-**No lost wake-up.** Whoever sends mail and whoever releases an instance update its row, so one waits
-for the other, and READ COMMITTED evaluates the expressions of the second anew on the row as the
-first left it (`unread`).
+**No lost wake-up.** Whoever sends mail and whoever releases an instance update its row, so one
+waits for the other, and READ COMMITTED evaluates the expressions of the second anew on the row as
+the first left it (`unread`).
 
-**No deadlock among ourselves.** Rows of instances are locked in the order of their ids, new keys are
-inserted in their own order, and the victim of a deadlock runs again.
+**No deadlock among ourselves.** Rows of instances are locked in the order of their ids, new keys
+are inserted in their own order, and the victim of a deadlock runs again.
 
 The time "now" is the server's, in seconds since the epoch.
 """
@@ -38,7 +38,8 @@ _START = """\
 WITH {lease}created AS (
     INSERT INTO standfast.instances ({columns})
     SELECT s.id, s.pattern, s.name, s.version, s.key, s.correlation_id, s.input_hash, s.status,
-           s.step, s.cause, $1::bigint, {wake}, s.deadline_at, s.created_at, s.updated_at, s.finished_at
+           s.step, s.cause, $1::bigint, {wake}, s.deadline_at, s.created_at, s.updated_at,
+           s.finished_at
     FROM unnest($2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
                 $9::text[], $10::text[], $11::text[], $12::float8[], $13::float8[], $14::float8[],
                 $15::float8[], $16::float8[]) WITH ORDINALITY
@@ -49,7 +50,8 @@ WITH {lease}created AS (
     RETURNING id
 ), facts AS (
     INSERT INTO standfast.journal (id, seq, fact)
-    SELECT id, 0, s.fact FROM unnest($2::uuid[], $17::text[]) AS s (id, fact) JOIN created USING (id)
+    SELECT id, 0, s.fact
+    FROM unnest($2::uuid[], $17::text[]) AS s (id, fact) JOIN created USING (id)
 )
 SELECT {alive} AS alive,
        ARRAY(SELECT s.id FROM unnest($2::uuid[]) AS s (id)
@@ -188,7 +190,8 @@ SELECT ARRAY(SELECT id FROM locked) AS known,
 # $2, $3, $4: kinds; $5 now; $6 limit; $7 the number of this claim.
 CLAIM = f"""\
 WITH {_LEASE}, due AS MATERIALIZED (
-    SELECT d.id, d.wake_at FROM lease, unnest($2::text[], $3::text[], $4::int[]) AS k (pattern, name, version)
+    SELECT d.id, d.wake_at
+    FROM lease, unnest($2::text[], $3::text[], $4::int[]) AS k (pattern, name, version)
     CROSS JOIN LATERAL (
         SELECT i.id, i.wake_at FROM standfast.instances i
         WHERE i.pattern = k.pattern AND i.name = k.name AND i.version = k.version
@@ -203,7 +206,7 @@ SELECT EXISTS (SELECT FROM lease) AS alive,
        ARRAY(SELECT due.id FROM due JOIN claimed USING (id) ORDER BY due.wake_at) AS ids
 """
 
-CLAIMED = "SELECT id FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
+CLAIMED = "SELECT id, claim FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
 
 NEXT_WAKE = """\
 SELECT min(w.wake_at) FROM unnest($1::text[], $2::text[], $3::int[]) AS k (pattern, name, version)
@@ -328,7 +331,9 @@ INSERT INTO standfast.marks (key, operation, reason, at) VALUES ($1, $2, $3, $4)
 ON CONFLICT DO NOTHING RETURNING key
 """
 MARK_THERE = "SELECT reason, result FROM standfast.marks WHERE key = $1 AND operation = $2"
-KEEP_RESULT = "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2"
+KEEP_RESULT = (
+    "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2 RETURNING key"
+)
 PURGE_MARKS = """\
 DELETE FROM standfast.marks WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM standfast.marks WHERE at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))

@@ -12,7 +12,7 @@ import asyncpg
 from standfast.backends.postgres import statements as sql
 from standfast.backends.postgres import writing
 from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
-from standfast.backends.postgres.pool import Pool
+from standfast.backends.postgres.pool import Pool, drop
 from standfast.errors import StandfastError, StoreError
 from standfast.ports.database import Mark, Row
 from standfast.ports.journal import Append, Mail, Start, Started
@@ -56,9 +56,9 @@ class PostgresTransaction:
                         await self._pool.roll_back(connection)
                 except BaseException:
                     # The connection's state isn't known any more.
-                    connection.terminate()
+                    drop(connection)
                     raise
-                if self._foreign and not connection.is_closed():
+                if self._foreign:
                     await self._reset(connection)
 
     async def execute(self, sql: str, *args: Any) -> int:
@@ -125,7 +125,10 @@ class PostgresTransaction:
 
     async def keep_result(self, key: str, operation: str, result: str) -> None:
         """See `StoreTransaction.keep_result`."""
-        await self._fetch(sql.KEEP_RESULT, key, operation, result)
+        if not await self._fetch(sql.KEEP_RESULT, key, operation, result):
+            raise StoreError(
+                f"no mark ({key!r}, {operation!r}) to keep a result with: call mark() before it"
+            )
 
     async def _fetch(self, sql: str, *args: Any) -> list[Any]:
         connection = await self._begun()
@@ -143,7 +146,7 @@ class PostgresTransaction:
                 try:
                     await self._pool.begin_on(connection)
                 except BaseException:
-                    connection.terminate()
+                    drop(connection)
                     raise
         return self._connection
 
@@ -153,7 +156,7 @@ class PostgresTransaction:
             await connection.reset(timeout=self._pool.timeout)
         except DRIVER_ERRORS:
             # The transaction is over and its outcome known: only the connection is of no use.
-            connection.terminate()
+            drop(connection)
 
     @contextmanager
     def _errors(self, *, own: bool) -> Iterator[None]:

@@ -153,6 +153,7 @@ async def append(
         answer = await fetch(sql.APPEND, owner, ids, fact_ids, numbers, facts)
         return set(answer[0][0])
     changes = [one.change for one in changed]
+    ended = [change is not None and change.finished_at is not None for change in changes]
     answer = await fetch(
         sql.APPEND_AND_CHANGE,
         owner,
@@ -166,8 +167,8 @@ async def append(
         [change and change.cause for change in changes],
         [change and change.version for change in changes],
         [change and change.finished_at for change in changes],
-        [one.release for one in changed],
-        [one.wake_at for one in changed],
+        [one.release or end for one, end in zip(changed, ended, strict=True)],
+        [None if end else one.wake_at for one, end in zip(changed, ended, strict=True)],
         [folded.get(one.id, 0) for one in changed] if folded else [0] * len(changed),
     )
     return set(answer[0][0])

@@ -1,0 +1,35 @@
+"""The PostgreSQL backend against the contract of the ports."""
+
+import pytest
+
+from standfast.backends.postgres import PostgresDatabase
+from standfast.conformance import DatabaseSuite, JournalSuite, LeasesSuite, TransactionSuite
+
+
+class Postgres:
+    @pytest.fixture
+    async def empty(self, postgres_dsn):
+        database = PostgresDatabase(postgres_dsn)
+        await database.open()
+        yield database
+        await database.close()
+
+    @pytest.fixture
+    async def database(self, postgres_dsn):
+        database = PostgresDatabase(postgres_dsn)
+        await database.open()
+        await database.migrate()
+        yield database
+        await database.close()
+
+
+class TestDatabase(Postgres, DatabaseSuite): ...
+
+
+class TestTransaction(Postgres, TransactionSuite): ...
+
+
+class TestJournal(Postgres, JournalSuite): ...
+
+
+class TestLeases(Postgres, LeasesSuite): ...

@@ -1,0 +1,371 @@
+"""What must hold on PostgreSQL when several do things at once: fences, claims, wake-ups, locks."""
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import asyncpg
+import pytest
+
+from standfast.backends.postgres import PostgresDatabase
+from standfast.conformance.samples import KIND, KINDS, mail, register, start
+from standfast.errors import StaleWriter, StoreUnavailable
+from standfast.ports.journal import Append, Change
+
+
+@pytest.fixture
+async def database(postgres_dsn):
+    database = PostgresDatabase(postgres_dsn, idle_timeout="1s")
+    await database.open()
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def other(postgres_dsn, database):
+    other = PostgresDatabase(postgres_dsn)
+    await other.open()
+    yield other
+    await other.close()
+
+
+@pytest.fixture
+async def direct(postgres_dsn):
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+async def overdue(direct, token):
+    await direct.execute(
+        "UPDATE standfast.workers SET expires_at = now() - interval '1s' WHERE token = $1", token
+    )
+
+
+async def test_no_stale_write_becomes_visible_after_expire(database, other, direct):
+    written = refused = 0
+    for _ in range(15):
+        token = await register(database)
+        ids = []
+        go_on = True
+
+        async def start_more(token=token, ids=ids):
+            while go_on:
+                one = start()
+                try:
+                    await database.journal.start([one], owner=token)
+                except StaleWriter:
+                    return
+                ids.append(one.instance.id)
+
+        async def append_more(token=token, ids=ids):
+            nonlocal written, refused
+            after = dict.fromkeys(ids, 0)
+            while True:
+                for id in list(ids):
+                    number = after.setdefault(id, 0)
+                    with_mail = random.random() < 0.2
+                    mails = [mail(id)] if with_mail else []
+                    answer = await database.journal.append(
+                        token, [Append(id, number, ["{}"], Change("running"), mails=mails)]
+                    )
+                    if answer[0] is not None:
+                        assert isinstance(answer[0], StaleWriter)
+                        refused += 1
+                        return
+                    after[id] = number + 1
+                    written += 1
+                await asyncio.sleep(0)
+
+        writers = [asyncio.create_task(start_more()), asyncio.create_task(append_more())]
+        await asyncio.sleep(random.uniform(0.01, 0.06))
+        await overdue(direct, token)
+        assert await other.leases.expire() == [token]
+        query = "SELECT count(*) FROM standfast.journal"
+        facts = await direct.fetchval(query)
+        assert not await direct.fetchval(
+            "SELECT count(*) FROM standfast.instances WHERE owner = $1", token
+        )
+        await asyncio.gather(*writers)
+        assert await direct.fetchval(query) == facts
+        assert not await direct.fetchval(
+            "SELECT count(*) FROM standfast.instances WHERE owner = $1", token
+        )
+    assert written > 15
+    assert refused == 15
+
+
+async def test_a_worker_frozen_in_a_transaction_holds_up_expire_only_for_a_while(
+    database, other, direct
+):
+    frozen, dead = await register(database), await register(other)
+    one = start()
+    await database.journal.start([one], owner=frozen)
+    with pytest.raises(StoreUnavailable):
+        async with database.transaction() as tx:
+            assert await tx.append(frozen, Append(one.instance.id, 0, ["{}"])) is None
+            await overdue(direct, frozen)
+            await overdue(direct, dead)
+            ended = set()
+            began = time.monotonic()
+            while ended != {frozen, dead} and time.monotonic() - began < 15:
+                ended |= set(await other.leases.expire())
+            assert ended == {frozen, dead}
+    (loaded,) = await other.journal.load([one.instance.id])
+    assert (loaded.instance.owner, len(loaded.facts)) == (None, 1)
+    answer = await database.journal.append(frozen, [Append(one.instance.id, 0, ["{}"])])
+    assert isinstance(answer[0], StaleWriter)
+
+
+_WRITER = """
+import asyncio, sys
+from uuid import UUID
+from standfast.backends.postgres import PostgresDatabase
+from standfast.ports.journal import Append
+
+async def main(dsn, token, id):
+    database = PostgresDatabase(dsn)
+    await database.open()
+    number = 0
+    while True:
+        (answer,) = await database.journal.append(token, [Append(UUID(id), number, ["{}"])])
+        if answer is not None:
+            print(type(answer).__name__, flush=True)
+            break
+        number += 1
+        if number == 10:
+            print("writing", flush=True)
+    await database.close()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+"""
+
+
+@pytest.mark.crash
+async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database, direct):
+    token = await register(database)
+    one = start()
+    await database.journal.start([one], owner=token)
+    arguments = [sys.executable, "-c", _WRITER, postgres_dsn, str(token), str(one.instance.id)]
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"writing\n"
+        process.send_signal(signal.SIGSTOP)
+        await overdue(direct, token)
+        assert await database.leases.expire() == [token]
+        facts = await direct.fetchval("SELECT count(*) FROM standfast.journal")
+        successor = await register(database)
+        (taken,) = await database.journal.claim(successor, KINDS, now=time.time() + 1, limit=10)
+        assert len(taken.facts) == facts
+        process.send_signal(signal.SIGCONT)
+        assert await process.stdout.readline() == b"StaleWriter\n"
+        assert await direct.fetchval("SELECT count(*) FROM standfast.journal") == facts
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+_CLAIMER = """
+import asyncio, sys, time
+from standfast.backends.postgres import PostgresDatabase
+
+async def main(dsn):
+    database = PostgresDatabase(dsn)
+    await database.open()
+    kinds = [("saga", "order", 1)]
+    token = await database.leases.register("claimer", kinds, ttl=60)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while True:
+        loaded = await database.journal.claim(token, kinds, now=time.time(), limit=20)
+        if not loaded and await database.journal.next_wake(kinds) is None:
+            break
+        for one in loaded:
+            print(one.instance.id, flush=True)
+    await database.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_two_processes_claim_disjoint(postgres_dsn, database):
+    starts = [start(wake_at=time.time() - n % 7) for n in range(1000)]
+    await database.journal.start(starts, owner=None)
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _CLAIMER, postgres_dsn),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"ready\n"
+    outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    claimed = [output.decode().split() for output, _ in outputs]
+    assert all(claimed)
+    assert sorted(sum(claimed, [])) == sorted(str(one.instance.id) for one in starts)
+
+
+async def test_a_release_and_a_mail_at_once_lose_no_wake_up(database, other):
+    token = await register(database)
+    starts = [start() for _ in range(150)]
+    await database.journal.start(starts, owner=token)
+
+    async def release(one):
+        await asyncio.sleep(random.random() * 0.002)
+        assert await database.journal.append(
+            token, [Append(one.instance.id, 0, ["{}"], Change("waiting"), release=True)]
+        ) == [None]
+
+    async def send(one):
+        await asyncio.sleep(random.random() * 0.002)
+        assert await other.journal.send([mail(one.instance.id)]) == [True]
+
+    for at in range(0, 150, 4):
+        some = starts[at : at + 4]
+        await asyncio.gather(*(act(one) for one in some for act in (release, send)))
+    taken = await database.journal.claim(token, KINDS, now=time.time() + 1, limit=1000)
+    assert len(taken) == 150
+    assert all(len(one.mails) == 1 for one in taken)
+
+
+async def test_mails_that_cross_are_all_delivered(database, other):
+    """Batches of two workers that change their own instances and write to the other's."""
+    tokens = [await register(database), await register(other)]
+    stores = [database.journal, other.journal]
+    mine = [[start() for _ in range(10)] for _ in tokens]
+    for store, token, starts in zip(stores, tokens, mine, strict=True):
+        await store.start(starts, owner=token)
+    rounds = 30
+
+    async def write(me):
+        theirs = mine[1 - me]
+        for number in range(rounds):
+            order = random.sample(range(10), 10)
+            answers = await stores[me].append(
+                tokens[me],
+                [
+                    Append(
+                        mine[me][n].instance.id,
+                        number,
+                        ["{}"],
+                        Change("running"),
+                        mails=[mail(theirs[(n + number) % 10].instance.id)],
+                    )
+                    for n in order
+                ],
+            )
+            assert answers == [None] * 10
+
+    async def change(me):
+        # Locks taken by the user in whatever order, as only a transaction of theirs can.
+        for _ in range(rounds):
+            await stores[me].send([mail(one.instance.id) for one in random.sample(mine[me], 5)])
+
+    began = time.monotonic()
+    await asyncio.gather(write(0), write(1), change(0), change(1))
+    assert time.monotonic() - began < 20
+    for store, token, starts in zip(stores, tokens, mine, strict=True):
+        mails = await store.collect(token, [one.instance.id for one in starts])
+        assert len(mails) == rounds * 10 + rounds * 5
+        assert len({(one.to, one.number) for one in mails}) == len(mails)
+
+
+async def test_the_victim_of_a_deadlock_runs_again(database, direct):
+    token = await register(database)
+    first, second = sorted((start(), start()), key=lambda one: one.instance.id)
+    await database.journal.start([first, second], owner=token)
+    lock = "SELECT 1 FROM standfast.instances WHERE id = $1 FOR UPDATE"
+    transaction = direct.transaction()
+    await transaction.start()
+    # The stranger is not the one to find the deadlock.
+    await direct.execute("SET LOCAL deadlock_timeout = '1min'")
+    await direct.execute(lock, second.instance.id)
+    sending = asyncio.create_task(
+        database.journal.send([mail(second.instance.id), mail(first.instance.id)])
+    )
+    await asyncio.sleep(0.2)
+    taking = asyncio.create_task(direct.execute(lock, first.instance.id))
+    await taking
+    await transaction.commit()
+    assert await sending == [True, True]
+
+
+async def test_a_hint_reaches_other_processes(database, other):
+    hints = []
+    stop = other.journal.on_due(hints.append)
+    while not hints:
+        await asyncio.sleep(0.01)
+    one, two = start(), start()
+    await database.journal.start([one], owner=None)
+    await database.journal.send([mail(one.instance.id)])
+    await database.journal.start([start(), two], owner=None)
+    async with asyncio.timeout(5):
+        while len(hints) < 4:
+            await asyncio.sleep(0.01)
+    assert hints == [None, one.instance.id, one.instance.id, None]
+    stop()
+    await database.journal.send([mail(one.instance.id)])
+    await asyncio.sleep(0.2)
+    assert len(hints) == 4
+
+
+async def test_appends_alone_notify_nobody(database, other):
+    token = await register(database)
+    one = start()
+    hints = []
+    other.journal.on_due(hints.append)
+    while not hints:
+        await asyncio.sleep(0.01)
+    await database.journal.start([one], owner=token)
+    await database.journal.append(token, [Append(one.instance.id, 0, ["{}"])])
+    await database.journal.append(
+        token, [Append(one.instance.id, 1, ["{}"], Change("waiting"), release=True)]
+    )
+    await asyncio.sleep(0.2)
+    assert hints == [None]
+
+
+async def test_migrations_at_the_same_time_apply_once(postgres_dsn):
+    databases = [PostgresDatabase(postgres_dsn) for _ in range(5)]
+    for one in databases:
+        await one.open()
+    try:
+        done = await asyncio.gather(*(one.migrate() for one in databases))
+        assert sorted(map(len, done)) == [0, 0, 0, 0, len(databases[0].migrations)]
+    finally:
+        for one in databases:
+            await one.close()
+
+
+async def test_100_000_waiting_cost_a_claim_nothing(database, direct):
+    await direct.execute(
+        """INSERT INTO standfast.instances (id, pattern, name, version, key, correlation_id,
+               input_hash, status, step, cause, wake_at, created_at, updated_at)
+           SELECT gen_random_uuid(), 'saga', CASE WHEN n % 2 = 0 THEN 'order' ELSE 'unknown' END, 1,
+               n::text, '', '', 'waiting', '', '', CASE WHEN n % 2 = 0 THEN 4e9 ELSE n END, 1, 1
+           FROM generate_series(1, 100000) n"""
+    )
+    await direct.execute("ANALYZE standfast.instances")
+    token = await register(database)
+    times = []
+    for _ in range(15):
+        began = time.perf_counter()
+        assert await database.journal.claim(token, [KIND], now=2e9, limit=100) == []
+        assert await database.journal.next_wake([KIND]) == 4e9
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[7] < 0.005, times
+    plan = await direct.fetch(
+        "EXPLAIN SELECT id FROM standfast.instances WHERE pattern = 'saga' AND name = 'order' "
+        "AND version = 1 AND owner IS NULL AND wake_at <= 2e9 ORDER BY wake_at LIMIT 100"
+    )
+    assert any("instances_passive" in row[0] for row in plan), plan

@@ -1,0 +1,356 @@
+"""PostgreSQL that is away, full, misused or misconfigured: clear errors, and recovery by itself."""
+
+import asyncio
+import time
+
+import asyncpg
+import pytest
+
+from standfast.backends.postgres import PostgresDatabase, PostgresOptions
+from standfast.conformance.samples import KINDS, mail, register, start
+from standfast.errors import (
+    ConfigurationError,
+    ConstraintViolated,
+    MigrationNeeded,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from standfast.ports.journal import Append
+
+
+@pytest.fixture
+async def database(postgres_dsn):
+    database = PostgresDatabase(postgres_dsn, max_size=2)
+    await database.open()
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def direct(postgres_dsn):
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.crash
+async def test_away_for_10_s_then_the_same_object_works_again(postgres_server):
+    database = PostgresDatabase(postgres_server.dsn, timeout="5s")
+    await database.open()
+    await database.migrate()
+    hints = []
+    database.journal.on_due(hints.append)
+    token = await register(database)
+    one = start()
+    await database.journal.start([one], owner=token)
+    calls = {
+        "start": lambda: database.journal.start([start()], owner=token),
+        "append": lambda: database.journal.append(token, [Append(one.instance.id, 0, ["{}"])]),
+        "with mail": lambda: database.journal.append(
+            token, [Append(one.instance.id, 0, ["{}"], mails=[mail(one.instance.id)])]
+        ),
+        "claim": lambda: database.journal.claim(token, KINDS, now=time.time(), limit=1),
+        "load": lambda: database.journal.load([one.instance.id]),
+        "send": lambda: database.journal.send([mail(one.instance.id)]),
+        "count": lambda: database.journal.count("saga"),
+        "purge": lambda: database.journal.purge("saga", finished_before=0.0, limit=1),
+        "renew": lambda: database.leases.renew(token, ttl=60),
+        "expire": lambda: database.leases.expire(),
+        "release": lambda: database.leases.release(token),
+        "schema_version": lambda: database.schema_version(),
+        "migrate": lambda: database.migrate(),
+    }
+    async with database.transaction() as tx:
+        assert await tx.fetch_value("SELECT 1") == 1
+    with pytest.raises(StoreUnavailable):
+        async with database.transaction() as tx:
+            await tx.execute("SELECT 1")
+            postgres_server.kill()
+            away = time.monotonic()
+            await tx.execute("SELECT 1")
+    for _ in range(2):
+        for name, call in calls.items():
+            with pytest.raises(StoreUnavailable):
+                await call()
+                pytest.fail(name)
+    with pytest.raises(StoreUnavailable):
+        async with database.transaction() as tx:
+            await tx.execute("SELECT 1")
+    await asyncio.sleep(10 - (time.monotonic() - away))
+    hints.clear()
+    await asyncio.to_thread(postgres_server.start)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await database.leases.renew(token, ttl=60)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+    (loaded,) = await database.journal.load([one.instance.id])
+    assert (loaded.instance.owner, len(loaded.facts)) == (token, 1)
+    assert await calls["append"]() == [None]
+    # The listener comes back by itself, says that something may have been missed, and hears again.
+    async with asyncio.timeout(15):
+        while not hints:
+            await asyncio.sleep(0.05)
+        other = PostgresDatabase(postgres_server.dsn)
+        await other.open()
+        await other.journal.send([mail(one.instance.id)])
+        while one.instance.id not in hints:
+            await asyncio.sleep(0.05)
+    await other.close()
+    await database.close()
+
+
+async def test_open_without_a_server():
+    for options in ("", "?min_size=0"):
+        database = PostgresDatabase(f"postgresql://u:hunter2@127.0.0.1:1/shop{options}")
+        with pytest.raises(StoreUnavailable, match="check that it runs") as caught:
+            await database.open()
+        assert "hunter2" not in str(caught.value)
+        await database.close()
+
+
+async def test_a_server_that_stalls_ends_in_unavailable(postgres_dsn, database, direct):
+    slow = PostgresDatabase(postgres_dsn, timeout="300ms", max_size=2)
+    await slow.open()
+    token = await register(database)
+    one = start()
+    await database.journal.start([one], owner=token)
+    async with direct.transaction():
+        await direct.execute("LOCK TABLE standfast.journal IN ACCESS EXCLUSIVE MODE")
+        for _ in range(4):
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="in time"):
+                await slow.journal.append(token, [Append(one.instance.id, 0, ["{}"])])
+            assert time.monotonic() - began < 2
+    assert await slow.journal.append(token, [Append(one.instance.id, 0, ["{}"])]) == [None]
+    await slow.close()
+
+
+async def test_a_network_that_swallows_everything(postgres_dsn, database, tcp_proxy):
+    proxy = await tcp_proxy(postgres_dsn)
+    cut_off = PostgresDatabase(
+        proxy.through(postgres_dsn), timeout="500ms", connect_timeout="500ms", max_size=2
+    )
+    await cut_off.open()
+    token = await register(cut_off)
+    one = start()
+    await cut_off.journal.start([one], owner=token)
+    proxy.blackhole()
+    for _ in range(4):
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await cut_off.journal.append(token, [Append(one.instance.id, 0, ["{}"])])
+        assert time.monotonic() - began < 3
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        async with cut_off.transaction() as tx:
+            await tx.execute("SELECT 1")
+    assert time.monotonic() - began < 3
+    await proxy.restore()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert await cut_off.leases.renew(token, ttl=60)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.05)
+    proxy.blackhole()
+    began = time.monotonic()
+    await cut_off.close()
+    assert time.monotonic() - began < 3
+
+
+async def test_cancelled_calls_do_not_poison_the_pool(database, direct):
+    token = await register(database)
+    starts = [start() for _ in range(20)]
+    await database.journal.start(starts, owner=token)
+
+    async def in_transaction(one):
+        async with database.transaction() as tx:
+            await tx.append(
+                token, Append(one.instance.id, 0, ["{}"], mails=[mail(one.instance.id)])
+            )
+            await tx.fetch_value("SELECT pg_sleep(0.01)")
+
+    for n in range(60):
+        one = starts[n % 20]
+        if n % 3:
+            task = asyncio.create_task(in_transaction(one))
+        else:
+            # A batch with mail is several statements too.
+            task = asyncio.create_task(
+                database.journal.append(
+                    token, [Append(one.instance.id, 99, ["{}"], mails=[mail(one.instance.id)])]
+                )
+            )
+        await asyncio.sleep(0.0004 * (n % 17))
+        task.cancel()
+        await asyncio.wait([task])
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(database.journal.count("saga") for _ in range(10)))
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE "
+    )
+    assert await direct.fetchval(query + "'idle in transaction%'") == 0
+    # Whole or not at all.
+    for loaded in await database.journal.load([one.instance.id for one in starts]):
+        assert len(loaded.mails) == len(loaded.facts) - 1
+
+
+async def test_what_a_claim_took_while_its_answer_was_lost_comes_with_the_next(
+    database, monkeypatch
+):
+    token = await register(database)
+    starts = [start() for _ in range(3)]
+    await database.journal.start(starts, owner=None)
+
+    async def fails(ids):
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(database.journal, "load", fails)
+        with pytest.raises(StoreUnavailable):
+            await database.journal.claim(token, KINDS, now=time.time() + 1, limit=2)
+    got = await database.journal.claim(token, KINDS, now=time.time() + 1, limit=1)
+    assert {one.instance.id for one in got} == {one.instance.id for one in starts}
+    assert await database.journal.claim(token, KINDS, now=time.time() + 1, limit=9) == []
+
+
+async def test_no_room_left(database, direct):
+    await direct.execute(
+        """CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN RAISE 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+           CREATE TRIGGER no_room BEFORE INSERT ON standfast.journal EXECUTE FUNCTION no_room()"""
+    )
+    with pytest.raises(StoreFull, match="free some space"):
+        await database.journal.start([start()], owner=None)
+    await direct.execute("DROP TRIGGER no_room ON standfast.journal")
+    assert (await database.journal.start([start()], owner=None))[0].created
+
+
+async def test_too_many_connections(postgres_dsn, direct):
+    name = f"few_{time.monotonic_ns()}"
+    await direct.execute(f"CREATE ROLE {name} LOGIN CONNECTION LIMIT 1")
+    try:
+        few = PostgresDatabase(postgres_dsn.replace("postgres@", f"{name}@"), min_size=2)
+        with pytest.raises(StoreUnavailable, match="no connection left"):
+            await few.open()
+    finally:
+        await direct.execute(f"DROP ROLE {name}")
+
+
+async def test_without_tables(postgres_dsn):
+    database = PostgresDatabase(postgres_dsn)
+    await database.open()
+    with pytest.raises(MigrationNeeded, match="standfast migrate"):
+        await database.journal.start([start()], owner=None)
+    with pytest.raises(MigrationNeeded):
+        async with database.transaction() as tx:
+            await tx.mark("k", "do", "r", at=1.0)
+    # The user's own missing table is the user's own matter.
+    with pytest.raises(StoreError, match="nowhere") as caught:
+        async with database.transaction() as tx:
+            await tx.fetch("SELECT * FROM nowhere")
+    assert type(caught.value) is StoreError
+    await database.close()
+
+
+async def test_not_open(postgres_dsn):
+    with pytest.raises(StoreError, match="open"):
+        await PostgresDatabase(postgres_dsn).journal.count("saga")
+
+
+async def test_a_swallowed_failure_is_not_taken_for_a_commit(database):
+    with pytest.raises(StoreError, match="rolled the transaction back"):
+        async with database.transaction() as tx:
+            await tx.execute("CREATE TABLE t (n int PRIMARY KEY)")
+            with pytest.raises(StoreError):
+                await tx.execute("SELECT 1 / 0")
+    with pytest.raises(StoreError, match="doesn't exist|does not exist"):
+        async with database.transaction() as tx:
+            await tx.fetch("SELECT * FROM t")
+
+
+async def test_a_savepoint_survives_a_failure(database):
+    async with database.transaction() as tx:
+        await tx.execute("CREATE TABLE t (n int PRIMARY KEY)")
+        await tx.execute("INSERT INTO t VALUES (1)")
+        await tx.execute("SAVEPOINT s")
+        with pytest.raises(ConstraintViolated):
+            await tx.execute("INSERT INTO t VALUES (1)")
+        await tx.execute("ROLLBACK TO s")
+    async with database.transaction() as tx:
+        assert await tx.fetch_value("SELECT count(*) FROM t") == 1
+
+
+async def test_settings_of_a_transaction_end_with_it(postgres_dsn):
+    database = PostgresDatabase(postgres_dsn, min_size=1, max_size=2)
+    await database.open()
+    async with database.transaction() as tx:
+        await tx.execute("SET search_path = nowhere")
+    async with database.transaction() as tx:
+        assert await tx.fetch_value("SHOW search_path") != "nowhere"
+        # And the planner's settings for the library's own statements don't reach the user's.
+        assert await tx.fetch_value("SHOW enable_seqscan") == "on"
+    await database.close()
+
+
+async def test_one_bad_append_does_not_fail_the_batch(database):
+    token = await register(database)
+    good, bad = start(), start()
+    await database.journal.start([good, bad], owner=token)
+    answers = await database.journal.append(
+        token,
+        [Append(bad.instance.id, 0, ["nul \0"]), Append(good.instance.id, 0, ["{}"])],
+    )
+    assert type(answers[0]) is StoreError
+    assert answers[1] is None
+    loaded = await database.journal.load([bad.instance.id, good.instance.id])
+    assert [len(one.facts) for one in loaded] == [1, 2]
+
+
+async def test_without_prepared_statements(postgres_dsn):
+    """As behind pgbouncer in transaction mode."""
+    database = PostgresDatabase(f"{postgres_dsn}?statement_cache_size=0")
+    await database.open()
+    await database.migrate()
+    token = await register(database)
+    one = start()
+    await database.journal.start([one], owner=token)
+    assert await database.journal.append(token, [Append(one.instance.id, 0, ["{}"])]) == [None]
+    await database.close()
+
+
+def test_options():
+    database = PostgresDatabase(
+        "postgresql://u:s3cret@db:5433/shop?min_size=0&max_size=7&timeout=2.5&sslmode=require"
+        "&password=s3cret&idle_timeout=1m",
+        PostgresOptions(max_size=3),
+    )
+    assert database.options.max_size == 7
+    assert database.options.timeout == 2.5
+    assert database.options.idle_timeout == 60
+    assert "s3cret" not in database.url + repr(database)
+    assert "sslmode=require" in database.url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://localhost/x",
+        "postgresql://h:port/x",
+        "postgresql://h/x?max_size=many",
+        "postgresql://h/x?max_size=1",
+        "postgresql://h/x?timeout=soon",
+        "postgresql://h/x?min_size=20",
+        "postgresql://h/x?statement_cache_size=-1",
+    ],
+)
+def test_wrong_options(url):
+    with pytest.raises(ConfigurationError):
+        PostgresDatabase(url)
