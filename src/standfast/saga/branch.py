@@ -112,6 +112,8 @@ class Branch:
     @property
     def is_passive(self) -> bool:
         """Whether nothing but mail or time can move it."""
+        if self.needs_answer:
+            return False
         return self.state == "parked" or self.is_wait or self.child is not None or self.fans_out
 
     @property
@@ -132,7 +134,13 @@ class Branch:
         self.retry_at = self.since = self.delay = 0.0
 
     def resume(self, at: float) -> None:
-        """Go on after being parked, with a fresh retry budget; attempt numbers go on."""
+        """Go on after being parked, with a fresh retry budget; attempt numbers go on.
+
+        A child saga that had been undone is started afresh, under an id of its own.
+        """
+        if self.state == "parked" and self.child is not None:
+            self.child = None
+            self.answered = False
         self.forgiven = self.attempt
         self.retry_at = self.since = self.delay = 0.0
         self.opened_at = at

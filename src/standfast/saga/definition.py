@@ -75,7 +75,7 @@ class Step(Generic[I, R]):
     def compensation(self, function: F, /) -> F: ...
     @overload
     def compensation(
-        self, *, timeout: Duration | None = None, retry: Retry | None = None
+        self, /, *, timeout: Duration | None = None, retry: Retry | None = None
     ) -> Callable[[F], F]: ...
     def compensation(
         self,
@@ -392,17 +392,13 @@ def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
     """The steps of a saga class in order of definition, inherited ones first."""
     found: dict[str, Step[Any, Any]] = {}
     for origin in reversed(cls.__mro__):
-        for name, value in vars(origin).items():
-            if isinstance(value, Step):
-                found[name] = value
+        found |= {name: step for name, step in vars(origin).items() if isinstance(step, Step)}
     return found
 
 
 def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> Plan:
-    plans: list[StepPlan] = []
     before: str | None = None
     afters: dict[str, tuple[str, ...]] = {}
-    past: set[str] = set()
     for current in steps.values():
         after = current.options.get("after")
         names: tuple[str, ...]
@@ -412,11 +408,9 @@ def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> 
             given = [after] if isinstance(after, (str, Step)) else list(after)
             names = tuple(dict.fromkeys(s.name if isinstance(s, Step) else s for s in given))
         afters[current.name] = names
-        past_pivot = any(n in past or _is_pivot(steps.get(n)) for n in names)
-        if past_pivot:
-            past.add(current.name)
-        plans.append(current.plan(names, past_pivot=past_pivot))
         before = current.name
+    past = _past_pivot(steps, afters)
+    plans = [s.plan(afters[s.name], past_pivot=s.name in past) for s in steps.values()]
     deadline = None if cls.deadline is None else seconds(cls.deadline, name=f"{name}.deadline")
     plan = Plan(name, cls.version, plans, deadline)
     from standfast.saga.inspection import check_results
@@ -425,8 +419,17 @@ def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> 
     return plan
 
 
-def _is_pivot(candidate: Step[Any, Any] | None) -> bool:
-    return candidate is not None and bool(candidate.options.get("pivot"))
+def _past_pivot(
+    steps: dict[str, Step[Any, Any]], afters: dict[str, tuple[str, ...]]
+) -> set[str]:
+    """The steps behind the pivot, wherever they are defined."""
+    pivots = {s.name for s in steps.values() if s.options.get("pivot")}
+    past: set[str] = set()
+    grown = True
+    while grown:
+        more = {n for n, names in afters.items() if not (past | pivots).isdisjoint(names)}
+        grown, past = more != past, more
+    return past
 
 
 def _hints(current: Step[Any, Any]) -> dict[str, Any]:

@@ -74,30 +74,24 @@ class Machine(SagaState):
         if self.undoing:
             out.extend(Undo(b, b.attempt + 1) for b in self.undo_ready() if b.retry_at <= now)
         else:
-            per_step: dict[str, int] = {}
             for branch in self.open.values():
                 if branch.id in self.running or branch.retry_at > now:
                     continue
                 if branch.needs_answer:
                     out.append(Resolve(branch))
-                elif branch.is_runnable:
-                    limit = branch.step.limit
-                    if limit is not None:
-                        name = branch.step.name
-                        if name not in per_step:
-                            per_step[name] = sum(
-                                self.branches[b].step.name == name for b in self.running
-                            )
-                        if per_step[name] >= limit:
-                            continue
-                        per_step[name] += 1
+                    self.running.add(branch.id)
+                elif branch.is_runnable and self.has_room(branch):
                     branch.touched = True
-                    if not branch.since:
-                        branch.since = now
                     out.append(Run(branch, branch.attempt + 1))
+                    self.running.add(branch.id)
         for command in out:
             self.running.add(command.branch.id)
+            command.branch.since = command.branch.since or now
         return out
+
+    def child_id(self, branch: Branch) -> UUID:
+        """The id of the child saga that a branch starts; a new one after it was parked."""
+        return uuid5(self.id, f"{branch.id}#{branch.attempt}" if branch.attempt else branch.id)
 
     # -- what happened -----------------------------------------------------------------------
 
@@ -143,8 +137,13 @@ class Machine(SagaState):
             )
             self._compensate(now, f"{branch.id} refused: {error}", branch.step.name)
             return
+        untouched = not branch.touched  # its condition or its items failed: it never ran
         if self.undoing:
-            self._emit(fx.StepFailed(at=now, branch=branch.id, error=error, attempt=attempt))
+            self._emit(
+                fx.StepFailed(
+                    at=now, branch=branch.id, error=error, attempt=attempt, refused=untouched
+                )
+            )
             return
         delay = None
         if event.retriable:
@@ -167,10 +166,16 @@ class Machine(SagaState):
         elif branch.step.on_exhausted == "park":
             self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
         else:
-            self._emit(fx.StepFailed(at=now, branch=branch.id, error=error, attempt=attempt))
+            self._emit(
+                fx.StepFailed(
+                    at=now, branch=branch.id, error=error, attempt=attempt, refused=untouched
+                )
+            )
             self._compensate(now, f"{branch.id} failed: {error}", branch.step.name)
 
     def _answered(self, event: ev.Answered, now: float, random: float) -> None:
+        if self.undoing:
+            return
         branch = self.branches[event.branch]
         branch.answered = True
         if event.skip:
@@ -178,7 +183,7 @@ class Machine(SagaState):
         elif event.items is not None:
             self._emit(fx.FannedOut(at=now, branch=branch.id, items=event.items))
         elif branch.step.kind == "child":
-            child = uuid5(self.id, branch.id)
+            child = self.child_id(branch)
             self._emit(fx.ChildStarted(at=now, branch=branch.id, child=child))
 
     def _undone(self, event: ev.Undone, now: float, random: float) -> None:
@@ -274,7 +279,12 @@ class Machine(SagaState):
 
     def _child_finished(self, event: ev.ChildFinished, now: float, random: float) -> None:
         branch = self.branches.get(event.child)
-        if branch is None or self.outcome or branch.undo in ("done", "skipped"):
+        if (
+            branch is None
+            or self.outcome
+            or branch.undo in ("done", "skipped")
+            or (branch.state != "open" and not branch.undo)
+        ):
             self._ignore(now, f"end of child {event.child}", "nothing waits for it any more")
         elif self.undoing and event.outcome != "compensated":
             if branch.asked_child and event.undoable:
@@ -284,10 +294,8 @@ class Machine(SagaState):
                 self._emit(fx.CompensationFailed(at=now, branch=branch.id, error=why))
             else:
                 self._emit(fx.StepCompleted(at=now, branch=branch.id, result=event.result))
-        elif self.undoing:
+        elif self.undoing and branch.undo:
             self._emit(fx.CompensationCompleted(at=now, branch=branch.id))
-        elif branch.state == "completed":
-            self._ignore(now, f"end of child {event.child}", "it is known already")
         elif event.outcome == "completed":
             self._emit(fx.StepCompleted(at=now, branch=branch.id, result=event.result))
         else:
@@ -348,7 +356,7 @@ class Machine(SagaState):
     def _settle_wait(self, branch: Branch, now: float) -> bool:
         if self.undoing:
             return False
-        signal = next((s for s in self.signals if s.name == branch.step.signal), None)
+        signal = self.signal_for(branch)
         if signal is not None:
             self._emit(fx.StepCompleted(at=now, branch=branch.id, result=signal.payload))
             return True

@@ -128,10 +128,8 @@ class Plan:
                         f"{self.pivot!r}",
                         "remove the compensation, or move the pivot",
                     )
-                if after and "compensate" in (
-                    step.on_exhausted,
-                    step.on_timeout if step.kind == "wait" else "",
-                ):
+                answer = step.on_timeout if step.kind == "wait" else step.on_exhausted
+                if after and answer == "compensate":
                     raise self._error(
                         step.name,
                         f"is after the pivot {self.pivot!r}, so it can't be answered by "
@@ -143,6 +141,13 @@ class Plan:
                 if after:
                     continue
             if step.pivot:
+                if step.fans_out:
+                    raise self._error(
+                        step.name,
+                        "is the pivot and fans out, so some of its items could be past the point "
+                        "of no return and others not",
+                        "do it in one step, or put the pivot after it",
+                    )
                 if step.undo:
                     raise self._error(
                         step.name, "is the pivot and has a compensation", "remove one of the two"

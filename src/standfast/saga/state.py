@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -15,15 +15,8 @@ from standfast.saga.plan import Plan
 
 RESUME = "resume"
 FINISHED = frozenset({"completed", "compensated"})
-STATUSES = (
-    "running",
-    "waiting",
-    "parked",
-    "compensating",
-    "compensation_failed",
-    "completed",
-    "compensated",
-)
+UNFINISHED = ("running", "waiting", "parked", "compensating", "compensation_failed")
+STATUSES = (*UNFINISHED, "completed", "compensated")
 
 
 class SagaState:
@@ -75,9 +68,12 @@ class SagaState:
 
     @property
     def past_pivot(self) -> bool:
-        """Whether the point of no return is behind."""
-        pivot = self.branches.get(self.plan.pivot) if self.plan.pivot else None
-        return pivot is not None and pivot.state in ("completed", "skipped")
+        """Whether the point of no return is behind; ended well by hand counts as that."""
+        if self.plan.pivot is None:
+            return False
+        pivot = self.branches.get(self.plan.pivot)
+        done = pivot is not None and pivot.state in ("completed", "skipped")
+        return done or self.outcome == "completed"
 
     @property
     def pivot_in_doubt(self) -> bool:
@@ -110,16 +106,20 @@ class SagaState:
         """The waits that a signal or a timeout would settle."""
         return [b for b in self.open.values() if b.is_wait]
 
+    def signal_for(self, wait: Branch) -> fx.SignalReceived | None:
+        """The oldest signal that an open wait would take."""
+        return next((s for s in self.signals if s.name == wait.step.signal), None)
+
     def wake_at(self) -> float | None:
         """When time alone will change something: the earliest timer, in epoch seconds."""
         if self.outcome:
             return None
         times: list[float] = []
         if self.undoing:
-            times = [b.retry_at for b in self.branches.values() if b.undo == "due" and b.retry_at]
+            times = [b.retry_at for b in self.undo_ready() if b.retry_at]
         else:
             for b in self.open.values():
-                if b.id in self.running:
+                if b.id in self.running or not self.has_room(b):
                     continue
                 if b.is_open and b.retry_at:
                     times.append(b.retry_at)
@@ -129,6 +129,13 @@ class SagaState:
             if deadline is not None and not self.past_pivot and not self.pivot_in_doubt:
                 times.append(deadline)
         return min(times, default=None)
+
+    def has_room(self, branch: Branch) -> bool:
+        """Whether its step's limit on parallel items allows one more."""
+        limit = branch.step.limit
+        if limit is None:
+            return True
+        return sum(self.branches[b].step is branch.step for b in self.running) < limit
 
     def undo_ready(self) -> list[Branch]:
         """The branches whose undo may go on: nothing that builds on them is left to undo."""
@@ -199,11 +206,10 @@ class SagaState:
         branch.attempt = fact.attempt
         branch.result = fact.result
         branch.completed_at = fact.at
-        if branch.is_wait:
-            for index, signal in enumerate(self.signals):
-                if signal.name == branch.step.signal:
-                    del self.signals[index]
-                    break
+        if branch.step.kind == "wait":
+            signal = self.signal_for(branch)
+            if signal is not None:
+                self.signals.remove(signal)
         self._close(branch, "completed", fact.at)
 
     def _fold_attempt_failed(self, fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> None:
@@ -225,6 +231,8 @@ class SagaState:
         branch = self.branches[fact.branch]
         if branch.fans_out:
             branch.unsettled_items = 0
+        # Skipped by its condition it never ran; skipped by an operator it may have.
+        branch.touched = branch.state == "parked"
         self._close(branch, "skipped", fact.at)
 
     def _fold_fanned_out(self, fact: fx.FannedOut) -> None:
@@ -281,7 +289,10 @@ class SagaState:
         doubt = set(fact.in_doubt)
         self.closing = 0
         for branch in self.branches.values():
-            if branch.undoable and (branch.state in ("completed", "failed") or branch.id in doubt):
+            happened = branch.state in ("completed", "failed") or branch.id in doubt
+            by_hand = branch.state == "skipped" and branch.touched
+            settled = branch.undo in ("done", "skipped")
+            if branch.undoable and (happened or by_hand) and not settled:
                 branch.undo = "due"
                 branch.restart()
                 self.closing += 1
@@ -341,28 +352,44 @@ class SagaState:
     }
 
 
-def replay(state: SagaState, facts: list[fx.AnyFact]) -> None:
+def replay(state: SagaState, facts: Sequence[fx.AnyFact]) -> None:
     """Fold a stored journal into a fresh `state`, renaming branches as migrations said.
 
     Actions that were open at the end may have run: they are marked so. Raises `CorruptRecord`,
     naming the row, when the journal doesn't fit the plan.
     """
-    renamed = {k: v for f in facts if isinstance(f, fx.Migrated) for k, v in f.renamed.items()}
-    for number, fact in enumerate(facts):
+    for number, fact in enumerate(_renamed(facts)):
         if isinstance(fact, fx.Started) != (number == 0):
             raise CorruptRecord(f"journal row {number} is {type(fact).__name__}: out of place")
         name = getattr(fact, "branch", None)
-        if name is not None:
-            step, bracket, item = name.partition("[")
-            name = renamed.get(step, step) + bracket + item
-            if name not in state.branches:
-                raise CorruptRecord(
-                    f"journal row {number} ({type(fact).__name__}) speaks of {name!r}, which "
-                    f"{state.plan.name} version {state.plan.version} can't have begun there"
-                )
-            if renamed:
-                fact = msgspec.structs.replace(fact, branch=name)
+        if name is not None and name not in state.branches:
+            raise CorruptRecord(
+                f"journal row {number} ({type(fact).__name__}) speaks of {name!r}, which "
+                f"{state.plan.name} version {state.plan.version} can't have begun there"
+            )
         state.apply(fact)
     for branch in state.open.values():
         if branch.step.kind == "action":
             branch.touched = True
+
+
+def _renamed(facts: Sequence[fx.AnyFact]) -> list[fx.AnyFact]:
+    """The facts with the names that the migrations after each of them gave to its steps."""
+    names: dict[str, str] = {}
+    out: list[fx.AnyFact] = []
+
+    def new(name: str) -> str:
+        step, bracket, item = name.partition("[")
+        return names.get(step, step) + bracket + item
+
+    for fact in reversed(facts):
+        if isinstance(fact, fx.Migrated):
+            names = {**names, **{old: names.get(now, now) for old, now in fact.renamed.items()}}
+        elif isinstance(fact, fx.CompensationStarted) and names:
+            doubt = [new(name) for name in fact.in_doubt]
+            fact = msgspec.structs.replace(fact, step=new(fact.step), in_doubt=doubt)
+        elif names and hasattr(fact, "branch"):
+            fact = msgspec.structs.replace(fact, branch=new(fact.branch))
+        out.append(fact)
+    out.reverse()
+    return out
