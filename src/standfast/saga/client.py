@@ -358,6 +358,9 @@ class Sagas:
                 (loaded,) = await self.store.load([id])
                 if loaded.instance.status != status:
                     continue
+                if status not in FINISHED and _is_spoken_to(loaded):
+                    await self.clock.sleep(self.poll)
+                    continue
                 try:
                     return _outcome(*self.definitions.machine(loaded))
                 except SagaNotFound as error:
@@ -375,6 +378,11 @@ class Sagas:
         for future in self.watchers.pop(id, ()):
             if not future.done():
                 future.set_exception(_Gone())
+
+
+def _is_spoken_to(loaded: Loaded) -> bool:
+    """Whether mail that came after it parked is about to move it."""
+    return any(mail.at > loaded.instance.updated_at for mail in loaded.mails)
 
 
 def _nowhere(id: UUID) -> bool:
