@@ -52,7 +52,9 @@ class World:
         return answer
 
 
-async def until(condition: Callable[[], Any] | Callable[[], Awaitable[Any]], within: float = 10) -> None:
+async def until(
+    condition: Callable[[], Any] | Callable[[], Awaitable[Any]], within: float = 10
+) -> None:
     """Wait until `condition()` (awaited if need be) is true; fail after `within` seconds."""
     end = time.monotonic() + within
     while True:
