@@ -151,6 +151,7 @@ class Runner:
             if facts or release or active.consumed:
                 await self._store(active, facts, release=release, wake_at=wake_at)
                 if release:
+                    active.sleeps_until = wake_at
                     return
             inline = self._inline(active, commands)
             for command in commands:

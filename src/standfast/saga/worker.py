@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import sys
@@ -70,6 +71,7 @@ class Worker:
         self._starved = False
         self._hints: set[UUID] = set()
         self._look_at_all = True
+        self._looks_at = math.inf
         self._due = asyncio.Event()
         self._empty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -254,7 +256,8 @@ class Worker:
     def _on_rest(self, active: Active) -> None:
         self.active.pop(active.id, None)
         self.per_saga[active.definition.name] -= 1
-        if self._starved:
+        wakes_first = active.sleeps_until is not None and active.sleeps_until < self._looks_at
+        if self._starved or wakes_first:
             self._due.set()
         if not self.active:
             self._empty.set()
@@ -264,6 +267,7 @@ class Worker:
         flagged_at = 0.0
         while True:
             self._due.clear()
+            self._looks_at = math.inf
             timeout = self.poll
             try:
                 if self.runner is not None:
@@ -280,6 +284,7 @@ class Worker:
                 log.error("can't reach the store for work: %s", error)
             except StandfastError:
                 log.exception("taking work failed; trying again in %g s", self.poll)
+            self._looks_at = self.sagas.clock.now() + timeout
             try:
                 async with asyncio.timeout(timeout):
                     await self._due.wait()
