@@ -254,7 +254,8 @@ class Worker:
         self.runner.launch(active)
 
     def _on_rest(self, active: Active) -> None:
-        self.active.pop(active.id, None)
+        if self.active.get(active.id) is active:  # else it was claimed anew before we heard
+            del self.active[active.id]
         self.per_saga[active.definition.name] -= 1
         wakes_first = active.sleeps_until is not None and active.sleeps_until < self._looks_at
         if self._starved or wakes_first:
