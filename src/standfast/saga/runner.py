@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -35,6 +36,7 @@ from standfast.saga.telemetry import SagaTelemetry
 
 log = logging.getLogger("standfast.saga")
 
+T = TypeVar("T")
 AT_REST = (*FINISHED, "parked", "compensation_failed")
 
 
@@ -87,11 +89,16 @@ class Runner:
                     await self._drive(active)
                     break
                 except _Reload as reload:
-                    goes_on = await self._reload(active, reload.event)
+                    event = reload.event
+                    goes_on = await self._insist(
+                        active, "it must be read anew", lambda: self._reload(active, event)
+                    )
                 except StaleWriter as error:
                     log.warning("saga %s: %s", active.id, error)
                     # With the lease intact, an append that seemed to fail had been written.
-                    goes_on = await self.check_lease() and await self._reload(active, None)
+                    goes_on = await self._insist(
+                        active, "it must be read anew", lambda: self._read_if_ours(active)
+                    )
         except Exception as error:
             log.exception("saga %s can't go on here", active.id)
             await self.set_aside(active.id, f"{type(error).__name__}: {error}"[:ERROR_LENGTH])
@@ -103,6 +110,20 @@ class Runner:
             else:
                 self.sagas.forget(active.id)
             self.on_rest(active)
+
+    async def _insist(self, active: Active, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store until it can answer. Only the loss of the lease ends this from outside."""
+        delay = 0.05
+        while True:
+            try:
+                return await work()
+            except (StoreUnavailable, StoreFull) as error:
+                log.error("saga %s: %s: %s", active.id, what, error)
+                await self.clock.sleep(delay)
+                delay = min(2.0, delay * 2)
+
+    async def _read_if_ours(self, active: Active) -> bool:
+        return await self.check_lease() and await self._reload(active, None)
 
     async def _reload(self, active: Active, event: ev.Event | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
@@ -228,15 +249,9 @@ class Runner:
     ) -> None:
         """Store facts, trying for as long as the lease lasts."""
         append = self._append_of(active, facts, release=release, wake_at=wake_at)
-        delay = 0.05
-        while True:
-            try:
-                await self.appends.submit(append)
-                break
-            except (StoreUnavailable, StoreFull) as error:
-                log.error("saga %s: its facts wait to be stored: %s", active.id, error)
-                await self.clock.sleep(delay)
-                delay = min(2.0, delay * 2)
+        await self._insist(
+            active, "its facts wait to be stored", lambda: self.appends.submit(append)
+        )
         self._stored(active, append, facts)
 
     def _append_of(
