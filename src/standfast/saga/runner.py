@@ -125,7 +125,7 @@ class Runner:
     async def _read_if_ours(self, active: Active) -> bool:
         return await self.check_lease() and await self._reload(active, None)
 
-    async def _reload(self, active: Active, event: ev.Event | None) -> bool:
+    async def _reload(self, active: Active, event: ev.Failed | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
         for task in active.tasks:
             task.cancel()
@@ -134,8 +134,8 @@ class Runner:
             return False
         active.definition, active.machine = self.sagas.definitions.machine(found[0])
         active.renew(found[0].mails)
-        if event is not None:
-            active.post(event)
+        if event is not None and active.machine.branches[event.branch].is_open:
+            active.post(event)  # otherwise what seemed to fail had been written
         return True
 
     async def set_aside(self, id: UUID, cause: str) -> None:
@@ -340,6 +340,7 @@ class Runner:
             raise
         except Exception as error:
             failure = self.attempts.failure(command, error)
+            assert isinstance(failure, ev.Failed)
             if decided:
                 # The machine has moved on but the store may not have: only a reload can tell.
                 raise _Reload(failure) from error
@@ -361,5 +362,5 @@ def _is_transactional(command: Command) -> bool:
 class _Reload(Exception):
     """The instance must be read anew, and then be told of this event."""
 
-    def __init__(self, event: ev.Event | None = None) -> None:
+    def __init__(self, event: ev.Failed) -> None:
         self.event = event
