@@ -180,22 +180,26 @@ class Worker:
                     self._due.set()
             except StoreError as error:
                 log.error("can't reach the store to renew the lease: %s", error)
+            except Exception:  # the heart must beat on: without it the worker is dead, unnoticed
+                log.exception("renewing the lease failed; trying again in %g s", self.lease / 3)
 
     async def _check_lease(self) -> bool:
-        assert self.runner is not None
         async with self._renewing:
+            if self.runner is None:  # lost, and the store went away before there was a new one
+                return False
             held = await self.database.leases.renew(self.runner.owner, ttl=self.lease)
             if held:
                 self._beat_at = time.monotonic()
             return held
 
     async def _lost(self) -> None:
-        log.error(
-            "this worker's lease was lost (it was paused, blocked or cut off for over %g s): its "
-            "%d sagas went to another worker",
-            self.lease,
-            len(self.active),
-        )
+        if self.runner is not None:
+            log.error(
+                "this worker's lease was lost (it was paused, blocked or cut off for over %g s): "
+                "its %d sagas went to another worker",
+                self.lease,
+                len(self.active),
+            )
         self.runner = None
         await self._drop_all()
         await self._register()
@@ -283,7 +287,7 @@ class Worker:
                             timeout = min(timeout, max(0.005, wake - self.sagas.clock.now()))
             except StoreUnavailable as error:
                 log.error("can't reach the store for work: %s", error)
-            except StandfastError:
+            except Exception:  # as in _beat
                 log.exception("taking work failed; trying again in %g s", self.poll)
             self._looks_at = self.sagas.clock.now() + timeout
             try:
