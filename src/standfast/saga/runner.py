@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -89,16 +90,13 @@ class Runner:
                     await self._drive(active)
                     break
                 except _Reload as reload:
-                    event = reload.event
-                    goes_on = await self._insist(
-                        active, "it must be read anew", lambda: self._reload(active, event)
-                    )
+                    again = partial(self._reload, active, reload.event)
+                    goes_on = await self._insist(active, "it must be read anew", again)
                 except StaleWriter as error:
                     log.warning("saga %s: %s", active.id, error)
                     # With the lease intact, an append that seemed to fail had been written.
-                    goes_on = await self._insist(
-                        active, "it must be read anew", lambda: self._read_if_ours(active)
-                    )
+                    again = partial(self._read_if_ours, active)
+                    goes_on = await self._insist(active, "it must be read anew", again)
         except Exception as error:
             log.exception("saga %s can't go on here", active.id)
             await self.set_aside(active.id, f"{type(error).__name__}: {error}"[:ERROR_LENGTH])

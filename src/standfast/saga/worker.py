@@ -75,7 +75,6 @@ class Worker:
         self._due = asyncio.Event()
         self._empty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._beat_at = time.monotonic()
         self._renewing = asyncio.Lock()
         self._watchdog = threading.Thread(
             target=self._watch, name="standfast-watchdog", daemon=True
@@ -96,7 +95,7 @@ class Worker:
         self.sagas.runs_here = self.active.__contains__
         self.sagas.on_sent = self.hint
         self._unsubscribe = self.database.journal.on_due(self._on_due)
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._beat()), loop.create_task(self._pump())]
         self._watchdog.start()
 
@@ -145,7 +144,6 @@ class Worker:
                 log.info("another worker holds this database: standing by")
                 told = True
             await asyncio.sleep(min(0.5, self.lease / 4))
-        self._beat_at = time.monotonic()
         self.runner = Runner(
             self.sagas,
             self.database,
@@ -187,10 +185,7 @@ class Worker:
         async with self._renewing:
             if self.runner is None:  # lost, and the store went away before there was a new one
                 return False
-            held = await self.database.leases.renew(self.runner.owner, ttl=self.lease)
-            if held:
-                self._beat_at = time.monotonic()
-            return held
+            return await self.database.leases.renew(self.runner.owner, ttl=self.lease)
 
     async def _lost(self) -> None:
         if self.runner is not None:
@@ -206,18 +201,26 @@ class Worker:
 
     def _watch(self) -> None:
         """On a thread: when the event loop is blocked for long, say by what."""
-        while not self._watched.wait(self.lease / 4):
-            silent = time.monotonic() - self._beat_at
-            if silent > self.lease * 0.75:
+        ran = threading.Event()
+        while not self._watched.wait(self.lease / 8):
+            ran.clear()
+            asked = time.monotonic()
+            try:
+                self._loop.call_soon_threadsafe(ran.set)
+            except RuntimeError:  # the loop is closed
+                return
+            patience = self.lease / 2
+            while not ran.wait(patience) and not self._watched.is_set():
                 frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001
                 stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
                 log.error(
                     "the event loop hasn't run for %.1f s; after %g s the lease is lost. Move "
                     "blocking code to asyncio.to_thread. It is here:\n%s",
-                    silent,
+                    time.monotonic() - asked,
                     self.lease,
                     stack,
                 )
+                patience = self.lease
 
     # -- taking work -------------------------------------------------------------------------
 
