@@ -178,14 +178,19 @@ class Standfast:
         """
         definition, start, started = self._prepare(saga, input, key, correlation_id)
         worker = self.worker
-        here = worker is not None and worker.has_room(definition)
-        owner = worker.runner.owner if here and worker is not None and worker.runner else None
         if self._starts is None:
             raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
-        try:
-            answer = await self._starts.submit((start, owner))
-        except StaleWriter:
-            owner = None
+        owner: int | None = None
+        if worker is not None and worker.promise(definition):
+            assert worker.runner is not None
+            owner = worker.runner.owner
+            try:
+                answer = await self._starts.submit((start, owner))
+            except StaleWriter:
+                owner = None
+            finally:
+                worker.free(definition)
+        if owner is None:
             answer = await self._starts.submit((start, None))
         handle = self.sagas.accept(start, answer)
         if answer.created:

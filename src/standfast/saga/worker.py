@@ -69,6 +69,8 @@ class Worker:
         self.runner: Runner | None = None
         self.stopping = False
         self._starved = False
+        self._promised = 0
+        self._turn = 0
         self._hints: set[UUID] = set()
         self._look_at_all = True
         self._looks_at = math.inf
@@ -242,9 +244,24 @@ class Worker:
         limit = definition.max_in_flight
         return (
             self.is_running
-            and len(self.active) < self.max_in_flight
+            and len(self.active) + self._promised < self.max_in_flight
             and (limit is None or self.per_saga[definition.name] < limit)
         )
+
+    def promise(self, definition: Definition) -> bool:
+        """Keep a place for one that is being started; whether there is one. End it with `free`."""
+        if not self.has_room(definition):
+            return False
+        self._promised += 1
+        self.per_saga[definition.name] += 1
+        return True
+
+    def free(self, definition: Definition) -> None:
+        """Give a promised place up."""
+        self._promised -= 1
+        self.per_saga[definition.name] -= 1
+        if self._starved:
+            self._due.set()
 
     def adopt(
         self, definition: Definition, start: Start, started: fx.Started, input: object
@@ -284,7 +301,7 @@ class Worker:
                     if time.monotonic() - flagged_at > max(self.lease, self.poll):
                         flagged_at = time.monotonic()
                         await self._flag()
-                    if not self._due.is_set() and not self._starved:
+                    if not self._due.is_set():
                         wake = await self.database.journal.next_wake(self._open_kinds())
                         if wake is not None:
                             timeout = min(timeout, max(0.005, wake - self.sagas.clock.now()))
@@ -304,22 +321,32 @@ class Worker:
 
     async def _claim(self, runner: Runner) -> None:
         self._starved = False
-        while True:
-            kinds = self._open_kinds()
-            room = min(CLAIM_BATCH, self.max_in_flight - len(self.active))
-            if len(kinds) < len(self.sagas.definitions.by_kind) or room <= 0:
+        definitions = list(self.sagas.definitions.by_kind.values())
+        groups = [[d] for d in definitions if d.max_in_flight is not None]
+        groups.append([d for d in definitions if d.max_in_flight is None])
+        self._turn += 1  # so that none always finds the worker filled by the others
+        for index in range(len(groups)):
+            await self._claim_some(runner, groups[(index + self._turn) % len(groups)])
+
+    async def _claim_some(self, runner: Runner, definitions: list[Definition]) -> None:
+        """Claim of kinds that share one limit."""
+        while definitions:
+            name, own = definitions[0].name, definitions[0].max_in_flight
+            room = min(CLAIM_BATCH, self.max_in_flight - len(self.active) - self._promised)
+            if own is not None:
+                room = min(room, own - self.per_saga[name])
+            if room <= 0:
                 self._starved = True
-            if not kinds or room <= 0:
                 return
-            limits = [d.max_in_flight for d in self.sagas.definitions.by_kind.values()]
-            smallest = min((n for n in limits if n is not None), default=room)
-            limit = min(room, smallest)
             found = await self.database.journal.claim(
-                runner.owner, kinds, now=self.sagas.clock.now(), limit=limit
+                runner.owner,
+                [d.kind for d in definitions],
+                now=self.sagas.clock.now(),
+                limit=room,
             )
             for loaded in found:
                 await self._resume(runner, loaded)
-            if len(found) < limit:
+            if len(found) < room:
                 return
 
     async def _resume(self, runner: Runner, loaded: Loaded) -> None:
