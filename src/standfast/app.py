@@ -145,17 +145,28 @@ class Standfast:
 
     async def run(self, **options: Any) -> None:
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""
-        stop = asyncio.Event()
+        stop, begun = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        async def work() -> None:
+            async with self.running(**options):
+                begun.set()
+                log.info("working; stop with SIGTERM or Ctrl-C")
+                await stop.wait()
+                log.info("draining")
+
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        working, stopping = loop.create_task(work()), loop.create_task(stop.wait())
         try:
-            starting = asyncio.ensure_future(stop.wait())
-            async with self.running(**options):
-                log.info("working; stop with SIGTERM or Ctrl-C")
-                await starting
-                log.info("draining")
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if begun.is_set() or working.done():
+                await working
         finally:
+            # Standing by for a lease, it would not see the stop.
+            stopping.cancel()
+            working.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
