@@ -50,6 +50,7 @@ class Standfast:
         self.worker: Worker | None = None
         self._migrate = migrate
         self._opened = 0
+        self._opening = asyncio.Lock()
         self._starts: Batcher[tuple[Start, int | None], Started] | None = None
 
     def add(self, *sagas: Saga[Any]) -> Self:
@@ -63,15 +64,17 @@ class Standfast:
     # -- life --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if not self._opened:
-            await self.database.open()
-            try:
-                await self._check_schema()
-            except BaseException:
-                await self.database.close()
-                raise
-            self._starts = Batcher(self._write_starts, lanes=self.database.capabilities.write_lanes)
-        self._opened += 1
+        async with self._opening:
+            if not self._opened:
+                await self.database.open()
+                try:
+                    await self._check_schema()
+                except BaseException:
+                    await self.database.close()
+                    raise
+                lanes = self.database.capabilities.write_lanes
+                self._starts = Batcher(self._write_starts, lanes=lanes)
+            self._opened += 1
         return self
 
     async def __aexit__(
@@ -80,12 +83,13 @@ class Standfast:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._opened -= 1
-        if not self._opened:
-            if self._starts is not None:
-                await self._starts.close()
-            self._starts = None
-            await self.database.close()
+        async with self._opening:
+            self._opened -= 1
+            if not self._opened:
+                if self._starts is not None:
+                    await self._starts.close()
+                self._starts = None
+                await self.database.close()
 
     async def _check_schema(self) -> None:
         current = await self.database.schema_version()
