@@ -22,6 +22,7 @@ from standfast.ports.journal import Start, Started
 from standfast.saga import facts as fx
 from standfast.saga.client import Definitions, SagaHandle, Sagas
 from standfast.saga.definition import Definition, Saga
+from standfast.saga.telemetry import begin_trace
 from standfast.saga.worker import Worker
 
 log = logging.getLogger("standfast")
@@ -219,9 +220,7 @@ class Standfast:
         key: str | None,
         correlation_id: str | None,
     ) -> tuple[Definition, Start, fx.Started]:
-        trace: dict[str, str] | None = None
-        if self.worker is not None and self.worker.telemetry.tracing:
-            trace = self.worker.telemetry.begin(self.definitions.of(saga).name, key or "")
+        trace = begin_trace(self.definitions.of(saga).name, key or "")
         return self.sagas.prepare(saga, input, key=key, correlation_id=correlation_id, trace=trace)
 
     def _began(
