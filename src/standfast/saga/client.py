@@ -16,6 +16,7 @@ from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
 from standfast.errors import (
     ConfigurationError,
+    CorruptRecord,
     DefinitionError,
     SagaCompensated,
     SagaConflict,
@@ -332,8 +333,10 @@ class Sagas:
             if id not in loaded:
                 raise SagaNotFound(f"no saga has the id {id}")
             one = loaded[id]
-            facts = [fx.decode(text, number) for number, text in enumerate(one.facts)]
+            facts: list[fx.AnyFact] = []
             try:
+                for number, text in enumerate(one.facts):
+                    facts.append(fx.decode(text, number))
                 _, state = self.definitions.machine(one)
             except Exception as error:  # noqa: BLE001 — told in `problem`: reading must go on
                 out.append(Story(one.instance, facts, None, f"{error}"))
@@ -363,7 +366,7 @@ class Sagas:
                     continue
                 try:
                     return _outcome(*self.definitions.machine(loaded))
-                except SagaNotFound as error:
+                except (SagaNotFound, CorruptRecord) as error:
                     raise SagaParked(f"saga {id}: {error}", cause=loaded.instance.cause) from error
             await self.clock.sleep(self.poll)
 
