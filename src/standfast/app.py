@@ -22,6 +22,7 @@ from standfast.ports.journal import Start, Started
 from standfast.saga import facts as fx
 from standfast.saga.client import Definitions, SagaHandle, Sagas
 from standfast.saga.definition import Definition, Saga
+from standfast.saga.telemetry import begin_trace
 from standfast.saga.worker import Worker
 
 log = logging.getLogger("standfast")
@@ -50,6 +51,7 @@ class Standfast:
         self.worker: Worker | None = None
         self._migrate = migrate
         self._opened = 0
+        self._opening = asyncio.Lock()
         self._starts: Batcher[tuple[Start, int | None], Started] | None = None
 
     def add(self, *sagas: Saga[Any]) -> Self:
@@ -63,15 +65,17 @@ class Standfast:
     # -- life --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if not self._opened:
-            await self.database.open()
-            try:
-                await self._check_schema()
-            except BaseException:
-                await self.database.close()
-                raise
-            self._starts = Batcher(self._write_starts, lanes=self.database.capabilities.write_lanes)
-        self._opened += 1
+        async with self._opening:
+            if not self._opened:
+                await self.database.open()
+                try:
+                    await self._check_schema()
+                except BaseException:
+                    await self.database.close()
+                    raise
+                lanes = self.database.capabilities.write_lanes
+                self._starts = Batcher(self._write_starts, lanes=lanes)
+            self._opened += 1
         return self
 
     async def __aexit__(
@@ -80,12 +84,13 @@ class Standfast:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._opened -= 1
-        if not self._opened:
-            if self._starts is not None:
-                await self._starts.close()
-            self._starts = None
-            await self.database.close()
+        async with self._opening:
+            self._opened -= 1
+            if not self._opened:
+                if self._starts is not None:
+                    await self._starts.close()
+                self._starts = None
+                await self.database.close()
 
     async def _check_schema(self) -> None:
         current = await self.database.schema_version()
@@ -145,17 +150,28 @@ class Standfast:
 
     async def run(self, **options: Any) -> None:
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""
-        stop = asyncio.Event()
+        stop, begun = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        async def work() -> None:
+            async with self.running(**options):
+                begun.set()
+                log.info("working; stop with SIGTERM or Ctrl-C")
+                await stop.wait()
+                log.info("draining")
+
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        working, stopping = loop.create_task(work()), loop.create_task(stop.wait())
         try:
-            starting = asyncio.ensure_future(stop.wait())
-            async with self.running(**options):
-                log.info("working; stop with SIGTERM or Ctrl-C")
-                await starting
-                log.info("draining")
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if begun.is_set() or working.done():
+                await working
         finally:
+            # Standing by for a lease, it would not see the stop.
+            stopping.cancel()
+            working.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
@@ -178,14 +194,19 @@ class Standfast:
         """
         definition, start, started = self._prepare(saga, input, key, correlation_id)
         worker = self.worker
-        here = worker is not None and worker.has_room(definition)
-        owner = worker.runner.owner if here and worker is not None and worker.runner else None
         if self._starts is None:
             raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
-        try:
-            answer = await self._starts.submit((start, owner))
-        except StaleWriter:
-            owner = None
+        owner: int | None = None
+        if worker is not None and worker.promise(definition):
+            assert worker.runner is not None
+            owner = worker.runner.owner
+            try:
+                answer = await self._starts.submit((start, owner))
+            except StaleWriter:
+                owner = None
+            finally:
+                worker.free(definition)
+        if owner is None:
             answer = await self._starts.submit((start, None))
         handle = self.sagas.accept(start, answer)
         if answer.created:
@@ -199,9 +220,7 @@ class Standfast:
         key: str | None,
         correlation_id: str | None,
     ) -> tuple[Definition, Start, fx.Started]:
-        trace: dict[str, str] | None = None
-        if self.worker is not None and self.worker.telemetry.tracing:
-            trace = self.worker.telemetry.begin(self.definitions.of(saga).name, key or "")
+        trace = begin_trace(self.definitions.of(saga).name, key or "")
         return self.sagas.prepare(saga, input, key=key, correlation_id=correlation_id, trace=trace)
 
     def _began(

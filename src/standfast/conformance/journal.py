@@ -129,7 +129,11 @@ class JournalSuite(WritingSuite):
         first = mail(id, "same", body='"first"')
         assert await database.journal.send([first, mail(id, "same", body='"2"')]) == [True, True]
         assert await database.journal.send([mail(id, "same", body='"3"')]) == [True]
-        assert [m.body for m in await database.journal.collect(worker, [id])] == ['"first"']
+        (kept,) = await database.journal.collect(worker, [id])
+        assert kept.body == '"first"'
+        await database.journal.append(worker, [Append(id, 0, ["1"], consumed=[kept.number])])
+        assert await database.journal.send([mail(id, "same", body='"4"')]) == [True]
+        assert await database.journal.collect(worker, [id]) == []
 
     async def test_send_to_the_unknown(self, database: Database, worker: int) -> None:
         """False there; the others are delivered."""

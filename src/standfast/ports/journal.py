@@ -69,7 +69,8 @@ class Started:
 
 @dataclass(slots=True)
 class Mail:
-    """A message to an instance. `id` makes sending idempotent: a second one with it is dropped.
+    """A message to an instance. `id` makes sending idempotent: a second one with it is dropped,
+    also when the first has been consumed.
 
     `body` is JSON text. `number` is given by the store, in the order of arrival at the instance.
     """
@@ -100,8 +101,8 @@ class Append:
     `after` is the number of the last fact known to the writer; the new ones get the numbers after
     it. `change` replaces the searchable columns. `release` makes the instance passive, due at
     `wake_at`, or at once if mail has arrived that isn't in `consumed`. `consumed` are the numbers of
-    the mail folded into `facts`, which is deleted. `starts` begins other instances (one whose key is
-    taken is left alone) and `mails` are sent; their instances become due.
+    the mail folded into `facts`, which isn't given out again. `starts` begins other instances (one
+    whose key is taken is left alone) and `mails` are sent; their instances become due.
     """
 
     id: UUID

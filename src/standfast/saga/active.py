@@ -29,6 +29,7 @@ class Active:
         "last_mail",
         "machine",
         "shown",
+        "sleeps_until",
         "task",
         "tasks",
         "waiter",
@@ -43,6 +44,7 @@ class Active:
         self.waiter: asyncio.Future[None] | None = None
         self.consumed: list[int] = []
         self.last_mail = 0
+        self.sleeps_until: float | None = None
         self.shown = ("running", "", "")
         self.child_starts: dict[str, Start] = {}
         self.task: asyncio.Task[None] | None = None

@@ -16,6 +16,7 @@ from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
 from standfast.errors import (
     ConfigurationError,
+    CorruptRecord,
     DefinitionError,
     SagaCompensated,
     SagaConflict,
@@ -332,8 +333,10 @@ class Sagas:
             if id not in loaded:
                 raise SagaNotFound(f"no saga has the id {id}")
             one = loaded[id]
-            facts = [fx.decode(text, number) for number, text in enumerate(one.facts)]
+            facts: list[fx.AnyFact] = []
             try:
+                for number, text in enumerate(one.facts):
+                    facts.append(fx.decode(text, number))
                 _, state = self.definitions.machine(one)
             except Exception as error:  # noqa: BLE001 — told in `problem`: reading must go on
                 out.append(Story(one.instance, facts, None, f"{error}"))
@@ -358,9 +361,12 @@ class Sagas:
                 (loaded,) = await self.store.load([id])
                 if loaded.instance.status != status:
                     continue
+                if status not in FINISHED and _is_spoken_to(loaded):
+                    await self.clock.sleep(self.poll)
+                    continue
                 try:
                     return _outcome(*self.definitions.machine(loaded))
-                except SagaNotFound as error:
+                except (SagaNotFound, CorruptRecord) as error:
                     raise SagaParked(f"saga {id}: {error}", cause=loaded.instance.cause) from error
             await self.clock.sleep(self.poll)
 
@@ -375,6 +381,11 @@ class Sagas:
         for future in self.watchers.pop(id, ()):
             if not future.done():
                 future.set_exception(_Gone())
+
+
+def _is_spoken_to(loaded: Loaded) -> bool:
+    """Whether mail that came after it parked is about to move it."""
+    return any(mail.at > loaded.instance.updated_at for mail in loaded.mails)
 
 
 def _nowhere(id: UUID) -> bool:

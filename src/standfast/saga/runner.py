@@ -10,6 +10,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -35,6 +37,7 @@ from standfast.saga.telemetry import SagaTelemetry
 
 log = logging.getLogger("standfast.saga")
 
+T = TypeVar("T")
 AT_REST = (*FINISHED, "parked", "compensation_failed")
 
 
@@ -87,11 +90,13 @@ class Runner:
                     await self._drive(active)
                     break
                 except _Reload as reload:
-                    goes_on = await self._reload(active, reload.event)
+                    again = partial(self._reload, active, reload.event)
+                    goes_on = await self._insist(active, "it must be read anew", again)
                 except StaleWriter as error:
                     log.warning("saga %s: %s", active.id, error)
                     # With the lease intact, an append that seemed to fail had been written.
-                    goes_on = await self.check_lease() and await self._reload(active, None)
+                    again = partial(self._read_if_ours, active)
+                    goes_on = await self._insist(active, "it must be read anew", again)
         except Exception as error:
             log.exception("saga %s can't go on here", active.id)
             await self.set_aside(active.id, f"{type(error).__name__}: {error}"[:ERROR_LENGTH])
@@ -104,7 +109,21 @@ class Runner:
                 self.sagas.forget(active.id)
             self.on_rest(active)
 
-    async def _reload(self, active: Active, event: ev.Event | None) -> bool:
+    async def _insist(self, active: Active, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Ask the store until it can answer. Only the loss of the lease ends this from outside."""
+        delay = 0.05
+        while True:
+            try:
+                return await work()
+            except (StoreUnavailable, StoreFull) as error:
+                log.error("saga %s: %s: %s", active.id, what, error)
+                await self.clock.sleep(delay)
+                delay = min(2.0, delay * 2)
+
+    async def _read_if_ours(self, active: Active) -> bool:
+        return await self.check_lease() and await self._reload(active, None)
+
+    async def _reload(self, active: Active, event: ev.Failed | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
         for task in active.tasks:
             task.cancel()
@@ -113,8 +132,8 @@ class Runner:
             return False
         active.definition, active.machine = self.sagas.definitions.machine(found[0])
         active.renew(found[0].mails)
-        if event is not None:
-            active.post(event)
+        if event is not None and active.machine.branches[event.branch].is_open:
+            active.post(event)  # otherwise what seemed to fail had been written
         return True
 
     async def set_aside(self, id: UUID, cause: str) -> None:
@@ -151,6 +170,7 @@ class Runner:
             if facts or release or active.consumed:
                 await self._store(active, facts, release=release, wake_at=wake_at)
                 if release:
+                    active.sleeps_until = wake_at
                     return
             inline = self._inline(active, commands)
             for command in commands:
@@ -227,15 +247,9 @@ class Runner:
     ) -> None:
         """Store facts, trying for as long as the lease lasts."""
         append = self._append_of(active, facts, release=release, wake_at=wake_at)
-        delay = 0.05
-        while True:
-            try:
-                await self.appends.submit(append)
-                break
-            except (StoreUnavailable, StoreFull) as error:
-                log.error("saga %s: its facts wait to be stored: %s", active.id, error)
-                await self.clock.sleep(delay)
-                delay = min(2.0, delay * 2)
+        await self._insist(
+            active, "its facts wait to be stored", lambda: self.appends.submit(append)
+        )
         self._stored(active, append, facts)
 
     def _append_of(
@@ -324,6 +338,7 @@ class Runner:
             raise
         except Exception as error:
             failure = self.attempts.failure(command, error)
+            assert isinstance(failure, ev.Failed)
             if decided:
                 # The machine has moved on but the store may not have: only a reload can tell.
                 raise _Reload(failure) from error
@@ -345,5 +360,5 @@ def _is_transactional(command: Command) -> bool:
 class _Reload(Exception):
     """The instance must be read anew, and then be told of this event."""
 
-    def __init__(self, event: ev.Event | None = None) -> None:
+    def __init__(self, event: ev.Failed) -> None:
         self.event = event

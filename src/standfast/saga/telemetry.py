@@ -30,6 +30,18 @@ def is_tracing() -> bool:
     )
 
 
+def begin_trace(saga: str, key: str) -> dict[str, str]:
+    """The trace context to keep in a new instance's journal ({} when nobody traces)."""
+    if not is_tracing():
+        return {}
+    carrier: dict[str, str] = {}
+    with trace.get_tracer("standfast.saga", __version__).start_as_current_span(
+        f"saga {saga} start", attributes={"standfast.saga": saga, "standfast.key": key}
+    ):
+        propagate.inject(carrier)
+    return carrier
+
+
 class SagaTelemetry:
     """Counters of one worker. Attributes are plain numbers, readable without any SDK."""
 
@@ -134,17 +146,6 @@ class SagaTelemetry:
             if state.outcome != "completed":
                 span.set_attribute("standfast.cause", state.cause)
             span.end(int(at * 1e9))
-
-    def begin(self, saga: str, key: str) -> dict[str, str]:
-        """The trace context to keep in a new instance's journal ({} when nobody traces)."""
-        if not is_tracing():
-            return {}
-        carrier: dict[str, str] = {}
-        with self._tracer.start_as_current_span(
-            f"saga {saga} start", attributes={"standfast.saga": saga, "standfast.key": key}
-        ):
-            propagate.inject(carrier)
-        return carrier
 
     def attempt(self, state: SagaState, ctx: Context, branch: str) -> AbstractContextManager[None]:
         """A span around one attempt of an action or a compensation."""

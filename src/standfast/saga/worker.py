@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import sys
@@ -68,12 +69,14 @@ class Worker:
         self.runner: Runner | None = None
         self.stopping = False
         self._starved = False
+        self._promised = 0
+        self._turn = 0
         self._hints: set[UUID] = set()
         self._look_at_all = True
+        self._looks_at = math.inf
         self._due = asyncio.Event()
         self._empty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._beat_at = time.monotonic()
         self._renewing = asyncio.Lock()
         self._watchdog = threading.Thread(
             target=self._watch, name="standfast-watchdog", daemon=True
@@ -94,7 +97,7 @@ class Worker:
         self.sagas.runs_here = self.active.__contains__
         self.sagas.on_sent = self.hint
         self._unsubscribe = self.database.journal.on_due(self._on_due)
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._beat()), loop.create_task(self._pump())]
         self._watchdog.start()
 
@@ -143,7 +146,6 @@ class Worker:
                 log.info("another worker holds this database: standing by")
                 told = True
             await asyncio.sleep(min(0.5, self.lease / 4))
-        self._beat_at = time.monotonic()
         self.runner = Runner(
             self.sagas,
             self.database,
@@ -178,40 +180,49 @@ class Worker:
                     self._due.set()
             except StoreError as error:
                 log.error("can't reach the store to renew the lease: %s", error)
+            except Exception:  # the heart must beat on: without it the worker is dead, unnoticed
+                log.exception("renewing the lease failed; trying again in %g s", self.lease / 3)
 
     async def _check_lease(self) -> bool:
-        assert self.runner is not None
         async with self._renewing:
-            held = await self.database.leases.renew(self.runner.owner, ttl=self.lease)
-            if held:
-                self._beat_at = time.monotonic()
-            return held
+            if self.runner is None:  # lost, and the store went away before there was a new one
+                return False
+            return await self.database.leases.renew(self.runner.owner, ttl=self.lease)
 
     async def _lost(self) -> None:
-        log.error(
-            "this worker's lease was lost (it was paused, blocked or cut off for over %g s): its "
-            "%d sagas went to another worker",
-            self.lease,
-            len(self.active),
-        )
+        if self.runner is not None:
+            log.error(
+                "this worker's lease was lost (it was paused, blocked or cut off for over %g s): "
+                "its %d sagas went to another worker",
+                self.lease,
+                len(self.active),
+            )
         self.runner = None
         await self._drop_all()
         await self._register()
 
     def _watch(self) -> None:
         """On a thread: when the event loop is blocked for long, say by what."""
-        while not self._watched.wait(self.lease / 4):
-            silent = time.monotonic() - self._beat_at
-            if silent > self.lease * 0.75:
+        ran = threading.Event()
+        while not self._watched.wait(self.lease / 8):
+            ran.clear()
+            asked = time.monotonic()
+            try:
+                self._loop.call_soon_threadsafe(ran.set)
+            except RuntimeError:  # the loop is closed
+                return
+            patience = self.lease / 2
+            while not ran.wait(patience) and not self._watched.is_set():
                 frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001
                 stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
                 log.error(
                     "the event loop hasn't run for %.1f s; after %g s the lease is lost. Move "
                     "blocking code to asyncio.to_thread. It is here:\n%s",
-                    silent,
+                    time.monotonic() - asked,
                     self.lease,
                     stack,
                 )
+                patience = self.lease
 
     # -- taking work -------------------------------------------------------------------------
 
@@ -233,9 +244,24 @@ class Worker:
         limit = definition.max_in_flight
         return (
             self.is_running
-            and len(self.active) < self.max_in_flight
+            and len(self.active) + self._promised < self.max_in_flight
             and (limit is None or self.per_saga[definition.name] < limit)
         )
+
+    def promise(self, definition: Definition) -> bool:
+        """Keep a place for one that is being started; whether there is one. End it with `free`."""
+        if not self.has_room(definition):
+            return False
+        self._promised += 1
+        self.per_saga[definition.name] += 1
+        return True
+
+    def free(self, definition: Definition) -> None:
+        """Give a promised place up."""
+        self._promised -= 1
+        self.per_saga[definition.name] -= 1
+        if self._starved:
+            self._due.set()
 
     def adopt(
         self, definition: Definition, start: Start, started: fx.Started, input: object
@@ -252,9 +278,11 @@ class Worker:
         self.runner.launch(active)
 
     def _on_rest(self, active: Active) -> None:
-        self.active.pop(active.id, None)
+        if self.active.get(active.id) is active:  # else it was claimed anew before we heard
+            del self.active[active.id]
         self.per_saga[active.definition.name] -= 1
-        if self._starved:
+        wakes_first = active.sleeps_until is not None and active.sleeps_until < self._looks_at
+        if self._starved or wakes_first:
             self._due.set()
         if not self.active:
             self._empty.set()
@@ -264,6 +292,7 @@ class Worker:
         flagged_at = 0.0
         while True:
             self._due.clear()
+            self._looks_at = math.inf
             timeout = self.poll
             try:
                 if self.runner is not None:
@@ -272,14 +301,15 @@ class Worker:
                     if time.monotonic() - flagged_at > max(self.lease, self.poll):
                         flagged_at = time.monotonic()
                         await self._flag()
-                    if not self._due.is_set() and not self._starved:
+                    if not self._due.is_set():
                         wake = await self.database.journal.next_wake(self._open_kinds())
                         if wake is not None:
                             timeout = min(timeout, max(0.005, wake - self.sagas.clock.now()))
             except StoreUnavailable as error:
                 log.error("can't reach the store for work: %s", error)
-            except StandfastError:
+            except Exception:  # as in _beat
                 log.exception("taking work failed; trying again in %g s", self.poll)
+            self._looks_at = self.sagas.clock.now() + timeout
             try:
                 async with asyncio.timeout(timeout):
                     await self._due.wait()
@@ -291,22 +321,32 @@ class Worker:
 
     async def _claim(self, runner: Runner) -> None:
         self._starved = False
-        while True:
-            kinds = self._open_kinds()
-            room = min(CLAIM_BATCH, self.max_in_flight - len(self.active))
-            if len(kinds) < len(self.sagas.definitions.by_kind) or room <= 0:
+        definitions = list(self.sagas.definitions.by_kind.values())
+        groups = [[d] for d in definitions if d.max_in_flight is not None]
+        groups.append([d for d in definitions if d.max_in_flight is None])
+        self._turn += 1  # so that none always finds the worker filled by the others
+        for index in range(len(groups)):
+            await self._claim_some(runner, groups[(index + self._turn) % len(groups)])
+
+    async def _claim_some(self, runner: Runner, definitions: list[Definition]) -> None:
+        """Claim of kinds that share one limit."""
+        while definitions:
+            name, own = definitions[0].name, definitions[0].max_in_flight
+            room = min(CLAIM_BATCH, self.max_in_flight - len(self.active) - self._promised)
+            if own is not None:
+                room = min(room, own - self.per_saga[name])
+            if room <= 0:
                 self._starved = True
-            if not kinds or room <= 0:
                 return
-            limits = [d.max_in_flight for d in self.sagas.definitions.by_kind.values()]
-            smallest = min((n for n in limits if n is not None), default=room)
-            limit = min(room, smallest)
             found = await self.database.journal.claim(
-                runner.owner, kinds, now=self.sagas.clock.now(), limit=limit
+                runner.owner,
+                [d.kind for d in definitions],
+                now=self.sagas.clock.now(),
+                limit=room,
             )
             for loaded in found:
                 await self._resume(runner, loaded)
-            if len(found) < limit:
+            if len(found) < room:
                 return
 
     async def _resume(self, runner: Runner, loaded: Loaded) -> None:

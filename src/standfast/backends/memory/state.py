@@ -20,10 +20,13 @@ class Record:
     instance: Instance
     facts: list[str]
     mails: list[Mail] = field(default_factory=list)
+    mail_ids: set[str] = field(default_factory=set)
 
     def copy(self) -> Record:
         """A copy that can be changed alone."""
-        return Record(replace(self.instance), list(self.facts), list(self.mails))
+        return Record(
+            replace(self.instance), list(self.facts), list(self.mails), set(self.mail_ids)
+        )
 
     def loaded(self) -> Loaded:
         """A copy for a caller to keep."""
@@ -264,8 +267,9 @@ class Change:
         for mail in mails:
             record = self.edit(mail.to)
             answers.append(record is not None)
-            if record is None or any(waiting.id == mail.id for waiting in record.mails):
+            if record is None or mail.id in record.mail_ids:
                 continue
+            record.mail_ids.add(mail.id)
             record.mails.append(replace(mail, number=self.next_number()))
             if record.instance.owner is None:
                 record.instance.wake_at = earliest(record.instance.wake_at, mail.at, now)

@@ -73,7 +73,7 @@ def collect(con: sqlite3.Connection, owner: int, ids: Sequence[UUID]) -> list[Ma
 def _mail(con: sqlite3.Connection, where: str, args: Sequence[Any]) -> list[Any]:
     return con.execute(
         "SELECT number, recipient, id, kind, body, at FROM standfast_mail"
-        f" WHERE {where} ORDER BY number",
+        f" WHERE {where} AND body IS NOT NULL ORDER BY number",
         args,
     ).fetchall()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from standfast.ports.database import Migration
 
+# Mail that was folded into the journal stays, with a NULL body, so that a repeated id is known.
 # One partial index serves leases (owner = ?) and waking (owner IS NULL, per kind by wake_at): an
 # instance is in it only while it is owned or due some time, so finished ones cost nothing there.
 _JOURNAL = """\
@@ -45,7 +46,7 @@ CREATE TABLE standfast_mail (
     recipient BLOB NOT NULL,
     id TEXT NOT NULL,
     kind TEXT NOT NULL,
-    body TEXT NOT NULL,
+    body TEXT,
     at REAL NOT NULL,
     UNIQUE (recipient, id)
 ) STRICT;

@@ -41,7 +41,8 @@ _CHANGE = (
 # later than now, should the sender's clock be ahead.
 _RELEASE = (
     "owner = NULL, wake_at = coalesce((SELECT min(min(m.at), :now, coalesce(:wake_at, :now))"
-    " FROM standfast_mail AS m WHERE m.recipient = standfast_instances.id), :wake_at)"
+    " FROM standfast_mail AS m WHERE m.recipient = standfast_instances.id"
+    " AND m.body IS NOT NULL), :wake_at)"
 )
 _WHERE = " WHERE id = :id AND owner = :owner"
 _UPDATES = {
@@ -167,7 +168,9 @@ def append(con: sqlite3.Connection, owner: int, appends: Sequence[Append], *, no
         elif not append.facts and not _owned(con, append.id, owner):
             raise Stale
     if consumed:
-        con.executemany("DELETE FROM standfast_mail WHERE number = ? AND recipient = ?", consumed)
+        con.executemany(
+            "UPDATE standfast_mail SET body = NULL WHERE number = ? AND recipient = ?", consumed
+        )
     for kind, rows in updates.items():
         if con.executemany(_UPDATES[kind], rows).rowcount != len(rows):
             raise Stale

@@ -1,0 +1,101 @@
+"""Child sagas: run, refused, undone though they had completed."""
+
+import asyncio
+
+import pytest
+
+from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, child, step
+from standfast.saga import facts as fx
+from tests.saga.engine.world import SOON, Order, Trip, World
+
+
+class Journey(Saga[Order]):
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    @step(retry=SOON)
+    async def plan(self, order: Order, ctx: Context) -> None:
+        await self.world.act("plan")
+
+    @plan.compensation
+    async def unplan(self, order: Order, ctx: Context) -> None:
+        await self.world.act("unplan")
+
+    trip = child(Trip, lambda self, order, ctx: Order(order.id, order.amount + 1))
+
+    @step(retry=SOON, no_compensation="a stamp")
+    async def stamp(self, order: Order, ctx: Context) -> str:
+        await self.world.act("stamp")
+        return f"{ctx.result(self.trip)['charge']['amount']}"
+
+
+async def test_a_childs_results_come_to_its_parent(work, world):
+    app = await work(Journey(world), Trip(world))
+    handle = await app.start(Journey, Order("1", amount=4), key="j", correlation_id="c-1")
+    result = await handle.result(timeout=5)
+    assert result["stamp"] == "5"
+    assert world.log == ["plan", "reserve", "charge", "note", "stamp"]
+    (begun,) = [f for f in (await handle.story()).facts if isinstance(f, fx.ChildStarted)]
+    inner = await app.handle(begun.child).story()
+    assert inner.instance.correlation_id == "c-1"
+    assert inner.instance.status == "completed"
+
+
+async def test_a_refused_child_makes_its_parent_compensate(work, world):
+    world.will("charge", Refused("no funds"))
+    app = await work(Journey(world), Trip(world))
+    with pytest.raises(SagaCompensated, match="child saga compensated: charge refused: no funds"):
+        await (await app.start(Journey, Order("1"))).result(timeout=5)
+    assert world.log == ["plan", "reserve", "release", "unplan"]
+
+
+async def test_a_child_that_had_completed_is_undone_before_what_it_built_on(work, world):
+    world.will("stamp", Refused("no ink"))
+    app = await work(Journey(world), Trip(world))
+    handle = await app.start(Journey, Order("1"))
+    with pytest.raises(SagaCompensated, match="stamp refused: no ink"):
+        await handle.result(timeout=5)
+    assert world.log == [
+        *("plan", "reserve", "charge", "note"),
+        *("refund", "release", "unplan"),
+    ]
+    (begun,) = [f for f in (await handle.story()).facts if isinstance(f, fx.ChildStarted)]
+    inner = await app.handle(begun.child).story()
+    assert inner.instance.status == "compensated"
+    assert inner.instance.finished_at is not None
+
+
+async def test_cancelling_a_parent_cancels_a_child_that_still_runs(work, world):
+    go = asyncio.Event()
+    world.will("reserve", go.wait)
+    app = await work(Journey(world), Trip(world))
+    handle = await app.start(Journey, Order("1"))
+    while "reserve" not in world.calls:
+        await asyncio.sleep(0.01)
+    await handle.cancel("stop")
+    await asyncio.sleep(0.1)
+    go.set()
+    with pytest.raises(SagaCompensated, match="stop"):
+        await handle.result(timeout=5)
+    assert world.log == ["plan", "reserve", "release", "unplan"]
+
+
+async def test_a_child_past_its_pivot_cant_be_undone_and_its_parent_is_told(work, world):
+    class Paid(Saga[Order]):
+        @step(pivot=True, retry=SOON)
+        async def pay(self, order: Order, ctx: Context) -> None:
+            await world.act("pay")
+
+    class Shop(Saga[Order]):
+        paid = child(Paid, lambda self, order, ctx: order)
+
+        @step(no_compensation="a stamp")
+        async def stamp(self, order: Order, ctx: Context) -> None:
+            raise Refused("no ink")
+
+    app = await work(Shop(), Paid())
+    handle = await app.start(Shop, Order("1"))
+    with pytest.raises(SagaParked, match="compensation_failed"):
+        await handle.result(timeout=5)
+    failed = (await handle.story()).state.branches["paid"]
+    assert "can't be undone" in failed.error

@@ -1,0 +1,253 @@
+"""Steps in a row, and beside each other: what they return, how they fail, how they are undone."""
+
+import asyncio
+import time
+
+import pytest
+
+from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, step
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from tests.saga.engine.world import SOON, Order, Receipt, Trip, World
+
+
+async def test_completes_with_typed_results(work, world):
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1", amount=7), key="1")
+    result = await handle.result(timeout=5)
+    assert result[Trip.reserve] == "reserve"
+    assert result[Trip.charge] == Receipt("charge", 7)
+    assert result["note"] == "note of charge"
+    assert world.log == ["reserve", "charge", "note"]
+    assert await handle.status() == "completed"
+
+
+async def test_refused_undoes_what_was_done_but_not_what_was_refused(work, world):
+    world.will("charge", Refused("no funds"))
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"), key="1")
+    with pytest.raises(SagaCompensated, match="charge refused: no funds") as caught:
+        await handle.result(timeout=5)
+    assert caught.value.cause == "charge refused: no funds"
+    assert world.log == ["reserve", "release"]
+    assert world.calls.count("charge") == 1, "what was refused isn't tried again"
+    assert await handle.status() == "compensated"
+
+
+async def test_an_unknown_outcome_is_undone_too_and_in_reverse_order(work, world):
+    world.will("charge", *[ConnectionError("reset")] * 3)
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"))
+    with pytest.raises(SagaCompensated, match="ConnectionError: reset"):
+        await handle.result(timeout=5)
+    assert world.calls == ["reserve", *["charge"] * 3, "refund", "release"]
+
+
+async def test_a_retry_has_the_same_key_and_an_undo_one_of_its_own(work, world):
+    world.will("reserve", OSError("1"), OSError("2"))
+    world.will("note", Refused("no paper"))
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"))
+    with pytest.raises(SagaCompensated):
+        await handle.result(timeout=5)
+    assert len(world.keys["reserve"]) == 3
+    assert len(set(world.keys["reserve"])) == 1
+    assert set(world.keys["release"]).isdisjoint(world.keys["reserve"])
+    story = await handle.story()
+    failed = [f for f in story.facts if isinstance(f, fx.AttemptFailed)]
+    assert [(f.branch, f.attempt, f.error) for f in failed] == [
+        ("reserve", 1, "OSError: 1"),
+        ("reserve", 2, "OSError: 2"),
+    ]
+
+
+async def test_a_timeout_interrupts_the_attempt(work, world):
+    interrupted = []
+
+    async def hang() -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            interrupted.append(time.monotonic())
+            raise
+
+    world.will("charge", hang)
+    app = await work(Trip(world))
+    begun = time.monotonic()
+    result = await (await app.start(Trip, Order("1"))).result(timeout=5)
+    assert result["charge"].number == "charge"
+    assert 0.1 <= interrupted[0] - begun < 1.5
+    assert world.calls == ["reserve", "charge", "charge", "note"]
+
+
+async def test_an_undo_that_is_exhausted_is_parked_and_can_be_retried(work, world):
+    world.will("charge", Refused("no"))
+    world.will("release", *[OSError("down")] * 3)
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"))
+    with pytest.raises(SagaParked, match="compensation_failed"):
+        await handle.result(timeout=5)
+    assert await handle.status() == "compensation_failed"
+    assert world.calls.count("release") == 3
+    await asyncio.sleep(0.3)
+    assert world.calls.count("release") == 3, "it stays parked"
+    await app.sagas.send(handle.id, ev.RetryAsked(by="ann"))
+    with pytest.raises(SagaCompensated):
+        await handle.result(timeout=5)
+    assert world.log == ["reserve", "release"]
+
+
+class Diamond(Saga[Order]):
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.meeting = asyncio.Barrier(2)
+
+    @step(no_compensation="read only")
+    async def begin(self, order: Order, ctx: Context) -> str:
+        return str(await self.world.act("begin"))
+
+    @step(after="begin", retry=SOON)
+    async def left(self, order: Order, ctx: Context) -> str:
+        await self.meeting.wait()
+        return str(await self.world.act("left"))
+
+    @left.compensation
+    async def undo_left(self, order: Order, ctx: Context) -> None:
+        await self.meeting.wait()
+        await self.world.act("undo_left")
+
+    @step(after="begin", retry=SOON)
+    async def right(self, order: Order, ctx: Context) -> str:
+        await self.meeting.wait()
+        return str(await self.world.act("right"))
+
+    @right.compensation
+    async def undo_right(self, order: Order, ctx: Context) -> None:
+        await self.meeting.wait()
+        await self.world.act("undo_right")
+
+    @step(after=["left", "right"], no_compensation="a note")
+    async def end(self, order: Order, ctx: Context) -> str:
+        await self.world.act("end")
+        return ctx.result(self.left) + ctx.result(self.right)
+
+
+async def test_free_branches_run_at_the_same_time(work, world):
+    app = await work(Diamond(world))
+    # Each waits for the other inside its step, so one after the other would never end.
+    result = await (await app.start(Diamond, Order("1"))).result(timeout=5)
+    assert result["end"] == "leftright"
+    assert world.log[0] == "begin"
+    assert set(world.log[1:3]) == {"left", "right"}
+
+
+async def test_free_branches_are_undone_at_the_same_time(work, world):
+    world.will("end", Refused("no"))
+    app = await work(Diamond(world))
+    with pytest.raises(SagaCompensated):
+        await (await app.start(Diamond, Order("1"))).result(timeout=5)
+    assert set(world.log[3:]) == {"undo_left", "undo_right"}
+
+
+async def test_a_branch_in_flight_when_another_fails_is_undone_when_it_ends(work, world):
+    let_go = asyncio.Event()
+
+    class Race(Saga[Order]):
+        @step(after=(), retry=SOON)
+        async def slow(self, order: Order, ctx: Context) -> str:
+            await let_go.wait()
+            return str(await world.act("slow"))
+
+        @slow.compensation
+        async def undo_slow(self, order: Order, ctx: Context) -> None:
+            await world.act(f"undo {ctx.result(self.slow)}")
+
+        @step(after=(), no_compensation="it refuses")
+        async def refuse(self, order: Order, ctx: Context) -> None:
+            raise Refused("no")
+
+    app = await work(Race())
+    handle = await app.start(Race, Order("1"))
+    await asyncio.sleep(0.1)
+    assert world.log == []
+    let_go.set()
+    with pytest.raises(SagaCompensated, match="refuse refused: no"):
+        await handle.result(timeout=5)
+    assert world.log == ["slow", "undo slow"]
+
+
+class Packing(Saga[Order]):
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.now = self.most = 0
+
+    @step(each=lambda self, order, ctx: order.items, limit=2, retry=SOON)
+    async def pack(self, order: Order, ctx: Context, item: str) -> str:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0.02)
+        self.now -= 1
+        return f"{await self.world.act('pack ' + item)}#{ctx.item}"
+
+    @pack.compensation
+    async def unpack(self, order: Order, ctx: Context, item: str) -> None:
+        await self.world.act(f"unpack {item} {ctx.item_result if ctx.item != 1 else ''}".strip())
+
+    @step(when=lambda self, order, ctx: order.amount > 1, no_compensation="paper")
+    async def wrap(self, order: Order, ctx: Context) -> str:
+        return str(await self.world.act("wrap"))
+
+    @step(no_compensation="paper")
+    async def close(self, order: Order, ctx: Context) -> str:
+        return " ".join(ctx.result(self.pack)) + (" wrapped" if ctx.has_result(self.wrap) else "")
+
+
+async def test_fans_out_in_order_and_within_its_limit(work, world):
+    saga = Packing(world)
+    app = await work(saga)
+    handle = await app.start(Packing, Order("1", items=("a", "b", "c", "d", "e")))
+    result = await handle.result(timeout=5)
+    assert result["pack"] == [f"pack {i}#{n}" for n, i in enumerate("abcde")]
+    assert saga.most == 2
+    assert result["close"] == "pack a#0 pack b#1 pack c#2 pack d#3 pack e#4"
+
+
+async def test_fans_out_over_nothing(work, world):
+    app = await work(Packing(world))
+    result = await (await app.start(Packing, Order("1"))).result(timeout=5)
+    assert result["pack"] == []
+    assert world.log == []
+
+
+async def test_the_items_done_are_undone_when_one_is_refused(work, world):
+    world.will("pack b", Refused("b is broken"))
+    saga = Packing(world)
+    app = await work(saga)
+    handle = await app.start(Packing, Order("1", items=("a", "b", "c", "d")))
+    with pytest.raises(SagaCompensated, match=r"pack\[1\] refused: b is broken"):
+        await handle.result(timeout=5)
+    done = [word.split()[1] for word in world.log if word.startswith("pack")]
+    undone = [word.split()[1] for word in world.log if word.startswith("unpack")]
+    assert "b" not in undone
+    assert sorted(done) == sorted(undone)
+
+
+@pytest.mark.parametrize(("amount", "wrapped"), [(1, False), (2, True)])
+async def test_a_condition_decides_whether_a_step_runs(work, world, amount, wrapped):
+    app = await work(Packing(world))
+    result = await (await app.start(Packing, Order("1", amount=amount))).result(timeout=5)
+    assert ("wrap" in world.log) == wrapped
+    assert ("wrap" in result.as_dict()) == wrapped
+    assert result["close"] == (" wrapped" if wrapped else "")
+
+
+async def test_a_condition_that_raises_fails_the_step_with_its_error(work, world):
+    class Odd(Saga[Order]):
+        @step(when=lambda self, order, ctx: 1 / 0, no_compensation="never")
+        async def never(self, order: Order, ctx: Context) -> None:
+            await world.act("never")
+
+    app = await work(Odd())
+    with pytest.raises(SagaCompensated, match="ZeroDivisionError"):
+        await (await app.start(Odd, Order("1"))).result(timeout=5)
+    assert world.log == []
