@@ -44,8 +44,8 @@ def main() -> int:
     wrong = [symbol for symbol in judged if not symbol["isTypeKnown"] or symbol["isTypeAmbiguous"]]
     for symbol in wrong:
         for told in symbol["diagnostics"]:
-            start = told["range"]["start"]
-            print(f"{told['file']}:{start['line'] + 1}: {symbol['name']}: {told['message']}")
+            line = told.get("range", {}).get("start", {}).get("line", 0) + 1
+            print(f"{told['file']}:{line}: {symbol['name']}: {told['message']}")
     print(f"public types: {len(public)} names, {len(judged)} symbols, {len(wrong)} incomplete")
     return int(bool(wrong))
 

@@ -189,7 +189,7 @@ class Standfast:
 
         Starting again with the same key and input answers with the one there is, running or
         finished (``handle.created`` tells which). Raises `SagaConflict` for another input,
-        `ConfigurationError` for a saga that isn't added or an input of the wrong type, `CodecError`,
+        `ConfigurationError` for a saga that isn't added or a wrong type of input, `CodecError`,
         `StoreUnavailable`.
         """
         definition, start, started = self._prepare(saga, input, key, correlation_id)
@@ -197,6 +197,7 @@ class Standfast:
         if self._starts is None:
             raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
         owner: int | None = None
+        answer: Started | None = None
         if worker is not None and worker.promise(definition):
             assert worker.runner is not None
             owner = worker.runner.owner
@@ -206,7 +207,7 @@ class Standfast:
                 owner = None
             finally:
                 worker.free(definition)
-        if owner is None:
+        if answer is None:
             answer = await self._starts.submit((start, None))
         handle = self.sagas.accept(start, answer)
         if answer.created:

@@ -212,7 +212,9 @@ async def test_two_processes_claim_disjoint(postgres_dsn, database):
     outputs = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     claimed = [output.decode().split() for output, _ in outputs]
     assert all(claimed)
-    assert sorted(sum(claimed, [])) == sorted(str(one.instance.id) for one in starts)
+    assert sorted(id for ids in claimed for id in ids) == sorted(
+        str(one.instance.id) for one in starts
+    )
 
 
 async def test_a_release_and_a_mail_at_once_lose_no_wake_up(database, other):

@@ -271,7 +271,7 @@ async def test_a_swallowed_failure_is_not_taken_for_a_commit(database):
             await tx.execute("CREATE TABLE t (n int PRIMARY KEY)")
             with pytest.raises(StoreError):
                 await tx.execute("SELECT 1 / 0")
-    with pytest.raises(StoreError, match="doesn't exist|does not exist"):
+    with pytest.raises(StoreError, match=r"doesn't exist|does not exist"):
         async with database.transaction() as tx:
             await tx.fetch("SELECT * FROM t")
 

@@ -453,9 +453,7 @@ class SagaRules(RuleBasedStateMachine):
                 else:
                     self.effects.add(name)
                     self.tell(ev.Succeeded(name))
-            elif machine.status == "parked":
-                self.tell(ev.RetryAsked())
-            elif machine.status == "compensation_failed":
+            elif machine.status == "parked" or machine.status == "compensation_failed":
                 self.tell(ev.RetryAsked())
             elif self.children():
                 branch = self.children()[0]

@@ -138,7 +138,7 @@ class Database(Protocol):
         ...
 
     async def migrate(self) -> list[Migration]:
-        """Apply what is missing, atomically and safely beside others who do the same; what it did."""
+        """Apply what is missing, atomically, safely beside others who do so too; what it did."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:

@@ -100,8 +100,8 @@ class Append:
 
     `after` is the number of the last fact known to the writer; the new ones get the numbers after
     it. `change` replaces the searchable columns. `release` makes the instance passive, due at
-    `wake_at`, or at once if mail has arrived that isn't in `consumed`. `consumed` are the numbers of
-    the mail folded into `facts`, which isn't given out again. `starts` begins other instances (one
+    `wake_at`, or at once if mail has arrived that isn't in `consumed`. `consumed` are the numbers
+    of the mail folded into `facts`, which isn't given out again. `starts` begins other instances (one
     whose key is taken is left alone) and `mails` are sent; their instances become due.
     """
 
@@ -127,7 +127,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which instances to list. Empty fields don't restrict. Ages are in seconds since `created_at`."""
+    """Which instances to list. Empty fields don't restrict.
+
+    `created_before` (exclusive) and `created_after` (inclusive) are seconds since the epoch.
+    """
 
     pattern: str = "saga"
     name: str = ""
@@ -163,8 +166,8 @@ class JournalStore(Protocol):
         exists; the others of the batch are written all the same. The check and the write are one
         atomic act: no write of a lease that another has expired ever becomes visible. At most one
         `Append` per instance in a batch, and in flight. Raises `StoreUnavailable` or `StoreFull`
-        when the batch as a whole failed (for `StoreUnavailable` it may nevertheless be written: send
-        it again, and take `StaleWriter` then as a reason to load the instance anew).
+        when the batch as a whole failed (for `StoreUnavailable` it may nevertheless be written:
+        send it again, and take `StaleWriter` then as a reason to load the instance anew).
         """
         ...
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A registered worker: `expires_in` is in seconds, negative when overdue; `owned` counts instances."""
+    """A registered worker. `expires_in`: seconds, negative when overdue. `owned`: instances."""
 
     token: int
     name: str

@@ -45,7 +45,7 @@ class Active:
         self.consumed: list[int] = []
         self.last_mail = 0
         self.sleeps_until: float | None = None
-        self.shown = ("running", "", "")
+        self.shown: tuple[str, str, str] = ("running", "", "")
         self.child_starts: dict[str, Start] = {}
         self.task: asyncio.Task[None] | None = None
         self.tasks: set[asyncio.Task[None]] = set()

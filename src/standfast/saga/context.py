@@ -41,7 +41,7 @@ class Context:
         self._state = state
         self._branch = branch
         self._key = ""
-        self.operation = operation
+        self.operation: Operation = operation
         self.attempt = attempt
         self.deadline = deadline
 

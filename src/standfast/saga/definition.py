@@ -41,7 +41,7 @@ class Step(Generic[I, R]):
         options: dict[str, Any] | None = None,
     ) -> None:
         self.name = ""
-        self.kind = kind
+        self.kind: StepKind = kind
         self.function = function
         self.options = options or {}
         self.undo_function: Callable[..., Awaitable[Any]] | None = None
@@ -191,8 +191,8 @@ def step(function: Any = None, /, **options: Any) -> Any:
 
     `after`: the steps that must be done first (names or steps; ``()`` for none), by default the
     one defined before. `when(saga, input, ctx)`: skip the step if false. `each(saga, input,
-    ctx)`: a list; the step runs once an item, at most `limit` at a time. Both must depend on nothing
-    but the input and earlier results. `timeout` bounds one attempt, in seconds or text. `retry`
+    ctx)`: a list; the step runs once an item, at most `limit` at a time. Both must depend on
+    nothing but the input and earlier results. `timeout` bounds one attempt, in seconds or text. `retry`
     defaults to 5 attempts (20 from the pivot on). `on_exhausted`: ``"compensate"``, or ``"park"``
     until an operator or a ``resume`` signal goes on. `pivot`: the point of no return.
     `no_compensation`: why it needs none. `transactional`: the step's rows commit together with the
@@ -246,11 +246,11 @@ def child(
     when: Callable[[Any, Any, Any], bool] | None = None,
     no_compensation: str = "",
 ) -> Step[Any, dict[str, Any]]:
-    """A step that runs another saga to its end, on the input that ``input(self, order, ctx)`` gives.
+    """A step that runs another saga to its end, on the input of ``input(self, order, ctx)``.
 
     Its result is a dict of the child's results by step name, as plain JSON values. If it
-    compensates, the step counts as refused. To undo the step the child is asked to undo itself, even
-    when it had completed (a child past its pivot can't, so give `no_compensation` then).
+    compensates, the step counts as refused. To undo the step the child is asked to undo itself,
+    even when it had completed (a child past its pivot can't, so give `no_compensation` then).
     """
     made: Step[Any, dict[str, Any]] = Step(
         None,
@@ -419,9 +419,7 @@ def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> 
     return plan
 
 
-def _past_pivot(
-    steps: dict[str, Step[Any, Any]], afters: dict[str, tuple[str, ...]]
-) -> set[str]:
+def _past_pivot(steps: dict[str, Step[Any, Any]], afters: dict[str, tuple[str, ...]]) -> set[str]:
     """The steps behind the pivot, wherever they are defined."""
     pivots = {s.name for s in steps.values() if s.options.get("pivot")}
     past: set[str] = set()

@@ -45,8 +45,8 @@ class Runner:
     """Drives instances on behalf of one lease.
 
     `linger`: an instance whose next timer is more than this many seconds away leaves memory.
-    `on_rest(active)` is called when one has left. `check_lease()` tells whether the lease still holds;
-    `on_sent(id)` that an instance was sent something.
+    `on_rest(active)` is called when one has left. `check_lease()` tells whether the lease still
+    holds; `on_sent(id)` that an instance was sent something.
     """
 
     def __init__(

@@ -388,8 +388,8 @@ def _renamed(facts: Sequence[fx.AnyFact]) -> list[fx.AnyFact]:
         elif isinstance(fact, fx.CompensationStarted) and names:
             doubt = [new(name) for name in fact.in_doubt]
             fact = msgspec.structs.replace(fact, step=new(fact.step), in_doubt=doubt)
-        elif names and hasattr(fact, "branch"):
-            fact = msgspec.structs.replace(fact, branch=new(fact.branch))
+        elif names and (branch := getattr(fact, "branch", None)) is not None:
+            fact = msgspec.structs.replace(fact, branch=new(branch))
         out.append(fact)
     out.reverse()
     return out

@@ -26,7 +26,7 @@ class Receipt:
 
 
 class World:
-    """`log` has a word for each call that got through to its end, in order; `calls` for each begun."""
+    """`log` has a word for each call that got to its end, in order; `calls` for each begun."""
 
     def __init__(self) -> None:
         self.log: list[str] = []

@@ -72,7 +72,7 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
 
 
 def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> StandfastError:
-    state = error.sqlstate or ""
+    state: str = getattr(error, "sqlstate", None) or ""
     if state == "53100":
         return StoreFull(
             f"PostgreSQL at {place} has no room left on its device ({error}): free some space; "
@@ -91,6 +91,7 @@ def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> Standfast
             "`standfast migrate`"
         )
     if state.startswith("23"):
-        detail = f": {error.detail}" if error.detail else ""
+        detail = getattr(error, "detail", None)
+        detail = f": {detail}" if detail else ""
         return ConstraintViolated(f"PostgreSQL at {place}: {error}{detail}")
     return StoreError(f"PostgreSQL at {place}: {error} (SQLSTATE {state or 'unknown'})")

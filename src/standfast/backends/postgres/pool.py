@@ -94,7 +94,7 @@ class Pool:
         """A connection of its own, outside the pool. Driver errors come through."""
         return await asyncpg.connect(
             self._dsn,
-            timeout=self.options.connect_seconds,
+            timeout=self.options.connect_seconds,  # pyright: ignore[reportArgumentType]
             command_timeout=self.timeout,
             **self._settings(),
         )
