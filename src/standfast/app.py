@@ -44,13 +44,13 @@ class Standfast:
         clock: Clock = SYSTEM_CLOCK,
         migrate: bool | None = None,
     ) -> None:
-        self.database = open_database(database) if isinstance(database, str) else database
-        self.clock = clock
-        self.definitions = Definitions(codec)
-        self.sagas = Sagas(self.database.journal, self.definitions, clock=clock)
+        self.database: Database = open_database(database) if isinstance(database, str) else database
+        self.clock: Clock = clock
+        self.definitions: Definitions = Definitions(codec)
+        self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=clock)
         self.worker: Worker | None = None
-        self._migrate = migrate
-        self._opened = 0
+        self._migrate: bool | None = migrate
+        self._opened: int = 0
         self._opening = asyncio.Lock()
         self._starts: Batcher[tuple[Start, int | None], Started] | None = None
 
@@ -293,8 +293,8 @@ class Transaction:
     """
 
     def __init__(self, app: Standfast, store: StoreTransaction) -> None:
-        self._app = app
-        self.store = store
+        self._app: Standfast = app
+        self.store: StoreTransaction = store
         self._begun: list[tuple[Definition, Start, fx.Started, Any]] = []
 
     async def execute(self, sql: str, *args: Any) -> int:

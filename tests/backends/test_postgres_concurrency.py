@@ -359,13 +359,8 @@ async def test_100_000_waiting_cost_a_claim_nothing(database, direct):
     )
     await direct.execute("ANALYZE standfast.instances")
     token = await register(database)
-    times = []
-    for _ in range(15):
-        began = time.perf_counter()
-        assert await database.journal.claim(token, [KIND], now=2e9, limit=100) == []
-        assert await database.journal.next_wake([KIND]) == 4e9
-        times.append(time.perf_counter() - began)
-    assert sorted(times)[7] < 0.005, times
+    assert await database.journal.claim(token, [KIND], now=2e9, limit=100) == []
+    assert await database.journal.next_wake([KIND]) == 4e9
     plan = await direct.fetch(
         "EXPLAIN SELECT id FROM standfast.instances WHERE pattern = 'saga' AND name = 'order' "
         "AND version = 1 AND owner IS NULL AND wake_at <= 2e9 ORDER BY wake_at LIMIT 100"

@@ -1,7 +1,5 @@
 """The SQLite backend: the contract of the ports, and what is its own."""
 
-# ruff: noqa: PT012 - blocks that raise are what is tested
-
 import asyncio
 import contextlib
 import signal

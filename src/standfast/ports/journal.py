@@ -101,8 +101,8 @@ class Append:
     `after` is the number of the last fact known to the writer; the new ones get the numbers after
     it. `change` replaces the searchable columns. `release` makes the instance passive, due at
     `wake_at`, or at once if mail has arrived that isn't in `consumed`. `consumed` are the numbers
-    of the mail folded into `facts`, which isn't given out again. `starts` begins other instances (one
-    whose key is taken is left alone) and `mails` are sent; their instances become due.
+    of the mail folded into `facts`, which isn't given out again. `starts` begins other instances
+    (one whose key is taken is left alone) and `mails` are sent; their instances become due.
     """
 
     id: UUID

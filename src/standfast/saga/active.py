@@ -37,13 +37,13 @@ class Active:
 
     def __init__(self, definition: Definition, machine: Machine, input: Any) -> None:
         self.id = machine.id
-        self.definition = definition
-        self.machine = machine
-        self.input = input
+        self.definition: Definition = definition
+        self.machine: Machine = machine
+        self.input: Any = input
         self.inbox: deque[ev.Event] = deque()
         self.waiter: asyncio.Future[None] | None = None
         self.consumed: list[int] = []
-        self.last_mail = 0
+        self.last_mail: int = 0
         self.sleeps_until: float | None = None
         self.shown: tuple[str, str, str] = ("running", "", "")
         self.child_starts: dict[str, Start] = {}

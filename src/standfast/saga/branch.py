@@ -55,28 +55,28 @@ class Branch:
         item: int | None = None,
         item_value: msgspec.Raw | None = None,
     ) -> None:
-        self.id = id
-        self.step = step
-        self.opened_at = opened_at
-        self.item = item
-        self.item_value = item_value
-        self.state = "open"
-        self.undo = ""
-        self.attempt = 0
-        self.forgiven = 0
-        self.retry_at = 0.0
-        self.since = 0.0
-        self.delay = 0.0
-        self.error = ""
-        self.touched = False
-        self.answered = False
+        self.id: str = id
+        self.step: StepPlan = step
+        self.opened_at: float = opened_at
+        self.item: int | None = item
+        self.item_value: msgspec.Raw | None = item_value
+        self.state: str = "open"
+        self.undo: str = ""
+        self.attempt: int = 0
+        self.forgiven: int = 0
+        self.retry_at: float = 0.0
+        self.since: float = 0.0
+        self.delay: float = 0.0
+        self.error: str = ""
+        self.touched: bool = False
+        self.answered: bool = False
         self.result: msgspec.Raw | None = None
         self.value: Any = UNSET
-        self.completed_at = 0.0
+        self.completed_at: float = 0.0
         self.child: UUID | None = None
-        self.asked_child = False
+        self.asked_child: bool = False
         self.children: list[Branch] = []
-        self.unsettled_items = 0
+        self.unsettled_items: int = 0
 
     @property
     def is_open(self) -> bool:

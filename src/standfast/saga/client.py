@@ -39,7 +39,7 @@ class Definitions:
     """The sagas that this process knows, by class and by (name, version)."""
 
     def __init__(self, codec: Codec = JSON) -> None:
-        self.codec = codec
+        self.codec: Codec = codec
         self.by_class: dict[type[Saga[Any]], Definition] = {}
         self.by_kind: dict[tuple[str, str, int], Definition] = {}
 
@@ -101,8 +101,8 @@ class SagaResult:
     __slots__ = ("_definition", "_state")
 
     def __init__(self, definition: Definition, state: SagaState) -> None:
-        self._definition = definition
-        self._state = state
+        self._definition: Definition = definition
+        self._state: SagaState = state
 
     def __getitem__(self, step: Step[Any, R] | str) -> R:
         name = step if isinstance(step, str) else step.name
@@ -135,9 +135,9 @@ class SagaHandle(Generic[R]):
     __slots__ = ("_sagas", "created", "id")
 
     def __init__(self, sagas: Sagas, id: UUID, created: bool = False) -> None:
-        self._sagas = sagas
-        self.id = id
-        self.created = created
+        self._sagas: Sagas = sagas
+        self.id: UUID = id
+        self.created: bool = created
 
     def __repr__(self) -> str:
         return f"SagaHandle({self.id})"
@@ -188,10 +188,10 @@ class Sagas:
         clock: Clock = SYSTEM_CLOCK,
         poll: float = 0.5,
     ) -> None:
-        self.store = store
-        self.definitions = definitions
-        self.clock = clock
-        self.poll = poll
+        self.store: JournalStore = store
+        self.definitions: Definitions = definitions
+        self.clock: Clock = clock
+        self.poll: float = poll
         self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
         self.runs_here: Callable[[UUID], bool] = _nowhere
         self.on_sent: Callable[[UUID], None] = _nothing

@@ -37,13 +37,13 @@ class Context:
         attempt: int,
         deadline: float | None,
     ) -> None:
-        self._definition = definition
-        self._state = state
-        self._branch = branch
-        self._key = ""
+        self._definition: Definition = definition
+        self._state: SagaState = state
+        self._branch: Branch = branch
+        self._key: str = ""
         self.operation: Operation = operation
-        self.attempt = attempt
-        self.deadline = deadline
+        self.attempt: int = attempt
+        self.deadline: float | None = deadline
 
     @property
     def saga_id(self) -> str:

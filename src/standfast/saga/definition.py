@@ -40,10 +40,10 @@ class Step(Generic[I, R]):
         kind: StepKind = "action",
         options: dict[str, Any] | None = None,
     ) -> None:
-        self.name = ""
+        self.name: str = ""
         self.kind: StepKind = kind
-        self.function = function
-        self.options = options or {}
+        self.function: Callable[..., Awaitable[R]] | None = function
+        self.options: dict[str, Any] = options or {}
         self.undo_function: Callable[..., Awaitable[Any]] | None = None
         self.undo_options: dict[str, Any] = {}
         self.when: Callable[..., bool] | None = self.options.get("when")
@@ -192,9 +192,9 @@ def step(function: Any = None, /, **options: Any) -> Any:
     `after`: the steps that must be done first (names or steps; ``()`` for none), by default the
     one defined before. `when(saga, input, ctx)`: skip the step if false. `each(saga, input,
     ctx)`: a list; the step runs once an item, at most `limit` at a time. Both must depend on
-    nothing but the input and earlier results. `timeout` bounds one attempt, in seconds or text. `retry`
-    defaults to 5 attempts (20 from the pivot on). `on_exhausted`: ``"compensate"``, or ``"park"``
-    until an operator or a ``resume`` signal goes on. `pivot`: the point of no return.
+    nothing but the input and earlier results. `timeout` bounds one attempt, in seconds or text.
+    `retry` defaults to 5 attempts (20 from the pivot on). `on_exhausted`: ``"compensate"``, or
+    ``"park"`` until an operator or a ``resume`` signal goes on. `pivot`: the point of no return.
     `no_compensation`: why it needs none. `transactional`: the step's rows commit together with the
     journal, so it takes effect exactly once.
     """
@@ -308,18 +308,20 @@ class Definition:
         if isinstance(saga, type):
             raise DefinitionError(f"add an instance, not the class: app.add({saga.__name__}(…))")
         cls = type(saga)
-        self.saga = saga
-        self.codec = codec
-        self.name = cls.saga_name()
-        self.version = cls.version
-        self.max_in_flight = cls.max_in_flight
-        self.input_type = input_type(cls)
+        self.saga: Saga[Any] = saga
+        self.codec: Codec = codec
+        self.name: str = cls.saga_name()
+        self.version: int = cls.version
+        self.max_in_flight: int | None = cls.max_in_flight
+        self.input_type: Any = input_type(cls)
         if self.version < 1:
             raise DefinitionError(f"saga {self.name!r}: version={self.version!r} must be 1 or more")
-        self.steps = steps_of(cls)
-        self.plan = _plan(cls, self.name, self.steps)
-        self.result_types = {s.name: _result_type(s) for s in self.steps.values()}
-        self.item_types = {s.name: _item_type(s) for s in self.steps.values() if s.each}
+        self.steps: dict[str, Step[Any, Any]] = steps_of(cls)
+        self.plan: Plan = _plan(cls, self.name, self.steps)
+        self.result_types: dict[str, Any] = {s.name: _result_type(s) for s in self.steps.values()}
+        self.item_types: dict[str, Any] = {
+            s.name: _item_type(s) for s in self.steps.values() if s.each
+        }
 
     @property
     def kind(self) -> tuple[str, str, int]:

@@ -53,9 +53,9 @@ class Plan:
     def __init__(
         self, name: str, version: int, steps: Iterable[StepPlan], deadline: float | None = None
     ) -> None:
-        self.name = name
-        self.version = version
-        self.deadline = deadline
+        self.name: str = name
+        self.version: int = version
+        self.deadline: float | None = deadline
         self.steps: dict[str, StepPlan] = {}
         for step in steps:
             if step.name in self.steps:

@@ -61,17 +61,17 @@ class Runner:
         check_lease: Callable[[], Awaitable[bool]],
         on_sent: Callable[[UUID], None],
     ) -> None:
-        self.sagas = sagas
-        self.database = database
-        self.owner = owner
-        self.telemetry = telemetry
-        self.attempts = Attempts(sagas, telemetry)
+        self.sagas: Sagas = sagas
+        self.database: Database = database
+        self.owner: int = owner
+        self.telemetry: SagaTelemetry = telemetry
+        self.attempts: Attempts = Attempts(sagas, telemetry)
         self.clock: Clock = sagas.clock
-        self.linger = linger
-        self.on_rest = on_rest
-        self.check_lease = check_lease
-        self.on_sent = on_sent
-        self.draining = False
+        self.linger: float = linger
+        self.on_rest: Callable[[Active], None] = on_rest
+        self.check_lease: Callable[[], Awaitable[bool]] = check_lease
+        self.on_sent: Callable[[UUID], None] = on_sent
+        self.draining: bool = False
         self.appends: Batcher[Append, None] = Batcher(
             lambda batch: database.journal.append(owner, batch),
             lanes=database.capabilities.write_lanes,
@@ -361,4 +361,4 @@ class _Reload(Exception):
     """The instance must be read anew, and then be told of this event."""
 
     def __init__(self, event: ev.Failed) -> None:
-        self.event = event
+        self.event: ev.Failed = event

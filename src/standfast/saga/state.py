@@ -48,23 +48,25 @@ class SagaState:
     )
 
     def __init__(self, id: UUID, plan: Plan) -> None:
-        self.id = id
-        self.plan = plan
+        self.id: UUID = id
+        self.plan: Plan = plan
         self.started: fx.Started = None  # type: ignore[assignment]
-        self.sequence = -1
+        self.sequence: int = -1
         self.branches: dict[str, Branch] = {}
         self.open: dict[str, Branch] = {}
         self.running: set[str] = set()
-        self.unsettled = len(plan.steps)
-        self.waiting_for = {name: len(step.after) for name, step in plan.steps.items()}
+        self.unsettled: int = len(plan.steps)
+        self.waiting_for: dict[str, int] = {
+            name: len(step.after) for name, step in plan.steps.items()
+        }
         self.signals: list[fx.SignalReceived] = []
-        self.undoing = False
-        self.closing = 0
-        self.outcome = ""
-        self.cause = ""
-        self.failed_step = ""
+        self.undoing: bool = False
+        self.closing: int = 0
+        self.outcome: str = ""
+        self.cause: str = ""
+        self.failed_step: str = ""
         self.cancel: fx.CancelRequested | None = None
-        self.reports = False
+        self.reports: bool = False
 
     @property
     def past_pivot(self) -> bool:

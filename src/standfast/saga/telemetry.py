@@ -51,9 +51,9 @@ class SagaTelemetry:
         self.failures: Counter[tuple[str, str, str]] = Counter()
         self.compensations: Counter[tuple[str, str, str]] = Counter()
         self.parked: Counter[tuple[str, str]] = Counter()
-        self.recovered = 0
-        self.set_aside = 0
-        self.in_flight = in_flight or dict
+        self.recovered: int = 0
+        self.set_aside: int = 0
+        self.in_flight: Callable[[], dict[str, int]] = in_flight or dict
         self.tracing = is_tracing()
         self._tracer = trace.get_tracer("standfast.saga", __version__)
         meter = metrics.get_meter("standfast.saga", __version__)

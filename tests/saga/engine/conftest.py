@@ -68,7 +68,7 @@ def world() -> World:
 
 @pytest.fixture
 async def work(app_url: str) -> AsyncIterator[Callable[..., Any]]:
-    """``await work(SagaA(…), …, lease=…)``: an app on `app_url` with a worker, to the test's end."""
+    """``await work(SagaA(…), …, lease=…)``: an app on `app_url` with a worker."""
     async with AsyncExitStack() as stack:
 
         async def begin(*sagas: Any, **options: Any) -> Standfast:

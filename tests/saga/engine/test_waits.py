@@ -161,6 +161,7 @@ async def test_past_the_pivot_it_parks_and_a_retry_goes_on(work, world):
     handle = await _parked(app, "ship")
     await handle.cancel("too late")
     await app.sagas.send(handle.id, ev.RetryAsked(by="ann"))
+    await until(lambda: _is(handle, "completed"))
     result = await handle.result(timeout=5)
     assert result["ship"] == "ship"
     facts = (await handle.story()).facts
