@@ -125,6 +125,8 @@ async def _answered(
         play.strike(one, fault)
     if fault == "refused":
         raise Refused("simulated: the participant says no")
+    if fault == "outage":
+        raise ConnectionError("simulated: the participant is down")
     if fault == "request lost":
         raise ConnectionError("simulated: the request was lost")
     if fault == "late":
@@ -161,10 +163,23 @@ def _fault(play: Play, step: Step[Any, Any], one: Call, place: str, ctx: Context
         never |= {"late", "duplicate"}  # its effect is in the transaction, which comes once
     if not play.is_untried(one):
         never.add("refused")
+    if _is_down(play, one, place):
+        return "outage"
     for kind, name in FORWARD if forward else BACKWARD:
         if name not in never and play.chance.strikes(kind, f"{place}: {name}"):
             return name
     return ""
+
+
+def _is_down(play: Play, one: Call, place: str) -> bool:
+    """Whether the participant can't be reached, for up to half an hour."""
+    now, who = play.loop.elapsed, f"{one.branch} {one.operation}"
+    if play.down_until.get(who, 0.0) > now:
+        return not play.chance.healed
+    if not play.chance.strikes("outage", f"{place}: outage"):
+        return False
+    play.down_until[who] = now + 2000 * play.chance.draw(f"{place}: outage ends") ** 2
+    return True
 
 
 async def _perform(play: Play, function: Attempt, one: Call) -> Any:

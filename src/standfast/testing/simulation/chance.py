@@ -23,6 +23,8 @@ class Faults:
 
     - `crash`: the process dies, at a commit (before it is written, or after) or within an attempt.
     - `unknown`: an attempt ends in a connection error, and took effect or didn't.
+    - `outage`: a participant can't be reached for up to half an hour, so that retries may be
+      exhausted.
     - `timeout`: an attempt outlasts its timeout, having taken effect or not.
     - `refused`: an action that hasn't been tried yet raises `Refused`.
     - `duplicate`: the participant gets a request twice in a row.
@@ -38,6 +40,7 @@ class Faults:
 
     crash: float = 0.04
     unknown: float = 0.08
+    outage: float = 0.02
     timeout: float = 0.04
     refused: float = 0.06
     duplicate: float = 0.06

@@ -6,7 +6,7 @@ wrong machine is found as well as a wrong saga.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -109,7 +109,8 @@ class Observed:
         self.completed: set[str] = set()
         self.refused: set[str] = set()
         self.undone: set[str] = set()
-        self.begun: set[str] = set()
+        self.begun: dict[str, UUID] = {}
+        self.excused: set[str] = set()
         self.called: set[str] = set()
         self.items: dict[str, int] = {}
         self.undoing = False
@@ -129,11 +130,13 @@ class Observed:
         elif isinstance(fact, fx.FannedOut):
             self.items[fact.branch] = len(fact.items)
         elif isinstance(fact, fx.ChildStarted):
-            self.begun.add(fact.branch)
+            self.begun[fact.branch] = fact.child
         elif isinstance(fact, fx.CompensationStarted):
             self.undoing = True
         elif isinstance(fact, (fx.CompensationCompleted, fx.CompensationSkipped)):
             self.undone.add(fact.branch)
+            if isinstance(fact, fx.CompensationSkipped):
+                self.excused.add(fact.branch)
         elif isinstance(fact, fx.Resolved):
             self.by_hand = True
 
@@ -164,9 +167,11 @@ class Observed:
             raise Violation("order", f"{call} began, but compensation hasn't")
         if self.plan.pivot in self.completed:
             raise Violation("pivot", f"{call} began, though the pivot {self.plan.pivot!r} is done")
-        for other in self.called | self.begun:
+        for other in self.called | self.begun.keys():
             if self.step(other).name in self.plan.descendants[step.name] and self.left(other):
-                raise Violation("order", f"{call} began before {other!r}, which builds on it, was")
+                raise Violation(
+                    "order", f"{call} began before {other!r}, which builds on it, was undone"
+                )
 
     def left(self, branch: str) -> bool:
         """Whether a branch may have had an effect, should have been undone, and hasn't been."""
@@ -175,15 +180,25 @@ class Observed:
         return undoable and branch not in self.refused and branch not in self.undone
 
 
-def check_end(observed: Observed, status: str, calls: Sequence[Call]) -> None:
-    """What must hold for an instance when all is quiet. Raises `Violation`."""
+def check_end(
+    observed: Observed, status: str, calls: Sequence[Call], statuses: Mapping[UUID, str]
+) -> None:
+    """What must hold for an instance when all is quiet. Raises `Violation`.
+
+    `statuses` are those of all instances, for its children.
+    """
     own = [c for c in calls if c.instance == str(observed.id) and not c.late]
     if observed.by_hand:
         return
     if status == "compensated":
-        for branch in observed.called | observed.begun:
+        for branch in observed.called | observed.begun.keys():
             if observed.left(branch):
                 raise Violation("left", f"the saga is compensated, but {branch!r} wasn't undone")
+        for branch, child in observed.begun.items():
+            stands = statuses.get(child, "unknown")
+            excused = branch in observed.excused or observed.step(branch).no_compensation
+            if stands != "compensated" and not excused:
+                raise Violation("left", f"the child saga of {branch!r} is {stands}, not undone")
         for branch in observed.refused:
             if any(c.returned and c.operation == "action" for c in own if _is(c, observed, branch)):
                 raise Violation(
@@ -191,10 +206,8 @@ def check_end(observed: Observed, status: str, calls: Sequence[Call]) -> None:
                     f"{branch!r} had taken effect and was refused when it was tried again, so it "
                     "wasn't undone: let the participant answer a repeated request as the first",
                 )
-        for branch in observed.undone:
-            kind = fx.CompensationCompleted
-            told = any(isinstance(f, kind) and f.branch == branch for f in observed.facts)
-            if told and observed.step(branch).kind == "action":
+        for branch in observed.undone - observed.excused:
+            if observed.step(branch).kind == "action":
                 undos = [c for c in own if _is(c, observed, branch) and c.operation != "action"]
                 if not any(c.returned for c in undos):
                     raise Violation("left", f"{branch!r} counts as undone, but no undo of it ended")
@@ -237,8 +250,7 @@ def check_ledgers(ledgers: Sequence[Ledger], observed: Observed, status: str) ->
             undoable = observed.step(branch).undo
             if status == "compensated" and undoable and entry.posted != entry.reversed:
                 how = f"posted {entry.posted} times, reversed {entry.reversed} times"
-                skipped = fx.CompensationSkipped
-                if not any(isinstance(f, skipped) and f.branch == branch for f in observed.facts):
+                if branch not in observed.excused:
                     raise Violation("left", f"{where} isn't undone: {how}")
             if status == "completed" and entry.reversed:
                 raise Violation("undone", f"{where} was undone, but the saga is completed")

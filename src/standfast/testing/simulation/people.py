@@ -167,5 +167,3 @@ class Operator:
         name = observed.label + pivot
         calls = [c for c in self.play.calls if c.instance == str(observed.id)]
         return not any(c.branch == name and (c.began or c.late) for c in calls)
-
-

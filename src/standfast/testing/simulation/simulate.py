@@ -248,8 +248,7 @@ class Simulation:
                 world=found.world,
             )
         story = "\n".join(
-            f"{number:>4}  {at:>9.2f}s  {text}"
-            for number, (at, text) in enumerate(told.story, 1)
+            f"{number:>4}  {at:>9.2f}s  {text}" for number, (at, text) in enumerate(told.story, 1)
         )
         left = "\n".join(f"  - {place}" for place in told.struck) or "  - none"
         return InvariantViolated(

@@ -83,9 +83,7 @@ class SimulatedJournal(MemoryJournal):
 class SimulatedTransaction:
     """A transaction in memory, with the user's own rows in an SQLite database in memory."""
 
-    def __init__(
-        self, inner: StoreTransaction, sql: sqlite3.Connection | None, play: Play
-    ) -> None:
+    def __init__(self, inner: StoreTransaction, sql: sqlite3.Connection | None, play: Play) -> None:
         self._inner = inner
         self._sql = sql
         self._play = play
