@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 
@@ -247,7 +248,7 @@ class SkipsAnUndo(Machine):
             branch.undo = ""
             self.closing -= 1
 
-    _folds = folds(CompensationStarted=_skip)
+    _folds: ClassVar = folds(CompensationStarted=_skip)
 
 
 class ForgetsDoubt(Machine):
@@ -282,7 +283,7 @@ class RunsAhead(Machine):
             if step_.name not in self.branches:
                 self._open(Branch(step_.name, step_, fact.at))
 
-    _folds = folds(Started=_ahead)
+    _folds: ClassVar = folds(Started=_ahead)
 
 
 class KeepsACancelInMemory(Machine):
@@ -293,7 +294,7 @@ class KeepsACancelInMemory(Machine):
     def _cancelled(self, event: ev.CancelAsked, now: float, random: float) -> None:
         self.cancel = fx.CancelRequested(at=now, reason=event.reason)
 
-    _handlers = {**Machine._handlers, ev.CancelAsked: _cancelled}
+    _handlers: ClassVar = {**Machine._handlers, ev.CancelAsked: _cancelled}
 
 
 class RefoldsAttemptsWrongly(Machine):
@@ -305,7 +306,7 @@ class RefoldsAttemptsWrongly(Machine):
         Machine._failed(self, event, now, random)
         self.branches[event.branch].attempt += 1
 
-    _handlers = {**Machine._handlers, ev.Failed: _failed}
+    _handlers: ClassVar = {**Machine._handlers, ev.Failed: _failed}
 
 
 class UndoesTheRefused(Machine):
@@ -316,7 +317,7 @@ class UndoesTheRefused(Machine):
         event.retriable = False
         Machine._failed(self, event, now, random)
 
-    _handlers = {**Machine._handlers, ev.Failed: _failed}
+    _handlers: ClassVar = {**Machine._handlers, ev.Failed: _failed}
 
 
 class GivesUpAnUndo(Machine):
@@ -327,7 +328,7 @@ class GivesUpAnUndo(Machine):
     def _undo_failed(self, event: ev.UndoFailed, now: float, random: float) -> None:
         self._undone(ev.Undone(event.branch), now, random)
 
-    _handlers = {**Machine._handlers, ev.UndoFailed: _undo_failed}
+    _handlers: ClassVar = {**Machine._handlers, ev.UndoFailed: _undo_failed}
 
 
 class ForgetsTheChild(Machine):
@@ -337,7 +338,7 @@ class ForgetsTheChild(Machine):
         branch = self.branches[event.branch]
         self._emit(fx.CompensationCompleted(at=now, branch=branch.id))
 
-    _handlers = {**Machine._handlers, ev.Undone: _undone}
+    _handlers: ClassVar = {**Machine._handlers, ev.Undone: _undone}
 
 
 class NeverMovesOn(Machine):

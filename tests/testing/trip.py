@@ -1,4 +1,4 @@
-"""Sagas with all that a saga can have: a graph, items, a condition, a wait, a child, a transaction."""
+"""Sagas with all that a saga can have: items, a condition, a wait, a child, a transaction."""
 
 from __future__ import annotations
 

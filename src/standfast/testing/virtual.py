@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, SupportsIndex
 
 from standfast.errors import ConfigurationError
 
@@ -79,7 +79,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.refused = self.refused or error
         raise error
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]  # it never returns
+        self, executor: Any, func: Any, *args: Any
+    ) -> NoReturn:
         """Refused."""
         self.refuse(f"a thread was asked to run {getattr(func, '__qualname__', func)!r}")
 
@@ -172,7 +174,7 @@ def refusing_real_io(loop: VirtualLoop) -> Iterator[None]:
         _hooked = True
     real_sleep = time.sleep
 
-    def sleep(seconds: float) -> None:
+    def sleep(seconds: float | SupportsIndex, /) -> None:
         if _is_here():
             loop.refuse(f"time.sleep({seconds!r}) was called: use asyncio.sleep")
         real_sleep(seconds)

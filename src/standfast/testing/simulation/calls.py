@@ -102,14 +102,18 @@ async def call(play: Play, step: Step[Any, Any], function: Attempt, ctx: Context
     place = f"{one.branch} {one.operation} {number}"
     try:
         await play.pass_time(f"{place} begins", one.branch, "crash before the call")
+        error = play.told_to_raise(one, number)
+        if error is not None:
+            raise error
         value = await _answered(play, step, function, one, place, ctx)
         await play.pass_time(f"{place} ends", one.branch, "crash after the call")
     except asyncio.CancelledError:
         one.ended = "cut off"
         play.tell(f"{one} was cut off")
         raise
-    except Exception as error:
-        one.ended = "refused" if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+    except Exception as raised:
+        refused = isinstance(raised, Refused)
+        one.ended = "refused" if refused else f"{type(raised).__name__}: {raised}"
         play.tell(f"{one} failed: {one.ended}")
         raise
     one.ended = "done"
@@ -187,7 +191,7 @@ async def _perform(play: Play, function: Attempt, one: Call) -> Any:
     try:
         value = await function()
     except AssertionError as error:
-        play.violated("assertion", f"in {one}: {error or 'an assertion failed'}")
+        play.violated("assertion", f"in {one}: {str(error) or 'an assertion failed'}")
         raise
     one.returned = True
     play.touched()

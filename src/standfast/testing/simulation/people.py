@@ -131,15 +131,15 @@ class Operator:
         if how == "retry":
             play.send(to, ev.RetryAsked(by="operator"), "the operator retries what is parked")
         elif how == "skip":
-            event = ev.SkipAsked(reason="it is known to be done", by="operator")
-            play.send(to, event, "the operator skips what is parked, for it is done")
+            skip = ev.SkipAsked(reason="it is known to be done", by="operator")
+            play.send(to, skip, "the operator skips what is parked, for it is done")
         elif how == "resume":
             play.send(to, ev.Signalled("resume"), "signal resume is sent")
             if machine.undoing:  # it doesn't resume an undo, so somebody must
                 play.send(to, ev.RetryAsked(by="operator"), "the operator retries the undo")
         elif how == "force":
-            event = ev.CancelAsked("the pivot is known not to be done", "operator", force=True)
-            play.send(to, event, "the operator cancels by force")
+            cancel = ev.CancelAsked("the pivot is known not to be done", "operator", force=True)
+            play.send(to, cancel, "the operator cancels by force")
         else:
             play.tell("the operator stays away")
 

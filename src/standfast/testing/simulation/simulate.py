@@ -179,7 +179,7 @@ class Simulation:
         report = SimulationReport(self.name)
         called: set[str] = set()
         begun = told = time.monotonic()
-        with _alone():
+        with alone():
             for seed in seeds:
                 outcome = self.play(seed)
                 if outcome.violation is not None:
@@ -309,7 +309,7 @@ def _factory(saga: Sagas | Callable[[], Sagas]) -> Callable[[], Sequence[Saga[An
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """No event loop but ours, no log lines of ten thousand crashes, `random` as it was after."""
     try:
         asyncio.get_running_loop()
