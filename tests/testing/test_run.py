@@ -18,7 +18,7 @@ def test_all_goes_well():
     assert run[PlaceOrder.ship] == "courier-1"
     assert run.results["notify"] == "courier-1 is on its way"
     assert run.calls[0].key == run.calls[0].instance + ":reserve"
-    assert "stored: charge step completed" in run.story
+    assert "stored: charge completed" in run.story
 
 
 def test_a_refusal_undoes_what_was_done():

@@ -9,8 +9,6 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-import msgspec
-
 from standfast.ports.journal import Append, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -18,7 +16,6 @@ from standfast.saga.active import Active
 from standfast.saga.client import Sagas
 from standfast.saga.context import Context
 from standfast.saga.definition import Definition, Saga
-from standfast.saga.machine import Machine
 from standfast.testing.ledger import Ledger
 from standfast.testing.simulation.calls import Call
 from standfast.testing.simulation.chance import Chance
@@ -34,6 +31,7 @@ from standfast.testing.simulation.people import Operator, Senders
 from standfast.testing.simulation.process import FOREVER, Process, SimulatedDefinitions
 from standfast.testing.simulation.store import SimulatedDatabase, answer_lost
 from standfast.testing.virtual import VirtualClock, VirtualLoop, refusing_real_io
+from standfast.testing.words import describe
 
 Check = Callable[[World], Any]
 AT_REST = ("completed", "compensated", "parked", "compensation_failed")
@@ -467,24 +465,3 @@ class Play:
         ]
         calls = [(c.branch, c.operation, c.ended == "done", c.returned) for c in self.calls]
         return hash((tuple(steps), tuple(calls)))
-
-
-def describe(fact: fx.Fact) -> str:
-    """A fact in words."""
-    words = type(fact).__name__
-    words = "".join(f" {c.lower()}" if c.isupper() else c for c in words).strip()
-    parts: dict[str, Any] = {
-        name: getattr(fact, name)
-        for name in ("attempt", "result", "error", "cause", "in_doubt", "name", "reason", "why")
-        if getattr(fact, name, None)
-    }
-    if parts.get("attempt") == 1:
-        del parts["attempt"]
-    if parts.get("result") == b"null":
-        del parts["result"]
-    branch = getattr(fact, "branch", "")
-    values = ", ".join(
-        f"{name}={bytes(v).decode() if isinstance(v, msgspec.Raw) else v}"
-        for name, v in parts.items()
-    )
-    return f"{branch} {words}".strip() + (f" ({values})" if values else "")

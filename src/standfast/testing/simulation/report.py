@@ -52,9 +52,9 @@ class SimulationReport:
 
     def __str__(self) -> str:
         ended = ", ".join(f"{name} {count:,}" for name, count in self.outcomes.most_common())
+        head = f"{self.saga}: {self.seeds:,} seeds in {human(self.seconds)}"
         lines = [
-            f"{self.saga}: {self.seeds:,} seeds in {human(self.seconds)}, {self.paths:,} different "
-            "paths, nothing violated",
+            f"{head}, {self.paths:,} different paths, nothing violated",
             f"  ended: {ended}",
         ]
         steps = list(dict.fromkeys(step for step, _ in self.coverage))

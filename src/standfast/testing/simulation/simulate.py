@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from standfast.errors import ConfigurationError, StandfastError
@@ -102,7 +103,7 @@ def split_seeds(total: int, parts: int) -> list[range]:
     if parts < 1:
         raise ConfigurationError(f"parts={parts!r}: must be 1 or more")
     ends = [total * index // parts for index in range(parts + 1)]
-    return [range(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
+    return [range(begin, end) for begin, end in pairwise(ends)]
 
 
 class Simulation:
