@@ -200,11 +200,9 @@ class Player:
         """
         machine, busy = self.machine, dict(self.busy)
         assert machine is not None
-        self._crash()
+        copy = self._crash()
         self._go_on()
-        same = {b.id: b.touched for b in machine.open.values()} == {
-            b.id: b.touched for b in self.machine.open.values()
-        }
+        same = all(b.touched == copy.branches[b.id].touched for b in machine.open.values())
         if self.busy != busy or not same:
             self.machine, self.busy = machine, busy
 
@@ -236,6 +234,7 @@ class Player:
             if self.plan is None:
                 raise ScenarioError("begin with `saga NAME`")
             self._start(msgspec.Raw(b"null"))
+            self._go_on()
         assert self.machine is not None
         return self.machine
 
@@ -307,10 +306,11 @@ class Player:
         replay(copy, [fx.decode(text, number) for number, text in enumerate(self.journal)])
         return copy
 
-    def _crash(self) -> None:
+    def _crash(self) -> Machine:
         """What was going on is lost, and what it did isn't known."""
         self.busy.clear()
         self.machine = self._refold()
+        return self.machine
 
     def _go_on(self) -> None:
         machine = self.machine

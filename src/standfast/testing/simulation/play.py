@@ -23,10 +23,9 @@ from standfast.testing.simulation.invariants import (
     Observed,
     Violation,
     World,
-    check_end,
-    check_ledgers,
     difference,
 )
+from standfast.testing.simulation.judgement import check, judge, path_of, world_of
 from standfast.testing.simulation.people import Operator, Senders
 from standfast.testing.simulation.process import FOREVER, Process, SimulatedDefinitions
 from standfast.testing.simulation.store import SimulatedDatabase, answer_lost
@@ -34,7 +33,6 @@ from standfast.testing.virtual import VirtualClock, VirtualLoop, refusing_real_i
 from standfast.testing.words import describe
 
 Check = Callable[[World], Any]
-AT_REST = ("completed", "compensated", "parked", "compensation_failed")
 LINGER = (0.0, 1.0, FOREVER)
 
 
@@ -103,7 +101,7 @@ class Play:
         self._tasks: set[Any] = set()
         self._futures: list[Any] = []  # kept, or their tasks would be collected as garbage
         self._mails = 0
-        self._main: Definition = self.definitions.of(type(sagas[0]))
+        self.main: Definition = self.definitions.of(type(sagas[0]))
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -115,14 +113,14 @@ class Play:
             loop.run_until_quiet()
             if loop.refused is None and self.violation is None:
                 try:
-                    self._judge()
+                    judge(self)
                 except Violation as violation:
                     self.violation = violation
-        world = self.world()
+        world = world_of(self)
         facts = [fact for seen in self.instances.values() for fact in seen.facts]
         outcome = Outcome(
             world.status,
-            self._path(),
+            path_of(self),
             self.chance.struck,
             self.strikes,
             self.violation,
@@ -348,7 +346,7 @@ class Play:
     def touched(self) -> None:
         """Something changed, so what must hold always is checked."""
         if self.rules.always and self.violation is None:
-            self._check(self.rules.always)
+            check(self, self.rules.always)
 
     def rested(self, active: Active) -> None:
         """An instance left memory."""
@@ -386,82 +384,3 @@ class Play:
         await self.clock.sleep(down)
         await self.database.leases.release(token)
         await self._boot()
-
-    # -- the judgement -----------------------------------------------------------------------
-
-    def world(self) -> World:
-        """What the user's checks see."""
-        record = self.database.state.record(self.root)
-        row = record.instance if record is not None else None
-        observed = self.instances.get(self.root)
-        results: dict[str, Any] = {}
-        if observed is not None:
-            machine = self.definitions.new(self.root, self._main, observed.facts)
-            results = self._main.results(machine)
-        return World(
-            self.saga_objects[0],
-            self.saga_objects,
-            self.input,
-            row.status if row is not None else "running",
-            row.cause if row is not None else "",
-            results,
-            self.calls,
-            self.loop.elapsed,
-            self.database.sql,
-        )
-
-    def _check(self, checks: Sequence[Check]) -> None:
-        world = self.world()
-        for check in checks:
-            name = getattr(check, "__name__", repr(check))
-            try:
-                answer = check(world)
-            except AssertionError as error:
-                self.violated(f"invariant {name}", f"{name}: {str(error) or 'an assertion failed'}")
-                return
-            if answer is False:
-                self.violated(f"invariant {name}", f"{name} doesn't hold")
-                return
-
-    def _judge(self) -> None:
-        if self.loop.is_runaway:
-            raise Violation("endless", f"it doesn't end: {self.loop.turns} turns of the event loop")
-        records = self.database.state.records
-        statuses = {id: record.instance.status for id, record in records.items()}
-        for call in self.calls:
-            if not call.ended and not call.late:
-                raise Violation("stuck", f"{call} waits for something that never comes")
-        for id, status in statuses.items():
-            observed = self.instances[id]
-            check_end(observed, status, self.calls, statuses)
-            check_ledgers(self.ledgers, observed, status)
-        for observed in self.instances.values():
-            self._check_rest(observed, statuses)
-        self._check(self.rules.invariants)
-        if self.violation is None:
-            self._check(self.rules.always)
-
-    def _check_rest(self, observed: Observed, statuses: Mapping[UUID, str]) -> None:
-        """Whether there is a reason for not having ended. Raises `Violation`."""
-        status = statuses.get(observed.id, "running")
-        if status == "compensation_failed" and self.operator.tried_all(observed.id):
-            cause = self.database.state.records[observed.id].instance.cause
-            raise Violation("undo fails", f"an undo can't succeed: {cause}")
-        if status in AT_REST or self.senders.withheld(observed):
-            return
-        if status == "waiting" and not self.rules.operated:
-            return  # in a unit test, a signal that isn't given isn't sent
-        for child in observed.begun.values():
-            if statuses.get(child) in ("parked", "compensation_failed", "waiting", "compensating"):
-                return
-        raise Violation("stuck", f"the saga stays {status!r}, and nothing will move it")
-
-    def _path(self) -> int:
-        """A number for the way that this run went."""
-        steps = [
-            (type(fact).__name__, getattr(fact, "branch", ""))
-            for observed in self.instances.values()
-            for fact in observed.facts
-        ]
-        calls = [(c.branch, c.operation, c.ended == "done", c.returned) for c in self.calls]
-        return hash((tuple(steps), tuple(calls)))
