@@ -224,6 +224,19 @@ class JournalSuite(WritingSuite):
         assert (await loaded(database, mine)).instance.owner == worker
         assert (await loaded(database, asleep)).instance.status == "running"
 
+    # reassign
+
+    async def test_reassign(self, database: Database, worker: int) -> None:
+        """Passive ones get the version, and are claimed by it; the others are left alone."""
+        asleep, busy = await passive(database), await owned(database, worker)
+        answers = await database.journal.reassign([asleep, busy, new_id()], version=7)
+        assert answers == [True, False, False]
+        assert (await loaded(database, asleep)).instance.version == 7
+        assert (await loaded(database, busy)).instance.version == 1
+        assert len((await loaded(database, asleep)).facts) == 1
+        assert not await is_due(database, worker, asleep)
+        assert await database.journal.reassign([], version=7) == []
+
     async def test_flag_unclaimable(self, database: Database, worker: int) -> None:
         """Flags what is due and of a kind without a live worker, once, and leaves it as due."""
         now = time.time()

@@ -199,6 +199,13 @@ class JournalStore(Protocol):
         """Make an owned instance passive without a fact and never due, for it can't be run here."""
         ...
 
+    async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
+        """Give passive, unfinished instances another version: workers that have it may claim them.
+
+        False for one that is owned, finished or unknown. Facts and due times stay as they are.
+        """
+        ...
+
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:

@@ -31,6 +31,7 @@ APPLIES_TO: dict[type[ev.Mailed], tuple[str, ...]] = {
     ev.RetryAsked: STUCK,
     ev.SkipAsked: STUCK,
     ev.ResolveAsked: (*STUCK, "waiting"),
+    ev.MigrateAsked: UNFINISHED,
 }
 """The statuses in which an act can change something."""
 
@@ -168,6 +169,22 @@ class Operations:
             for id in some:
                 self.sagas.on_sent(id)
             yield begin + len(some)
+
+    async def migrate(
+        self, ids: Sequence[UUID], version: int, *, by: str = "", batch: int = 200
+    ) -> AsyncIterator[int]:
+        """Ask instances to move to a version; after each batch, how many were asked so far.
+
+        Those that are being run move when the attempts in flight have ended. One that can't move
+        stays as it is, with the reason in its journal.
+        """
+        told = 0
+        async for done in self.tell(ev.MigrateAsked(version, by=by), ids, batch=batch):
+            await self.sagas.store.reassign(ids[told:done], version=version)
+            for id in ids[told:done]:
+                self.sagas.on_sent(id)
+            told = done
+            yield done
 
     async def purge(self, *, finished_for: Duration, batch: int = 1000) -> AsyncIterator[int]:
         """Delete what finished longer ago than that, in batches; after each, how many so far."""

@@ -104,6 +104,23 @@ class SqliteJournal:
 
         await self._write(work)
 
+    async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
+        """See `JournalStore.reassign`."""
+        now = self._database.now()
+
+        def work(con: sqlite3.Connection) -> list[bool]:
+            return [
+                con.execute(
+                    "UPDATE standfast_instances SET version = ?, updated_at = ?"
+                    " WHERE id = ? AND owner IS NULL AND finished_at IS NULL",
+                    (version, now, id.bytes),
+                ).rowcount
+                > 0
+                for id in ids
+            ]
+
+        return await self._write(work)
+
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
