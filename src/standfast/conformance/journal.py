@@ -245,6 +245,9 @@ class JournalSuite(WritingSuite):
         await passive(database, wake_at=now - 10)  # a kind that is registered
         await passive(database, pattern="tcc", wake_at=now - 10)  # another pattern
         await owned(database, worker, name="gone")
+        over = await owned(database, worker, name="over", version=7)
+        await database.journal.append(worker, [finish(over, 0)])
+        await database.journal.send([mail(over, at=now - 10)])  # late mail: due, but finished
 
         async def flag() -> list[UUID]:
             cause = "no worker for {name} version {version} {{x}}"
@@ -264,6 +267,7 @@ class JournalSuite(WritingSuite):
             ("gone", "unclaimable"): 1,
             ("gone", "running"): 2,
             ("order", "running"): 1,
+            ("over", "completed"): 1,
         }
         kinds = [("saga", "gone", 7)]
         (it,) = await database.journal.claim(worker, kinds, now=now, limit=10)

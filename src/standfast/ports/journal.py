@@ -209,7 +209,7 @@ class JournalStore(Protocol):
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
-        """Find passive instances due before that time whose kind no live worker has registered.
+        """Find passive, unfinished instances due before then whose kind no live worker registered.
 
         Sets their `status` and `cause` (``{name}`` and ``{version}`` are filled in) without making
         them less due, so that a worker which has the kind can claim them. Answers those newly

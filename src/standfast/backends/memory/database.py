@@ -272,7 +272,7 @@ class MemoryJournal:
                 row = self._state.records[id].instance
                 if row.pattern != pattern or wake_at >= due_before or row.status == status:
                     continue
-                if _kind(row) in live:
+                if _kind(row) in live or row.finished_at is not None:
                     continue
                 record = change.edit(id)
                 assert record is not None  # it is waiting

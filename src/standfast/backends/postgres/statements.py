@@ -280,6 +280,7 @@ WITH RECURSIVE kind (name, version) AS (
         SELECT i.id FROM standfast.instances i
         WHERE i.pattern = $1 AND i.name = o.name AND i.version = o.version
           AND i.owner IS NULL AND i.wake_at < $2 AND i.status <> $3
+          AND i.finished_at IS NULL
         FOR NO KEY UPDATE SKIP LOCKED) f
 )
 UPDATE standfast.instances i SET status = $3, updated_at = {NOW},

@@ -137,6 +137,7 @@ class SqliteJournal:
                 rows = con.execute(
                     "UPDATE standfast_instances SET status = ?, cause = ?, updated_at = ?"
                     " WHERE owner IS NULL AND pattern = ? AND name = ? AND version = ?"
+                    " AND finished_at IS NULL"
                     f" AND wake_at < ? AND status <> ? RETURNING {reading.COLUMNS}",
                     (status, text, now, pattern, name, version, due_before, status),
                 ).fetchall()
@@ -254,7 +255,7 @@ def _unclaimable(
         if (name, version) not in live
         and con.execute(
             "SELECT 1 FROM standfast_instances WHERE owner IS NULL AND pattern = ? AND name = ?"
-            " AND version = ? AND wake_at < ? AND status <> ? LIMIT 1",
+            " AND version = ? AND wake_at < ? AND status <> ? AND finished_at IS NULL LIMIT 1",
             (pattern, name, version, due_before, status),
         ).fetchone()
     ]
