@@ -23,6 +23,7 @@ check: sync  ## Format, lint, types, layers, file lengths and docs, without runn
 	$(RUN) ruff check
 	$(RUN) mypy $(wildcard src examples)
 	$(RUN) pyright
+	$(RUN) python tools/public_types.py
 	$(RUN) lint-imports
 	$(RUN) python tools/file_lengths.py
 	$(RUN) mkdocs build --quiet --strict

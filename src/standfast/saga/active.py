@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from typing import Any
+from uuid import UUID
 
 from standfast.errors import CorruptRecord
 from standfast.ports.journal import Mail, Start
@@ -38,7 +39,7 @@ class Active:
     )
 
     def __init__(self, definition: Definition, machine: Machine, input: Any) -> None:
-        self.id = machine.id
+        self.id: UUID = machine.id
         self.definition: Definition = definition
         self.machine: Machine = machine
         self.input: Any = input

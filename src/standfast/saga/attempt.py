@@ -8,6 +8,7 @@ from uuid import uuid5
 
 import msgspec
 
+from standfast.clock import Clock
 from standfast.errors import CodecError, Refused, Rejected
 from standfast.ports.database import StoreTransaction
 from standfast.ports.journal import Start
@@ -26,9 +27,9 @@ class Attempts:
     """Carries out commands. What the user's code raises becomes an event, never an exception."""
 
     def __init__(self, sagas: Sagas, telemetry: SagaTelemetry) -> None:
-        self.sagas = sagas
-        self.clock = sagas.clock
-        self.telemetry = telemetry
+        self.sagas: Sagas = sagas
+        self.clock: Clock = sagas.clock
+        self.telemetry: SagaTelemetry = telemetry
 
     def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
         machine, step = active.machine, command.branch.step

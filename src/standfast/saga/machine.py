@@ -59,6 +59,7 @@ class Machine(SagaState):
     """One saga instance, and every decision about it."""
 
     __slots__ = ("_out",)
+    reports: bool
 
     def __init__(self, id: UUID, plan: Plan) -> None:
         super().__init__(id, plan)
