@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from uuid import uuid5
 
 import msgspec
 
@@ -147,10 +146,10 @@ class Attempts:
         _, start, _ = self.sagas.prepare(
             saga,
             input,
-            key=f"{machine.id}:{branch.id}",
+            key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
             correlation_id=machine.started.correlation_id,
             trace=machine.started.trace,
-            id=uuid5(machine.id, branch.id),
+            id=machine.child_id(branch),
             parent=(machine.id, branch.id),
         )
         return start
