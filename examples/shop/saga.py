@@ -2,7 +2,7 @@
 
 from examples.shop.clients import Courier, Payments, Stock
 from examples.shop.orders import Order, Parcel, Receipt, Reservation
-from standfast import Context, Saga, Transaction, step
+from standfast import Context, Retry, Saga, Transaction, step
 
 
 class PlaceOrder(Saga[Order]):
@@ -29,7 +29,7 @@ class PlaceOrder(Saga[Order]):
         """Put the goods back."""
         await self.stock.release(order, ctx)
 
-    @step(timeout="1s")
+    @step(timeout="1s", retry=Retry(attempts=2))  # rather undo than keep trying somebody's card
     async def charge(self, order: Order, ctx: Context) -> Receipt:
         """Take the money."""
         return await self.payments.charge(order, ctx)

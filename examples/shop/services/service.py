@@ -39,10 +39,10 @@ def service(database: str, set_up: SetUp, deeds: Mapping[str, Deed], *, seed: in
             async with ledger.transaction() as tx, barrier(tx, branch) as gate:
                 if gate.first:
                     gate.result = msgspec.to_builtins(await deed(tx, order, branch))
-            tally[gate.why or "done"] += 1
+            refused = isinstance(gate.result, dict) and "refused" in gate.result
+            tally[gate.why or ("refused" if refused else "done")] += 1
             if gate.why == "already_undone":
                 return JSONResponse({"error": "this came after its own undo"}, 410)
-            refused = isinstance(gate.result, dict) and "refused" in gate.result
             return JSONResponse(gate.result, 409 if refused else 200)
 
         return Route(path, act, methods=["POST"])
