@@ -8,13 +8,25 @@ import signal
 import sys
 from pathlib import Path
 
+import asyncpg
+
 from examples.shop.demo import Options, run
 from examples.shop.display import Display
+from examples.shop.processes import ChildFailed
 
 
 def main() -> int:
-    """0 if the audit found nothing, 1 if it did, 130 if it was interrupted."""
-    arguments = _parser().parse_args()
+    """0 if the audit found nothing, 1 if it did or never came, 130 if it was interrupted."""
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.orders < 1 or arguments.kills < 0:
+        parser.error("give --orders of 1 or more, and --kills of 0 or more")
+    if arguments.database and not arguments.database.startswith(("postgresql://", "postgres://")):
+        parser.error(
+            f"--database {arguments.database}: give a postgresql:// URL, or none for SQLite"
+        )
+    if arguments.keep and arguments.keep.exists():
+        parser.error(f"--keep {arguments.keep}: it is there already, and a run needs a new folder")
     options = Options(
         orders=arguments.orders,
         kills=arguments.kills,
@@ -28,6 +40,9 @@ def main() -> int:
     except asyncio.CancelledError:
         print("interrupted: every process is ended", file=sys.stderr)
         return 130
+    except (ChildFailed, OSError, asyncpg.PostgresError) as error:
+        print(f"The demo can't run: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
 
 
 async def _main(options: Options, *, quiet: bool) -> int:

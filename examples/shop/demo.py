@@ -19,7 +19,7 @@ import httpx
 from examples.shop.audit import audit, collect, outcomes
 from examples.shop.customers import Customers, initial_stock, wishes
 from examples.shop.display import STATES, Display, Report
-from examples.shop.processes import Child
+from examples.shop.processes import Child, ChildFailed
 
 ENDS_WITHIN = 60.0  # seconds after the last order and the last kill
 
@@ -53,6 +53,10 @@ async def run(options: Options, display: Display) -> Report:
             await stage.play(display, report)
             report.tally = await stage.tally()
             metrics = await stage.worker.stop()
+            if stage.worker.process.returncode != 0:
+                raise ChildFailed(
+                    f"the worker didn't drain: {stage.worker.log.read_text()[-2000:]}"
+                )
             report.metrics = json.loads(metrics) if options.metrics else {}
         books = await collect(folder, postgres)
         report.outcomes = outcomes(books)

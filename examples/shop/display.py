@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from examples.shop.audit import Finding
@@ -59,7 +59,6 @@ class Display:
         self._bar = Progress(
             TextColumn("{task.fields[text]}"),
             BarColumn(),
-            TimeElapsedColumn(),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,

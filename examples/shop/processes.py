@@ -23,9 +23,10 @@ class ChildFailed(Exception):
 class Child:
     """`python -m MODULE ARGUMENTS`. `greeting` is the first line that it printed."""
 
-    def __init__(self, process: asyncio.subprocess.Process, greeting: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
-        self.greeting = greeting
+        self.log = log
+        self.greeting = ""
 
     @classmethod
     async def start(cls, module: str, *arguments: str, logs: Path, stack: AsyncExitStack) -> Self:
@@ -39,7 +40,7 @@ class Child:
                 stderr=stderr,
                 start_new_session=True,
             )
-        child = cls(process, "")
+        child = cls(process, log)
         stack.push_async_callback(child.stop)
         assert process.stdout is not None
         with suppress(TimeoutError):

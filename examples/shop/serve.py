@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import threading
 from typing import Any
 
@@ -33,7 +32,8 @@ def end_with_parent() -> None:
     """
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):
+            pass
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
