@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from examples.shop.audit import QUERIES
 from examples.shop.customers import wishes
@@ -138,13 +139,20 @@ def test_on_sqlite(demo: Callable[..., Demo], tmp_path: Path) -> None:
     assert "double-charged               1  order-" in again.stdout
 
 
-def test_on_postgres(demo: Callable[..., Demo], postgres_dsn: str) -> None:
+async def test_on_postgres(demo: Callable[..., Demo], postgres_dsn: str) -> None:
     options = ("--orders", "60", "--kills", "2", "--seed", "5", "--json")
     code, printed = demo(*options, "--database", postgres_dsn).ended()
     assert code == 0
     report = json.loads(printed)
     _sound(report, 60, 2)
     assert report["database"] == "postgresql"
+
+    connection = await asyncpg.connect(postgres_dsn)
+    try:
+        left = "SELECT datname FROM pg_database WHERE datname LIKE 'standfast_shop_%'"
+        assert await connection.fetch(left) == []
+    finally:
+        await connection.close()
 
 
 def test_what_a_reader_sees(demo: Callable[..., Demo]) -> None:
