@@ -160,7 +160,8 @@ def around_async(retry: Retry, call: AsyncCall) -> AsyncCall:
         if budget is not None:
             budget.calls += 1
         tries = None
-        cancels = cancel_requests()
+        task = asyncio.current_task()
+        cancels = 0 if task is None else task.cancelling()
         while True:
             try:
                 result = await call(*args, **kwargs)
