@@ -342,8 +342,7 @@ def test_each_deadline_is_met_exactly_unless_it_ended_before(begins):
         for n, (_, lasts) in enumerate(begins):
             late = lasts is None or lasts / 8 >= after
             assert scopes[n].task.cancelled_at == (scopes[n].deadline if late else None)
-        expired = sum(scope.expired for scope in scopes.values())
-        assert loop.rings <= expired + moment / after + 2, "in time, they cost no ring of their own"
+        assert loop.rings <= len(begins), "each ring was armed for another scope"
     finally:
         patch.undo()
 

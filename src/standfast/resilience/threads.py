@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import queue
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -111,3 +112,18 @@ def start(
         target=context.run, args=(running.run, call, args, kwargs), name=name, daemon=True
     ).start()
     return running
+
+
+def next_ended(
+    ended: queue.SimpleQueue[RunningCall], deadline: float | None, clock: Clock
+) -> RunningCall | None:
+    """The next call that has ended, or None when `clock` reaches `deadline`."""
+    while True:
+        left = None if deadline is None else max(0.0, deadline - clock.monotonic())
+        if left is not None and clock is not SYSTEM_CLOCK:
+            left = min(left, _POLL)
+        try:
+            return ended.get(timeout=left)
+        except queue.Empty:
+            if deadline is not None and clock.monotonic() >= deadline:
+                return None

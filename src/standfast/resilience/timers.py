@@ -5,7 +5,7 @@ unused. But deadlines of equal length fall due in the order in which they were s
 in a dict, in that order, and one timer of the loop is armed for the first. A scope that ends in
 time takes itself out and leaves the timer armed; when that rings, what is due is cancelled, and it
 is armed again for the next, if there is one. So a busy loop has one timer per length, which rings
-once per length, and once more for each scope that is late.
+about once per length while calls are short, and never more often than there are scopes.
 
 Source: the ordered timer list, scheme 2 of Varghese and Lauck, "Hashed and Hierarchical Timing
 Wheels", 1987; with equal lengths its insertion costs O(1).
