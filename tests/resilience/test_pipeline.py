@@ -120,3 +120,73 @@ def test_it_is_a_value():
     with pytest.raises(AttributeError):
         pipeline.name = "other"
     assert repr(pipeline).startswith("Pipeline(Timeout('1s', name=''), Retry(")
+
+
+class Block(Policy):
+    """Stands around blocks."""
+
+    kind = "block"
+
+    def __init__(self, told, name):
+        self.told, self.name = told, name
+
+    def __enter__(self):
+        if self.name == "full":
+            raise CircuitOpen("full")
+        self.told.append(f"+{self.name}")
+
+    def __exit__(self, *error):
+        self.told.append(f"-{self.name}")
+
+    async def __aenter__(self):
+        self.__enter__()
+
+    async def __aexit__(self, *error):
+        self.__exit__(*error)
+
+
+async def test_around_blocks():
+    told = []
+    pipeline = Pipeline(Block(told, "a"), Pipeline(Block(told, "b")))
+    with pipeline, pipeline:
+        told.append("in")
+    assert told == ["+a", "+b", "+a", "+b", "in", "-b", "-a", "-b", "-a"]
+    told.clear()
+    with pytest.raises(KeyError):
+        async with pipeline:
+            raise KeyError
+    assert told == ["+a", "+b", "-b", "-a"]
+    assert pipeline._open == {}
+    counted = {attributes["outcome"]: value for _, value, attributes in pipeline.measures()}
+    assert (counted["success"], counted["failure"]) == (2, 1)
+
+
+async def test_a_block_that_is_refused_leaves_what_it_entered():
+    told = []
+    pipeline = Pipeline(Block(told, "a"), Block(told, "full"))
+    with pytest.raises(CircuitOpen):
+        async with pipeline:
+            told.append("in")
+    with pytest.raises(CircuitOpen), pipeline:
+        told.append("in")
+    assert told == ["+a", "-a"] * 2
+    assert pipeline._open == {}
+
+
+async def test_a_timeout_around_a_block_of_a_pipeline():
+    pipeline = Pipeline(Block([], "a"), Timeout(0.01))
+    with pytest.raises(TimedOut):
+        async with pipeline:
+            await asyncio.Event().wait()
+    assert asyncio.current_task().cancelling() == 0
+    counted = {attributes["outcome"]: value for _, value, attributes in pipeline.measures()}
+    assert counted["timeout"] == 1
+
+
+async def test_what_cannot_stand_around_a_block_is_told():
+    with pytest.raises(ConfigurationError, match=r"Retry\(.*can't stand around a block"):
+        async with Pipeline(Timeout(1), Retry()):
+            pass
+    refused = pytest.raises(ConfigurationError, match=r"Timeout\(.*can't stand around a block")
+    with refused, Pipeline(Timeout(1)):
+        pass

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import threading
+from collections.abc import Hashable, Iterable
+from contextlib import AsyncExitStack, ExitStack
+from types import TracebackType
 from typing import Any, ClassVar
 
 from standfast.errors import ConfigurationError, Rejected
@@ -35,8 +38,12 @@ class Pipeline(Policy):
         receipt = await payments.call(charge, order)
 
     The order is checked when it is built: `ConfigurationError` tells what is wrong with it and why.
-    A pipeline may be part of another. It counts calls by outcome: success, failure, rejected
-    (`Rejected`), timeout (``TimeoutError``) and cancelled.
+    A pipeline may be part of another. ``async with payments:`` and ``with payments:`` work if every
+    policy stands around blocks; those that make calls again (retry, hedge) or answer for them
+    (fallback) can't, and `ConfigurationError` says so.
+
+    It counts calls by outcome: success, failure, rejected (`Rejected`), timeout (``TimeoutError``)
+    and cancelled.
     """
 
     kind: ClassVar[str] = "pipeline"
@@ -52,6 +59,7 @@ class Pipeline(Policy):
         self._counts: dict[str, int] = dict.fromkeys(
             ("success", "failure", "rejected", "timeout", "cancelled"), 0
         )
+        self._open: dict[Hashable, list[Any]] = {}
         self._watched = False
         check(self.flat())
 
@@ -116,6 +124,73 @@ class Pipeline(Policy):
             return result
 
         return piped
+
+    # -- around blocks -----------------------------------------------------------------------
+
+    async def __aenter__(self) -> None:
+        """Enter all policies; if one refuses, those around it are left again."""
+        self._check_blocks("__aenter__", "async with")
+        async with AsyncExitStack() as stack:
+            for policy in self._policies:
+                await stack.enter_async_context(policy)  # type: ignore[arg-type]
+            self._open.setdefault(asyncio.current_task(), []).append(stack.pop_all())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Leave all policies, the innermost first."""
+        stack: AsyncExitStack = self._leave(asyncio.current_task())
+        try:
+            swallowed = await stack.__aexit__(kind, error, traceback)
+        except BaseException as replaced:
+            self._counts[_outcome(replaced)] += 1
+            raise
+        self._counts["success" if error is None else _outcome(error)] += 1
+        return bool(swallowed)
+
+    def __enter__(self) -> None:
+        """Enter all policies; if one refuses, those around it are left again."""
+        self._check_blocks("__enter__", "with")
+        with ExitStack() as stack:
+            for policy in self._policies:
+                stack.enter_context(policy)  # type: ignore[arg-type]
+            self._open.setdefault(threading.get_ident(), []).append(stack.pop_all())
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Leave all policies, the innermost first."""
+        stack: ExitStack = self._leave(threading.get_ident())
+        try:
+            swallowed = stack.__exit__(kind, error, traceback)
+        except BaseException as replaced:
+            self._counts[_outcome(replaced)] += 1
+            raise
+        self._counts["success" if error is None else _outcome(error)] += 1
+        return bool(swallowed)
+
+    def _check_blocks(self, method: str, words: str) -> None:
+        self._watch()
+        for policy in self._policies:
+            if not hasattr(type(policy), method):
+                raise ConfigurationError(
+                    f"{policy!r} can't stand around a block (`{words}`), for it couldn't make the "
+                    "call again, answer for it, or interrupt it: decorate a function, or use call()"
+                )
+
+    def _leave(self, who: Hashable) -> Any:
+        """The stack that `who` entered last."""
+        stacks = self._open[who]
+        stack = stacks.pop()
+        if not stacks:
+            del self._open[who]
+        return stack
 
     def _watch(self) -> None:
         if not self._watched:
