@@ -1,5 +1,8 @@
 """What OpenTelemetry sees of the policies."""
 
+import re
+from pathlib import Path
+
 import pytest
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
@@ -8,7 +11,20 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from standfast.resilience import Fallback, Hedge, Pipeline, Retry, RetryBudget, Timeout, telemetry
+from standfast.resilience import (
+    Fallback,
+    Hedge,
+    Pipeline,
+    Retry,
+    RetryBudget,
+    Timeout,
+    fallback,
+    hedge,
+    pipeline,
+    retrying,
+    telemetry,
+    timeout,
+)
 from standfast.resilience.backoff import Constant
 from standfast.testing import FaultyFunction, ManualClock
 
@@ -86,3 +102,13 @@ async def test_the_others_are_counted_and_told(metric, events):
     assert metric("standfast.resilience.calls", policy="pipeline", name="p", outcome="success") == 1
     told = [name for name, _ in events()]
     assert told == ["standfast.hedge", "standfast.timeout", "standfast.fallback"]
+
+
+def test_the_table_in_the_docs_is_what_is_declared():
+    page = (Path(__file__).parents[2] / "docs/reference/resilience-telemetry.md").read_text()
+    for module in (retrying, timeout, fallback, hedge, pipeline):
+        for name, (kind, unit, description) in module.INSTRUMENTS.items():
+            row = re.search(rf"^\| `{re.escape(name)}` \|.*$", page, re.MULTILINE)
+            assert row is not None, name
+            cells = [cell.strip() for cell in row[0].strip("|").split("|")]
+            assert (cells[1], cells[2], cells[4]) == (kind, f"`{unit}`", description)
