@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
+from asyncio import current_task
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError
 from types import TracebackType
@@ -160,7 +160,7 @@ def around_async(retry: Retry, call: AsyncCall) -> AsyncCall:
         if budget is not None:
             budget.calls += 1
         tries = None
-        task = asyncio.current_task()
+        task = current_task()
         cancels = 0 if task is None else task.cancelling()
         while True:
             try:
@@ -189,7 +189,7 @@ def around_async(retry: Retry, call: AsyncCall) -> AsyncCall:
 
 def cancel_requests() -> int:
     """How often the running task was asked to cancel and hasn't taken it back."""
-    task = asyncio.current_task()
+    task = current_task()
     return 0 if task is None else task.cancelling()
 
 
