@@ -71,8 +71,8 @@ def _observe(name: str, instrument: Instrument) -> None:
     )
 
 
-def span_event(name: str, **attributes: str | float) -> None:
-    """Add an event to the current span, if there is one that records."""
+def span_event(name: str, /, **attributes: str | float) -> None:
+    """Add an event ``standfast.<name>`` to the current span, if there is one that records."""
     from opentelemetry import trace
 
     span = trace.get_current_span()
