@@ -2,7 +2,8 @@
 
 `simulate` runs a saga thousands of times in virtual time, each time with other faults, and checks
 what must hold. `run_saga` runs it once, for a unit test. `Ledger` is a participant to test against.
-Scenarios are stories of a saga in text form, and what the machine decided in them.
+Scenarios are stories of a saga in text form, and what the machine decided in them. `ManualClock` is
+time that you move, and `FaultyFunction` fails as you say: for tests of resilience policies.
 
 Names are loaded when they are first used.
 """
@@ -13,7 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from standfast.testing.faulty import FaultyFunction
     from standfast.testing.ledger import Entry, Ledger
+    from standfast.testing.manual_clock import ManualClock
     from standfast.testing.run import SagaRun, run_saga
     from standfast.testing.scenario import ScenarioMismatch, check_scenario, play_scenario
     from standfast.testing.simulation.calls import Call
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     from standfast.testing.simulation.simulate import InvariantViolated, simulate, split_seeds
 
 _HOMES = {
+    "standfast.testing.faulty": ("FaultyFunction",),
     "standfast.testing.ledger": ("Entry", "Ledger"),
+    "standfast.testing.manual_clock": ("ManualClock",),
     "standfast.testing.run": ("SagaRun", "run_saga"),
     "standfast.testing.scenario": ("ScenarioMismatch", "check_scenario", "play_scenario"),
     "standfast.testing.simulation.calls": ("Call",),
@@ -38,8 +43,10 @@ __all__ = [
     "Call",
     "Entry",
     "Faults",
+    "FaultyFunction",
     "InvariantViolated",
     "Ledger",
+    "ManualClock",
     "SagaRun",
     "ScenarioMismatch",
     "SimulationReport",
