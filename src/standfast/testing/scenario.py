@@ -35,6 +35,7 @@ from uuid import UUID
 import msgspec
 
 from standfast.durations import human
+from standfast.errors import CorruptRecord
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition, Saga
@@ -278,6 +279,8 @@ class Player:
     def _tell(self, event: ev.Event) -> None:
         machine = self.machine
         assert machine is not None
+        if isinstance(event, ev.MigrateAsked):
+            machine, event = self._moved(machine, event)
         facts = machine.handle(event, self.now)
         for fact in facts:
             text = fx.encode(fact)
@@ -285,26 +288,39 @@ class Player:
             decided = f"{human(self.now - EPOCH)} {describe(fact)}{_timer(fact)}"
             self._told.append(decided)
             self.decisions.append(decided)
-        if isinstance(event, ev.MigrateAsked) and not machine.outcome:
-            self._migrate(event.version)
-            return
+        self.machine, self.plan = machine, machine.plan
         found = difference(machine, self._refold())
         if found:
             raise ScenarioMismatch(
                 f"after {event}, the machine isn't what its journal says: {found}"
             )
 
-    def _migrate(self, version: int) -> None:
-        """Another definition takes over, as a worker does that loads the instance."""
-        assert self.plan is not None
-        self.plan = self._plan(self.plan.name, version)
-        self._crash()
+    def _moved(self, machine: Machine, event: ev.MigrateAsked) -> tuple[Machine, ev.MigrateAsked]:
+        """The machine of the other version, folded from the same journal, if it fits.
+
+        As in `standfast.saga.move`: what is going on ends first.
+        """
+        if self.busy:
+            going = ", ".join(f"{what} {branch}" for branch, what in self.busy.items())
+            raise ScenarioError(f"an instance moves only when nothing is going on: {going}")
+        other = Machine(_ID, self._plan(machine.plan.name, event.version))
+        try:
+            replay(other, self._facts(), renamed=event.renamed)
+        except CorruptRecord as error:
+            problem = f"it can't move to version {event.version}: {error}"
+            return machine, ev.MigrateAsked(machine.plan.version, problem=problem)
+        if not bytes(event.input):
+            event.input = machine.started.input
+        return other, event
 
     def _refold(self) -> Machine:
         assert self.plan is not None
         copy = Machine(_ID, self.plan)
-        replay(copy, [fx.decode(text, number) for number, text in enumerate(self.journal)])
+        replay(copy, self._facts())
         return copy
+
+    def _facts(self) -> list[fx.AnyFact]:
+        return [fx.decode(text, number) for number, text in enumerate(self.journal)]
 
     def _crash(self) -> Machine:
         """What was going on is lost, and what it did isn't known."""

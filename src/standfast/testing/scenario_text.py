@@ -172,6 +172,6 @@ def _asked(word: str, rest: str, line: str) -> ev.Event:
     found = re.fullmatch(r"to (\d+)(?: input (\{.*\}|\[.*\]|\S+))?((?: \S+=\S+)*)", rest)
     if word == "migrate" and found:
         renamed = dict(pair.split("=", 1) for pair in found[3].split())
-        given = _json(found[2], line) if found[2] else _NULL
+        given = _json(found[2], line) if found[2] else msgspec.Raw()
         return ev.MigrateAsked(int(found[1]), given, renamed)
     raise _unknown(line)

@@ -200,6 +200,8 @@ def check_end(
             if stands != "compensated" and not excused:
                 raise Violation("left", f"the child saga of {branch!r} is {stands}, not undone")
         for branch in observed.refused:
+            if observed.step(branch).transactional:
+                continue  # what was refused was rolled back
             if any(c.returned and c.operation == "action" for c in own if _is(c, observed, branch)):
                 raise Violation(
                     "left",

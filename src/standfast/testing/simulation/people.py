@@ -144,7 +144,10 @@ class Operator:
             play.tell("the operator stays away")
 
     def _is_known_done(self, observed: Observed, machine: Machine) -> bool:
-        """Whether all that is parked is done in truth, though the saga doesn't know."""
+        """Whether all that is parked is done in truth, though the saga doesn't know.
+
+        A transactional step that failed was rolled back, whatever its function did.
+        """
         undoing = machine.undoing
         stuck = [
             b.id
@@ -157,7 +160,10 @@ class Operator:
             for c in self.play.calls
             if c.instance == str(observed.id) and c.returned and c.operation == operation
         }
-        return all(observed.label + branch in returned for branch in stuck)
+        return all(
+            observed.label + branch in returned and not observed.step(branch).transactional
+            for branch in stuck
+        )
 
     def _may_force(self, observed: Observed, machine: Machine) -> bool:
         """Whether the pivot is parked, and known not to have taken effect."""

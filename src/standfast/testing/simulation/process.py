@@ -15,6 +15,7 @@ from standfast.saga.client import Definitions
 from standfast.saga.context import Context
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
+from standfast.saga.move import open_instance
 from standfast.saga.runner import Runner
 from standfast.saga.state import SagaState, replay
 from standfast.saga.telemetry import SagaTelemetry
@@ -120,13 +121,12 @@ class Process:
                 timer()
 
     def _resume(self, loaded: Loaded) -> None:
-        definition, machine = self.play.definitions.machine(loaded)
-        machine.reports = False
-        active = Active(definition, machine, definition.input(machine))
+        opened = open_instance(self.play.definitions, loaded)
+        opened.machine.reports = False
+        active = Active(opened.definition, opened.machine, opened.input)
         row = loaded.instance
         active.shown = (row.status, row.step, row.cause)
-        for mail in loaded.mails:
-            active.deliver(mail)
+        active.open(opened, loaded.mails)
         self.launch(active)
 
     def _rested(self, active: Active) -> None:
