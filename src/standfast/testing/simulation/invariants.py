@@ -6,7 +6,7 @@ wrong machine is found as well as a wrong saga.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -61,7 +61,7 @@ class World:
 
     `saga` is this run's own object, so ``world.saga.stock`` is the fake that it used; `sagas` are
     all of them, children included. `status` is one of `standfast.saga.STATUSES`, and `cause` says
-    why it failed or parked. `results` are by step name. `calls` are all calls of steps and
+    why it failed or parked. `calls` are all calls of steps and
     compensations so far, and `time` is in virtual seconds since the start. `rows(sql, …)` reads the
     tables that transactional steps wrote.
     """
@@ -71,10 +71,15 @@ class World:
     input: Any
     status: str
     cause: str
-    results: dict[str, Any]
     calls: list[Call]
     time: float
     sql: Any = None
+    find_results: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What the steps returned, by name; steps without a result are left out."""
+        return self.find_results()
 
     @property
     def completed(self) -> bool:

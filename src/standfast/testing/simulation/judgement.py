@@ -78,20 +78,22 @@ def world_of(play: Play) -> World:
     """The world as it is now."""
     record = play.database.state.record(play.root)
     observed = play.instances.get(play.root)
-    results: dict[str, Any] = {}
-    if observed is not None:
-        machine = play.definitions.new(play.root, play.main, observed.facts)
-        results = play.main.results(machine)
+
+    def results() -> dict[str, Any]:
+        if observed is None:
+            return {}
+        return play.main.results(play.definitions.new(play.root, play.main, observed.facts))
+
     return World(
         play.saga_objects[0],
         play.saga_objects,
         play.input,
         record.instance.status if record is not None else "running",
         record.instance.cause if record is not None else "",
-        results,
         play.calls,
         play.loop.elapsed,
         play.database.sql,
+        results,
     )
 
 
