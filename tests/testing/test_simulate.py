@@ -60,6 +60,8 @@ def test_the_shop_holds_for_ten_thousand_seeds(seeds):
             if name != "undo charge" or fault not in untimed:
                 assert report.coverage[name, fault], (name, fault)
     assert report.coverage["the saga itself", "cancel"]
+    assert report.coverage["the saga itself", "deadline passed"]
+    assert report.coverage["undo reserve", "outage"]
 
 
 @pytest.mark.slow
@@ -261,6 +263,15 @@ async def test_inside_a_running_loop_it_says_what_to_do():
 def test_seeds_are_split_without_gaps():
     parts = split_seeds(10, 3)
     assert [seed for part in parts for seed in part] == list(range(10))
+
+
+@pytest.mark.parametrize("when", ["invariants", "always"])
+def test_a_check_that_breaks_is_told(when):
+    def breaks(world: World) -> None:
+        _ = world.results["nothing"]
+
+    with pytest.raises(InvariantViolated, match="breaks raised KeyError: 'nothing'"):
+        simulate(PlaceOrder, Order(), seeds=3, **{when: breaks})
 
 
 def test_a_saga_that_is_not_the_same_each_time_is_found_out():

@@ -7,7 +7,7 @@ wrong machine is found as well as a wrong saga.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -73,8 +73,8 @@ class World:
     cause: str
     calls: list[Call]
     time: float
-    sql: Any = None
-    find_results: Callable[[], dict[str, Any]] = dict
+    sql: Any = field(default=None, repr=False)
+    find_results: Callable[[], dict[str, Any]] = field(default=dict, repr=False)
 
     @property
     def results(self) -> dict[str, Any]:

@@ -69,6 +69,10 @@ def check(play: Play, checks: Sequence[Callable[[World], Any]]) -> None:
             text = f"{name}: {str(error) or 'an assertion failed'}"
             play.violated(f"invariant {name}", text)
             return
+        except Exception as error:  # noqa: BLE001 — a check that breaks isn't a check that holds
+            text = f"{name} raised {type(error).__name__}: {error}"
+            play.violated(f"invariant {name}", text)
+            return
         if answer is False:
             play.violated(f"invariant {name}", f"{name} doesn't hold")
             return

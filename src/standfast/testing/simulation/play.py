@@ -56,17 +56,14 @@ class Rules:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one run."""
+    """What came of one run. `struck` are the places of its faults, `strikes` counts them."""
 
-    status: str
     path: int
     struck: list[str]
     strikes: Counter[tuple[str, str]]
     violation: Violation | None
     story: list[tuple[float, str]]
     world: World
-    cause: str = ""
-    facts: list[fx.AnyFact] = field(default_factory=list)
 
 
 class Play:
@@ -107,39 +104,41 @@ class Play:
 
     def run(self) -> Outcome:
         """Play it to the end, and judge."""
-        loop = self.loop
-        with refusing_real_io(loop):
-            self.spawn(self._begin())
-            loop.run_until_quiet()
-            if loop.refused is None and self.violation is None:
-                try:
-                    judge(self)
-                except Violation as violation:
-                    self.violation = violation
-        world = world_of(self)
-        facts = [fact for seen in self.instances.values() for fact in seen.facts]
-        outcome = Outcome(
-            world.status,
+        try:
+            with refusing_real_io(self.loop):
+                self.spawn(self._begin())
+                self.loop.run_until_quiet()
+                if self.loop.refused is None and self.violation is None:
+                    self._judge()
+            return self._outcome()
+        finally:
+            self._end()
+
+    def _judge(self) -> None:
+        try:
+            judge(self)
+        except Violation as violation:
+            self.violated(violation.kind, str(violation))
+
+    def _outcome(self) -> Outcome:
+        if self.loop.refused is not None:
+            raise self.loop.refused
+        return Outcome(
             path_of(self),
             self.chance.struck,
             self.strikes,
             self.violation,
             self.story or [],
-            world,
-            world.cause,
-            facts,
+            world_of(self),
         )
-        self._end()
-        return outcome
 
     def _end(self) -> None:
-        loop = self.loop
         if self.process is not None:
             self.process.kill()
-        loop.set_exception_handler(lambda loop, context: None)  # of tasks that are cut off now
-        loop.end()
-        if loop.refused is not None:
-            raise loop.refused
+        self.loop.set_exception_handler(lambda loop, context: None)  # of what is cut off now
+        self.loop.end()
+        if self.database.sql is not None and self.story is None:
+            self.database.sql.close()  # else whoever reads the story may want to read the rows
 
     async def _begin(self) -> None:
         definition, start, started = self.sagas.prepare(
@@ -316,6 +315,8 @@ class Play:
             fact = fx.decode(text, number)
             observed.note(fact)
             self.tell(f"stored: {observed.label}{describe(fact)}")
+            if isinstance(fact, fx.CompensationStarted) and fact.cause.startswith("the deadline"):
+                self.strikes["the saga itself", "deadline passed"] += 1
         for start in append.starts:
             row = start.instance
             fact = fx.decode(start.fact, 0)

@@ -186,7 +186,7 @@ class Simulation:
                 if outcome.violation is not None:
                     raise self._violated(seed, outcome)
                 report.seeds += 1
-                report.outcomes[outcome.status] += 1
+                report.outcomes[outcome.world.status] += 1
                 report.coverage.update(outcome.strikes)
                 report.seen.add(outcome.path)
                 called |= {
