@@ -92,7 +92,7 @@ async def test_the_others_are_counted_and_told(metric, events):
         await FaultyFunction(takes=60).awaited()
 
     pipeline = Pipeline(
-        Fallback(0, name="f"), Timeout(0.05, name="t"), Hedge(0.01, name="h"), name="p"
+        Fallback(0, name="f"), Timeout(0.5, name="t"), Hedge(0.01, name="h"), name="p"
     )
     assert await pipeline.call(forever) == 0
     assert metric("standfast.fallback.used", name="f", source="value") == 1
