@@ -8,6 +8,7 @@ events of the current span, for those are the slow paths anyway.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -71,10 +72,11 @@ def _observe(name: str, instrument: Instrument) -> None:
     )
 
 
-def span_event(name: str, **attributes: str | float) -> None:
-    """Add an event to the current span, if there is one that records."""
-    from opentelemetry import trace
-
+def span_event(name: str, /, **attributes: str | float) -> None:
+    """Add an event ``standfast.<name>`` to the current span, if there is one that records."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return  # without it nobody can have started a span, and rejections must be cheap
     span = trace.get_current_span()
     if span.is_recording():
         span.add_event(f"standfast.{name}", attributes)
