@@ -1,0 +1,16 @@
+"""Circuit breaker: stop calling what is failing, and find out gently when it works again."""
+
+from standfast.resilience.breaker.breaker import CircuitBreaker, Listener, Permit, Verdict
+from standfast.resilience.breaker.machine import Change, State
+from standfast.resilience.breaker.registry import CircuitRegistry, circuits
+
+__all__ = [
+    "Change",
+    "CircuitBreaker",
+    "CircuitRegistry",
+    "Listener",
+    "Permit",
+    "State",
+    "Verdict",
+    "circuits",
+]
