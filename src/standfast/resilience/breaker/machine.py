@@ -122,9 +122,10 @@ class Machine:
 
     def acquire(self, now: float) -> int:
         """A ticket for one call, or `REJECTED`."""
+        if not self.closed:
+            self._pass_time(now)
         if self.closed:
             return self.closed
-        self._pass_time(now)
         if self.state is not State.HALF_OPEN:
             return REJECTED
         taken = len(self._probes) + self._probe_passes + self._probe_failures
