@@ -33,6 +33,7 @@ INSTRUMENTS: dict[str, Instrument] = {}
 _watched: dict[int, ref[Policy]] = {}
 _lock = threading.Lock()
 _started: set[str] = set()
+_histograms: dict[str, Any] = {}
 
 
 def watch(policy: Policy, instruments: dict[str, Instrument]) -> None:
@@ -70,6 +71,18 @@ def _observe(name: str, instrument: Instrument) -> None:
     create[instrument.kind](
         name, callbacks=[read], unit=instrument.unit, description=instrument.description
     )
+
+
+def record(name: str, value: float, attributes: dict[str, str], *, description: str) -> None:
+    """Record `value` seconds in the histogram `name`. For slow paths, such as a wait."""
+    histogram = _histograms.get(name)
+    if histogram is None:
+        from opentelemetry import metrics
+
+        meter = metrics.get_meter("standfast.resilience", __version__)
+        histogram = meter.create_histogram(name, unit="s", description=description)
+        _histograms[name] = histogram
+    histogram.record(value, attributes)
 
 
 def span_event(name: str, /, **attributes: str | float) -> None:
