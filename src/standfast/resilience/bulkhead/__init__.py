@@ -1,0 +1,5 @@
+"""Bulkheads: at most so many calls at once, so that one slow dependency can't take all."""
+
+from standfast.resilience.bulkhead.semaphore import Bulkhead
+
+__all__ = ["Bulkhead"]
