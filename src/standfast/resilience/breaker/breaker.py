@@ -323,6 +323,11 @@ class CircuitBreaker(Policy):
         """
         self._listeners.append(listener)
 
+    def forget(self, listener: Listener) -> None:
+        """Call `listener` no more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
     def open(self) -> None:
         """Open it now, as if calls had failed; it probes after the usual wait."""
         self._force(State.OPEN)
