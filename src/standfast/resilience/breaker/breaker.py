@@ -165,7 +165,6 @@ class CircuitBreaker(Policy):
             random(),  # noqa: S311
         )
         self._timed = slow_call_duration is not None
-        self._plain = not self._timed and judge_result is None
         self._slow = (
             float("inf")
             if slow_call_duration is None
@@ -193,7 +192,7 @@ class CircuitBreaker(Policy):
         """A function that makes `call` if the circuit lets it."""
         machine, admit, raised, returned = self._machine, self._admit, self._raised, self._ok
         lock, monotonic, tell = self._lock, self._monotonic, self._tell
-        timed, plain = self._timed, self._plain
+        timed, judged, limit = self._timed, self._judge_result is not None, self._slow
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             ticket = machine.closed or admit()
@@ -205,16 +204,19 @@ class CircuitBreaker(Policy):
             except BaseException as error:
                 raised(ticket, started, error)
                 raise
-            if plain and ticket == machine.steady:
+            if judged:
+                returned(ticket, started, result)
+                return result
+            # As `returned`, without another frame.
+            slow = timed and monotonic() - started > limit
+            if ticket == machine.steady and not slow:
                 self.successes += 1
-            elif plain:  # as `returned`, without another frame
+            else:
                 with lock:
                     self.successes += 1
-                    machine.succeed(ticket, monotonic())
+                    machine.succeed(ticket, monotonic(), slow)
                 if machine.changes:
                     tell()
-            else:
-                returned(ticket, started, result)
             return result
 
         return wrapper
@@ -223,7 +225,7 @@ class CircuitBreaker(Policy):
         """A coroutine function that awaits `call` if the circuit lets it."""
         machine, admit, raised, returned = self._machine, self._admit, self._raised, self._ok
         lock, monotonic, tell = self._lock, self._monotonic, self._tell
-        timed, plain = self._timed, self._plain
+        timed, judged, limit = self._timed, self._judge_result is not None, self._slow
 
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             ticket = machine.closed or admit()
@@ -235,16 +237,19 @@ class CircuitBreaker(Policy):
             except BaseException as error:
                 raised(ticket, started, error)
                 raise
-            if plain and ticket == machine.steady:
+            if judged:
+                returned(ticket, started, result)
+                return result
+            # As `returned`, without another frame.
+            slow = timed and monotonic() - started > limit
+            if ticket == machine.steady and not slow:
                 self.successes += 1
-            elif plain:  # as `returned`, without another frame
+            else:
                 with lock:
                     self.successes += 1
-                    machine.succeed(ticket, monotonic())
+                    machine.succeed(ticket, monotonic(), slow)
                 if machine.changes:
                     tell()
-            else:
-                returned(ticket, started, result)
             return result
 
         return wrapper
