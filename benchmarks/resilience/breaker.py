@@ -58,7 +58,8 @@ def _slow_watched() -> CircuitBreaker:
 
 
 def _mixed() -> CircuitBreaker:
-    breaker = CircuitBreaker(failure_rate=0.9, minimum_calls=100)
+    # So wide that the failures stay in it while it is measured.
+    breaker = CircuitBreaker(window=10_000_000, failure_rate=0.9, minimum_calls=100)
     for _ in range(9):
         _quiet(breaker(_failing))(1)
     return breaker

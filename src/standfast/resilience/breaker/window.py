@@ -28,10 +28,6 @@ class Window(Protocol):
         """Take in one outcome; `now` is in monotonic seconds."""
         ...
 
-    def advance(self, now: float) -> None:
-        """Forget what is too old at `now`."""
-        ...
-
     def clear(self) -> None:
         """Forget everything."""
         ...
@@ -55,9 +51,6 @@ class CountWindow:
     def settled(self) -> bool:
         """Whether it is full of successes."""
         return self.calls == self._size and not (self.failures or self.slow)
-
-    def advance(self, now: float) -> None:
-        """Nothing: calls don't age here."""
 
     def record(self, outcome: int, now: float) -> None:
         """Take in one outcome in place of the oldest."""
@@ -88,47 +81,46 @@ class TimeWindow:
     """
 
     BUCKETS = 10
+    settled = False  # never: time passes
 
-    __slots__ = ("_buckets", "_current", "_width", "calls", "failures", "slow")
+    __slots__ = ("_bucket", "_buckets", "_ends", "_number", "_width", "calls", "failures", "slow")
 
     def __init__(self, span: float) -> None:
         self._width = span / self.BUCKETS
-        self._current = 0
+        self._number = 0  # of the current bucket, since the clock began
+        self._ends = 0.0  # when the current bucket does
         self.clear()
 
     def clear(self) -> None:
         """Forget everything."""
         self._buckets = [[0, 0, 0] for _ in range(self.BUCKETS)]  # calls, failures, slow
+        self._bucket = self._buckets[self._number % self.BUCKETS]
         self.calls = self.failures = self.slow = 0
-
-    @property
-    def settled(self) -> bool:
-        """Never: time passes."""
-        return False
-
-    def advance(self, now: float) -> None:
-        """Empty the buckets that time has passed."""
-        current = int(now // self._width)
-        for number in range(max(self._current, current - self.BUCKETS) + 1, current + 1):
-            bucket = self._buckets[number % self.BUCKETS]
-            calls, failures, slow = bucket
-            self.calls -= calls
-            self.failures -= failures
-            self.slow -= slow
-            bucket[:] = 0, 0, 0
-        # Two threads may read the clock in one order and come here in the other.
-        self._current = max(self._current, current)
 
     def record(self, outcome: int, now: float) -> None:
         """Take in one outcome at `now`."""
-        if now // self._width > self._current:
-            self.advance(now)
-        bucket = self._buckets[self._current % self.BUCKETS]
+        if now >= self._ends:
+            self._advance(now)
+        bucket = self._bucket
         bucket[0] += 1
         self.calls += 1
-        if outcome & FAILED:
-            bucket[1] += 1
-            self.failures += 1
-        if outcome & SLOW:
-            bucket[2] += 1
-            self.slow += 1
+        if outcome:
+            if outcome & FAILED:
+                bucket[1] += 1
+                self.failures += 1
+            if outcome & SLOW:
+                bucket[2] += 1
+                self.slow += 1
+
+    def _advance(self, now: float) -> None:
+        """Empty the buckets that time has passed."""
+        # Two threads may read the clock in one order and come here in the other: never go back.
+        number = max(self._number, int(now // self._width))
+        for passed in range(max(self._number, number - self.BUCKETS) + 1, number + 1):
+            bucket = self._buckets[passed % self.BUCKETS]
+            self.calls -= bucket[0]
+            self.failures -= bucket[1]
+            self.slow -= bucket[2]
+            bucket[:] = 0, 0, 0
+        self._number, self._ends = number, (number + 1) * self._width
+        self._bucket = self._buckets[number % self.BUCKETS]

@@ -70,11 +70,6 @@ class Permits(Generic[W]):
 
     # -- how long until a permit is free ---------------------------------------------------------
 
-    @property
-    def full(self) -> bool:
-        """Whether every permit is out. Only then does `now` matter to `release`."""
-        return self.active >= self.limit
-
     def filled(self, now: float) -> None:
         """The last permit went out at `now`."""
         self._full_since, self._released = now, 0

@@ -154,14 +154,17 @@ class Bulkhead(Policy):
             if not permits.take():
                 return False
             self.admitted += 1
-            if permits.full:
+            if permits.active == permits.limit:
                 permits.filled(self._monotonic())
         return True
 
     def _release(self) -> None:
         permits = self._permits
         with self._lock:
-            waiter = permits.release(self._monotonic() if permits.full else 0.0)
+            if permits.active < permits.limit:
+                permits.active -= 1  # as `release`: nobody waits beside a free permit
+                return
+            waiter = permits.release(self._monotonic())
         # The loop of a waiting task may have been closed under it; then the next one has the turn.
         while waiter is not None and not waiter.wake():
             with self._lock:
