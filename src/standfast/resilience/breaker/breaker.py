@@ -21,19 +21,19 @@ from datetime import timedelta
 from random import random
 from sys import modules
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import CircuitOpen, ConfigurationError, Refused, Rejected
+from standfast.errors import CircuitOpen, Refused, Rejected
 from standfast.resilience import telemetry
-from standfast.resilience.backoff import Backoff, Constant
-from standfast.resilience.breaker.machine import Change, Machine, Settings, State
+from standfast.resilience.backoff import Backoff
+from standfast.resilience.breaker.machine import Change, Machine, State
+from standfast.resilience.breaker.options import Verdict, asked_wait, check
+from standfast.resilience.breaker.permit import Permit
 from standfast.resilience.breaker.registry import CircuitRegistry, circuits
-from standfast.resilience.breaker.window import CountWindow, TimeWindow, Window
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
-Verdict: TypeAlias = Literal["success", "failure", "ignored"]
 Errors: TypeAlias = tuple[type[BaseException], ...]
 Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
 
@@ -44,19 +44,6 @@ logger = logging.getLogger(__name__)
 
 # What `with breaker:` has entered in this context: (permit, what was entered before).
 _entered: ContextVar[Any] = ContextVar("standfast_circuit_permits", default=None)
-
-
-def asked_wait(outcome: Any) -> float | None:
-    """How long a failure asks to be left alone: its ``retry_after``, or ``Retry-After`` in seconds.
-
-    Looks at the attribute of an exception or result, then at the headers of it or its ``response``.
-    """
-    wait = getattr(outcome, "retry_after", None)
-    if wait is None:
-        headers: Any = getattr(getattr(outcome, "response", outcome), "headers", None)
-        wait = headers.get("Retry-After") if hasattr(headers, "get") else None
-        wait = float(wait) if isinstance(wait, str) and wait.strip().isdecimal() else None
-    return float(wait) if isinstance(wait, (int, float)) and wait > 0 else None
 
 
 class CircuitBreaker(Policy):
@@ -116,54 +103,21 @@ class CircuitBreaker(Policy):
         registry: CircuitRegistry = circuits,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        for option, rate in (("failure_rate", failure_rate), ("slow_call_rate", slow_call_rate)):
-            if rate is not None and not 0 < rate <= 1:
-                raise ConfigurationError(f"{option}={rate!r}: give a share above 0 and up to 1")
-        for option, count in (
-            ("failure_count", failure_count),
-            ("consecutive_failures", consecutive_failures),
-            ("minimum_calls", minimum_calls),
-            ("half_open_calls", half_open_calls),
-        ):
-            if count is not None and count < 1:
-                raise ConfigurationError(f"{option}={count!r}: must be 1 or more")
-        if (slow_call_rate is None) != (slow_call_duration is None):
-            raise ConfigurationError(
-                f"slow_call_rate={slow_call_rate!r}, slow_call_duration={slow_call_duration!r}: "
-                "give both, the share and what is slow, or neither"
-            )
-        if (failure_rate, failure_count, consecutive_failures, slow_call_rate) == (None,) * 4:
-            raise ConfigurationError("failure_rate=None: nothing could open it; give a threshold")
-        if on_cancellation not in ("success", "failure", "ignored"):
-            raise ConfigurationError(
-                f'on_cancellation={on_cancellation!r}: choose "success", "failure" or "ignored"'
-            )
-        make_window = _window(window)
-        if isinstance(window, int):
-            for option, count in (
-                ("minimum_calls", minimum_calls),
-                ("failure_count", failure_count or 0),
-            ):
-                if count > window:
-                    raise ConfigurationError(
-                        f"{option}={count!r}: never reached in a window of {window} calls; "
-                        "widen the window or lower it"
-                    )
-        self._machine = Machine(
-            Settings(
-                window=make_window,
-                failure_rate=failure_rate,
-                failure_count=failure_count,
-                consecutive_failures=consecutive_failures,
-                slow_call_rate=slow_call_rate,
-                minimum_calls=minimum_calls,
-                wait=wait if isinstance(wait, Backoff) else Constant(seconds(wait, name="wait")),
-                maximum_wait=seconds(maximum_wait, name="maximum_wait"),
-                probes=half_open_calls,
-                probe_timeout=seconds(half_open_timeout, name="half_open_timeout"),
-            ),
-            random(),  # noqa: S311
+        settings = check(
+            window=window,
+            failure_rate=failure_rate,
+            failure_count=failure_count,
+            consecutive_failures=consecutive_failures,
+            slow_call_rate=slow_call_rate,
+            slow_call_duration=slow_call_duration,
+            minimum_calls=minimum_calls,
+            wait=wait,
+            maximum_wait=maximum_wait,
+            half_open_calls=half_open_calls,
+            half_open_timeout=half_open_timeout,
+            on_cancellation=on_cancellation,
         )
+        self._machine = Machine(settings, random())  # noqa: S311
         self._timed = slow_call_duration is not None
         self._slow = (
             float("inf")
@@ -195,9 +149,12 @@ class CircuitBreaker(Policy):
         timed, judged, limit = self._timed, self._judge_result is not None, self._slow
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            ticket = machine.closed or admit()
-            if ticket.__class__ is CircuitOpen:
-                raise ticket
+            ticket = machine.closed
+            if not ticket:
+                admitted = admit()
+                if isinstance(admitted, CircuitOpen):
+                    raise admitted
+                ticket = admitted
             started = monotonic() if timed else 0.0
             try:
                 result = call(*args, **kwargs)
@@ -228,9 +185,12 @@ class CircuitBreaker(Policy):
         timed, judged, limit = self._timed, self._judge_result is not None, self._slow
 
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            ticket = machine.closed or admit()
-            if ticket.__class__ is CircuitOpen:
-                raise ticket
+            ticket = machine.closed
+            if not ticket:
+                admitted = admit()
+                if isinstance(admitted, CircuitOpen):
+                    raise admitted
+                ticket = admitted
             started = monotonic() if timed else 0.0
             try:
                 result = await call(*args, **kwargs)
@@ -371,7 +331,7 @@ class CircuitBreaker(Policy):
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _admit(self) -> Any:
+    def _admit(self) -> int | CircuitOpen:
         """A ticket, or the `CircuitOpen` for the caller to raise: each frame costs a rejection."""
         machine = self._machine
         now = self._monotonic()
@@ -475,52 +435,6 @@ class CircuitBreaker(Policy):
         for state, count in list(self._transitions.items()):
             labels = {"to": state.value, **name}
             yield "standfast.circuit_breaker.transitions", count, labels
-
-
-class Permit:
-    """Leave for one call. Settle it exactly once; a second time raises ``RuntimeError``."""
-
-    __slots__ = ("_started", "_ticket", "breaker", "settled")
-
-    def __init__(self, breaker: CircuitBreaker, ticket: int, started: float) -> None:
-        self.breaker, self._ticket, self._started = breaker, ticket, started
-        self.settled = False
-
-    def success(self) -> None:
-        """The call worked."""
-        self._once()
-        self.breaker._settle(self._ticket, self._started, "success", None)  # noqa: SLF001
-
-    def failure(self, error: BaseException | None = None) -> None:
-        """The call failed; an `error` is judged as the breaker judges exceptions."""
-        self._once()
-        if error is None:
-            self.breaker._settle(self._ticket, self._started, "failure", None)  # noqa: SLF001
-        else:
-            self.breaker._raised(self._ticket, self._started, error)  # noqa: SLF001
-
-    def ignore(self) -> None:
-        """The call says nothing about the other side."""
-        self._once()
-        self.breaker._settle(self._ticket, self._started, "ignored", None)  # noqa: SLF001
-
-    def _once(self) -> None:
-        if self.settled:
-            raise RuntimeError("this permit is settled already: settle each exactly once")
-        self.settled = True
-
-
-def _window(window: int | str | timedelta) -> Callable[[], Window]:
-    if isinstance(window, int) and not isinstance(window, bool):
-        if window < 1:
-            raise ConfigurationError(f"window={window!r}: must be 1 call or more")
-        return lambda: CountWindow(window)
-    if isinstance(window, (str, timedelta)):
-        span = seconds(window, name="window")
-        return lambda: TimeWindow(span)
-    raise ConfigurationError(
-        f'window={window!r}: give a number of calls (100) or a time as text ("60s") or timedelta'
-    )
 
 
 _INSTRUMENTS = {
