@@ -90,6 +90,7 @@ class Machine:
         "_probe_slow",
         "_probes",
         "_settings",
+        "_suspicious",
         "_waited",
         "chance",
         "changes",
@@ -104,6 +105,8 @@ class Machine:
 
     def __init__(self, settings: Settings, chance: float = 0.5) -> None:
         self._settings = settings
+        rates = [rate for rate in (settings.failure_rate, settings.slow_call_rate) if rate]
+        self._suspicious = 0.5 * min(rates, default=float("inf"))  # half, as on alert
         self.window = settings.window()
         self.state = State.CLOSED
         self.generation = self.closed = 1
@@ -147,9 +150,12 @@ class Machine:
             else:
                 window.record(0, now)
             self.consecutive = 0
-            # A success, too, can complete the minimum or push older successes out of the window.
-            if window.failures or window.slow:
-                self._judge(now)
+            bad = window.failures + window.slow
+            if bad:
+                # A success, too, can complete the minimum or make older ones leave the window; but
+                # as long as there are too few bad calls for any rate, that needs no judgement.
+                if bad >= self._suspicious * window.calls:
+                    self._judge(now)
             elif window.settled:
                 self.steady = ticket
         elif self._settle(ticket, now):
