@@ -1,0 +1,1 @@
+"""What Standfast keeps in Redis (``pip install standfast[redis]``)."""
