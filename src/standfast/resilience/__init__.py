@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from standfast.resilience.backoff import Backoff, Constant, Decorrelated, Exponential
+    from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, circuits
     from standfast.resilience.budget import RetryBudget, do_not_retry
+    from standfast.resilience.bulkhead import AdaptiveBulkhead, Bulkhead, ThreadPoolBulkhead
     from standfast.resilience.deadline import remaining, within
     from standfast.resilience.degraded import Degraded, collect_degraded
     from standfast.resilience.fallback import Fallback
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "backoff": ("Backoff", "Constant", "Decorrelated", "Exponential"),
+    "breaker": ("CircuitBreaker", "CircuitRegistry", "circuits"),
     "budget": ("RetryBudget", "do_not_retry"),
+    "bulkhead": ("AdaptiveBulkhead", "Bulkhead", "ThreadPoolBulkhead"),
     "deadline": ("remaining", "within"),
     "degraded": ("Degraded", "collect_degraded"),
     "fallback": ("Fallback",),
@@ -37,7 +41,11 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdaptiveBulkhead",
     "Backoff",
+    "Bulkhead",
+    "CircuitBreaker",
+    "CircuitRegistry",
     "Constant",
     "Decorrelated",
     "Degraded",
@@ -49,7 +57,9 @@ __all__ = [
     "Policy",
     "Retry",
     "RetryBudget",
+    "ThreadPoolBulkhead",
     "Timeout",
+    "circuits",
     "collect_degraded",
     "do_not_retry",
     "remaining",
