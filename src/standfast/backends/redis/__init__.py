@@ -1,0 +1,5 @@
+"""What Standfast keeps in Redis (``pip install standfast[redis]``)."""
+
+from standfast.backends.redis.rate_limit import RedisRateLimits
+
+__all__ = ["RedisRateLimits"]
