@@ -24,20 +24,19 @@ _new = tuple.__new__  # A third faster than calling the NamedTuple.
 
 def gcra(full_at: float | None, rate: Rate, cost: int, now: float) -> tuple[float, Decision]:
     """The next state (when the bucket will be full again) and the decision."""
-    room = rate.refill
+    full_again = now + rate.refill  # No state can claim more.
     if full_at is None or full_at < now:
         full_at = now
-    elif full_at > now + room:
-        full_at = now + room
+    elif full_at > full_again:
+        full_at = full_again
     interval = rate.interval
     after = full_at + cost * interval
-    left = now + room - after
+    left = full_again - after
     if left < -_SLACK and cost > 0:
-        remaining = int((now + room - full_at + _SLACK) / interval)
+        remaining = int((full_again - full_at + _SLACK) / interval)
         return full_at, Decision(False, remaining, -left, full_at - now)
-    if after < now:
-        after = now
-        left = room
+    if after < now:  # More was given back than had been taken.
+        after, left = now, rate.refill
     return after, _new(Decision, (True, int((left + _SLACK) / interval), 0.0, after - now))
 
 

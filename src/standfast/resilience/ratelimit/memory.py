@@ -23,7 +23,15 @@ class MemoryRateLimits:
     Raises `ConfigurationError` for `max_keys` below 1.
     """
 
-    __slots__ = ("_full_at", "_keys", "_lock", "_monotonic", "_windows", "max_keys")
+    __slots__ = (
+        "_acquire",
+        "_full_at",
+        "_keys",
+        "_monotonic",
+        "_release",
+        "_windows",
+        "max_keys",
+    )
 
     always_local = True
 
@@ -36,7 +44,8 @@ class MemoryRateLimits:
         self._windows: dict[str, Window] = {}
         # Every key of the two, once each: in the order in which they are looked at.
         self._keys: deque[tuple[bool, str]] = deque()
-        self._lock = threading.Lock()
+        lock = threading.Lock()
+        self._acquire, self._release = lock.acquire, lock.release
 
     def __len__(self) -> int:
         """How many keys are kept."""
@@ -44,7 +53,9 @@ class MemoryRateLimits:
 
     def take(self, key: str, rate: Rate, cost: int = 1) -> Decision:
         """Decide one request. See `RateLimitStore.check`."""
-        with self._lock:
+        # By hand: twice as fast as `with`, and this is the way of every call.
+        self._acquire()
+        try:
             now = self._monotonic()
             if rate.algorithm == "gcra":
                 before = self._full_at.get(key)
@@ -56,7 +67,9 @@ class MemoryRateLimits:
                 self._windows[key], decision = sliding_window(window, rate, cost, now)
                 if window is None:
                     self._keep(True, key, now)
-        return decision
+            return decision
+        finally:
+            self._release()
 
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
         """See `RateLimitStore.check`."""
