@@ -3,6 +3,8 @@
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from standfast.conformance import RateLimitSuite
 from standfast.errors import ConfigurationError
@@ -82,6 +84,34 @@ def test_setting_the_system_clock_back_or_forward_changes_nothing(algorithm):
         denied = limits.take("k", rate)
         assert not denied.allowed
         assert denied.retry_after == (5.0 if algorithm == "gcra" else 15.0)
+
+
+@ALGORITHMS
+@given(
+    limit=st.integers(1, 20),
+    waits=st.lists(st.sampled_from([0.0, 0.0, 0.01, 0.05, 0.3, 5.0]), max_size=80),
+)
+def test_the_quick_way_agrees_with_the_machine(algorithm, limit, waits):
+    """Whatever passes by it would have passed, and leaves the same state; it never lets more."""
+    clock = ManualClock()
+    quick, slow = MemoryRateLimits(clock=clock), MemoryRateLimits(clock=clock)
+    rate = Rate(limit, 1.0, algorithm=algorithm)
+    passes = quick.gate(rate)
+    for wait in waits:
+        clock.advance(wait)
+        decision = slow.take("k", rate)
+        assert (passes("k") or quick.take("k", rate).allowed) == decision.allowed
+        assert quick._full_at == slow._full_at
+        assert quick._windows == slow._windows
+
+
+def test_the_quick_way_is_taken():
+    limits = MemoryRateLimits(clock=ManualClock())
+    rate = Rate(3, 1.0)
+    passes = limits.gate(rate)
+    assert not passes("k"), "a new key is the machine's affair"
+    limits.take("k", rate)
+    assert [passes("k") for _ in range(3)] == [True, True, False]
 
 
 def test_max_keys_is_checked():

@@ -178,16 +178,18 @@ class RateLimiter(Policy):
                 "wait: use an `async def`, or a limiter in memory with max_wait=0"
             )
         key_of, fixed = self._key_parts()
-        lines, take, rate, prefix = self._lines, self._take, self.rate, self._prefix
+        lines, prefix, passes = self._lines, self._prefix, self._gate()
 
         def limited(*args: Any, **kwargs: Any) -> Any:
             key = prefix + (fixed if key_of is None else key_of(*args, **kwargs))
-            decision = self._at_once(key, 1) if lines else take(key, rate, 1)
-            if decision[0]:  # type: ignore[index]  # a local store always answers
+            if not lines and passes(key):
                 self._allowed += 1
                 return call(*args, **kwargs)
-            self._denied += 1
-            raise self._reject(decision, key)  # type: ignore[arg-type]
+            decision = self._at_once(key, 1)
+            assert decision is not None, "a local store always answers"
+            if self._count(decision).allowed:
+                return call(*args, **kwargs)
+            raise self._reject(decision, key)
 
         return limited
 
@@ -201,17 +203,18 @@ class RateLimiter(Policy):
                 return await call(*args, **kwargs)
 
             return patient
-        lines, take, rate, prefix = self._lines, self._take, self.rate, self._prefix
+        lines, prefix, passes = self._lines, self._prefix, self._gate()
 
         async def limited(*args: Any, **kwargs: Any) -> Any:
             key = prefix + (fixed if key_of is None else key_of(*args, **kwargs))
-            decision = self._at_once(key, 1) if lines else take(key, rate, 1)
-            if decision is None:
-                decision = await self._ask(key, 1)
-            if decision[0]:
+            if not lines and passes(key):
                 self._allowed += 1
                 return await call(*args, **kwargs)
-            self._denied += 1
+            decision = self._at_once(key, 1)
+            if decision is None:
+                decision = await self._ask(key, 1)
+            if self._count(decision).allowed:
+                return await call(*args, **kwargs)
             raise self._reject(decision, key)
 
         return limited
@@ -306,6 +309,12 @@ class RateLimiter(Policy):
             f"{decision.retry_after:.3g} s",
             retry_after=decision.retry_after,
         )
+
+    def _gate(self) -> Callable[[str], bool]:
+        """Takes one unit of a key at once, if that can be told without a decision."""
+        if isinstance(self._store, MemoryRateLimits):
+            return self._store.gate(self.rate)
+        return lambda key: False
 
     def _key_parts(self) -> tuple[Callable[..., str] | None, str]:
         return (self._key, "") if callable(self._key) else (None, self._key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
@@ -71,6 +71,34 @@ class MemoryRateLimits:
         finally:
             self._release()
 
+    def gate(self, rate: Rate) -> Callable[[str], bool]:
+        """A quick way to take one unit: True if it was there, False to ask `take` for the decision.
+
+        The machine's commonest answer, at half the price; what it doesn't know it leaves to it.
+        """
+        if rate.algorithm != "gcra":
+            return _closed
+        acquire, release, monotonic = self._acquire, self._release, self._monotonic
+        states, interval, refill = self._full_at, rate.interval, rate.refill
+        full_at_of = states.get
+
+        def passes(key: str) -> bool:
+            acquire()
+            try:
+                full_at = full_at_of(key)
+                if full_at is None:
+                    return False
+                now = monotonic()
+                after = (full_at if full_at > now else now) + interval
+                if after - now > refill:
+                    return False
+                states[key] = after
+                return True
+            finally:
+                release()
+
+        return passes
+
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
         """See `RateLimitStore.check`."""
         return [self.take(*request) for request in requests]
@@ -95,3 +123,7 @@ class MemoryRateLimits:
             del self._windows[key]
         else:
             del self._full_at[key]
+
+
+def _closed(key: str) -> bool:
+    return False
