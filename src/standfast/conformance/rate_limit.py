@@ -65,6 +65,13 @@ class RateLimitSuite:
         assert [d.allowed for d in decisions] == [True, True, False, True, False]
         assert [d.remaining for d in decisions] == [6, 2, 2, 0, 0]
 
+    async def test_a_large_batch(self, store: RateLimitStore) -> None:
+        """Of thousands, over many keys, is answered in its order."""
+        requests = [RateRequest(f"k{n % 1500}", SLOW, 1 + n % 3) for n in range(3000)]
+        answers = await store.check(requests)
+        assert [d.remaining for d in answers[:1500]] == [9 - n % 3 for n in range(1500)]
+        assert [d.remaining for d in answers[1500:]] == [8 - 2 * (n % 3) for n in range(1500)]
+
     @BOTH
     async def test_keys_are_apart(self, store: RateLimitStore, rate: Rate) -> None:
         """In one batch too, mixed; whatever stands in them."""

@@ -97,13 +97,15 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
     Any other failure is marked `do_not_retry`.
     """
 
-    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
         """Make one call under the policy."""
 
         def attempt() -> Any:
-            call = continuation(details, request)
+            call = continuation(client_call_details, request)
             call.exception()  # Waits for the end.
-            self.failed(details, call, call.code(), call.trailing_metadata())
+            self.failed(client_call_details, call, call.code(), call.trailing_metadata())
             return call
 
         try:
@@ -115,12 +117,15 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
 class AioPolicyInterceptor(_Judge, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
     """As `PolicyInterceptor`, for ``grpc.aio`` channels."""
 
-    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
         """Make one call under the policy."""
 
         async def attempt() -> Any:
-            call = await continuation(details, request)
-            self.failed(details, call, await call.code(), await call.trailing_metadata())
+            call = await continuation(client_call_details, request)
+            code, metadata = await call.code(), await call.trailing_metadata()
+            self.failed(client_call_details, call, code, metadata)
             return call
 
         try:

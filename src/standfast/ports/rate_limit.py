@@ -20,7 +20,9 @@ class RateLimitStore(Protocol):
     """Counts what was taken of each key, by one clock for all who share the store."""
 
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
-        """Decide all `requests` in their order, in one step; each sees what those before it took.
+        """Decide all `requests` in their order; each sees what those before it took.
+
+        In one step, unless there are more than the store takes at a time.
 
         A check that is denied takes nothing. A key that is asked with another rate than before
         keeps what was taken; with another algorithm it starts anew. Giving back more than was

@@ -55,6 +55,7 @@ class PostgresRateLimits:
         chosen = replace(options or PostgresOptions(timeout=2.0, connect_timeout=2.0), **given)
         dsn, found = parse(url, chosen)
         self._pool = Pool(dsn, redact(dsn), found)
+        self._max_batch = max_batch
         self._batcher: Batcher[RateRequest, Decision] = Batcher(self._decide, max_batch=max_batch)
         self._purge_every = seconds(purge_every, name="purge_every")
         self._purge_limit = purge_limit
@@ -80,7 +81,10 @@ class PostgresRateLimits:
         """See `RateLimitStore.check`."""
         if len(requests) == 1:
             return [await self._batcher.submit(requests[0])]
-        return await self._decide(requests)
+        decisions: list[Decision] = []
+        for start in range(0, len(requests), self._max_batch):
+            decisions += await self._decide(requests[start : start + self._max_batch])
+        return decisions
 
     async def purge(self) -> int:
         """Delete keys whose capacity is whole again, up to `purge_limit`; how many were."""
@@ -88,8 +92,6 @@ class PostgresRateLimits:
         return len(await self._pool.fetch(_PURGE, self._purge_limit))
 
     async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
-        if not requests:
-            return []
         rates = [request.rate for request in requests]
         sliding = [rate.algorithm == "sliding_window" for rate in rates]
         rows = await self._pool.fetch(

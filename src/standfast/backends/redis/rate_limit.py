@@ -137,6 +137,7 @@ class RedisRateLimits:
             # The connection of before a restart breaks when it is used.
             retry=Retry(NoBackoff(), 1),
         )
+        self._max_batch = max_batch
         self._batcher: Batcher[RateRequest, Decision] = Batcher(self._decide, max_batch=max_batch)
 
     async def __aenter__(self) -> RedisRateLimits:
@@ -154,11 +155,12 @@ class RedisRateLimits:
         """See `RateLimitStore.check`."""
         if len(requests) == 1:
             return [await self._batcher.submit(requests[0])]
-        return await self._decide(requests)
+        decisions: list[Decision] = []
+        for start in range(0, len(requests), self._max_batch):
+            decisions += await self._decide(requests[start : start + self._max_batch])
+        return decisions
 
     async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
-        if not requests:
-            return []
         keys: dict[str, int] = {}
         asked = []
         for key, rate, cost in requests:
