@@ -196,14 +196,18 @@ class RateLimiter(Policy):
     def around_async(self, call: AsyncCall) -> AsyncCall:
         """See `Policy.around_async`."""
         key_of, fixed = self._key_parts()
+        lines, prefix, passes = self._lines, self._prefix, self._gate()
         if self._max_wait:
 
             async def patient(*args: Any, **kwargs: Any) -> Any:
-                await self.acquire(fixed if key_of is None else key_of(*args, **kwargs))
+                key = fixed if key_of is None else key_of(*args, **kwargs)
+                if not lines and passes(prefix + key):
+                    self._allowed += 1
+                else:
+                    await self.acquire(key)
                 return await call(*args, **kwargs)
 
             return patient
-        lines, prefix, passes = self._lines, self._prefix, self._gate()
 
         async def limited(*args: Any, **kwargs: Any) -> Any:
             key = prefix + (fixed if key_of is None else key_of(*args, **kwargs))
