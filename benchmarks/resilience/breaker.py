@@ -8,8 +8,8 @@ from typing import Any
 import hyx.circuitbreaker
 import purgatory
 import pybreaker
-from benchmarks.resilience.overhead import Contenders, bare, bare_async, compare
 
+from benchmarks.resilience.overhead import Contenders, bare, bare_async, compare
 from standfast.resilience.breaker import CircuitBreaker
 
 

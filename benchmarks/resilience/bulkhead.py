@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import hyx.bulkhead
-from benchmarks.resilience.overhead import Contenders, bare, bare_async, compare
 
+from benchmarks.resilience.overhead import Contenders, bare, bare_async, compare
 from standfast.resilience.bulkhead import AdaptiveBulkhead, Bulkhead, ThreadPoolBulkhead
 
 
