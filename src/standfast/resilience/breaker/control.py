@@ -45,7 +45,8 @@ class OperatorControl:
     the order, and the breaker starts afresh, closed. Without a name they mean every breaker; an
     order for one name goes before it. `alert` is how long a hint is heeded. Entering never fails
     because the store is away: it is tried again every `retry`. The three orders themselves raise
-    `StoreUnavailable` then. For programs without an event loop, run it in one in a thread.
+    `StoreUnavailable` then. When the block ends, breakers stay as their last order left them. For
+    programs without an event loop, run it in one in a thread.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class OperatorControl:
         for breaker in self._registry:
             self._take(breaker)
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._send())]
+        for task in self._tasks:
+            task.add_done_callback(_tell_of_failure)
         return self
 
     async def __aexit__(
@@ -175,3 +178,8 @@ class OperatorControl:
                 except StoreUnavailable:
                     # `_follow` has told it. An old hint would mislead: it is dropped.
                     self._hints.clear()
+
+
+def _tell_of_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("circuit control ended, orders no longer arrive", exc_info=error)
