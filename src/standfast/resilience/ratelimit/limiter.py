@@ -71,7 +71,7 @@ class RateLimiter(Policy):
         "rate",
     )
 
-    kind: ClassVar[str] = "rate limiter"
+    kind: ClassVar[str] = "rate_limiter"
 
     def __init__(
         self,
