@@ -136,7 +136,7 @@ class CircuitBreaker(Policy):
         self._transitions: dict[State, int] = {}
         self.name = registry.add(self, name)
         self._rejection = f"circuit {self.name!r} is open: the call was not made"
-        telemetry.watch(self, _INSTRUMENTS)
+        telemetry.watch(self, INSTRUMENTS)
 
     def __repr__(self) -> str:
         return f"CircuitBreaker({self.name!r}, {self.state.value})"
@@ -429,7 +429,8 @@ class CircuitBreaker(Policy):
             labels = {"policy": self.kind, "outcome": outcome, **name}
             yield "standfast.resilience.calls", count, labels
         yield "standfast.circuit_breaker.rejected", self.rejected, name
-        now = self.state
+        with self._lock:  # what time alone changed is told with the next call, not to a collector
+            now = self._machine.look(self._monotonic())
         for state in State:
             labels = {"state": state.value, **name}
             yield "standfast.circuit_breaker.state", int(state is now), labels
@@ -438,10 +439,8 @@ class CircuitBreaker(Policy):
             yield "standfast.circuit_breaker.transitions", count, labels
 
 
-_INSTRUMENTS = {
-    "standfast.resilience.calls": telemetry.Instrument(
-        "counter", "{call}", "Calls through a policy, by outcome"
-    ),
+INSTRUMENTS = {
+    **telemetry.CALLS,
     "standfast.circuit_breaker.state": telemetry.Instrument(
         "gauge", "1", "1 for the state that the breaker is in, 0 for the others"
     ),
