@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
 from examples.shop.orders import Order, Parcel, Receipt, Reservation
 from examples.shop.saga import PlaceOrder
+
 from standfast import Context
 from standfast.testing import Ledger, World, simulate, split_seeds
 
