@@ -7,12 +7,12 @@ import importlib
 from collections.abc import Awaitable, Callable
 
 import tenacity
-from benchmarks.resilience.overhead import bare_async, compare
 from hyx.bulkhead import bulkhead as hyx_bulkhead
 from hyx.circuitbreaker import consecutive_breaker
 from hyx.retry import retry as hyx_retry
 from hyx.timeout import timeout as hyx_timeout
 
+from benchmarks.resilience.overhead import bare_async, compare
 from standfast.resilience import Pipeline, Policy, Retry, Timeout
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import stamina
 import tenacity
-from benchmarks.resilience.overhead import bare, bare_async, compare
 from hyx.retry import retry as hyx_retry
 
+from benchmarks.resilience.overhead import bare, bare_async, compare
 from standfast.resilience import Retry, RetryBudget
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from benchmarks.resilience.overhead import bare_async, compare
 from hyx.timeout import timeout as hyx_timeout
 
+from benchmarks.resilience.overhead import bare_async, compare
 from standfast.resilience import Timeout
 
 

@@ -182,7 +182,7 @@ def test_the_percentile_is_one_of_the_last_samples(samples, fraction):
 async def test_under_a_timeout_everything_is_cancelled():
     function = Scripted()
     with pytest.raises(TimeoutError):
-        await Timeout(0.1)(Hedge(0.01)(function))()
+        await Timeout(0.5)(Hedge(0.01)(function))()
     await ManualClock().settle()
     assert sorted(function.cancelled) == [0, 1]
 

@@ -3,7 +3,19 @@
 from functools import partial
 
 from standfast.conformance import PolicySuite
-from standfast.resilience import Fallback, Hedge, LastGood, Pipeline, Retry, Timeout
+from standfast.resilience import (
+    AdaptiveBulkhead,
+    Bulkhead,
+    CircuitBreaker,
+    Fallback,
+    Hedge,
+    LastGood,
+    Pipeline,
+    RateLimiter,
+    Retry,
+    ThreadPoolBulkhead,
+    Timeout,
+)
 from standfast.resilience.backoff import Constant
 
 AT_ONCE = Constant(0)
@@ -36,3 +48,30 @@ class TestPipeline(PolicySuite):
 
 class TestPipelineWithRetry(PolicySuite):
     make, repeats = staticmethod(lambda: Pipeline(Timeout(60), Retry(3, AT_ONCE))), True
+
+
+class TestCircuitBreaker(PolicySuite):
+    make = CircuitBreaker
+
+
+class TestBulkhead(PolicySuite):
+    make = partial(Bulkhead, 60)
+
+
+class TestAdaptiveBulkhead(PolicySuite):
+    make = partial(AdaptiveBulkhead, 60)
+
+
+class TestThreadPoolBulkhead(PolicySuite):
+    make, takes_async = partial(ThreadPoolBulkhead, 60), False
+
+
+class TestPipelineOfFour(PolicySuite):
+    make = staticmethod(
+        lambda: Pipeline(Timeout(60), Retry(3, AT_ONCE), CircuitBreaker(), Bulkhead(60))
+    )
+    repeats = True
+
+
+class TestRateLimiter(PolicySuite):
+    make = partial(RateLimiter, 10000)

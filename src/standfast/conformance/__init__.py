@@ -18,13 +18,30 @@ those. The tests are ``async``: run them with ``asyncio_mode = "auto"``.
 
 import pytest
 
-_MODULES = ("database", "journal", "leases", "resilience", "samples", "transaction", "writing")
+_MODULES = (
+    "database",
+    "journal",
+    "leases",
+    "rate_limit",
+    "resilience",
+    "samples",
+    "transaction",
+    "writing",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
 from standfast.conformance.database import DatabaseSuite  # noqa: E402 - after the rewrite is set
 from standfast.conformance.journal import JournalSuite  # noqa: E402
 from standfast.conformance.leases import LeasesSuite  # noqa: E402
+from standfast.conformance.rate_limit import RateLimitSuite  # noqa: E402
 from standfast.conformance.resilience import PolicySuite  # noqa: E402
 from standfast.conformance.transaction import TransactionSuite  # noqa: E402
 
-__all__ = ["DatabaseSuite", "JournalSuite", "LeasesSuite", "PolicySuite", "TransactionSuite"]
+__all__ = [
+    "DatabaseSuite",
+    "JournalSuite",
+    "LeasesSuite",
+    "PolicySuite",
+    "RateLimitSuite",
+    "TransactionSuite",
+]

@@ -45,12 +45,19 @@ class PolicySuite:
     """It may answer for a failed call."""
     keeps: ClassVar[bool] = False
     """It keeps answers on purpose."""
+    takes_async: ClassVar[bool] = True
+    """It stands around ``async def`` too. If not, it must refuse that with the reason."""
 
     @pytest.fixture
     def policy(self) -> Policy:
         """The policy under test."""
         policy: Policy = type(self).make()
         return policy
+
+    def needs_async(self) -> None:
+        """Skip the rest of a test, for a policy of plain functions only."""
+        if not self.takes_async:
+            pytest.skip("it is for plain functions only")
 
     # -- it is transparent -------------------------------------------------------------------
 
@@ -67,6 +74,7 @@ class PolicySuite:
         wanted = (1, (2, 3), 4)
         assert policy(plain)(1, 2, 3, b=4) == wanted
         assert policy.call(plain, 1, 2, 3, b=4) == wanted
+        self.needs_async()
         assert await policy(awaited)(1, 2, 3, b=4) == wanted
         assert await policy.call(awaited, 1, 2, 3, b=4) == wanted
         assert await policy.call_async(lambda: awaited(1, 2, 3, b=4)) == wanted
@@ -83,6 +91,8 @@ class PolicySuite:
 
         for n, answer in enumerate(answers):
             assert policy.call(plain, n) is answer
+        self.needs_async()
+        for n, answer in enumerate(answers):
             assert await policy.call(awaited, n) is answer
 
     def test_the_kind_of_function_is_kept(self, policy: Policy) -> None:
@@ -96,13 +106,14 @@ class PolicySuite:
             """Tells."""
             return str(a)
 
-        for function in (plain, awaited):
+        for function in (plain, awaited) if self.takes_async else (plain,):
             decorated = policy(function)
             assert decorated.__name__ == function.__name__
             assert decorated.__doc__ == "Tells."
             assert inspect.signature(decorated) == inspect.signature(function)
-        assert inspect.iscoroutinefunction(policy(awaited))
         assert not inspect.iscoroutinefunction(policy(plain))
+        self.needs_async()
+        assert inspect.iscoroutinefunction(policy(awaited))
 
     async def test_methods_can_be_decorated(self, policy: Policy) -> None:
         """`self` arrives."""
@@ -115,9 +126,10 @@ class PolicySuite:
                 return self
 
         Client.plain = policy(Client.plain)  # type: ignore[method-assign]
-        Client.awaited = policy(Client.awaited)  # type: ignore[method-assign]
         client = Client()
         assert client.plain() is client
+        self.needs_async()
+        Client.awaited = policy(Client.awaited)  # type: ignore[method-assign]
         assert await client.awaited() is client
 
     async def test_the_error_of_the_call_comes_out_itself(self, policy: Policy) -> None:
@@ -137,6 +149,7 @@ class PolicySuite:
             policy.call(fail)
         assert caught.value is raised[-1]
         assert caught.value.__cause__ is None
+        self.needs_async()
         with pytest.raises(Unlisted) as caught:
             await policy.call(fail_awaited)
         assert caught.value is raised[-1]
@@ -173,10 +186,23 @@ class PolicySuite:
         with pytest.raises(ConfigurationError, match="can't be called"):
             policy(7)  # type: ignore[arg-type]
 
+    def test_async_functions_are_taken_or_refused(self, policy: Policy) -> None:
+        """Never silently passed by."""
+
+        async def awaited() -> None: ...
+
+        if self.takes_async:
+            policy(awaited)
+        else:
+            with pytest.raises(ConfigurationError, match="async"):
+                policy(awaited)
+
     # -- it is shared ------------------------------------------------------------------------
 
     async def test_fifty_tasks_share_it(self, policy: Policy) -> None:
         """They run together, and each gets its own answer."""
+        self.needs_async()
+
         together = asyncio.Barrier(50)
 
         async def meet(n: int) -> int:
@@ -209,6 +235,7 @@ class PolicySuite:
 
     def test_one_policy_serves_many_event_loops(self, policy: Policy) -> None:
         """One after another, and at once in several threads."""
+        self.needs_async()
 
         async def answer() -> int:
             await asyncio.sleep(0.001)
@@ -235,6 +262,7 @@ class PolicySuite:
 
         pipeline = Pipeline(policy, name="conformance")
         assert pipeline.call(lambda a: a, 7) == 7
+        self.needs_async()
         assert await pipeline.call(awaited, 7) == 7
 
     async def test_calls_may_nest(self, policy: Policy) -> None:
@@ -247,12 +275,15 @@ class PolicySuite:
             return await policy.call(inner)
 
         assert policy.call(lambda: policy.call(lambda: 7)) == 7
+        self.needs_async()
         assert await policy.call(outer) == 7
 
     # -- cancellation ------------------------------------------------------------------------
 
     async def test_cancellation_arrives_once_and_passes(self, policy: Policy) -> None:
         """The call is cancelled where it waits, isn't repeated, and the caller sees it."""
+        self.needs_async()
+
         started = asyncio.Event()
         calls = cancelled = 0
 
@@ -278,6 +309,8 @@ class PolicySuite:
 
     async def test_a_hundred_cancelled_calls_cost_nothing(self, policy: Policy) -> None:
         """All capacity is there afterwards, and nothing has opened."""
+        self.needs_async()
+
         for _ in range(10):
             tasks = [asyncio.create_task(policy.call(asyncio.sleep, LONG)) for _ in range(10)]
             await asyncio.sleep(0)
@@ -289,6 +322,8 @@ class PolicySuite:
 
     async def test_a_timeout_around_it_ends_it_on_time(self, policy: Policy) -> None:
         """``asyncio.timeout`` interrupts the call, and leaves no cancellation behind."""
+        self.needs_async()
+
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -318,7 +353,8 @@ class PolicySuite:
         monkeypatch.setattr(SystemClock, "now", staticmethod(jumped))
         for jump in (-3600.0, 86400.0):  # noqa: B007 - read by jumped()
             assert policy.call(lambda: 7) == 7
-            assert await policy.call(answer) == 7
+            if self.takes_async:
+                assert await policy.call(answer) == 7
 
     async def test_calls_leave_nothing_behind(self, policy: Policy) -> None:
         """What was called with, and what came back, can be collected."""
@@ -333,7 +369,7 @@ class PolicySuite:
 
         thing = Thing()
         alive = weakref.ref(thing)
-        answer = weakref.ref(await policy.call(echo, thing))
+        answer = weakref.ref(await policy.call(echo, thing) if self.takes_async else Thing())
         answers = weakref.ref(policy.call(lambda _: Thing(), thing))
         del thing
         for _ in range(5):
@@ -351,7 +387,8 @@ class PolicySuite:
             return 7
 
         policy.call(lambda: 7)
-        await policy.call(answer)
+        if self.takes_async:
+            await policy.call(answer)
         for name, value, attributes in policy.measures():
             assert name in INSTRUMENTS, name
             assert isinstance(value, (int, float))

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from standfast.resilience.backoff import Backoff, Constant, Decorrelated, Exponential
+    from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, circuits
+    from standfast.resilience.breaker.control import OperatorControl
     from standfast.resilience.budget import RetryBudget, do_not_retry
+    from standfast.resilience.bulkhead import AdaptiveBulkhead, Bulkhead, ThreadPoolBulkhead
     from standfast.resilience.deadline import remaining, within
     from standfast.resilience.degraded import Degraded, collect_degraded
     from standfast.resilience.fallback import Fallback
@@ -18,12 +21,22 @@ if TYPE_CHECKING:
     from standfast.resilience.last_good import LastGood
     from standfast.resilience.pipeline import Pipeline
     from standfast.resilience.policy import Policy
+    from standfast.resilience.ratelimit import (
+        Decision,
+        LeasedRateLimits,
+        MemoryRateLimits,
+        Rate,
+        RateLimiter,
+    )
     from standfast.resilience.retry import Retry
     from standfast.resilience.timeout import Timeout
 
 _HOMES = {
     "backoff": ("Backoff", "Constant", "Decorrelated", "Exponential"),
+    "breaker": ("CircuitBreaker", "CircuitRegistry", "circuits"),
+    "breaker.control": ("OperatorControl",),
     "budget": ("RetryBudget", "do_not_retry"),
+    "bulkhead": ("AdaptiveBulkhead", "Bulkhead", "ThreadPoolBulkhead"),
     "deadline": ("remaining", "within"),
     "degraded": ("Degraded", "collect_degraded"),
     "fallback": ("Fallback",),
@@ -31,25 +44,38 @@ _HOMES = {
     "last_good": ("LastGood",),
     "pipeline": ("Pipeline",),
     "policy": ("Policy",),
+    "ratelimit": ("Decision", "LeasedRateLimits", "MemoryRateLimits", "Rate", "RateLimiter"),
     "retry": ("Retry",),
     "timeout": ("Timeout",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdaptiveBulkhead",
     "Backoff",
+    "Bulkhead",
+    "CircuitBreaker",
+    "CircuitRegistry",
     "Constant",
+    "Decision",
     "Decorrelated",
     "Degraded",
     "Exponential",
     "Fallback",
     "Hedge",
     "LastGood",
+    "LeasedRateLimits",
+    "MemoryRateLimits",
+    "OperatorControl",
     "Pipeline",
     "Policy",
+    "Rate",
+    "RateLimiter",
     "Retry",
     "RetryBudget",
+    "ThreadPoolBulkhead",
     "Timeout",
+    "circuits",
     "collect_degraded",
     "do_not_retry",
     "remaining",

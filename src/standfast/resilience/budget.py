@@ -49,15 +49,15 @@ class RetryBudget:
             raise ConfigurationError(f"per_second={per_second!r}: must be 0 or more")
         if not 1 <= burst < float("inf"):
             raise ConfigurationError(f"burst={burst!r}: must be 1 or more, or no retry is possible")
-        self.ratio = ratio
-        self.per_second = per_second
-        self.burst = burst
-        self.name = name
-        self.clock = clock
-        self.calls = 0
+        self.ratio: float = ratio
+        self.per_second: float = per_second
+        self.burst: float = burst
+        self.name: str = name
+        self.clock: Clock = clock
+        self.calls: int = 0
         """Calls so far. Policies add 1 for each, before the first attempt."""
-        self.taken = 0
-        self.denied = 0
+        self.taken: int = 0
+        self.denied: int = 0
         self._tokens = float(burst)
         self._seen = 0
         self._settled = clock.monotonic()

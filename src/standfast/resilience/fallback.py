@@ -60,11 +60,11 @@ class Fallback(Policy):
             raise ConfigurationError(f"function={function!r}: give a function, or value=...")
         if last_good is not None and not isinstance(last_good, LastGood):
             raise ConfigurationError(f"last_good={last_good!r}: give LastGood(max_age=...)")
-        self.on = exceptions(on, name="on")
-        self.never_on = exceptions(never_on, name="never_on")
-        self.name = name
-        self.clock = clock
-        self.used = {"value": 0, "function": 0, "last good": 0}
+        self.on: tuple[type[BaseException], ...] = exceptions(on, name="on")
+        self.never_on: tuple[type[BaseException], ...] = exceptions(never_on, name="never_on")
+        self.name: str = name
+        self.clock: Clock = clock
+        self.used: dict[str, int] = {"value": 0, "function": 0, "last good": 0}
         """Substitutes given so far, by their source."""
         self._value = value
         self._function = function

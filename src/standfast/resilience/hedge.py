@@ -68,13 +68,13 @@ class Hedge(Policy):
         if budget is not None and not isinstance(budget, RetryBudget):
             raise ConfigurationError(f"budget={budget!r}: give a RetryBudget(...), or None")
         self.delay: float = seconds(delay, name="delay")
-        self.most = most
-        self.budget = RetryBudget(0.1, clock=clock) if budget is None else budget
-        self.name = name
-        self.clock = clock
-        self.launched = 0
-        self.won = 0
-        self.abandoned = Abandoned()
+        self.most: int = most
+        self.budget: RetryBudget = RetryBudget(0.1, clock=clock) if budget is None else budget
+        self.name: str = name
+        self.clock: Clock = clock
+        self.launched: int = 0
+        self.won: int = 0
+        self.abandoned: Abandoned = Abandoned()
         self._latencies = None if percentile is None else Latencies(percentile)
         self._losers: set[asyncio.Task[Any]] = set()
         self._watched = False

@@ -30,8 +30,8 @@ class LastGood:
             raise ConfigurationError(f"size={size!r}: must be 1 or more")
         if key is not None and not callable(key):
             raise ConfigurationError(f"key={key!r}: give a function of the call's arguments")
-        self.max_age = None if max_age is None else seconds(max_age, name="max_age")
-        self.size = size
+        self.max_age: float | None = None if max_age is None else seconds(max_age, name="max_age")
+        self.size: int = size
         self._key = key
         self._kept: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._lock = threading.Lock()

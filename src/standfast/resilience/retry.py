@@ -23,8 +23,11 @@ class Counts:
     __slots__ = ("exhausted", "failed", "retries", "succeeded", "watched")
 
     def __init__(self) -> None:
-        self.succeeded = self.failed = self.retries = self.exhausted = 0
-        self.watched = False
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.retries: int = 0
+        self.exhausted: int = 0
+        self.watched: bool = False
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

@@ -85,7 +85,7 @@ class Abandoned:
     __slots__ = ("_lock", "count")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self._lock = threading.Lock()
 
     def note(self, running: RunningCall) -> None:

@@ -47,11 +47,11 @@ class Timeout(Policy):
 
     def __init__(self, after: Duration, *, name: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
         self.after: float = seconds(after, name="after")
-        self.name = name
-        self.clock = clock
-        self.expired = 0
+        self.name: str = name
+        self.clock: Clock = clock
+        self.expired: int = 0
         """Calls that took too long, so far."""
-        self.abandoned = Abandoned()
+        self.abandoned: Abandoned = Abandoned()
         self._last_queue: tuple[ref[asyncio.AbstractEventLoop], DeadlineQueue] | None = None
         self._open: dict[asyncio.Task[Any], list[Scope]] = {}
         self._watched = False

@@ -237,12 +237,12 @@ def wait(
 def wait(
     signal: str,
     *,
-    type: Any = None,
+    type: type[R] | Any = None,
     timeout: Duration | None = None,
     on_timeout: OnTimeout | None = None,
     after: After | None = None,
     when: Callable[[Any, Any, Any], bool] | None = None,
-) -> Step[Any, Any]:
+) -> Step[Any, R]:
     """A step that waits for ``handle.signal(signal, payload)``; its result is the payload.
 
     Signals that came early are kept, and each is taken once. `timeout` counts from when the step is
@@ -251,7 +251,7 @@ def wait(
     type, checked when the signal is sent. A waiting saga uses no memory and no polling of its own.
     """
     options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
-    made: Step[Any, Any] = Step(None, kind="wait", options={**options, "type": type, "when": when})
+    made: Step[Any, R] = Step(None, kind="wait", options={**options, "type": type, "when": when})
     if signal == "resume":
         raise DefinitionError('signal "resume" is taken: it resumes parked steps. Rename yours')
     made.when = when

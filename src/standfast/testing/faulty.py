@@ -31,8 +31,8 @@ class FaultyFunction:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self.cancelled = 0
-        self.most_at_once = 0
+        self.cancelled: int = 0
+        self.most_at_once: int = 0
         self._script: Iterator[Any] = iter(script)
         self._then = then
         self._takes = takes

@@ -18,12 +18,14 @@ class ManualClock:
     `pause`, by which plain functions wait, always moves the clock. `slept` lists every sleep and
     pause asked for, in seconds.
 
+    Give the same clock to all policies of a test: deadlines of one mean nothing to another.
+
     Wall time starts at `wall` (Unix time); `set_wall` moves it alone, as an operator would.
     For one thread.
     """
 
     def __init__(self, *, auto: bool = False, wall: float = 1_700_000_000.0) -> None:
-        self.auto = auto
+        self.auto: bool = auto
         self.slept: list[float] = []
         self._monotonic = 0.0
         self._wall = wall
