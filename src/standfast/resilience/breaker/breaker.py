@@ -132,9 +132,12 @@ class CircuitBreaker(Policy):
         self._listeners = list(listeners)
         self._monotonic = clock.monotonic
         self._lock = threading.RLock()
-        self.successes = self.failures = self.ignored = self.rejected = 0
+        self.successes: int = 0
+        self.failures: int = 0
+        self.ignored: int = 0
+        self.rejected: int = 0
         self._transitions: dict[State, int] = {}
-        self.name = registry.add(self, name)
+        self.name: str = registry.add(self, name)
         self._rejection = f"circuit {self.name!r} is open: the call was not made"
         telemetry.watch(self, INSTRUMENTS)
 

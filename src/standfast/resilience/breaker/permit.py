@@ -14,8 +14,10 @@ class Permit:
     __slots__ = ("_started", "_ticket", "breaker", "settled")
 
     def __init__(self, breaker: CircuitBreaker, ticket: int, started: float) -> None:
-        self.breaker, self._ticket, self._started = breaker, ticket, started
-        self.settled = False
+        self.breaker: CircuitBreaker = breaker
+        self._ticket = ticket
+        self._started = started
+        self.settled: bool = False
 
     def success(self) -> None:
         """The call worked."""

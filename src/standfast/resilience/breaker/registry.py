@@ -54,5 +54,5 @@ class CircuitRegistry:
         return iter(sorted(breakers, key=lambda breaker: breaker.name))
 
 
-circuits = CircuitRegistry()
+circuits: CircuitRegistry = CircuitRegistry()
 """The registry of every breaker that isn't given another."""

@@ -70,8 +70,9 @@ class Bulkhead(Policy):
         self._lock = threading.RLock()
         self._clock = clock
         self._monotonic = clock.monotonic
-        self.name = name
-        self.admitted = self.rejected = 0
+        self.name: str = name
+        self.admitted: int = 0
+        self.rejected: int = 0
         telemetry.watch(self, INSTRUMENTS)
 
     def __repr__(self) -> str:

@@ -68,8 +68,9 @@ class ThreadPoolBulkhead(Policy):
         self._max_wait = None if max_wait is None else seconds(max_wait, name="max_wait")
         self._monotonic = clock.monotonic
         self._pool = _Pool(core, seconds(keep_alive, name="keep_alive"), name)
-        self.name = name
-        self.admitted = self.rejected = 0
+        self.name: str = name
+        self.admitted: int = 0
+        self.rejected: int = 0
         telemetry.watch(self, INSTRUMENTS)
         # The threads know only the inner pool, so that one which is forgotten ends.
         finalize(self, self._pool.close)

@@ -86,9 +86,9 @@ class RateLimiter(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self.rate = Rate(limit, per, burst, algorithm)
-        self.name = name
-        self.max_waiters = max_waiters
+        self.rate: Rate = Rate(limit, per, burst, algorithm)
+        self.name: str = name
+        self.max_waiters: int = max_waiters
         self.on_store_failure = on_store_failure
         self._key = key
         self._max_wait = seconds(max_wait, name="max_wait", positive=False)

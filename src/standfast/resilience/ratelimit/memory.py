@@ -38,7 +38,7 @@ class MemoryRateLimits:
     def __init__(self, *, max_keys: int = 1_000_000, clock: Clock = SYSTEM_CLOCK) -> None:
         if max_keys < 1:
             raise ConfigurationError(f"max_keys={max_keys!r}: must be 1 or more")
-        self.max_keys = max_keys
+        self.max_keys: int = max_keys
         self._monotonic = clock.monotonic
         self._full_at: dict[str, float] = {}
         self._windows: dict[str, Window] = {}
