@@ -135,9 +135,7 @@ async def _writer(
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(
-            _TABLE.format(id="blob", key="PRIMARY KEY (id, seq)") + " WITHOUT ROWID"
-        )
+        connection.execute(_TABLE.format(id="blob", key="PRIMARY KEY (id, seq)") + " WITHOUT ROWID")
 
         def write_sync(rows: Sequence[Row]) -> None:
             connection.execute("BEGIN IMMEDIATE")
