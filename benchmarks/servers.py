@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
-
 from tests.servers import Postgres
 
 # Unlike /tmp, this is on a disk everywhere. The server's own user must be able to get into it.
