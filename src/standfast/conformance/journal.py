@@ -299,6 +299,8 @@ class JournalSuite(WritingSuite):
         assert await found(version=2) == [b]
         assert await found(created_before=now - 60) == [a]
         assert await found(created_after=now - 60) == [c, b]
+        assert await found(created_after=now - 50) == [c, b], "inclusive"
+        assert await found(created_before=now - 50) == [a], "exclusive"
         assert await found(created_after=now - 60, created_before=now - 10) == [b]
         assert await found(ids=(a, d, new_id())) == [a]
 

@@ -182,7 +182,7 @@ class PostgresJournal:
             ("step = ${}", filter.step or None),
             ("version = ${}", filter.version),
             ("created_at < ${}", filter.created_before),
-            ("created_at > ${}", filter.created_after),
+            ("created_at >= ${}", filter.created_after),
             ("id = ANY(${}::uuid[])", filter.ids or None),
             ("id < ${}", after),
         ):
