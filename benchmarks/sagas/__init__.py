@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import importlib
 import json
 import os
 import statistics
@@ -17,17 +18,21 @@ CONTENDERS = ("raw", "floor", "standfast", "dbos")
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks sagas", description=__doc__)
-    parser.add_argument("what", choices=["throughput"])
+    parser.add_argument("what", choices=["throughput", "recovery", "growth"])
     parser.add_argument("--backend", choices=["sqlite", "postgres"], action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=5000, help="sagas per measurement in flight")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
-    results = {
-        backend: _throughput(backend, options.rounds, options.count)
-        for backend in options.backend or ["sqlite", "postgres"]
-    }
+    backends = options.backend or ["sqlite", "postgres"]
+    if options.what != "throughput":
+        print(f"load average before: {load:.2f}")
+        for backend in backends:
+            for round in range(options.rounds):
+                _each_alone(options.what, backend, round)
+        return 0
+    results = {name: _throughput(name, options.rounds, options.count) for name in backends}
     if options.json:
         print(json.dumps({"load_average_before": load, "results": results}, indent=2))
         return 0
@@ -35,6 +40,25 @@ def main(arguments: list[str]) -> int:
     for backend, rows in results.items():
         _print(backend, rows)
     return 0
+
+
+def _each_alone(what: str, backend: str, round: int) -> None:
+    """Run and print a module's measurements, each in a process and on a database of its own."""
+    module = importlib.import_module(f"benchmarks.sagas.{what}")
+    with ExitStack() as stack:
+        place = stack.enter_context(folder())
+        server = stack.enter_context(DurablePostgres()) if backend == "postgres" else None
+        for name, (_, count) in module.MEASUREMENTS.items():
+            if server is None:
+                url = f"sqlite:///{place}/{name}.db"
+            else:
+                url = asyncio.run(new_postgres_database(server.dsn, "bench"))
+            command = [sys.executable, "-m", module.__name__, name, url, str(count)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            for line in done.stdout.splitlines():
+                row = json.loads(line)
+                figures = "  ".join(f"{key} {value:,.3f}" for key, value in row.items())
+                print(f"{backend:9} round {round}  {name:8} {count:9,}  {figures}", flush=True)
 
 
 def _throughput(backend: str, rounds: int, count: int) -> dict[str, dict[str, float]]:
