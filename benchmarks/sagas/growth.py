@@ -80,7 +80,8 @@ async def _run(app: Standfast, count: int) -> None:
 
 async def _claim(app: Standfast) -> float:
     """Milliseconds of a worker's look for work, when there is none."""
-    assert app.worker is not None and app.worker.runner is not None
+    assert app.worker is not None
+    assert app.worker.runner is not None
     journal, kinds = app.database.journal, list(app.definitions.by_kind)
     begin = time.perf_counter()
     for _ in range(20):
