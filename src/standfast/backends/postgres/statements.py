@@ -15,8 +15,8 @@ are inserted in their own order, and the victim of a deadlock runs again.
 
 **Flat cost.** Instances come and go, so until a vacuum the index of owners holds many dead entries:
 where ids are known, ``owner IS NOT DISTINCT FROM`` says the same as ``=`` but can't use that index.
-The planner takes every list for a short one, so what a batch changes is joined with the table's rows
-at once: as a list that is joined with a list, it was paired each with each.
+The planner takes every list for a short one, so what a batch changes is joined with the table's
+rows at once: joined with another list, it was paired each with each.
 
 The time "now" is the server's, in seconds since the epoch.
 """
