@@ -29,7 +29,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered step of the schema, as SQL."""
+    """One numbered step of the schema, as SQL that is complete: it also notes itself as applied."""
 
     number: int
     name: str

@@ -105,9 +105,8 @@ class SqliteDatabase:
 
     async def migrate(self) -> list[Migration]:
         """Apply what is missing, atomically and safely beside others who do the same."""
-        now = self.now()
         return await self.write(
-            lambda con: transact(con, lambda con: schema.migrate(con, self.migrations, now=now))
+            lambda con: transact(con, lambda con: schema.migrate(con, self.migrations))
         )
 
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:
