@@ -10,6 +10,8 @@ import typer
 
 from standfast import __version__
 from standfast.app import Standfast
+from standfast.cli import acts  # noqa: F401 - its commands join those of `sagas`
+from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import (
     load,
     load_app,
@@ -17,7 +19,9 @@ from standfast.cli.loading import (
     must_be_there,
     operating,
 )
+from standfast.cli.options import App, AppOrUrl, AsJson, Yes
 from standfast.cli.output import Commands, as_json, note, say, table
+from standfast.cli.sagas import sagas
 from standfast.durations import human
 
 cli = typer.Typer(
@@ -27,24 +31,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Distributed patterns that hold, on the database you already run.",
 )
-
-App = Annotated[
-    str,
-    typer.Argument(
-        metavar="APP",
-        envvar="STANDFAST_APP",
-        help="module:attribute or module:factory, looked for in this folder first.",
-    ),
-]
-AppOrUrl = Annotated[
-    str,
-    typer.Argument(
-        metavar="APP|URL",
-        envvar="STANDFAST_APP",
-        help="An app (module:attribute), or the URL of its database.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+cli.add_typer(sagas, name="sagas")
 
 
 def _version(wanted: bool) -> None:
@@ -180,3 +167,26 @@ async def _workers(app: Standfast, json: bool) -> None:
     )
     if not found:
         note("no worker is registered: `standfast run APP` starts one")
+
+
+@cli.command("purge-marks")
+def purge_marks(
+    target: AppOrUrl,
+    older_than: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long ago they must have been set (90d).")
+    ],
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
+    """Delete old marks of the barrier, the memory that makes repeated actions harmless.
+
+    Keep them for longer than any saga takes: a retry after that would act again.
+    """
+
+    async def clear() -> None:
+        async with operating(load(target)) as ops:
+            confirm(f"Delete marks older than {older_than} for good?", yes=yes)
+            done = await carry_out(ops.purge_marks(older_than=older_than), "purge marks")
+        say(as_json({"deleted": done}) if json else f"deleted {done} mark{'s' * (done != 1)}")
+
+    asyncio.run(clear())

@@ -41,7 +41,7 @@ async def test_finds_acts_and_draws(work, world):
     with pytest.raises(ConfigurationError, match="reason"):
         await anext(ops.tell(ev.SkipAsked(reason=" "), [handle.id]))
     act = ev.SkipAsked(reason="sent by hand", by="ann")
-    (touched,) = await ops.matching(act, ops.select())
+    (touched,) = await ops.matching(ev.SkipAsked, ops.select())
     assert touched.id == handle.id
     assert [n async for n in ops.tell(act, [touched.id])] == [1]
     await until(lambda: _completed(handle))

@@ -75,6 +75,7 @@ INSERT INTO standfast_migrations (number, name) VALUES (1, 'journal, leases and 
 
 MIGRATIONS: tuple[Migration, ...] = (Migration(1, "journal, leases and marks", _JOURNAL),)
 
+
 def schema_version(con: sqlite3.Connection) -> int:
     """The number of the last migration applied, 0 for none."""
     known = con.execute(
