@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from standfast.app import Standfast
 from standfast.cli.loading import load, load_app, operating
@@ -24,11 +23,11 @@ from standfast.saga.description import describe as describe_definition
 from standfast.saga.diagram import mermaid
 from standfast.saga.operations import record, row
 from standfast.saga.state import UNFINISHED
-from standfast.saga.timeline import Entry, short, timeline
+from standfast.saga.timeline import Entry, as_text, short, timeline
 
 sagas = typer.Typer(no_args_is_help=True, help="Look at sagas, start them, and act on them.")
 
-MOODS = {"good": "green", "bad": "red", "held": "bold yellow"}
+MOODS = {"good": "green", "bad": "red", "held": "yellow"}
 
 
 @sagas.command("list")
@@ -137,17 +136,8 @@ def show(app: Target, address: Address, json: AsJson = False) -> None:
 
 
 def _print_timeline(entries: list[Entry]) -> None:
-    table(
-        ["WHEN", "STEP", "WHAT"],
-        [
-            (
-                f"{moment(entry.at)[11:-1]} +{entry.after:.3f}s",
-                entry.subject,
-                Text(entry.text, MOODS.get(entry.mood, "")),
-            )
-            for entry in entries
-        ],
-    )
+    for entry, line in zip(entries, as_text(entries).splitlines(), strict=True):
+        typer.secho(line, fg=MOODS.get(entry.mood))
 
 
 @sagas.command()
