@@ -90,6 +90,44 @@ def test_the_sql_is_complete_on_sqlite(shop, standfast):
     standfast("migrate", "shop:app", "--after", "1", code=2)
 
 
+def test_a_database_that_is_away_is_told(folder, standfast):
+    url = "postgresql://u:secret@127.0.0.1:1/x"
+    result = standfast("sagas", "list", "--app", url, code=1)
+    assert result.stderr.startswith("error: ")
+    assert "secret" not in result.output
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_is_no_database_is_told(shop, standfast):
+    result = standfast("workers", "sqlite:///shop.py", code=1)
+    assert result.stderr.startswith("error: shop.py")
+
+
+@pytest.mark.parametrize("command", [["start", "x"], ["describe"], ["diagram", "x"], ["fork", "x"]])
+def test_where_code_is_needed_an_address_is_not_enough(folder, standfast, command):
+    told = standfast("sagas", *command, "--app", "sqlite:///shop.db", code=2).stderr
+    assert "the code is needed" in told
+
+
+def test_the_app_may_come_from_the_environment(shop, standfast, monkeypatch):
+    monkeypatch.setenv("STANDFAST_APP", "shop:app")
+    standfast("migrate")
+    assert standfast("sagas", "list", "--json").stdout == "[]\n"
+
+
+def test_an_app_that_migrates_by_itself_is_run(shop, standfast):
+    (shop / "eager.py").write_text(
+        "from standfast import Standfast\napp = Standfast('sqlite:///eager.db', migrate=True)\n"
+    )
+    worker = in_process("run", "eager:app")
+    try:
+        assert "working; stop with" in worker.stderr.readline()
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
+    assert worker.returncode == 0
+
+
 async def _psql(dsn, sql):
     import asyncpg
 

@@ -29,11 +29,13 @@ def confirm(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
-async def carry_out(counts: AsyncIterator[int], what: str, total: int | None = None) -> int:
-    """Let an act go on batch by batch; how many are done.
+async def carry_out(
+    counts: AsyncIterator[int], what: str, total: int | None = None, *, again: str = "go on"
+) -> int:
+    """Let something long go on batch by batch; how many are done.
 
     `counts` says after each batch how many are done so far. Ctrl-C ends it after the batch that is
-    being written, tells how far it came, and exits with 1.
+    under way, tells how far it came, and exits with 1; run again, it would `again`.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -60,6 +62,6 @@ async def carry_out(counts: AsyncIterator[int], what: str, total: int | None = N
         loop.remove_signal_handler(signal.SIGINT)
     if stop.is_set() and done != total:
         of = "" if total is None else f" of {total}"
-        note(f"stopped after {done}{of}: run it again to go on")
+        note(f"stopped after {done}{of}: run it again to {again}")
         raise typer.Exit(1)
     return done

@@ -15,11 +15,21 @@ from standfast.ports.database import Database
 from standfast.saga.operations import Operations
 
 
+def is_url(target: str) -> bool:
+    """Whether a database was named rather than an app."""
+    return "://" in target
+
+
 def load_app(target: str) -> Standfast:
     """The app at ``module:attribute`` or ``module:factory``, looked for in this folder first.
 
     Raises `ConfigurationError`, with what the module raised as its cause.
     """
+    if is_url(target):
+        raise ConfigurationError(
+            f"APP={target!r}: a database's address isn't enough here, the code is needed: write "
+            "module:attribute, such as shop:app"
+        )
     module_name, colon, path = target.partition(":")
     if not (module_name and colon and path):
         raise ConfigurationError(f"APP={target!r}: write module:attribute, such as shop:app")
@@ -72,11 +82,6 @@ def _apps_in(module_name: str) -> str:
         if isinstance(value, Standfast)
     ]
     return f"; it has {', '.join(f'{module_name}:{name}' for name in names)}" if names else ""
-
-
-def is_url(target: str) -> bool:
-    """Whether a database was named rather than an app."""
-    return "://" in target
 
 
 def load(target: str) -> Standfast:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from standfast.app import Standfast
+from standfast.cli.batches import carry_out
 from standfast.cli.loading import load, load_app, operating
 from standfast.cli.options import Address, App, AsJson, Filters, Target, with_filters
 from standfast.cli.output import age, as_json, moment, note, say, status, table
@@ -21,7 +22,7 @@ from standfast.ports.journal import Instance
 from standfast.saga import compatibility
 from standfast.saga.description import describe as describe_definition
 from standfast.saga.diagram import mermaid
-from standfast.saga.operations import record, row
+from standfast.saga.operations import Operations, record, row
 from standfast.saga.state import UNFINISHED
 from standfast.saga.timeline import Entry, as_text, short, timeline
 
@@ -151,21 +152,28 @@ def export(
 ) -> None:
     """Write sagas with their journals as JSON lines, those that can't be read too."""
 
+    unreadable = 0
+
+    async def lines(ops: Operations, out: TextIO) -> AsyncIterator[int]:
+        nonlocal unreadable
+        done = 0
+        async for one in ops.export(filters.select(ops)):
+            out.write(as_json(one, indent=None) + "\n")
+            unreadable += bool(one["unreadable"])
+            done += 1
+            yield done
+
     async def write() -> None:
-        exported = unreadable = 0
         async with operating(load(app)) as ops:
-            chosen = filters.select(ops)
+            filters.select(ops)  # before a file is made
             try:
                 opened = nullcontext(sys.stdout) if to is None else to.open("x", encoding="ascii")
             except OSError as error:
                 raise ConfigurationError(f"--to {to}: {error.strerror}") from error
             with opened as out:
-                async for one in ops.export(chosen):
-                    out.write(as_json(one, indent=None) + "\n")
-                    exported += 1
-                    unreadable += bool(one["unreadable"])
+                done = await carry_out(lines(ops, out), "export", again="export all")
         damaged = f", {unreadable} with something unreadable" if unreadable else ""
-        note(f"exported {exported} saga{'' if exported == 1 else 's'}{damaged}")
+        note(f"exported {done} saga{'' if done == 1 else 's'}{damaged}")
 
     asyncio.run(write())
 
@@ -217,15 +225,19 @@ def check_compat(
     By default of all unfinished sagas. Nothing is run and nothing is changed.
     """
 
+    bad: list[tuple[Instance, compatibility.Problem]] = []
+
+    async def replayed(ops: Operations) -> AsyncIterator[int]:
+        done = 0
+        chosen = filters.select(ops, statuses=UNFINISHED)
+        async for instance, found in compatibility.check(ops, chosen):
+            bad.extend((instance, problem) for problem in found)
+            done += 1
+            yield done
+
     async def check() -> None:
-        checked = 0
-        bad: list[tuple[Instance, compatibility.Problem]] = []
         async with operating(load_app(app)) as ops:
-            async for instance, found in compatibility.check(
-                ops, filters.select(ops, statuses=UNFINISHED)
-            ):
-                checked += 1
-                bad += [(instance, problem) for problem in found]
+            checked = await carry_out(replayed(ops), "replay", again="replay all")
         broken = len({instance.id for instance, _ in bad})
         if json:
             listed = [
