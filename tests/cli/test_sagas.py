@@ -109,6 +109,7 @@ def test_list_filters_pages_and_counts(sagas, standfast):
         ("fork", ["place-order/done/1", "--set", "amount"], 2, "write FIELD=JSON"),
         ("fork", ["place-order/done/1", "--set", "amount=x"], 2, "isn't JSON"),
         ("fork", ["place-order/done/1", "--set", 'amount="x"'], 2, "Expected `int`"),
+        ("fork", ["place-order/done/1", "--set", "prise=1"], 2, "no field 'prise'"),
         ("export", ["--to", "shop.py"], 2, "File exists"),
         ("purge", ["--finished-for", "ages"], 2, "finished_for='ages'"),
         ("purge", ["--finished-for", "0s"], 2, "give --yes"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from standfast.durations import human
+from standfast.durations import human, seconds
 from standfast.resilience.retry import Retry
 from standfast.saga.definition import Definition, Step
 from standfast.saga.plan import StepPlan
@@ -46,7 +46,7 @@ def _step(plan: StepPlan, step: Step[Any, Any]) -> list[str]:
         for text, holds in (
             ("pivot", plan.pivot),
             ("conditional", plan.conditional),
-            ("each item", plan.fans_out),
+            (_items(plan.limit), plan.fans_out),
             ("transactional", plan.transactional),
         )
         if holds
@@ -61,6 +61,10 @@ def _step(plan: StepPlan, step: Step[Any, Any]) -> list[str]:
         "" if plan.kind != "action" else _retry(plan.retry),
         plan.on_timeout if is_wait else plan.on_exhausted if plan.kind == "action" else "",
     ]
+
+
+def _items(limit: int | None) -> str:
+    return "each item" if limit is None else f"each item, {limit} at a time"
 
 
 def _undo(plan: StepPlan, step: Step[Any, Any], pivot: str | None) -> list[str]:
@@ -89,7 +93,9 @@ def _timeout(timeout: float | None) -> str:
 
 
 def _retry(retry: Retry) -> str:
-    return "for ever" if retry.attempts is None else f"{retry.attempts} attempts"
+    tries = "" if retry.attempts is None else f"{retry.attempts} attempts"
+    within = "" if retry.total is None else f"for up to {human(seconds(retry.total))}"
+    return ", ".join(filter(None, [tries, within])) or "for ever"
 
 
 def _type(type: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import msgspec.inspect
 
 from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
@@ -26,6 +27,7 @@ from standfast.ports.journal import Filter, Instance, Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.client import PATTERN, SagaHandle, Sagas
+from standfast.saga.definition import Definition
 from standfast.saga.state import FINISHED, RESUME, STATUSES, UNFINISHED
 from standfast.saga.telemetry import begin_trace
 
@@ -184,15 +186,26 @@ class Operations:
     ) -> SagaHandle[Any]:
         """Start the newest version of a saga from JSON; idempotent by (saga, key).
 
-        Raises `ConfigurationError` for an unknown saga or an input that isn't its type, and
-        `SagaConflict` as `Standfast.start`.
+        Raises `ConfigurationError` for an unknown saga, an input that isn't its type or a field
+        that the type doesn't have, and `SagaConflict` as `Standfast.start`.
         """
         definition = self.sagas.definitions.of(name)
+        _check_fields(definition, input)
+        return await self._start(definition, input, key, correlation_id)
+
+    async def _start(
+        self,
+        definition: Definition,
+        input: bytes | msgspec.Raw,
+        key: str | None,
+        correlation_id: str | None,
+    ) -> SagaHandle[Any]:
+        name = definition.name
         try:
             value = definition.codec.decode(input, definition.input_type)
         except CodecError as error:
             raise ConfigurationError(f"the input of saga {name!r}: {error}") from error
-        trace = begin_trace(definition.name, key or "")
+        trace = begin_trace(name, key or "")
         _, start, _ = self.sagas.prepare(
             name, value, key=key, correlation_id=correlation_id, trace=trace
         )
@@ -210,16 +223,17 @@ class Operations:
         old input can't be read.
         """
         instance = await self.sagas.instance(id)
+        definition = self.sagas.definitions.of(instance.name)
         input: Any = msgspec.json.decode(await self._input(id))
         if replace:
             if not isinstance(input, dict):
                 raise ConfigurationError(
                     f"saga {id} has an input without fields: there is nothing to replace in it"
                 )
+            _check_fields(definition, msgspec.json.encode(replace))
             input = {**input, **replace}
-        return await self.start(
-            instance.name, msgspec.json.encode(input), key=key, correlation_id=f"fork of {id}"
-        )
+        data = msgspec.json.encode(input)
+        return await self._start(definition, data, key, f"fork of {id}")
 
     async def _input(self, id: UUID) -> msgspec.Raw:
         """The input as it stands, read past whatever can't be read behind it."""
@@ -320,6 +334,27 @@ def check(act: ev.Mailed) -> None:
         raise ConfigurationError("a reason is needed: it is kept in the journal")
     if isinstance(act, ev.ResolveAsked) and act.outcome not in FINISHED:
         raise ConfigurationError(f"outcome={act.outcome!r}: choose completed or compensated")
+
+
+def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:
+    """Raise `ConfigurationError` for a field that the input's type doesn't have.
+
+    Decoding lets it pass, so that stored data may outlive a field; but a person made a slip.
+    """
+    try:
+        fields = getattr(msgspec.inspect.type_info(definition.input_type), "fields", None)
+        given = msgspec.json.decode(data)
+    except (TypeError, msgspec.DecodeError):  # what is wrong with it, decoding to the type tells
+        return
+    if fields is None or not isinstance(given, dict):
+        return
+    known = [field.encode_name for field in fields]
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(
+                f"the input of saga {definition.name!r} has no field {name!r}: choose from "
+                f"{', '.join(known)}"
+            )
 
 
 def row(instance: Instance) -> dict[str, Any]:
