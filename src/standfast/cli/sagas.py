@@ -16,7 +16,7 @@ from standfast.cli.batches import carry_out
 from standfast.cli.loading import load, load_app, operating
 from standfast.cli.options import Address, App, AsJson, Filters, Target, with_filters
 from standfast.cli.output import age, as_json, moment, note, say, status, table
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, SagaError
 from standfast.ids import parse_id
 from standfast.ports.journal import Instance
 from standfast.saga import compatibility
@@ -198,7 +198,7 @@ async def _diagram(app: Standfast, address: str) -> None:
         instance = await ops.locate(address)
         (story,) = await ops.sagas.stories([instance.id])
     if story.state is None:
-        raise ConfigurationError(f"saga {instance.id} can't be drawn: {story.problem}")
+        raise SagaError(f"saga {instance.id} can't be drawn: {story.problem}")
     say(mermaid(story.state.plan, story.state).rstrip())
 
 
@@ -224,7 +224,6 @@ def check_compat(
 
     By default of all unfinished sagas. Nothing is run and nothing is changed.
     """
-
     bad: list[tuple[Instance, compatibility.Problem]] = []
 
     async def replayed(ops: Operations) -> AsyncIterator[int]:
