@@ -9,8 +9,7 @@
     ├── Rejected                          not even tried; carries `retry_after` (seconds or None)
     │   ├── CircuitOpen
     │   ├── BulkheadFull
-    │   ├── RateLimited
-    │   └── RetryBudgetExhausted
+    │   └── RateLimited
     ├── TimedOut (TimeoutError)           it was tried and took too long: the outcome is unknown
     ├── CodecError                        a value can't be encoded or decoded
     ├── StoreError                        the database said no
@@ -75,10 +74,6 @@ class BulkheadFull(Rejected):
 
 class RateLimited(Rejected):
     """A rate limit is used up for now."""
-
-
-class RetryBudgetExhausted(Rejected):
-    """A retry was due, but the dependency's shared retry budget is spent."""
 
 
 class TimedOut(StandfastError, TimeoutError):

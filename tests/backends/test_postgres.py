@@ -29,14 +29,7 @@ class TestDatabase(Postgres, DatabaseSuite): ...
 class TestTransaction(Postgres, TransactionSuite): ...
 
 
-class TestJournal(Postgres, JournalSuite):
-    @pytest.mark.xfail(
-        reason="a child's broken start fails its whole batch here, and is raised as StoreError; "
-        "SQLite answers that one append with ConstraintViolated",
-        strict=True,
-    )
-    async def test_append_with_a_start_that_breaks_a_constraint(self, database):
-        await super().test_append_with_a_start_that_breaks_a_constraint(database)
+class TestJournal(Postgres, JournalSuite): ...
 
 
 class TestLeases(Postgres, LeasesSuite): ...

@@ -6,7 +6,7 @@ import time
 import asyncpg
 import pytest
 
-from standfast.backends.postgres import PostgresDatabase, PostgresOptions
+from standfast.backends.postgres import PostgresDatabase, PostgresOptions, statements
 from standfast.conformance.samples import KINDS, mail, register, start
 from standfast.errors import (
     ConfigurationError,
@@ -16,7 +16,7 @@ from standfast.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from standfast.ports.journal import Append
+from standfast.ports.journal import Append, Change
 
 
 @pytest.fixture
@@ -312,6 +312,32 @@ async def test_one_bad_append_does_not_fail_the_batch(database):
     assert answers[1] is None
     loaded = await database.journal.load([bad.instance.id, good.instance.id])
     assert [len(one.facts) for one in loaded] == [1, 2]
+
+
+async def test_mail_folded_in_while_it_is_read_is_not_taken_for_none(database, monkeypatch):
+    """The row and the mail are read by two statements; between them the owner may fold mail in."""
+    token = await register(database)
+    one = start()
+    await database.journal.start([one], owner=token)
+    id = one.instance.id
+    await database.journal.send([mail(id)])
+    (letter,) = await database.journal.collect(token, [id])
+    pool = database.journal._pool
+    fetch, reads = pool.fetch, []
+
+    async def folding(sql, *args):
+        if sql == statements.UNREAD and not reads:
+            reads.append(sql)
+            change = Change("running again")
+            append = Append(id, 0, ["{}"], change, consumed=[letter.number])
+            assert await database.journal.append(token, [append]) == [None]
+        return await fetch(sql, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "fetch", folding)
+        (loaded,) = await database.journal.load([id])
+    assert reads, "the mail was never asked for"
+    assert (loaded.instance.status, len(loaded.facts), loaded.mails) == ("running again", 2, [])
 
 
 async def test_without_prepared_statements(postgres_dsn):

@@ -38,7 +38,7 @@ def test_without_the_extra_one_line_says_how_to_install_it():
         ("shop:nothing", "has no 'nothing'; it has shop:app"),
         ("shop:SHOP", "has no 'SHOP'"),
         ("shop:Order", "calling Order() raised TypeError"),
-        ("shop:SOON", "is a Retry, not a Standfast app"),
+        ("shop:__name__", "is a str, not a Standfast app"),
         ("shop:broken", "calling broken() raised RuntimeError: no luck"),
         ("faulty:app", "importing 'faulty' raised ZeroDivisionError"),
         ("needy:app", "importing 'needy' raised ModuleNotFoundError: No module named 'absent'"),

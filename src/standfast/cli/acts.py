@@ -20,7 +20,8 @@ from standfast.errors import ConfigurationError, SagaError
 from standfast.ports.journal import Instance
 from standfast.saga import events as ev
 from standfast.saga.client import SagaHandle
-from standfast.saga.operations import APPLIES_TO, Operations, check, operating_user, row
+from standfast.saga.export import row
+from standfast.saga.operations import APPLIES_TO, Operations, check, operating_user
 
 Addresses = Annotated[
     list[str] | None,

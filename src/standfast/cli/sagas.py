@@ -22,7 +22,8 @@ from standfast.ports.journal import Instance
 from standfast.saga import compatibility
 from standfast.saga.description import describe as describe_definition
 from standfast.saga.diagram import mermaid
-from standfast.saga.operations import Operations, record, row
+from standfast.saga.export import record, row
+from standfast.saga.operations import Operations
 from standfast.saga.state import UNFINISHED
 from standfast.saga.timeline import Entry, as_text, short, timeline
 

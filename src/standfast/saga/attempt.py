@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from uuid import uuid5
 
 import msgspec
 
+from standfast.clock import Clock
 from standfast.errors import CodecError, Refused, Rejected
 from standfast.ports.database import StoreTransaction
 from standfast.ports.journal import Start
@@ -26,9 +26,9 @@ class Attempts:
     """Carries out commands. What the user's code raises becomes an event, never an exception."""
 
     def __init__(self, sagas: Sagas, telemetry: SagaTelemetry) -> None:
-        self.sagas = sagas
-        self.clock = sagas.clock
-        self.telemetry = telemetry
+        self.sagas: Sagas = sagas
+        self.clock: Clock = sagas.clock
+        self.telemetry: SagaTelemetry = telemetry
 
     def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
         machine, step = active.machine, command.branch.step
@@ -146,10 +146,10 @@ class Attempts:
         _, start, _ = self.sagas.prepare(
             saga,
             input,
-            key=f"{machine.id}:{branch.id}",
+            key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
             correlation_id=machine.started.correlation_id,
             trace=machine.started.trace,
-            id=uuid5(machine.id, branch.id),
+            id=machine.child_id(branch),
             parent=(machine.id, branch.id),
         )
         return start

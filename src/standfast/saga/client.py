@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, is_typeddict
 from uuid import UUID
 
 import msgspec
@@ -212,7 +212,7 @@ class Sagas:
         """Check a start and put it into the form that is stored. Raises `ConfigurationError`."""
         definition = self.definitions.of(saga)
         expected = definition.input_type
-        if isinstance(expected, type) and not isinstance(input, expected):
+        if _is_checkable(expected) and not isinstance(input, expected):
             raise ConfigurationError(
                 f"saga {definition.name!r} takes a {expected.__name__}, not a "
                 f"{type(input).__name__}"
@@ -386,6 +386,11 @@ class Sagas:
 def _is_spoken_to(loaded: Loaded) -> bool:
     """Whether mail that came after it parked is about to move it."""
     return any(mail.at > loaded.instance.updated_at for mail in loaded.mails)
+
+
+def _is_checkable(expected: Any) -> bool:
+    """Whether ``isinstance`` can tell: it can't for TypedDicts and generic aliases."""
+    return isinstance(expected, type) and not is_typeddict(expected)
 
 
 def _nowhere(id: UUID) -> bool:

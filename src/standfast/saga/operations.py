@@ -7,9 +7,7 @@ worker has registered waits until one does.
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
-import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +21,12 @@ from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
 from standfast.ids import new_id, parse_id
 from standfast.ports.database import Database
-from standfast.ports.journal import Filter, Instance, Loaded, Mail
+from standfast.ports.journal import Filter, Instance, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.client import PATTERN, SagaHandle, Sagas
 from standfast.saga.definition import Definition
+from standfast.saga.export import record
 from standfast.saga.state import FINISHED, RESUME, STATUSES, UNFINISHED
 from standfast.saga.telemetry import begin_trace
 
@@ -41,6 +40,7 @@ APPLIES_TO: dict[type[ev.Mailed], tuple[str, ...]] = {
     ev.RetryAsked: STUCK,
     ev.SkipAsked: STUCK,
     ev.ResolveAsked: (*STUCK, "waiting"),
+    ev.MigrateAsked: UNFINISHED,
 }
 """The statuses in which an act can change something."""
 
@@ -311,6 +311,22 @@ class Operations:
         finished = self.select(statuses=sorted(FINISHED))
         return sum([(one.finished_at or before) < before async for one in self.each(finished)])
 
+    async def migrate(
+        self, ids: Sequence[UUID], version: int, *, by: str = "", batch: int = 200
+    ) -> AsyncIterator[int]:
+        """Ask instances to move to a version; after each batch, how many were asked so far.
+
+        Those that are being run move when the attempts in flight have ended. One that can't move
+        stays as it is, with the reason in its journal.
+        """
+        told = 0
+        async for done in self.tell(ev.MigrateAsked(version, by=by), ids, batch=batch):
+            await self.sagas.store.reassign(ids[told:done], version=version)
+            for id in ids[told:done]:
+                self.sagas.on_sent(id)
+            told = done
+            yield done
+
     async def purge(self, *, finished_for: Duration, batch: int = 1000) -> AsyncIterator[int]:
         """Delete what finished longer ago than that, in batches; after each, how many so far."""
         age = seconds(finished_for, name="finished_for", positive=False)
@@ -355,37 +371,3 @@ def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:
                 f"the input of saga {definition.name!r} has no field {name!r}: choose from "
                 f"{', '.join(known)}"
             )
-
-
-def row(instance: Instance) -> dict[str, Any]:
-    """An instance's searchable row as plain values."""
-    return dataclasses.asdict(instance) | {"id": str(instance.id)}
-
-
-def record(loaded: Loaded) -> dict[str, Any]:
-    """An instance with its facts and waiting mail as plain values.
-
-    `unreadable` counts what isn't JSON; that comes as text, damaged bytes as lone surrogates
-    (PEP 383).
-    """
-    facts = [_plain(text) for text in loaded.facts]
-    mails = [
-        {"id": mail.id, "kind": mail.kind, "at": mail.at, "body": _plain(mail.body)}
-        for mail in loaded.mails
-    ]
-    bodies = [*facts, *(mail["body"] for mail in mails)]
-    return {
-        "instance": row(loaded.instance),
-        "facts": facts,
-        "mails": mails,
-        "unreadable": sum(isinstance(body, str) for body in bodies),
-    }
-
-
-def _plain(text: str) -> Any:
-    """A stored JSON object as plain values, or the text itself if it is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text

@@ -73,13 +73,13 @@ class Plan:
                         f"choose from {', '.join(self.steps)}",
                     )
                 self.successors[before].append(step.name)
-        self.descendants = self._reach()
+        self.descendants: dict[str, frozenset[str]] = self._reach()
         pivots = [s.name for s in self.steps.values() if s.pivot]
         if len(pivots) > 1:
             raise self._error(
                 pivots[1], f"is a second pivot, after {pivots[0]!r}", "keep one point of no return"
             )
-        self.pivot = pivots[0] if pivots else None
+        self.pivot: str | None = pivots[0] if pivots else None
         self._check_undo()
 
     def _error(self, step: str, what: str, remedy: str) -> DefinitionError:

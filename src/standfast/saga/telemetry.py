@@ -54,7 +54,7 @@ class SagaTelemetry:
         self.recovered: int = 0
         self.set_aside: int = 0
         self.in_flight: Callable[[], dict[str, int]] = in_flight or dict
-        self.tracing = is_tracing()
+        self.tracing: bool = is_tracing()
         self._tracer = trace.get_tracer("standfast.saga", __version__)
         meter = metrics.get_meter("standfast.saga", __version__)
         self._duration = meter.create_histogram(

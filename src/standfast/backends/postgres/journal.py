@@ -16,7 +16,7 @@ from standfast.backends.postgres import writing
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.pool import Pool
-from standfast.errors import StaleWriter, StandfastError
+from standfast.errors import ConstraintViolated, StaleWriter, StandfastError
 from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, Started
 
 Kinds: TypeAlias = Sequence[tuple[str, str, int]]
@@ -44,7 +44,8 @@ class PostgresJournal:
         """See `JournalStore.append`.
 
         One with text that PostgreSQL can't hold (a NUL character, say) is answered with
-        `StoreError`, and the others are written.
+        `StoreError`, one whose start has an id that is taken with `ConstraintViolated`, and the
+        others are written.
         """
         left = list(appends)
         answers: dict[UUID, StandfastError] = {}
@@ -58,7 +59,7 @@ class PostgresJournal:
                     raise translate(error, self._pool.place) from error
                 answers |= {one.id: writing.overtaken(one) for one in left if one.id in found}
                 left = [one for one in left if one.id not in found]
-            except _DATA_ERRORS as error:
+            except (*_DATA_ERRORS, ConstraintViolated) as error:
                 if len(left) == 1:
                     answers[left[0].id] = translate(error, self._pool.place)
                     break
@@ -148,6 +149,12 @@ class PostgresJournal:
         if not await self._pool.fetch(sql.SET_ASIDE, owner, id, status, cause):
             raise writing.not_owned(owner, id)
 
+    async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
+        """See `JournalStore.reassign`."""
+        rows = await self._pool.fetch(sql.REASSIGN, list(ids), version)
+        done = {writing.plain(row[0]) for row in rows}
+        return [id in done for id in ids]
+
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
@@ -157,16 +164,21 @@ class PostgresJournal:
 
     async def load(self, ids: Sequence[UUID]) -> list[Loaded]:
         """See `JournalStore.load`. In the order of `ids`."""
-        if not ids:
-            return []
-        rows = await self._pool.fetch(sql.LOAD, list(ids))
-        loaded = [Loaded(_instance(row), row["facts"]) for row in rows]
-        unread = [row["id"] for row in rows if row["unread"]]
-        if unread:
-            by_id = {one.instance.id: one for one in loaded}
-            for row in await self._pool.fetch(sql.UNREAD, unread):
-                by_id[row[0]].mails.append(_mail(row))
-        return loaded
+        loaded: dict[UUID, Loaded] = {}
+        left = list(ids)
+        # An owner that folds mail in between the two statements makes what was read first old: then
+        # less mail is found than was told, and the instance is read again, a few times at most.
+        for _ in range(5 if ids else 0):
+            rows = await self._pool.fetch(sql.LOAD, left)
+            unread = {row["id"]: row["unread"] for row in rows if row["unread"]}
+            loaded |= {row["id"]: Loaded(_instance(row), row["facts"]) for row in rows}
+            if unread:
+                for row in await self._pool.fetch(sql.UNREAD, list(unread)):
+                    loaded[row[0]].mails.append(_mail(row))
+            left = [id for id, told in unread.items() if len(loaded[id].mails) < told]
+            if not left:
+                break
+        return [loaded[id] for id in dict.fromkeys(ids) if id in loaded]
 
     async def find(
         self, filter: Filter, *, limit: int, after: UUID | None = None

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from standfast.backends.postgres import statements as sql
-from standfast.errors import StaleWriter, StoreError
+from standfast.errors import ConstraintViolated, StaleWriter
 from standfast.ports.journal import Append, Mail, Start, Started
 
 Fetch: TypeAlias = Callable[..., Awaitable[list[Any]]]
@@ -107,7 +107,7 @@ async def _among_holders(
 async def _again(fetch: Fetch, new: Start, owner: int | None) -> list[Started]:
     row = new.instance
     if await fetch("SELECT 1 FROM standfast.instances WHERE id = $1", row.id):
-        raise StoreError(
+        raise ConstraintViolated(
             f"instance {row.id} exists with another key than {row.key!r}: ids must be new"
         )
     return await start(fetch, (new,), owner=owner)
