@@ -148,6 +148,10 @@ class Database(Protocol):
         """
         ...
 
+    async def count_marks(self, *, before: float) -> int:
+        """How many marks were set before that time (seconds since the epoch)."""
+        ...
+
     async def purge_marks(self, *, before: float, limit: int) -> int:
         """Delete up to `limit` marks set before that time (seconds since the epoch)."""
         ...

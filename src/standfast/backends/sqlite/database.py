@@ -116,6 +116,16 @@ class SqliteDatabase:
         """
         return SqliteTransaction(self)
 
+    async def count_marks(self, *, before: float) -> int:
+        """How many marks were set before that time (seconds since the epoch)."""
+
+        def work(con: sqlite3.Connection) -> int:
+            sql = "SELECT count(*) FROM standfast_marks WHERE at < ?"
+            (number,) = con.execute(sql, (before,)).fetchone()
+            return int(number)
+
+        return await self.read(work)
+
     async def purge_marks(self, *, before: float, limit: int) -> int:
         """Delete up to `limit` marks set before that time (seconds since the epoch)."""
 
