@@ -251,10 +251,22 @@ def test_purge_deletes_what_finished(sagas):
     assert keys(sagas("list", "--json")) == ["waiting", "parked"]
 
 
-def test_marks_are_purged(sagas, standfast):
-    assert "give --yes" in standfast("purge-marks", "shop:app", "--older-than", "1d", code=2).stderr
-    told = standfast("purge-marks", "shop:app", "--older-than", "1d", "--yes", "--json")
-    assert json.loads(told.stdout) == {"deleted": 0}
+def test_marks_are_purged(sagas, standfast, played):
+    async def mark(app):
+        async with app.transaction() as tx:
+            for key in ("a", "b"):
+                await tx.mark(key, "do", "x", at=1.0)
+
+    played(mark)
+
+    def purge(*arguments, **options):
+        return standfast("purge-marks", "shop:app", "--older-than", "1d", *arguments, **options)
+
+    assert json.loads(purge("--dry-run", "--json").stdout) == {"would_delete": 2}
+    assert purge("--dry-run").stdout == "would delete 2 marks\n"
+    assert "give --yes" in purge(code=2).stderr
+    assert json.loads(purge("--yes", "--json").stdout) == {"deleted": 2}
+    assert purge().stdout == "deleted 0 marks\n"
     standfast("purge-marks", "shop:app", "--older-than", "x", "--yes", code=2)
 
 

@@ -175,6 +175,7 @@ def purge_marks(
     older_than: Annotated[
         str, typer.Option(metavar="DURATION", help="How long ago they must have been set (90d).")
     ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
@@ -185,8 +186,17 @@ def purge_marks(
 
     async def clear() -> None:
         async with operating(load(target)) as ops:
-            confirm(f"Delete marks older than {older_than} for good?", yes=yes)
-            done = await carry_out(ops.purge_marks(older_than=older_than), "purge marks")
-        say(as_json({"deleted": done}) if json else f"deleted {done} mark{'s' * (done != 1)}")
+            number = await ops.count_marks(older_than=older_than)
+            if dry_run:
+                say(as_json({"would_delete": number}) if json else f"would delete {_marks(number)}")
+                return
+            if number:
+                confirm(f"Delete {_marks(number)} for good?", yes=yes)
+            done = await carry_out(ops.purge_marks(older_than=older_than), "purge marks", number)
+        say(as_json({"deleted": done}) if json else f"deleted {_marks(done)}")
 
     asyncio.run(clear())
+
+
+def _marks(number: int) -> str:
+    return f"{number} mark{'' if number == 1 else 's'}"

@@ -335,6 +335,11 @@ class Operations:
             done += gone
             yield done
 
+    async def count_marks(self, *, older_than: Duration) -> int:
+        """How many `purge_marks` would delete."""
+        age = seconds(older_than, name="older_than", positive=False)
+        return await self.database.count_marks(before=self.sagas.clock.now() - age)
+
     async def purge_marks(self, *, older_than: Duration, batch: int = 1000) -> AsyncIterator[int]:
         """Delete barrier marks older than that, in batches; after each, how many so far."""
         age = seconds(older_than, name="older_than", positive=False)
