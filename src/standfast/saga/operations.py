@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 import msgspec.inspect
 
+from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
 from standfast.ids import new_id, parse_id
@@ -202,7 +203,7 @@ class Operations:
     ) -> SagaHandle[Any]:
         name = definition.name
         try:
-            value = definition.codec.decode(input, definition.input_type)
+            value = with_defaults(definition.codec.decode(input, definition.input_type))
         except CodecError as error:
             raise ConfigurationError(f"the input of saga {name!r}: {error}") from error
         trace = begin_trace(name, key or "")

@@ -60,6 +60,9 @@ async def test_starts_forks_counts_and_exports(work, world):
     handle = await ops.start("trip", b'{"id": "1", "amount": 2}', key="1")
     again = await ops.start("trip", b'{"amount": 2, "id": "1"}', key="1")
     assert (handle.created, again.created, again.id) == (True, False, handle.id)
+    in_code = await app.start(Trip, Order("d"), key="d")
+    assert (await ops.start("trip", b'{"id": "d"}', key="d")).id == in_code.id
+    await in_code.result(timeout=10)
     with pytest.raises(SagaConflict, match="another input"):
         await ops.start("trip", b'{"id": "2"}', key="1")
     for wrong in (b"", b"7", b'{"amount": 1}', b'{"id": "1", "amuont": 2}'):
@@ -76,14 +79,14 @@ async def test_starts_forks_counts_and_exports(work, world):
         await ops.fork(handle.id, replace={"price": 1})
     with pytest.raises(SagaNotFound):
         await ops.fork(new_id())
-    await until(lambda: _all_completed(ops, 3))
+    await until(lambda: _all_completed(ops, 4))
 
     exported = [one async for one in ops.export(ops.select(key="1"))]
     (one,) = exported
     assert one["instance"]["id"] == str(handle.id)
     assert [fact["kind"] for fact in one["facts"]] == ["started", *["step_completed"] * 3]
     assert (one["mails"], one["unreadable"]) == ([], 0)
-    assert await ops.count_finished(finished_for=0) == 3
+    assert await ops.count_finished(finished_for=0) == 4
     assert await ops.count_finished(finished_for="1h") == 0
 
 
