@@ -290,3 +290,30 @@ def test_describe(sagas):
     assert "| `reserve` | `release` |  | 2 attempts |" in told
     assert "| `ship` | the point of no return |  |  |" in told
     assert "| `approval` | waits for the signal `approved` (conditional) | `charge` |" in told
+
+
+def test_check_compat_says_what_would_break(sagas, standfast, shop):
+    fine = standfast("sagas", "check-compat", "shop:app")
+    assert (fine.stdout, fine.stderr) == ("", "checked 2: 0 would break\n")
+    code = (shop / "shop.py").read_text()
+    (shop / "newer.py").write_text(code.replace('"""Sells one thing."""', "version = 2"))
+    (shop / "gone.py").write_text(code.replace("charge", "bill"))
+    (shop / "typed.py").write_text(code.replace("id: str", "id: int"))
+
+    told = standfast("sagas", "check-compat", "newer:app", "--json", code=1)
+    answer = json.loads(told.stdout)
+    assert (answer["checked"], answer["broken"]) == (2, 2)
+    assert {one["problem"] for one in answer["problems"]} == {"version"}
+    assert {one["key"] for one in answer["problems"]} == {"parked", "waiting"}
+
+    gone = standfast("sagas", "check-compat", "gone:app", "--key", "waiting", code=1)
+    assert "step 'charge' is gone from the code" in gone.stdout
+    assert gone.stderr == "checked 1: 1 would break\n"
+    typed = standfast("sagas", "check-compat", "typed:app", "--status", "completed", code=1)
+    assert "Expected `int`, got `str`" in typed.stdout
+    assert (
+        "status='x'"
+        in standfast("sagas", "check-compat", "shop:app", "--status", "x", code=2).stderr
+    )
+    # Nothing was changed by all that.
+    assert standfast("sagas", "check-compat", "shop:app").exit_code == 0
