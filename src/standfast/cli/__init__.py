@@ -1,5 +1,6 @@
 """The ``standfast`` command line, on typer and rich (``pip install 'standfast[cli]'``).
 
-`main` is where it begins; `loading` finds the app and opens its database, `output` prints,
-`filters` and `batches` are what commands have in common; the others are the commands.
+`main` is where it begins and `commands` the root of all commands; `sagas` looks, `acts` acts.
+`loading` finds the app and opens its database, `options` holds what commands have in common,
+`batches` what is long, and `output` prints.
 """

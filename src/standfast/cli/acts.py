@@ -13,22 +13,16 @@ import typer
 
 from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import load, load_app, operating
-from standfast.cli.options import Address, AsJson, Filters, Target, Yes, with_filters
+from standfast.cli.options import Address, AsJson, Chosen, Code, Target, Yes, spread
 from standfast.cli.output import as_json, note, say
 from standfast.cli.sagas import print_instances, sagas
-from standfast.errors import ConfigurationError, SagaError
+from standfast.errors import ConfigurationError
 from standfast.ports.journal import Instance
 from standfast.saga import events as ev
 from standfast.saga.client import SagaHandle
 from standfast.saga.export import row
-from standfast.saga.operations import APPLIES_TO, Operations, check, operating_user
+from standfast.saga.operations import Operations, check, operating_user
 
-Addresses = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[ID|NAME/KEY]...", help="Ids, their beginnings, or name/key."),
-]
-All = Annotated[bool, typer.Option("--all", help="All that the act applies to.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show which sagas it would touch.")]
 By = Annotated[str, typer.Option(help="Who asks, for the journal.", show_default="you")]
 Step = Annotated[str, typer.Option("--at", metavar="STEP", help="Only this parked step.")]
 Reason = Annotated[str, typer.Option(help="Why: it is kept in the journal.")]
@@ -39,7 +33,7 @@ Key = Annotated[
 
 @sagas.command()
 def start(
-    app: Target,
+    app: Code,
     name: Annotated[str, typer.Argument(help="The saga's name.")],
     input: Annotated[
         str, typer.Option(help="JSON, @FILE with JSON, or - for standard input.")
@@ -62,7 +56,7 @@ def start(
 
 @sagas.command()
 def fork(
-    app: Target,
+    app: Code,
     address: Address,
     key: Key = None,
     replace: Annotated[
@@ -123,22 +117,17 @@ def _field(text: str) -> tuple[str, Any]:
 
 
 @sagas.command()
-@with_filters
+@spread
 def signal(
     app: Target,
     signal: Annotated[str, typer.Argument(help="The signal's name.")],
-    filters: Filters,
-    addresses: Addresses = None,
+    chosen: Chosen,
     payload: Annotated[
         str, typer.Option(help="JSON, @FILE with JSON, or - for standard input.")
     ] = "null",
     id: Annotated[
         str | None, typer.Option("--id", help="Sending it again with this id changes nothing.")
     ] = None,
-    all: All = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: AsJson = False,
 ) -> None:
     """Send a signal to the sagas that wait, or will wait, for it."""
     data = _json_argument(payload)
@@ -146,127 +135,64 @@ def signal(
     def made(ops: Operations, found: Sequence[Instance]) -> ev.Mailed:
         return ops.signal(signal, data, found)
 
-    chosen = _Chosen(addresses or (), filters, all, dry_run, yes, json)
     _act(app, f"signal {signal!r}", ev.Signalled, made, chosen, mail_id=id)
 
 
 @sagas.command()
-@with_filters
+@spread
 def cancel(
     app: Target,
-    filters: Filters,
-    addresses: Addresses = None,
+    chosen: Chosen,
     reason: Reason = "",
     force: Annotated[
         bool, typer.Option("--force", help="Also if the pivot is in doubt, as not done.")
     ] = False,
     by: By = "",
-    all: All = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: AsJson = False,
 ) -> None:
     """Undo sagas that haven't passed their point of no return."""
     act = ev.CancelAsked(reason, by or operating_user(), force)
-    chosen = _Chosen(addresses or (), filters, all, dry_run, yes, json)
     _act(app, "cancel", ev.CancelAsked, lambda ops, found: act, chosen)
 
 
 @sagas.command()
-@with_filters
+@spread
 def retry(
     app: Target,
-    filters: Filters,
-    addresses: Addresses = None,
+    chosen: Chosen,
     at: Step = "",
     by: By = "",
-    all: All = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: AsJson = False,
 ) -> None:
     """Try what is parked again: a step, or an undo that failed."""
     act = ev.RetryAsked(at, by or operating_user())
-    chosen = _Chosen(addresses or (), filters, all, dry_run, yes, json)
     _act(app, "retry", ev.RetryAsked, lambda ops, found: act, chosen)
 
 
 @sagas.command()
-@with_filters
+@spread
 def skip(
     app: Target,
-    filters: Filters,
+    chosen: Chosen,
     reason: Annotated[str, typer.Option(help="Why: it is kept in the journal.")],
-    addresses: Addresses = None,
     at: Step = "",
     by: By = "",
-    all: All = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: AsJson = False,
 ) -> None:
     """Take what is parked as done: a step, or an undo that failed."""
     act = ev.SkipAsked(at, reason, by or operating_user())
-    chosen = _Chosen(addresses or (), filters, all, dry_run, yes, json)
     _act(app, "skip", ev.SkipAsked, lambda ops, found: act, chosen)
 
 
 @sagas.command()
-@with_filters
+@spread
 def resolve(
     app: Target,
-    filters: Filters,
+    chosen: Chosen,
     outcome: Annotated[str, typer.Option("--as", help="completed or compensated.")],
     reason: Annotated[str, typer.Option(help="Why: it is kept in the journal.")],
-    addresses: Addresses = None,
     by: By = "",
-    all: All = False,
-    dry_run: DryRun = False,
-    yes: Yes = False,
-    json: AsJson = False,
 ) -> None:
     """End sagas at rest by hand, without running anything."""
     act = ev.ResolveAsked(outcome, reason, by or operating_user())
-    chosen = _Chosen(addresses or (), filters, all, dry_run, yes, json)
     _act(app, "resolve", ev.ResolveAsked, lambda ops, found: act, chosen)
-
-
-class _Chosen:
-    """Which sagas were asked for, and how careful to be."""
-
-    def __init__(
-        self,
-        addresses: Sequence[str],
-        filters: Filters,
-        all: bool,
-        dry_run: bool,
-        yes: bool,
-        json: bool,
-    ) -> None:
-        if bool(addresses) == (filters.given or all):
-            raise ConfigurationError(
-                "say which sagas: either addresses, or filters such as --status parked, or --all"
-            )
-        self.addresses = addresses
-        self.filters = filters
-        self.dry_run = dry_run
-        self.yes = yes
-        self.json = json
-
-    async def find(self, ops: Operations, kind: type[ev.Mailed], verb: str) -> list[Instance]:
-        """The instances the act can change. Raises `SagaError` for an address of any other."""
-        if not self.addresses:
-            return await ops.matching(kind, self.filters.select(ops))
-        found: dict[Any, Instance] = {}
-        for address in self.addresses:
-            one = await ops.locate(address)
-            if one.status not in APPLIES_TO[kind]:
-                raise SagaError(
-                    f"saga {one.id} is {one.status}: {verb} is for sagas that are "
-                    f"{', '.join(APPLIES_TO[kind])}"
-                )
-            found[one.id] = one
-        return list(found.values())
 
 
 def _act(
@@ -274,7 +200,7 @@ def _act(
     verb: str,
     kind: type[ev.Mailed],
     make: Callable[[Operations, Sequence[Instance]], ev.Mailed],
-    chosen: _Chosen,
+    chosen: Chosen,
     *,
     mail_id: str | None = None,
 ) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Annotated, Any, get_type_hints
+from uuid import UUID
 
 import typer
 
-from standfast.ports.journal import Filter
-from standfast.saga.operations import Operations
+from standfast.errors import ConfigurationError, SagaError
+from standfast.ports.journal import Filter, Instance
+from standfast.saga.events import Mailed
+from standfast.saga.operations import APPLIES_TO, Operations
 
 App = Annotated[
     str,
@@ -37,6 +40,16 @@ Target = Annotated[
         metavar="APP|URL",
         envvar="STANDFAST_APP",
         help="An app (module:attribute), or the URL of its database.",
+    ),
+]
+Code = Annotated[
+    str,
+    typer.Option(
+        "--app",
+        "-a",
+        metavar="APP",
+        envvar="STANDFAST_APP",
+        help="module:attribute or module:factory; the code is needed.",
     ),
 ]
 Address = Annotated[
@@ -67,7 +80,7 @@ class Filters:
     @property
     def given(self) -> bool:
         """Whether any is set."""
-        return self != Filters() and self != Filters(status=[])
+        return any(getattr(self, one.name) not in (one.default, []) for one in fields(Filters))
 
     def select(self, ops: Operations, *, statuses: tuple[str, ...] = ()) -> Filter:
         """The filter; `statuses` hold where none was given. Raises `ConfigurationError`."""
@@ -82,17 +95,51 @@ class Filters:
         )
 
 
-def with_filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command that takes `filters` the options of its fields instead."""
-    names = [field.name for field in fields(Filters)]
+@dataclass(frozen=True)
+class Chosen(Filters):
+    """Which sagas an act is for, and how careful to be."""
 
-    @wraps(command)
-    def filtered(**given: Any) -> Any:
-        filters = Filters(**{name: given.pop(name) for name in names})
-        return command(filters=filters, **given)
+    addresses: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID|NAME/KEY]...", help="Ids, their beginnings, or name/key."),
+    ] = None
+    all: Annotated[bool, typer.Option("--all", help="All that the act applies to.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which sagas it would touch.")
+    ] = False
+    yes: Yes = False
+    json: AsJson = False
 
+    async def find(self, ops: Operations, act: type[Mailed], verb: str) -> list[Instance]:
+        """The instances that the act can change.
+
+        Raises `ConfigurationError` where none were chosen, and `SagaError` for an address of one
+        that it can't change.
+        """
+        if bool(self.addresses) == (self.given or self.all):
+            raise ConfigurationError(
+                "say which sagas: either addresses, or filters such as --status parked, or --all"
+            )
+        if not self.addresses:
+            return await ops.matching(act, self.select(ops))
+        found: dict[UUID, Instance] = {}
+        for address in self.addresses:
+            one = await ops.locate(address)
+            if one.status not in APPLIES_TO[act]:
+                raise SagaError(
+                    f"saga {one.id} is {one.status}: {verb} is for sagas that are "
+                    f"{', '.join(APPLIES_TO[act])}"
+                )
+            found[one.id] = one
+        return list(found.values())
+
+
+def spread(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that takes `Filters` or `Chosen` the options of its fields instead."""
     own = inspect.signature(command, eval_str=True).parameters
-    hints = get_type_hints(Filters, include_extras=True)
+    (taken,) = [one for one in own.values() if one.annotation in (Filters, Chosen)]
+    spread_out = taken.annotation
+    hints = get_type_hints(spread_out, include_extras=True)
     options = [
         inspect.Parameter(
             field.name,
@@ -100,11 +147,18 @@ def with_filters(command: Callable[..., Any]) -> Callable[..., Any]:
             default=field.default,
             annotation=hints[field.name],
         )
-        for field in fields(Filters)
+        for field in fields(spread_out)
     ]
-    kept = [one.replace(kind=one.kind.KEYWORD_ONLY) for one in own.values()]
-    kept = [one for one in kept if one.name != "filters"]
+    kept = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own.values() if one is not taken
+    ]
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        gathered = spread_out(**{option.name: given.pop(option.name) for option in options})
+        return command(**{taken.name: gathered}, **given)
+
     signature = inspect.Signature([*kept, *options])
-    filtered.__signature__ = signature  # type: ignore[attr-defined]
-    filtered.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
-    return filtered
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    called.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
+    return called

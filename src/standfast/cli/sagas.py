@@ -14,7 +14,7 @@ import typer
 from standfast.app import Standfast
 from standfast.cli.batches import carry_out
 from standfast.cli.loading import load, load_app, operating
-from standfast.cli.options import Address, App, AsJson, Filters, Target, with_filters
+from standfast.cli.options import Address, App, AsJson, Code, Filters, Target, spread
 from standfast.cli.output import age, as_json, moment, note, say, status, table
 from standfast.errors import ConfigurationError, SagaError
 from standfast.ids import parse_id
@@ -33,7 +33,7 @@ MOODS = {"good": "green", "bad": "red", "held": "yellow"}
 
 
 @sagas.command("list")
-@with_filters
+@spread
 def list_(
     app: Target,
     filters: Filters,
@@ -143,7 +143,7 @@ def _print_timeline(entries: list[Entry]) -> None:
 
 
 @sagas.command()
-@with_filters
+@spread
 def export(
     app: Target,
     filters: Filters,
@@ -181,7 +181,7 @@ def export(
 
 @sagas.command()
 def diagram(
-    app: Target,
+    app: Code,
     what: Annotated[
         str, typer.Argument(metavar="NAME|ID|NAME/KEY", help="A saga's name, or one instance.")
     ],
@@ -205,7 +205,7 @@ async def _diagram(app: Standfast, address: str) -> None:
 
 @sagas.command()
 def describe(
-    app: Target,
+    app: Code,
     name: Annotated[str | None, typer.Argument(help="A saga's name; by default all.")] = None,
 ) -> None:
     """Print what sagas do and how each step is undone, as Markdown."""
@@ -215,7 +215,7 @@ def describe(
 
 
 @sagas.command("check-compat")
-@with_filters
+@spread
 def check_compat(
     app: App,
     filters: Filters,
