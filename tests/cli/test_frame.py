@@ -69,10 +69,14 @@ def test_only_migrate_makes_a_file(shop, standfast, target):
     assert "there is no database at shop.db" in standfast("workers", target, code=1).stderr
     assert "there is no database at shop.db" in standfast("run", "shop:app", code=1).stderr
     assert not file.exists()
-    sqlite3.connect(file).close()
-    file.touch()
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE somebody_elses (x)")
+    connection.close()
+    before = file.read_bytes()
     assert "is at migration 0" in standfast("workers", target, code=1).stderr
     assert "is at migration 0" in standfast("run", "shop:app", code=1).stderr
+    assert file.read_bytes() == before
+    assert list(Path().glob("shop.db?*")) == []
     assert "applied migration 1" in standfast("migrate", target).stdout
     assert standfast("migrate", target).stdout.startswith("sqlite:///shop.db is at migration ")
     assert json.loads(standfast("workers", target, "--json").stdout) == []

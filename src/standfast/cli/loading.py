@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from standfast.app import Standfast
 from standfast.errors import ConfigurationError, MigrationNeeded, StoreUnavailable
@@ -90,11 +92,28 @@ def load(target: str) -> Standfast:
 
 
 def must_be_there(database: Database) -> None:
-    """Raise `StoreUnavailable` for an SQLite file that opening would make anew."""
+    """Raise for an SQLite file that opening would make anew, or turn into Standfast's.
+
+    Raises `StoreUnavailable` if it isn't there, `MigrationNeeded` if it is somebody else's.
+    """
     path = getattr(database, "path", None)
-    if database.url.startswith("sqlite:") and path is not None and not Path(path).exists():
+    if path is None or not database.url.startswith("sqlite:"):
+        return
+    if not Path(path).exists():
         raise StoreUnavailable(
             f"there is no database at {path}: check the name, or make it with `standfast migrate`"
+        )
+    try:
+        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as connection:
+            ours = connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'standfast_migrations'"
+            ).fetchone()
+    except sqlite3.Error:
+        return  # opening it will say what is wrong with it
+    if ours is None:
+        raise MigrationNeeded(
+            f"{database.url} is at migration 0, it has none of Standfast's tables: check the name, "
+            "or run `standfast migrate`"
         )
 
 
