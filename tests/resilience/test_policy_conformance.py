@@ -11,6 +11,7 @@ from standfast.resilience import (
     Hedge,
     LastGood,
     Pipeline,
+    RateLimiter,
     Retry,
     ThreadPoolBulkhead,
     Timeout,
@@ -70,3 +71,7 @@ class TestPipelineOfFour(PolicySuite):
         lambda: Pipeline(Timeout(60), Retry(3, AT_ONCE), CircuitBreaker(), Bulkhead(60))
     )
     repeats = True
+
+
+class TestRateLimiter(PolicySuite):
+    make = partial(RateLimiter, 10000)

@@ -20,12 +20,14 @@ from standfast.resilience import (
     Timeout,
     fallback,
     hedge,
-    pipeline,
     retrying,
     telemetry,
     timeout,
 )
 from standfast.resilience.backoff import Constant
+from standfast.resilience.breaker import breaker
+from standfast.resilience.bulkhead import semaphore
+from standfast.resilience.ratelimit import limiter
 from standfast.testing import FaultyFunction, ManualClock
 
 
@@ -106,8 +108,12 @@ async def test_the_others_are_counted_and_told(metric, events):
 
 def test_the_table_in_the_docs_is_what_is_declared():
     page = (Path(__file__).parents[2] / "docs/reference/resilience-telemetry.md").read_text()
-    for module in (retrying, timeout, fallback, hedge, pipeline):
-        for name, (kind, unit, description) in module.INSTRUMENTS.items():
+    tables = [
+        telemetry.CALLS,
+        *(m.INSTRUMENTS for m in (retrying, timeout, fallback, hedge, breaker, semaphore, limiter)),
+    ]
+    for table in tables:
+        for name, (kind, unit, description) in table.items():
             row = re.search(rf"^\| `{re.escape(name)}` \|.*$", page, re.MULTILINE)
             assert row is not None, name
             cells = [cell.strip() for cell in row[0].strip("|").split("|")]

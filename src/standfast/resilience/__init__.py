@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from standfast.resilience.backoff import Backoff, Constant, Decorrelated, Exponential
     from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, circuits
+    from standfast.resilience.breaker.control import OperatorControl
     from standfast.resilience.budget import RetryBudget, do_not_retry
     from standfast.resilience.bulkhead import AdaptiveBulkhead, Bulkhead, ThreadPoolBulkhead
     from standfast.resilience.deadline import remaining, within
@@ -20,12 +21,20 @@ if TYPE_CHECKING:
     from standfast.resilience.last_good import LastGood
     from standfast.resilience.pipeline import Pipeline
     from standfast.resilience.policy import Policy
+    from standfast.resilience.ratelimit import (
+        Decision,
+        LeasedRateLimits,
+        MemoryRateLimits,
+        Rate,
+        RateLimiter,
+    )
     from standfast.resilience.retry import Retry
     from standfast.resilience.timeout import Timeout
 
 _HOMES = {
     "backoff": ("Backoff", "Constant", "Decorrelated", "Exponential"),
     "breaker": ("CircuitBreaker", "CircuitRegistry", "circuits"),
+    "breaker.control": ("OperatorControl",),
     "budget": ("RetryBudget", "do_not_retry"),
     "bulkhead": ("AdaptiveBulkhead", "Bulkhead", "ThreadPoolBulkhead"),
     "deadline": ("remaining", "within"),
@@ -35,6 +44,7 @@ _HOMES = {
     "last_good": ("LastGood",),
     "pipeline": ("Pipeline",),
     "policy": ("Policy",),
+    "ratelimit": ("Decision", "LeasedRateLimits", "MemoryRateLimits", "Rate", "RateLimiter"),
     "retry": ("Retry",),
     "timeout": ("Timeout",),
 }
@@ -47,14 +57,20 @@ __all__ = [
     "CircuitBreaker",
     "CircuitRegistry",
     "Constant",
+    "Decision",
     "Decorrelated",
     "Degraded",
     "Exponential",
     "Fallback",
     "Hedge",
     "LastGood",
+    "LeasedRateLimits",
+    "MemoryRateLimits",
+    "OperatorControl",
     "Pipeline",
     "Policy",
+    "Rate",
+    "RateLimiter",
     "Retry",
     "RetryBudget",
     "ThreadPoolBulkhead",

@@ -12,13 +12,7 @@ from typing import Any, ClassVar
 from standfast.errors import ConfigurationError, Rejected
 from standfast.resilience.order import check
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
-from standfast.resilience.telemetry import Instrument, watch
-
-INSTRUMENTS = {
-    "standfast.resilience.calls": Instrument(
-        "counter", "{call}", "Finished calls, by policy and outcome"
-    ),
-}
+from standfast.resilience.telemetry import CALLS, watch
 
 
 class Pipeline(Policy):
@@ -195,7 +189,7 @@ class Pipeline(Policy):
     def _watch(self) -> None:
         if not self._watched:
             self._watched = True
-            watch(self, INSTRUMENTS)
+            watch(self, CALLS)
 
 
 def _outcome(error: BaseException) -> str:

@@ -7,18 +7,22 @@ from datetime import UTC, timedelta
 from typing import Any
 
 
-def retry_after(error: BaseException, now: float) -> float | None:
-    """Seconds to wait as `error` says, or None if it doesn't. `now` is the wall clock, Unix time.
+def retry_after(outcome: Any, now: float) -> float | None:
+    """Seconds to wait as `outcome`, an exception or a bad result, says, or None if it doesn't.
+
+    `now` is the wall clock, in seconds since the Unix epoch.
 
     Looks at the attribute ``retry_after`` (a number of seconds or a ``timedelta``), then at
     ``response.headers`` (httpx, requests, aiohttp and others), whose ``Retry-After`` may be seconds
     or an HTTP date. What can't be read counts as not said.
     """
-    told = getattr(error, "retry_after", None)
+    told = getattr(outcome, "retry_after", None)
     if told is None:
-        headers = getattr(getattr(error, "response", None), "headers", None)
+        headers = getattr(getattr(outcome, "response", None), "headers", None)
         if headers is None:
-            headers = getattr(error, "headers", None)  # aiohttp and urllib put them on the error
+            headers = getattr(
+                outcome, "headers", None
+            )  # a response, or an error of aiohttp or urllib
         told = _header(headers)
     return _seconds(told, now)
 

@@ -16,12 +16,10 @@ from standfast.resilience.deadline import remaining
 from standfast.resilience.policy import AsyncCall, Call
 from standfast.resilience.retry import Retry
 from standfast.resilience.retry_after import retry_after
-from standfast.resilience.telemetry import Instrument, span_event, watch
+from standfast.resilience.telemetry import CALLS, Instrument, span_event, watch
 
 INSTRUMENTS = {
-    "standfast.resilience.calls": Instrument(
-        "counter", "{call}", "Finished calls, by policy and outcome"
-    ),
+    **CALLS,
     "standfast.retry.retries": Instrument("counter", "{retry}", "Attempts after the first"),
     "standfast.retry.exhausted": Instrument(
         "counter", "{call}", "Calls given up: no attempt, time or budget was left"

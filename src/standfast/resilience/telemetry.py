@@ -26,6 +26,13 @@ class Instrument(NamedTuple):
     description: str
 
 
+CALLS: dict[str, Instrument] = {
+    "standfast.resilience.calls": Instrument(
+        "counter", "{call}", "Finished calls, by policy and outcome"
+    )
+}
+"""The instrument that several policies share."""
+
 # The table in docs/reference/resilience-telemetry.md is made from this.
 INSTRUMENTS: dict[str, Instrument] = {}
 

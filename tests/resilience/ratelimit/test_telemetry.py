@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from standfast.errors import RateLimited
 from standfast.resilience import telemetry
-from standfast.resilience.ratelimit import RateLimiter, limiter
+from standfast.resilience.ratelimit import RateLimiter
 from standfast.testing.manual_clock import ManualClock
 
 
@@ -20,7 +20,7 @@ async def test_waits_are_recorded_in_seconds(monkeypatch):
         def record(self, value, attributes):
             recorded.append((value, attributes))
 
-    monkeypatch.setattr(limiter, "_histogram", Histogram)
+    monkeypatch.setitem(telemetry._histograms, "standfast.rate_limiter.wait", Histogram())
     clock = ManualClock()
     limit = RateLimiter(2, 1.0, burst=1, name="mail", clock=clock)
     await limit.acquire()

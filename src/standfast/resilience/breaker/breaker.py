@@ -29,10 +29,11 @@ from standfast.errors import CircuitOpen, Refused, Rejected
 from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
 from standfast.resilience.breaker.machine import Change, Machine, State
-from standfast.resilience.breaker.options import Verdict, asked_wait, check
+from standfast.resilience.breaker.options import Verdict, check
 from standfast.resilience.breaker.permit import Permit
 from standfast.resilience.breaker.registry import CircuitRegistry, circuits
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.retry_after import retry_after as asked_wait
 
 Errors: TypeAlias = tuple[type[BaseException], ...]
 Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
@@ -91,7 +92,7 @@ class CircuitBreaker(Policy):
         minimum_calls: int = 10,
         wait: Duration | Backoff = "30s",
         maximum_wait: Duration = "10m",
-        retry_after: Callable[[Any], float | None] = asked_wait,
+        retry_after: Callable[[Any], float | None] | None = None,
         half_open_calls: int = 3,
         half_open_timeout: Duration = "60s",
         failure_on: Errors = (Exception,),
@@ -127,7 +128,7 @@ class CircuitBreaker(Policy):
         self._failure_on, self._success_on, self._ignore_on = failure_on, success_on, ignore_on
         self._judge_result = judge_result
         self._on_cancellation: Verdict = on_cancellation
-        self._retry_after = retry_after
+        self._retry_after = retry_after or (lambda outcome: asked_wait(outcome, clock.now()))
         self._listeners = list(listeners)
         self._monotonic = clock.monotonic
         self._lock = threading.RLock()
@@ -135,7 +136,7 @@ class CircuitBreaker(Policy):
         self._transitions: dict[State, int] = {}
         self.name = registry.add(self, name)
         self._rejection = f"circuit {self.name!r} is open: the call was not made"
-        telemetry.watch(self, _INSTRUMENTS)
+        telemetry.watch(self, INSTRUMENTS)
 
     def __repr__(self) -> str:
         return f"CircuitBreaker({self.name!r}, {self.state.value})"
@@ -428,7 +429,8 @@ class CircuitBreaker(Policy):
             labels = {"policy": self.kind, "outcome": outcome, **name}
             yield "standfast.resilience.calls", count, labels
         yield "standfast.circuit_breaker.rejected", self.rejected, name
-        now = self.state
+        with self._lock:  # what time alone changed is told with the next call, not to a collector
+            now = self._machine.look(self._monotonic())
         for state in State:
             labels = {"state": state.value, **name}
             yield "standfast.circuit_breaker.state", int(state is now), labels
@@ -437,10 +439,8 @@ class CircuitBreaker(Policy):
             yield "standfast.circuit_breaker.transitions", count, labels
 
 
-_INSTRUMENTS = {
-    "standfast.resilience.calls": telemetry.Instrument(
-        "counter", "{call}", "Calls through a policy, by outcome"
-    ),
+INSTRUMENTS = {
+    **telemetry.CALLS,
     "standfast.circuit_breaker.state": telemetry.Instrument(
         "gauge", "1", "1 for the state that the breaker is in, 0 for the others"
     ),

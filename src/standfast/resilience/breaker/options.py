@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
@@ -14,19 +14,6 @@ from standfast.resilience.breaker.window import CountWindow, TimeWindow, Window
 
 Verdict: TypeAlias = Literal["success", "failure", "ignored"]
 """What a call counts as."""
-
-
-def asked_wait(outcome: Any) -> float | None:
-    """How long a failure asks to be left alone: its ``retry_after``, or ``Retry-After`` in seconds.
-
-    Looks at the attribute of an exception or result, then at the headers of it or its ``response``.
-    """
-    wait = getattr(outcome, "retry_after", None)
-    if wait is None:
-        headers: Any = getattr(getattr(outcome, "response", outcome), "headers", None)
-        wait = headers.get("Retry-After") if hasattr(headers, "get") else None
-        wait = float(wait) if isinstance(wait, str) and wait.strip().isdecimal() else None
-    return float(wait) if isinstance(wait, (int, float)) and wait > 0 else None
 
 
 def check(

@@ -72,7 +72,7 @@ class Bulkhead(Policy):
         self._monotonic = clock.monotonic
         self.name = name
         self.admitted = self.rejected = 0
-        telemetry.watch(self, _INSTRUMENTS)
+        telemetry.watch(self, INSTRUMENTS)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.active} of {self.limit})"
@@ -301,10 +301,8 @@ class _ThreadWaiter:
         return True
 
 
-_INSTRUMENTS = {
-    "standfast.resilience.calls": telemetry.Instrument(
-        "counter", "{call}", "Calls through a policy, by outcome"
-    ),
+INSTRUMENTS = {
+    **telemetry.CALLS,
     "standfast.bulkhead.active": telemetry.Instrument("updown", "{call}", "Calls that run now"),
     "standfast.bulkhead.queued": telemetry.Instrument("updown", "{call}", "Callers that wait now"),
     "standfast.bulkhead.rejected": telemetry.Instrument(

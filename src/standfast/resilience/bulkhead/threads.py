@@ -23,7 +23,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import place_call
-from standfast.resilience.bulkhead.semaphore import _INSTRUMENTS
+from standfast.resilience.bulkhead.semaphore import INSTRUMENTS
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 P = ParamSpec("P")
@@ -70,7 +70,7 @@ class ThreadPoolBulkhead(Policy):
         self._pool = _Pool(core, seconds(keep_alive, name="keep_alive"), name)
         self.name = name
         self.admitted = self.rejected = 0
-        telemetry.watch(self, _INSTRUMENTS)
+        telemetry.watch(self, INSTRUMENTS)
         # The threads know only the inner pool, so that one which is forgotten ends.
         finalize(self, self._pool.close)
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import cache
 from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from standfast._version import __version__
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
@@ -17,12 +15,12 @@ from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequ
 from standfast.rates import Algorithm, Decision, Rate
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
-from standfast.resilience.telemetry import Instrument, span_event, watch
+from standfast.resilience.telemetry import Instrument, record, span_event, watch
 
 OnStoreFailure: TypeAlias = Literal["allow", "deny"]
 Key: TypeAlias = str | Callable[..., str]
 
-_INSTRUMENTS = {
+INSTRUMENTS = {
     "standfast.rate_limiter.allowed": Instrument("counter", "{check}", "Checks allowed"),
     "standfast.rate_limiter.denied": Instrument("counter", "{check}", "Checks denied"),
     "standfast.rate_limiter.store_failures": Instrument(
@@ -71,7 +69,7 @@ class RateLimiter(Policy):
         "rate",
     )
 
-    kind: ClassVar[str] = "rate limiter"
+    kind: ClassVar[str] = "rate_limiter"
 
     def __init__(
         self,
@@ -117,7 +115,7 @@ class RateLimiter(Policy):
             raise ConfigurationError(
                 'on_store_failure=None: say what to do while the store is away, "allow" or "deny"'
             )
-        watch(self, _INSTRUMENTS)
+        watch(self, INSTRUMENTS)
 
     def __repr__(self) -> str:
         rate = self.rate
@@ -386,13 +384,9 @@ def _ask_the_store(key: str, rate: Rate, cost: int) -> None:
 
 
 def _record_wait(waited: float, name: str) -> None:
-    _histogram().record(waited, {"name": name})
-
-
-@cache
-def _histogram() -> Any:
-    from opentelemetry import metrics
-
-    return metrics.get_meter("standfast.resilience", __version__).create_histogram(
-        "standfast.rate_limiter.wait", "s", "How long calls waited for a rate limit"
+    record(
+        "standfast.rate_limiter.wait",
+        waited,
+        {"name": name},
+        description="How long calls waited for a rate limit",
     )
