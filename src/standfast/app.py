@@ -49,7 +49,7 @@ class Standfast:
         self.definitions: Definitions = Definitions(codec)
         self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=clock)
         self.worker: Worker | None = None
-        self._migrate: bool | None = migrate
+        self.migrate: bool | None = migrate
         self._opened: int = 0
         self._opening = asyncio.Lock()
         self._starts: Batcher[tuple[Start, int | None], Started] | None = None
@@ -97,7 +97,7 @@ class Standfast:
         newest = max((m.number for m in self.database.migrations), default=0)
         if current >= newest:
             return
-        automatic = self._migrate
+        automatic = self.migrate
         if automatic is None:
             automatic = not self.database.capabilities.many_workers or current == newest
             automatic = automatic or not self.database.capabilities.durable
@@ -130,6 +130,7 @@ class Standfast:
             raise ConfigurationError("this app is running already: one worker per app and process")
         if max_in_flight < 1:
             raise ConfigurationError(f"max_in_flight={max_in_flight}: must be 1 or more")
+        patience = seconds(drain, name="drain", positive=False)
         async with self:
             worker = Worker(
                 self.sagas,
@@ -146,7 +147,7 @@ class Standfast:
                 yield worker
             finally:
                 self.worker = None
-                await worker.stop(seconds(drain, name="drain", positive=False))
+                await worker.stop(patience)
 
     async def run(self, **options: Any) -> None:
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""

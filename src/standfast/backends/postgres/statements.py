@@ -351,6 +351,8 @@ MARK_THERE = "SELECT reason, result FROM standfast.marks WHERE key = $1 AND oper
 KEEP_RESULT = (
     "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2 RETURNING key"
 )
+COUNT_MARKS = "SELECT count(*) FROM standfast.marks WHERE at < $1"
+
 PURGE_MARKS = """\
 DELETE FROM standfast.marks WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM standfast.marks WHERE at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))
