@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from standfast.errors import SagaParked
+from standfast.saga import facts as fx
 from standfast.saga.operations import operating_user
 from tests.saga.engine.world import until
 
@@ -106,6 +107,8 @@ def test_list_filters_pages_and_counts(sagas, standfast):
         ("skip", ["place-order/parked"], 2, "--reason"),
         ("skip", ["place-order/parked", "--reason", " "], 2, "a reason is needed"),
         ("resolve", ["place-order/parked", "--as", "lost", "--reason", "x"], 2, "outcome='lost'"),
+        ("migrate", ["place-order/waiting", "--to", "0"], 2, "version 0"),
+        ("migrate", ["place-order/done/1", "--to", "2"], 1, "is completed"),
         ("fork", ["place-order/done/1", "--set", "amount"], 2, "write FIELD=JSON"),
         ("fork", ["place-order/done/1", "--set", "amount=x"], 2, "isn't JSON"),
         ("fork", ["place-order/done/1", "--set", 'amount="x"'], 2, "Expected `int`"),
@@ -317,3 +320,21 @@ def test_check_compat_says_what_would_break(sagas, standfast, shop):
     )
     # Nothing was changed by all that.
     assert standfast("sagas", "check-compat", "shop:app").exit_code == 0
+
+
+def test_sagas_move_to_the_version_that_they_have(sagas, played):
+    seen = sagas("migrate", "--status", "waiting", "--to", "1", "--dry-run")
+    assert "migrate to version 1: would touch 1 saga; nothing was done" in seen.stderr
+    sagas("migrate", "--status", "waiting", "--to", "1", "--by", "eve", "--yes")
+
+    async def work(app):
+        async def told():
+            story = await (await app.saga("place-order", "waiting")).story()
+            return any(isinstance(fact, fx.Ignored) for fact in story.facts)
+
+        await until(told, within=30)
+
+    played(work)
+    facts = json.loads(sagas("show", "place-order/waiting", "--json").stdout)["facts"]
+    (ignored,) = [f for f in facts if f["kind"] == "ignored"]
+    assert "at version 1 already" in ignored["why"]

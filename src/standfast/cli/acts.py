@@ -195,6 +195,26 @@ def resolve(
     _act(app, "resolve", ev.ResolveAsked, lambda ops, found: act, chosen)
 
 
+@sagas.command()
+@spread
+def migrate(
+    app: Target,
+    chosen: Chosen,
+    to: Annotated[int, typer.Option(metavar="VERSION", help="The version to move to.")],
+    by: By = "",
+) -> None:
+    """Move sagas to another version of their definition, by its `migrations`.
+
+    Those that run move when the attempts in flight have ended. One that can't move goes on as it
+    is, and `show` tells why.
+    """
+
+    def made(ops: Operations, found: Sequence[Instance]) -> ev.Mailed:
+        return ops.move(to, found, by=by or operating_user())
+
+    _act(app, f"migrate to version {to}", ev.MigrateAsked, made, chosen)
+
+
 def _act(
     app: str,
     verb: str,

@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.codec import JSON, Codec
+from standfast.codec import JSON, Codec, with_defaults
 from standfast.durations import Duration, seconds
 from standfast.errors import (
     ConfigurationError,
@@ -219,7 +219,7 @@ class Sagas:
             )
         return self._prepare(
             definition,
-            definition.codec.encode(input),
+            definition.codec.encode(with_defaults(input)),
             key,
             correlation_id,
             trace or {},

@@ -285,6 +285,28 @@ class Operations:
         possible = APPLIES_TO[act]
         return [one async for one in self.each(filter) if one.status in possible]
 
+    def move(self, version: int, instances: Sequence[Instance], *, by: str = "") -> ev.MigrateAsked:
+        """The act, for `tell`, that moves instances to another version of their saga.
+
+        Those that are being run move when the attempts in flight have ended. One that can't move
+        stays as it is, with the reason in its journal. Raises `ConfigurationError` where the code
+        at hand knows already that one can't.
+        """
+        for one in instances:
+            known = {v for _, name, v in self.sagas.definitions.by_kind if name == one.name}
+            definition = self.sagas.definitions.by_kind.get((PATTERN, one.name, version))
+            if known and definition is None:
+                raise ConfigurationError(
+                    f"version {version} of saga {one.name!r} isn't registered: this app has "
+                    f"{', '.join(map(str, sorted(known)))}"
+                )
+            if definition is not None and one.version not in (version, *definition.saga.migrations):
+                raise ConfigurationError(
+                    f"saga {one.id}: version {version} of {one.name!r} has no migration from "
+                    f"version {one.version}: add migrations = {{{one.version}: Migration()}}"
+                )
+        return ev.MigrateAsked(version, by=by)
+
     async def tell(
         self, act: ev.Mailed, ids: Sequence[UUID], *, batch: int = 200, mail_id: str | None = None
     ) -> AsyncIterator[int]:
@@ -301,6 +323,8 @@ class Operations:
             await self.sagas.store.send(
                 [Mail(id, mail_id or str(new_id()), kind, body, now) for id in some]
             )
+            if isinstance(act, ev.MigrateAsked):  # so that workers of that version may claim them
+                await self.sagas.store.reassign(some, version=act.version)
             for id in some:
                 self.sagas.on_sent(id)
             yield begin + len(some)
@@ -311,22 +335,6 @@ class Operations:
         before = self.sagas.clock.now() - age
         finished = self.select(statuses=sorted(FINISHED))
         return sum([(one.finished_at or before) < before async for one in self.each(finished)])
-
-    async def migrate(
-        self, ids: Sequence[UUID], version: int, *, by: str = "", batch: int = 200
-    ) -> AsyncIterator[int]:
-        """Ask instances to move to a version; after each batch, how many were asked so far.
-
-        Those that are being run move when the attempts in flight have ended. One that can't move
-        stays as it is, with the reason in its journal.
-        """
-        told = 0
-        async for done in self.tell(ev.MigrateAsked(version, by=by), ids, batch=batch):
-            await self.sagas.store.reassign(ids[told:done], version=version)
-            for id in ids[told:done]:
-                self.sagas.on_sent(id)
-            told = done
-            yield done
 
     async def purge(self, *, finished_for: Duration, batch: int = 1000) -> AsyncIterator[int]:
         """Delete what finished longer ago than that, in batches; after each, how many so far."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from standfast import (
+    ConfigurationError,
     Context,
     Migration,
     Refused,
@@ -19,6 +20,7 @@ from standfast import (
     wait,
 )
 from standfast.errors import DefinitionError
+from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.operations import Operations
@@ -90,7 +92,8 @@ class BookThree(BookTwo):
 
 async def move(app: Standfast, handle: SagaHandle[Any], version: int) -> None:
     operations = Operations(app.sagas, app.database)
-    assert [n async for n in operations.migrate([handle.id], version, by="ann")] == [1]
+    act = ev.MigrateAsked(version, by="ann")
+    assert [n async for n in operations.tell(act, [handle.id])] == [1]
 
 
 async def facts_of(handle: SagaHandle[Any], kind: type[fx.Fact]) -> list[Any]:
@@ -255,3 +258,16 @@ def test_a_wrong_migration_is_refused_when_it_is_registered(world, migrations, m
     wrong = type("Wrong", (BookTwo,), {"migrations": migrations})
     with pytest.raises(DefinitionError, match=message):
         Definition(wrong(world))
+
+
+async def test_what_the_code_at_hand_knows_to_be_impossible_is_refused_at_once(work, world):
+    app = await work(BookOne(world), BookThree(world))
+    handle = await app.start(BookOne, Order("1"), key="k")
+    operations = Operations(app.sagas, app.database)
+    found = [await operations.locate("book/k")]
+    with pytest.raises(ConfigurationError, match="version 7 of saga 'book' isn't registered"):
+        operations.move(7, found)
+    with pytest.raises(ConfigurationError, match="no migration from version 1"):
+        operations.move(3, found)
+    await handle.signal("approved")
+    await handle.result("10s")
