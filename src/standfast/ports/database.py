@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from uuid import UUID
 
 from standfast.errors import StandfastError
-from standfast.ports.journal import Append, JournalStore, Mail, Start, Started
+from standfast.ports.journal import Append, Instance, JournalStore, Mail, Start, Started
 from standfast.ports.leases import WorkerLeases
 
 
@@ -82,6 +83,10 @@ class StoreTransaction(Protocol):
 
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
         """`JournalStore.send`, as part of this transaction."""
+        ...
+
+    async def instance(self, id: UUID) -> Instance | None:
+        """The searchable row as this transaction sees it, None where there is none."""
         ...
 
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:

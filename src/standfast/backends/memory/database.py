@@ -152,6 +152,11 @@ class MemoryTransaction:
         """See `StoreTransaction.send`."""
         return self._change.send(mails, now=self._now())
 
+    async def instance(self, id: UUID) -> Instance | None:
+        """See `StoreTransaction.instance`."""
+        record = self._change.record(id)
+        return None if record is None else replace(record.instance)
+
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """See `StoreTransaction.mark`."""
         return self._change.mark(key, operation, reason, at=at)
