@@ -24,11 +24,13 @@ from standfast.ports.database import Database
 from standfast.ports.journal import Loaded, Start
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
+from standfast.saga.attempt import ERROR_LENGTH
 from standfast.saga.client import PATTERN, Sagas
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.runner import Runner
 from standfast.saga.telemetry import SagaTelemetry
+from standfast.text import told
 
 log = logging.getLogger("standfast.saga.worker")
 
@@ -357,7 +359,7 @@ class Worker:
             input = definition.input(machine)
         except StandfastError as error:
             log.error("saga %s can't be run: %s", instance.id, error)
-            await runner.set_aside(instance.id, f"{error}")
+            await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
             return
         machine.reports = False
         self.telemetry.recovered += 1
