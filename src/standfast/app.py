@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -17,10 +17,12 @@ from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, MigrationNeeded, StaleWriter
+from standfast.ids import parse_id
 from standfast.ports.database import Database, Mark, Row, StoreTransaction
-from standfast.ports.journal import Start, Started
+from standfast.ports.journal import Mail, Start, Started
+from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.client import Definitions, SagaHandle, Sagas
+from standfast.saga.client import Definitions, SagaHandle, Sagas, unknown
 from standfast.saga.definition import Definition, Saga
 from standfast.saga.telemetry import begin_trace
 from standfast.saga.worker import Worker
@@ -48,6 +50,7 @@ class Standfast:
         self.clock: Clock = clock
         self.definitions: Definitions = Definitions(codec)
         self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=clock)
+        self.sagas.wrap = self._wrap
         self.worker: Worker | None = None
         self._migrate: bool | None = migrate
         self._opened: int = 0
@@ -189,9 +192,11 @@ class Standfast:
 
         Starting again with the same key and input answers with the one there is, running or
         finished (``handle.created`` tells which). Raises `SagaConflict` for another input,
-        `ConfigurationError` for a saga that isn't added or a wrong type of input, `CodecError`,
-        `StoreUnavailable`.
+        `ConfigurationError` for a saga that isn't added, a wrong type of input, a key that can't be
+        stored, or inside this app's own transaction (`Transaction.start` is for there),
+        `CodecError`, `StoreUnavailable`.
         """
+        self.sagas.refuse_in_transaction("start a saga", "tx.start(…)")
         definition, start, started = self._prepare(saga, input, key, correlation_id)
         worker = self.worker
         if self._starts is None:
@@ -266,8 +271,11 @@ class Standfast:
         return await self.sagas.get(saga, key)
 
     def handle(self, id: UUID | str) -> SagaHandle[Any]:
-        """A handle by id; nothing is looked up until it is used."""
-        return SagaHandle(self.sagas, id if isinstance(id, UUID) else UUID(id))
+        """A handle by id; nothing is looked up until it is used.
+
+        Raises `ConfigurationError` for text that isn't an id.
+        """
+        return SagaHandle(self.sagas, _id(id))
 
     # -- transactions ------------------------------------------------------------------------
 
@@ -282,8 +290,13 @@ class Standfast:
             tx: Transaction
             async with self.database.transaction() as store:
                 tx = Transaction(self, store)
-                yield tx
+                with self.sagas.transaction_open():
+                    yield tx
             tx.committed()
+
+    def _wrap(self, store: StoreTransaction) -> tuple[Transaction, Callable[[], None]]:
+        tx = Transaction(self, store)
+        return tx, tx.committed
 
 
 class Transaction:
@@ -296,6 +309,7 @@ class Transaction:
         self._app: Standfast = app
         self.store: StoreTransaction = store
         self._begun: list[tuple[Definition, Start, fx.Started, Any]] = []
+        self._sent: list[UUID] = []
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched."""
@@ -329,6 +343,42 @@ class Transaction:
             self._begun.append((definition, start, started, input))
         return handle
 
+    async def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+    ) -> None:
+        """Send a signal as part of this transaction. Otherwise as `SagaHandle.signal`.
+
+        `saga` is a handle, or the instance's id.
+        """
+        to = _id(saga)
+        row = await self.store.instance(to)
+        if row is None:
+            raise unknown(to)
+        event = self._app.sagas.signalled(row, name, payload)
+        await self._send(self._app.sagas.mail(to, event, mail_id=id))
+
+    async def cancel(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        reason: str = "",
+        *,
+        force: bool = False,
+        by: str = "",
+    ) -> None:
+        """Ask for compensation as part of this transaction. Otherwise as `SagaHandle.cancel`."""
+        await self._send(self._app.sagas.mail(_id(saga), ev.CancelAsked(reason, by, force)))
+
+    async def _send(self, mail: Mail) -> None:
+        (known,) = await self.store.send([mail])
+        if not known:
+            raise unknown(mail.to)
+        self._sent.append(mail.to)
+
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """Set a mark, as `barrier` does. None if it is new, else the one already there."""
         return await self.store.mark(key, operation, reason, at=at)
@@ -341,3 +391,17 @@ class Transaction:
         """Called once the transaction is durable: the worker here may take what was started."""
         for definition, start, started, input in self._begun:
             self._app._began(definition, start, started, input, None)  # noqa: SLF001
+        for id in self._sent:
+            self._app.sagas.on_sent(id)
+
+
+def _id(saga: SagaHandle[Any] | UUID | str) -> UUID:
+    if isinstance(saga, SagaHandle):
+        return saga.id
+    id = parse_id(saga) if isinstance(saga, str) else saga
+    if not isinstance(id, UUID):
+        raise ConfigurationError(
+            f"id={saga!r} isn't the id of a saga (a UUID): to look one up by its key, use "
+            "app.saga(PlaceOrder, key)"
+        )
+    return id

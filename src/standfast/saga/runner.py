@@ -29,7 +29,7 @@ from standfast.ports.journal import Append, Change, Mail, Start
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
-from standfast.saga.attempt import ERROR_LENGTH, Attempts
+from standfast.saga.attempt import Attempts, describe
 from standfast.saga.client import Sagas
 from standfast.saga.machine import Command, Run
 from standfast.saga.state import FINISHED
@@ -99,7 +99,7 @@ class Runner:
                     goes_on = await self._insist(active, "it must be read anew", again)
         except Exception as error:
             log.exception("saga %s can't go on here", active.id)
-            await self.set_aside(active.id, f"{type(error).__name__}: {error}"[:ERROR_LENGTH])
+            await self.set_aside(active.id, describe(error))
         finally:
             for task in active.tasks:
                 task.cancel()
@@ -326,7 +326,9 @@ class Runner:
         decided = False
         try:
             async with self.database.transaction() as tx:
-                value = await self.attempts.call(active, command, tx)
+                given, committed = self.sagas.wrap(tx)
+                with self.sagas.transaction_open():
+                    value = await self.attempts.call(active, command, given)
                 raw = msgspec.Raw(active.definition.codec.encode(value))
                 facts = machine.handle(ev.Succeeded(branch.id, raw), self.clock.now())
                 decided = True
@@ -345,6 +347,7 @@ class Runner:
             return machine.handle(failure, self.clock.now(), random.random())  # noqa: S311
         branch.value = value
         self._stored(active, append, facts)
+        committed()
         return []
 
 
