@@ -224,6 +224,19 @@ class JournalSuite(WritingSuite):
         assert (await loaded(database, mine)).instance.owner == worker
         assert (await loaded(database, asleep)).instance.status == "running"
 
+    # reassign
+
+    async def test_reassign(self, database: Database, worker: int) -> None:
+        """Passive ones get the version, and are claimed by it; the others are left alone."""
+        asleep, busy = await passive(database), await owned(database, worker)
+        answers = await database.journal.reassign([asleep, busy, new_id()], version=7)
+        assert answers == [True, False, False]
+        assert (await loaded(database, asleep)).instance.version == 7
+        assert (await loaded(database, busy)).instance.version == 1
+        assert len((await loaded(database, asleep)).facts) == 1
+        assert not await is_due(database, worker, asleep)
+        assert await database.journal.reassign([], version=7) == []
+
     async def test_flag_unclaimable(self, database: Database, worker: int) -> None:
         """Flags what is due and of a kind without a live worker, once, and leaves it as due."""
         now = time.time()
@@ -232,6 +245,9 @@ class JournalSuite(WritingSuite):
         await passive(database, wake_at=now - 10)  # a kind that is registered
         await passive(database, pattern="tcc", wake_at=now - 10)  # another pattern
         await owned(database, worker, name="gone")
+        over = await owned(database, worker, name="over", version=7)
+        await database.journal.append(worker, [finish(over, 0)])
+        await database.journal.send([mail(over, at=now - 10)])  # late mail: due, but finished
 
         async def flag() -> list[UUID]:
             cause = "no worker for {name} version {version} {{x}}"
@@ -251,6 +267,7 @@ class JournalSuite(WritingSuite):
             ("gone", "unclaimable"): 1,
             ("gone", "running"): 2,
             ("order", "running"): 1,
+            ("over", "completed"): 1,
         }
         kinds = [("saga", "gone", 7)]
         (it,) = await database.journal.claim(worker, kinds, now=now, limit=10)
@@ -299,6 +316,8 @@ class JournalSuite(WritingSuite):
         assert await found(version=2) == [b]
         assert await found(created_before=now - 60) == [a]
         assert await found(created_after=now - 60) == [c, b]
+        assert await found(created_after=now - 50) == [c, b], "inclusive"
+        assert await found(created_before=now - 50) == [a], "exclusive"
         assert await found(created_after=now - 60, created_before=now - 10) == [b]
         assert await found(ids=(a, d, new_id())) == [a]
 

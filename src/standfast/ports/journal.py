@@ -199,10 +199,17 @@ class JournalStore(Protocol):
         """Make an owned instance passive without a fact and never due, for it can't be run here."""
         ...
 
+    async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
+        """Give passive, unfinished instances another version: workers that have it may claim them.
+
+        False for one that is owned, finished or unknown. Facts and due times stay as they are.
+        """
+        ...
+
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
-        """Find passive instances due before that time whose kind no live worker has registered.
+        """Find passive, unfinished instances due before then whose kind no live worker registered.
 
         Sets their `status` and `cause` (``{name}`` and ``{version}`` are filled in) without making
         them less due, so that a worker which has the kind can claim them. Answers those newly

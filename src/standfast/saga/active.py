@@ -13,6 +13,7 @@ from standfast.ports.journal import Mail, Start
 from standfast.saga import events as ev
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
+from standfast.saga.move import Opened
 
 log = logging.getLogger("standfast.saga")
 
@@ -29,6 +30,7 @@ class Active:
         "input",
         "last_mail",
         "machine",
+        "moves_to",
         "shown",
         "sleeps_until",
         "task",
@@ -45,6 +47,7 @@ class Active:
         self.waiter: asyncio.Future[None] | None = None
         self.consumed: list[int] = []
         self.last_mail: int = 0
+        self.moves_to: int | None = None
         self.sleeps_until: float | None = None
         self.shown: tuple[str, str, str] = ("running", "", "")
         self.child_starts: dict[str, Start] = {}
@@ -61,22 +64,46 @@ class Active:
         if mail.number <= self.last_mail:
             return
         self.last_mail = mail.number
-        self.consumed.append(mail.number)
+        event: ev.Event
         try:
-            self.post(ev.from_mail(mail.kind, mail.body))
+            event = ev.from_mail(mail.kind, mail.body)
         except CorruptRecord:
             log.exception("saga %s: dropped unreadable mail %s", self.id, mail.id)
-            self.post(ev.Tick())
+            event = ev.Tick()
+        if isinstance(event, ev.MigrateAsked) and self._leaves_for(event):
+            self.nudge()  # the mail stays unread: whoever takes over moves the instance
+            return
+        self.consumed.append(mail.number)
+        self.post(event)
 
-    def renew(self, mails: list[Mail]) -> None:
-        """Forget what isn't stored, and take the mail that is."""
+    def _leaves_for(self, asked: ev.MigrateAsked) -> bool:
+        elsewhere = asked.version != self.definition.version and not self.machine.outcome
+        self.moves_to = asked.version if elsewhere else None
+        return elsewhere
+
+    def open(self, opened: Opened, mails: list[Mail]) -> None:
+        """Go on from what was read from the store: the move that it was handed over for, first."""
+        self.definition, self.machine = opened.definition, opened.machine
+        self.input = opened.input
+        self.moves_to = None
+        if opened.move is not None and opened.mail is not None:
+            self.post(opened.move)
+            # Earlier requests to move are settled with the last.
+            settled = [mail.number for mail in mails if mail.kind == opened.mail.kind]
+            self.consumed.extend(settled)
+            self.shown = ("", "", "")
+            mails = [mail for mail in mails if mail.number not in settled]
+        for mail in mails:
+            self.deliver(mail)
+
+    def renew(self, opened: Opened, mails: list[Mail]) -> None:
+        """Forget what isn't stored, and go on from what is."""
         self.inbox.clear()
         self.consumed = []
         self.last_mail = 0
         self.shown = ("", "", "")
         self.child_starts.clear()
-        for mail in mails:
-            self.deliver(mail)
+        self.open(opened, mails)
 
     def nudge(self) -> None:
         """Make the driver look up."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, is_typeddict
 from uuid import UUID
 
 import msgspec
@@ -225,7 +225,7 @@ class Sagas:
         """Check a start and put it into the form that is stored. Raises `ConfigurationError`."""
         definition = self.definitions.of(saga)
         expected = definition.input_type
-        if isinstance(expected, type) and not isinstance(input, expected):
+        if _is_checkable(expected) and not isinstance(input, expected):
             raise ConfigurationError(
                 f"saga {definition.name!r} takes a {expected.__name__}, not a "
                 f"{type(input).__name__}"
@@ -479,6 +479,11 @@ _block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=
 
 def _as_it_is(store: StoreTransaction) -> tuple[Any, Callable[[], None]]:
     return store, lambda: None
+
+
+def _is_checkable(expected: Any) -> bool:
+    """Whether ``isinstance`` can tell: it can't for TypedDicts and generic aliases."""
+    return isinstance(expected, type) and not is_typeddict(expected)
 
 
 def _nowhere(id: UUID) -> bool:

@@ -71,16 +71,21 @@ class Context:
         return self._state.started.correlation_id
 
     @property
+    def _first_name(self) -> str:
+        """The branch by the name that it had before any migration renamed its step."""
+        return self._state.names.first(self._branch.id)
+
+    @property
     def branch_key(self) -> BranchKey:
         """Names this effect for a participant's `barrier`: one key for action and compensation."""
-        return BranchKey(f"{self._state.id}:{self._branch.id}", self.operation)
+        return BranchKey(f"{self._state.id}:{self._first_name}", self.operation)
 
     @property
     def idempotency_key(self) -> str:
         """Stable over attempts, crashes and restarts; an undo has one of its own."""
         if not self._key:
             suffix = ":undo" if self.operation == "compensation" else ""
-            self._key = f"{self._state.id}:{self._branch.id}{suffix}"
+            self._key = f"{self._state.id}:{self._first_name}{suffix}"
         return self._key
 
     def headers(self) -> dict[str, str]:

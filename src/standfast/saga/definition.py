@@ -326,10 +326,28 @@ class Definition:
             raise DefinitionError(f"saga {self.name!r}: version={self.version!r} must be 1 or more")
         self.steps: dict[str, Step[Any, Any]] = steps_of(cls)
         self.plan: Plan = _plan(cls, self.name, self.steps)
+        self._check_migrations()
         self.result_types: dict[str, Any] = {s.name: _result_type(s) for s in self.steps.values()}
         self.item_types: dict[str, Any] = {
             s.name: _item_type(s) for s in self.steps.values() if s.each
         }
+
+    def _check_migrations(self) -> None:
+        for version, migration in self.saga.migrations.items():
+            where = f"saga {self.name!r}, migration from version {version}"
+            if not 0 < version != self.version:
+                raise DefinitionError(f"{where}: give the number of another version, 1 or more")
+            for old, new in migration.renamed.items():
+                if new not in self.steps:
+                    raise DefinitionError(
+                        f"{where}: {old!r} is renamed to {new!r}, which isn't a step: choose from "
+                        f"{', '.join(self.steps)}"
+                    )
+                if old in self.steps:
+                    raise DefinitionError(
+                        f"{where}: {old!r} is renamed, but a step has that name: the keys of the "
+                        "two would be taken for each other. Call the new step something else"
+                    )
 
     @property
     def kind(self) -> tuple[str, str, int]:

@@ -115,12 +115,16 @@ class UndoAsked(Mailed):
 
 
 class MigrateAsked(Mailed):
-    """Move to another version of the definition."""
+    """Move to another version of the definition.
+
+    As mail it names the version; who reads the instance adds the rest. `problem`: why it can't.
+    """
 
     version: int
     input: msgspec.Raw = EMPTY
     renamed: dict[str, str] = {}
     by: str = ""
+    problem: str = ""
 
 
 _MAIL: dict[str, type[Mailed]] = {

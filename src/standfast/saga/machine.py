@@ -279,7 +279,7 @@ class Machine(SagaState):
             self._emit(fx.Resolved(at=now, outcome=event.outcome, reason=event.reason, by=event.by))
 
     def _child_finished(self, event: ev.ChildFinished, now: float, random: float) -> None:
-        branch = self.branches.get(event.child)
+        branch = self.branches.get(self.names.current(event.child))
         if (
             branch is None
             or self.outcome
@@ -318,6 +318,10 @@ class Machine(SagaState):
     def _migrated(self, event: ev.MigrateAsked, now: float, random: float) -> None:
         if self.outcome:
             self._ignore(now, "migrate", f"the saga has already {self._ended}")
+        elif event.problem:
+            self._ignore(now, "migrate", event.problem)
+        elif event.version == self.started.version:
+            self._ignore(now, "migrate", f"the saga is at version {event.version} already")
         else:
             self._emit(
                 fx.Migrated(

@@ -25,13 +25,14 @@ from standfast.errors import (
     StoreUnavailable,
 )
 from standfast.ports.database import Database
-from standfast.ports.journal import Append, Change, Mail, Start
+from standfast.ports.journal import Append, Change, Loaded, Mail, Start
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.attempt import Attempts, describe
 from standfast.saga.client import Sagas
 from standfast.saga.machine import Command, Run
+from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.state import FINISHED
 from standfast.saga.telemetry import SagaTelemetry
 
@@ -130,8 +131,7 @@ class Runner:
         found = await self.database.journal.load([active.id])
         if not found or found[0].instance.owner != self.owner:
             return False
-        active.definition, active.machine = self.sagas.definitions.machine(found[0])
-        active.renew(found[0].mails)
+        active.renew(open_instance(self.sagas.definitions, found[0]), found[0].mails)
         if event is not None and active.machine.branches[event.branch].is_open:
             active.post(event)  # otherwise what seemed to fail had been written
         return True
@@ -145,6 +145,17 @@ class Runner:
             # Its owner's lease ends with this process: then another worker finds it and tries.
             log.exception("saga %s couldn't be set aside", id)
 
+    async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
+        """Hand an instance that can't move back to the workers of its own version."""
+        now = self.clock.now()
+        instance = loaded.instance
+        fact = fx.Ignored(at=now, act="migrate", why=f"{refused}")
+        append = Append(instance.id, len(loaded.facts) - 1, [fx.encode(fact)])
+        append.consumed = [refused.mail.number]
+        append.change = Change(instance.status, instance.step, instance.cause, refused.version)
+        append.release, append.wake_at = True, now
+        await self.appends.submit(append)
+
     def drain(self) -> None:
         """Let every instance come to rest after the attempts in flight."""
         self.draining = True
@@ -156,16 +167,14 @@ class Runner:
         facts = self._digest(active)
         while True:
             now = self.clock.now()
-            commands = [] if self.draining else machine.commands(now)
+            leaving = self.draining or active.moves_to is not None
+            commands = [] if leaving else machine.commands(now)
             rest = not commands and not machine.running
             wake_at = machine.wake_at() if rest else None
-            if rest and self.draining and not machine.outcome:
+            if rest and leaving and not machine.outcome:
                 wake_at = now
             release = rest and (
-                self.draining
-                or bool(machine.outcome)
-                or wake_at is None
-                or wake_at - now > self.linger
+                leaving or bool(machine.outcome) or wake_at is None or wake_at - now > self.linger
             )
             if facts or release or active.consumed:
                 await self._store(active, facts, release=release, wake_at=wake_at)
@@ -264,10 +273,11 @@ class Runner:
             active.consumed = []
         outcome = machine.outcome
         shown = (machine.status, machine.failed_step, machine.cause)
-        if shown != active.shown or outcome:
+        moves = active.moves_to if release and not outcome else None
+        if shown != active.shown or outcome or moves is not None:
             active.shown = shown
             finished = self.clock.now() if outcome else None
-            append.change = Change(*shown, machine.started.version, finished)
+            append.change = Change(*shown, moves or machine.started.version, finished)
         starts: list[Start] = []
         mails: list[Mail] = []
         for fact in facts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -19,12 +19,44 @@ UNFINISHED = ("running", "waiting", "parked", "compensating", "compensation_fail
 STATUSES = (*UNFINISHED, "completed", "compensated")
 
 
+class Names:
+    """What branches were called under earlier versions: keys of effects must outlive a rename."""
+
+    __slots__ = ("_firsts", "_now")
+
+    def __init__(self) -> None:
+        self._firsts: dict[str, str] = {}
+        self._now: dict[str, str] = {}
+
+    def rename(self, renamed: Mapping[str, str]) -> None:
+        """Take note of a migration's renames, old to new."""
+        for old, new in renamed.items():
+            first = self._firsts.pop(old, old)
+            self._firsts[new] = first
+            self._now = {name: new if now == old else now for name, now in self._now.items()}
+            self._now[old] = self._now[first] = new
+
+    def first(self, branch: str) -> str:
+        """The name under which the branch was begun, or could have been."""
+        return _with_step(branch, self._firsts)
+
+    def current(self, branch: str) -> str:
+        """Today's name of a branch that may be called by an old one."""
+        return _with_step(branch, self._now)
+
+
+def _with_step(branch: str, names: Mapping[str, str]) -> str:
+    step, bracket, item = branch.partition("[")
+    return names.get(step, step) + bracket + item
+
+
 class SagaState:
     """What is known of one instance: its branches, and whether it goes forwards or backwards.
 
     `branches` are all that ever opened, `open` those whose forward work isn't settled, `running`
     those being run by this process right now, the one part that isn't in the journal. `closing`
     counts the undos that aren't settled. `reports`: a parent saga must be told how it stands.
+    `names`: what its branches were called before it moved to this version.
     """
 
     __slots__ = (
@@ -34,6 +66,7 @@ class SagaState:
         "closing",
         "failed_step",
         "id",
+        "names",
         "open",
         "outcome",
         "plan",
@@ -50,6 +83,7 @@ class SagaState:
     def __init__(self, id: UUID, plan: Plan) -> None:
         self.id: UUID = id
         self.plan: Plan = plan
+        self.names: Names = Names()
         self.started: fx.Started = None  # type: ignore[assignment]
         self.sequence: int = -1
         self.branches: dict[str, Branch] = {}
@@ -354,13 +388,20 @@ class SagaState:
     }
 
 
-def replay(state: SagaState, facts: Sequence[fx.AnyFact]) -> None:
+def replay(
+    state: SagaState, facts: Sequence[fx.AnyFact], *, renamed: Mapping[str, str] | None = None
+) -> None:
     """Fold a stored journal into a fresh `state`, renaming branches as migrations said.
 
-    Actions that were open at the end may have run: they are marked so. Raises `CorruptRecord`,
-    naming the row, when the journal doesn't fit the plan.
+    `renamed`: the new names that a migration after these facts is about to give. Actions that were
+    open at the end may have run: they are marked so. Raises `CorruptRecord`, naming the row, when
+    the journal doesn't fit the plan.
     """
-    for number, fact in enumerate(_renamed(facts)):
+    for fact in facts:
+        if isinstance(fact, fx.Migrated):
+            state.names.rename(fact.renamed)
+    state.names.rename(renamed or {})
+    for number, fact in enumerate(_renamed(facts, dict(renamed or {}))):
         if isinstance(fact, fx.Started) != (number == 0):
             raise CorruptRecord(f"journal row {number} is {type(fact).__name__}: out of place")
         name = getattr(fact, "branch", None)
@@ -375,14 +416,12 @@ def replay(state: SagaState, facts: Sequence[fx.AnyFact]) -> None:
             branch.touched = True
 
 
-def _renamed(facts: Sequence[fx.AnyFact]) -> list[fx.AnyFact]:
+def _renamed(facts: Sequence[fx.AnyFact], names: dict[str, str]) -> list[fx.AnyFact]:
     """The facts with the names that the migrations after each of them gave to its steps."""
-    names: dict[str, str] = {}
     out: list[fx.AnyFact] = []
 
     def new(name: str) -> str:
-        step, bracket, item = name.partition("[")
-        return names.get(step, step) + bracket + item
+        return _with_step(name, names)
 
     for fact in reversed(facts):
         if isinstance(fact, fx.Migrated):

@@ -28,6 +28,7 @@ from standfast.saga.attempt import ERROR_LENGTH
 from standfast.saga.client import PATTERN, Sagas
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
+from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.runner import Runner
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.text import told
@@ -355,18 +356,20 @@ class Worker:
         """Go on with an instance read from the store."""
         instance = loaded.instance
         try:
-            definition, machine = self.sagas.definitions.machine(loaded)
-            input = definition.input(machine)
+            opened = open_instance(self.sagas.definitions, loaded)
+        except MoveRefused as error:
+            log.error("saga %s: %s", instance.id, error)
+            await runner.give_back(loaded, error)
+            return
         except StandfastError as error:
             log.error("saga %s can't be run: %s", instance.id, error)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
             return
-        machine.reports = False
+        opened.machine.reports = False
         self.telemetry.recovered += 1
-        active = Active(definition, machine, input)
+        active = Active(opened.definition, opened.machine, opened.input)
         active.shown = (instance.status, instance.step, instance.cause)
-        for mail in loaded.mails:
-            active.deliver(mail)
+        active.open(opened, loaded.mails)
         self._launch(active)
 
     async def _collect(self, runner: Runner) -> None:

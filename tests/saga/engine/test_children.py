@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, child, step
+from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from tests.saga.engine.world import SOON, Order, Trip, World
+from tests.saga.engine.world import SOON, Order, Trip, World, until
 
 
 class Journey(Saga[Order]):
@@ -99,3 +100,27 @@ async def test_a_child_past_its_pivot_cant_be_undone_and_its_parent_is_told(work
         await handle.result(timeout=5)
     failed = (await handle.story()).state.branches["paid"]
     assert "can't be undone" in failed.error
+
+
+async def test_a_child_that_was_undone_is_started_afresh_when_its_parent_is_retried(work, world):
+    class Sold(Saga[Order]):
+        @step(pivot=True, retry=SOON)
+        async def pay(self, order: Order, ctx: Context) -> None:
+            await world.act("pay")
+
+        trip = child(Trip, lambda self, order, ctx: order, no_compensation="after the pivot")
+
+    world.will("charge", Refused("no funds"))
+    app = await work(Sold(), Trip(world))
+    handle = await app.start(Sold, Order("1"))
+    with pytest.raises(SagaParked, match="no funds"):
+        await handle.result(timeout=5)
+    await app.sagas.send(handle.id, ev.RetryAsked())
+    await until(lambda: _status(handle, "completed"))
+    first, second = [f for f in (await handle.story()).facts if isinstance(f, fx.ChildStarted)]
+    assert await app.handle(first.child).status() == "compensated"
+    assert await app.handle(second.child).status() == "completed"
+
+
+async def _status(handle, wanted):
+    return await handle.status() == wanted

@@ -247,6 +247,19 @@ class MemoryJournal:
             row.status, row.cause, row.owner, row.wake_at = status, cause, None, None
             row.updated_at = self._database.now()
 
+    async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
+        """See `JournalStore.reassign`."""
+        answers: list[bool] = []
+        async with self._database.exclusive() as change:
+            for id in ids:
+                record = change.edit(id)
+                row = None if record is None else record.instance
+                done = row is not None and row.owner is None and row.finished_at is None
+                if row is not None and done:
+                    row.version, row.updated_at = version, self._database.now()
+                answers.append(done)
+        return answers
+
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
@@ -264,7 +277,7 @@ class MemoryJournal:
                 row = self._state.records[id].instance
                 if row.pattern != pattern or wake_at >= due_before or row.status == status:
                     continue
-                if _kind(row) in live:
+                if _kind(row) in live or row.finished_at is not None:
                     continue
                 record = change.edit(id)
                 assert record is not None  # it is waiting

@@ -149,6 +149,12 @@ class PostgresJournal:
         if not await self._pool.fetch(sql.SET_ASIDE, owner, id, status, cause):
             raise writing.not_owned(owner, id)
 
+    async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
+        """See `JournalStore.reassign`."""
+        rows = await self._pool.fetch(sql.REASSIGN, list(ids), version)
+        done = {writing.plain(row[0]) for row in rows}
+        return [id in done for id in ids]
+
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
@@ -188,7 +194,7 @@ class PostgresJournal:
             ("step = ${}", filter.step or None),
             ("version = ${}", filter.version),
             ("created_at < ${}", filter.created_before),
-            ("created_at > ${}", filter.created_after),
+            ("created_at >= ${}", filter.created_after),
             ("id = ANY(${}::uuid[])", filter.ids or None),
             ("id < ${}", after),
         ):

@@ -248,6 +248,17 @@ FROM lease WHERE i.id = $2 AND i.owner = lease.token
 RETURNING i.id
 """
 
+REASSIGN = f"""\
+WITH passive AS (
+    SELECT id FROM standfast.instances
+    WHERE id = ANY($1::uuid[]) AND owner IS NULL AND finished_at IS NULL
+    ORDER BY id FOR UPDATE
+)
+UPDATE standfast.instances i SET version = $2, updated_at = {NOW}
+FROM passive WHERE i.id = passive.id
+RETURNING i.id
+"""
+
 # The kinds that wait, by hopping from one to the next in the index, less those of live workers.
 FLAG = f"""\
 WITH RECURSIVE kind (name, version) AS (
@@ -269,6 +280,7 @@ WITH RECURSIVE kind (name, version) AS (
         SELECT i.id FROM standfast.instances i
         WHERE i.pattern = $1 AND i.name = o.name AND i.version = o.version
           AND i.owner IS NULL AND i.wake_at < $2 AND i.status <> $3
+          AND i.finished_at IS NULL
         FOR NO KEY UPDATE SKIP LOCKED) f
 )
 UPDATE standfast.instances i SET status = $3, updated_at = {NOW},

@@ -104,6 +104,23 @@ class SqliteJournal:
 
         await self._write(work)
 
+    async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
+        """See `JournalStore.reassign`."""
+        now = self._database.now()
+
+        def work(con: sqlite3.Connection) -> list[bool]:
+            return [
+                con.execute(
+                    "UPDATE standfast_instances SET version = ?, updated_at = ?"
+                    " WHERE id = ? AND owner IS NULL AND finished_at IS NULL",
+                    (version, now, id.bytes),
+                ).rowcount
+                > 0
+                for id in ids
+            ]
+
+        return await self._write(work)
+
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
@@ -120,6 +137,7 @@ class SqliteJournal:
                 rows = con.execute(
                     "UPDATE standfast_instances SET status = ?, cause = ?, updated_at = ?"
                     " WHERE owner IS NULL AND pattern = ? AND name = ? AND version = ?"
+                    " AND finished_at IS NULL"
                     f" AND wake_at < ? AND status <> ? RETURNING {reading.COLUMNS}",
                     (status, text, now, pattern, name, version, due_before, status),
                 ).fetchall()
@@ -237,7 +255,7 @@ def _unclaimable(
         if (name, version) not in live
         and con.execute(
             "SELECT 1 FROM standfast_instances WHERE owner IS NULL AND pattern = ? AND name = ?"
-            " AND version = ? AND wake_at < ? AND status <> ? LIMIT 1",
+            " AND version = ? AND wake_at < ? AND status <> ? AND finished_at IS NULL LIMIT 1",
             (pattern, name, version, due_before, status),
         ).fetchone()
     ]

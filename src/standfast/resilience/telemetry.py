@@ -1,0 +1,80 @@
+"""OpenTelemetry over the policies' plain counters.
+
+A policy counts in plain integers. Observable instruments read them, through `Policy.measures`, only
+when somebody collects; so a call costs no telemetry. OpenTelemetry is imported when the first
+policy is watched. Waits are recorded in a histogram, and attempts, openings and rejections become
+events of the current span, for those are the slow paths anyway.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+from weakref import ref
+
+from standfast._version import __version__
+from standfast.resilience.policy import Policy
+
+
+class Instrument(NamedTuple):
+    """How an observed number is told."""
+
+    kind: Literal["counter", "updown", "gauge"]
+    unit: str
+    description: str
+
+
+# The table in docs/reference/resilience-telemetry.md is made from this.
+INSTRUMENTS: dict[str, Instrument] = {}
+
+# By identity, for equal policies are still two.
+_watched: dict[int, ref[Policy]] = {}
+_lock = threading.Lock()
+_started: set[str] = set()
+
+
+def watch(policy: Policy, instruments: dict[str, Instrument]) -> None:
+    """Observe `policy` through `instruments`, for as long as it lives."""
+    with _lock:
+        key = id(policy)
+        _watched[key] = ref(policy, lambda _: _watched.pop(key, None))
+        INSTRUMENTS.update(instruments)
+        missing = instruments.keys() - _started
+        _started.update(missing)
+    for name in missing:
+        _observe(name, INSTRUMENTS[name])
+
+
+def _observe(name: str, instrument: Instrument) -> None:
+    from opentelemetry import metrics
+
+    meter = metrics.get_meter("standfast.resilience", __version__)
+
+    def read(options: Any) -> Iterable[metrics.Observation]:
+        with _lock:
+            policies = [policy for one in list(_watched.values()) if (policy := one()) is not None]
+        return [
+            metrics.Observation(value, attributes)
+            for policy in policies
+            for measured, value, attributes in policy.measures()
+            if measured == name
+        ]
+
+    create: dict[str, Callable[..., Any]] = {
+        "counter": meter.create_observable_counter,
+        "updown": meter.create_observable_up_down_counter,
+        "gauge": meter.create_observable_gauge,
+    }
+    create[instrument.kind](
+        name, callbacks=[read], unit=instrument.unit, description=instrument.description
+    )
+
+
+def span_event(name: str, **attributes: str | float) -> None:
+    """Add an event to the current span, if there is one that records."""
+    from opentelemetry import trace
+
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.add_event(f"standfast.{name}", attributes)

@@ -1,0 +1,114 @@
+"""Moving an instance to another version of its saga.
+
+A move is asked for by mail and happens only while the instance is read from the store: a worker of
+the version it has lets its attempts end, leaves the mail unread and hands the instance over; a
+worker of the version wanted folds the journal by its own plan, with the steps renamed, and goes on
+if that works. If it doesn't, the instance stays on the version it had, and its journal says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, StandfastError
+from standfast.ports.journal import Loaded, Mail
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.client import PATTERN, Definitions
+from standfast.saga.definition import Definition
+from standfast.saga.machine import Machine
+from standfast.saga.state import replay
+
+MIGRATE = "migrate"
+
+
+@dataclass(slots=True)
+class Opened:
+    """An instance read from the store. `move`: what the machine must hear first, for `mail`."""
+
+    definition: Definition
+    machine: Machine
+    input: Any
+    move: ev.MigrateAsked | None = None
+    mail: Mail | None = None
+
+
+class MoveRefused(CorruptRecord):
+    """It can't move, and its own version isn't registered here either. `version` is its own."""
+
+    def __init__(self, message: str, version: int, mail: Mail) -> None:
+        super().__init__(message)
+        self.version = version
+        self.mail = mail
+
+
+def open_instance(definitions: Definitions, loaded: Loaded) -> Opened:
+    """Fold an instance, under the version that it is to move to if it was handed over for that.
+
+    Raises `CorruptRecord`, `CodecError`, `SagaNotFound` or `MoveRefused`.
+    """
+    asked = [mail for mail in loaded.mails if mail.kind == MIGRATE]
+    facts = [fx.decode(text, number) for number, text in enumerate(loaded.facts)]
+    version = _version(loaded, facts)
+    if not asked or loaded.instance.version == version:
+        definition, machine = definitions.machine(loaded)
+        return Opened(definition, machine, definition.input(machine))
+    mail = asked[-1]
+    try:
+        return _moved(definitions, loaded, facts, version, mail)
+    except StandfastError as error:
+        problem = f"it can't move to version {loaded.instance.version}: {error}"
+    try:
+        definition, machine = definitions.machine(loaded)
+    except SagaNotFound as error:
+        raise MoveRefused(problem, version, mail) from error
+    refusal = ev.MigrateAsked(version, problem=problem)
+    return Opened(definition, machine, definition.input(machine), refusal, mail)
+
+
+def _version(loaded: Loaded, facts: Sequence[fx.AnyFact]) -> int:
+    version = loaded.instance.version
+    for fact in facts:
+        if isinstance(fact, (fx.Started, fx.Migrated)):
+            version = fact.version
+    return version
+
+
+def _moved(
+    definitions: Definitions,
+    loaded: Loaded,
+    facts: Sequence[fx.AnyFact],
+    version: int,
+    mail: Mail,
+) -> Opened:
+    asked = ev.from_mail(mail.kind, mail.body)
+    assert isinstance(asked, ev.MigrateAsked)
+    definition = definitions.by_kind.get((PATTERN, loaded.instance.name, asked.version))
+    if definition is None:
+        raise SagaNotFound(f"version {asked.version} isn't registered here")
+    migration = definition.saga.migrations.get(version)
+    if migration is None:
+        raise ConfigurationError(
+            f"it has no migration from version {version}: give it migrations = "
+            f"{{{version}: Migration()}}"
+        )
+    machine = Machine(loaded.instance.id, definition.plan)
+    replay(machine, facts, renamed=migration.renamed)
+    data = machine.started.input
+    if migration.input is not None:
+        try:
+            data = msgspec.Raw(definition.codec.encode(migration.input(msgspec.json.decode(data))))
+        except Exception as error:  # the user's function: whatever it raises refuses the move
+            raise ConfigurationError(
+                f"its input function raised {type(error).__name__}: {error}"
+            ) from error
+    input = definition.codec.decode(data, definition.input_type)
+    for branch in machine.branches.values():
+        if branch.result is not None and not branch.fans_out:
+            definition.codec.decode(branch.result, definition.result_types[branch.step.name])
+    move = ev.MigrateAsked(asked.version, data, migration.renamed, asked.by)
+    return Opened(definition, machine, input, move, mail)
