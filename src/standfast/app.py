@@ -210,6 +210,10 @@ class Standfast:
                 answer = await self._starts.submit((start, owner))
             except StaleWriter:
                 owner = None
+            except BaseException:
+                # Its caller gives up, but it may be written all the same, as this worker's own.
+                worker.doubt(start.instance.id)
+                raise
             finally:
                 worker.free(definition)
         if answer is None:

@@ -37,6 +37,7 @@ log = logging.getLogger("standfast.saga.worker")
 
 CLAIM_BATCH = 500
 UNCLAIMABLE_AFTER = 5.0
+DOUBTED_FOR = 60.0
 
 
 class Worker:
@@ -75,6 +76,7 @@ class Worker:
         self._promised: int = 0
         self._turn: int = 0
         self._hints: set[UUID] = set()
+        self._doubts: dict[UUID, float] = {}
         self._look_at_all: bool = True
         self._looks_at = math.inf
         self._due = asyncio.Event()
@@ -266,6 +268,14 @@ class Worker:
         if self._starved:
             self._due.set()
 
+    def doubt(self, id: UUID) -> None:
+        """Look out for an instance whose start, under this worker's lease, had no known outcome.
+
+        It may still be written, and then nobody else can run it.
+        """
+        self._doubts[id] = time.monotonic() + DOUBTED_FOR
+        self._due.set()
+
     def adopt(
         self, definition: Definition, start: Start, started: fx.Started, input: object
     ) -> None:
@@ -300,6 +310,7 @@ class Worker:
             try:
                 if self.runner is not None:
                     await self._claim(self.runner)
+                    await self._look_into_doubts(self.runner)
                     await self._collect(self.runner)
                     if time.monotonic() - flagged_at > max(self.lease, self.poll):
                         flagged_at = time.monotonic()
@@ -371,6 +382,15 @@ class Worker:
         active.shown = (instance.status, instance.step, instance.cause)
         active.open(opened, loaded.mails)
         self._launch(active)
+
+    async def _look_into_doubts(self, runner: Runner) -> None:
+        ids = [id for id in self._doubts if id not in self.active]
+        now = time.monotonic()
+        self._doubts = {id: self._doubts[id] for id in ids if self._doubts[id] > now}
+        for loaded in await self.database.journal.load(ids) if ids else ():
+            self._doubts.pop(loaded.instance.id, None)
+            if loaded.instance.owner == runner.owner:
+                await self._resume(runner, loaded)
 
     async def _collect(self, runner: Runner) -> None:
         ids = (
