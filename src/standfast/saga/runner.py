@@ -84,11 +84,13 @@ class Runner:
 
     async def _guard(self, active: Active) -> None:
         """Drive to rest. Whatever goes wrong is told, and the instance stays in the store."""
+        at_rest = False
         try:
             goes_on = True
             while goes_on:
                 try:
                     await self._drive(active)
+                    at_rest = True
                     break
                 except _Reload as reload:
                     again = partial(self._reload, active, reload.event)
@@ -104,7 +106,8 @@ class Runner:
         finally:
             for task in active.tasks:
                 task.cancel()
-            if active.machine.status in AT_REST:
+            # Cut short, the machine may be ahead of what is stored, and another worker differ.
+            if at_rest and active.machine.status in AT_REST:
                 self.sagas.settled(active.id, active.definition, active.machine)
             else:
                 self.sagas.forget(active.id)
