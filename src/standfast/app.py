@@ -13,7 +13,7 @@ from uuid import UUID
 
 from standfast.backends import open_database
 from standfast.batching import Batcher
-from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
 from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, MigrationNeeded, StaleWriter
@@ -35,7 +35,9 @@ class Standfast:
 
     `database` is a URL (``sqlite:///shop.db``, ``postgresql://…``, ``memory://``) or a `Database`.
     `migrate`: apply missing migrations on opening; the default is to do so except on PostgreSQL,
-    where ``standfast migrate`` does it. Use it as ``async with app:``, or call `run`.
+    where ``standfast migrate`` does it. `clock` is set right by the database's own, where it has
+    one, so that machines whose clocks are off agree on what is due. Use it as ``async with app:``,
+    or call `run`.
     """
 
     def __init__(
@@ -47,9 +49,10 @@ class Standfast:
         migrate: bool | None = None,
     ) -> None:
         self.database: Database = open_database(database) if isinstance(database, str) else database
-        self.clock: Clock = clock
+        self._time = AdjustedClock(clock)
+        self.clock: Clock = self._time
         self.definitions: Definitions = Definitions(codec)
-        self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=clock)
+        self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=self.clock)
         self.sagas.wrap = self._wrap
         self.worker: Worker | None = None
         self._migrate: bool | None = migrate
@@ -73,6 +76,7 @@ class Standfast:
                 await self.database.open()
                 try:
                     await self._check_schema()
+                    await self._keep_time()
                 except BaseException:
                     await self.database.close()
                     raise
@@ -94,6 +98,9 @@ class Standfast:
                     await self._starts.close()
                 self._starts = None
                 await self.database.close()
+
+    async def _keep_time(self) -> None:
+        await self._time.adjust(self.database.clock_offset)
 
     async def _check_schema(self) -> None:
         current = await self.database.schema_version()
@@ -142,6 +149,7 @@ class Standfast:
                 max_in_flight=max_in_flight,
                 poll=seconds(poll, name="poll"),
                 linger=seconds(linger, name="linger"),
+                keep_time=self._keep_time,
             )
             await worker.start()
             self.worker = worker

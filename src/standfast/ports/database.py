@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from standfast.clock import Clock
 from standfast.errors import StandfastError
 from standfast.ports.journal import Append, Instance, JournalStore, Mail, Start, Started
 from standfast.ports.leases import WorkerLeases
@@ -144,6 +145,10 @@ class Database(Protocol):
 
     async def migrate(self) -> list[Migration]:
         """Apply what is missing, atomically, safely beside others who do so too; what it did."""
+        ...
+
+    async def clock_offset(self, clock: Clock) -> float:
+        """By how many seconds the store's own clock is ahead of `clock`; 0 if it has none."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from standfast.errors import StandfastError, StoreError, StoreUnavailable
@@ -46,7 +47,7 @@ class Worker:
     `lease`: seconds after which others may take over when this process is dead or stuck.
     `max_in_flight`: instances in memory at once; more wait in the store. `poll`: seconds between
     looks at the store when nothing hints at work. `linger`: seconds for which a sleeping instance
-    stays in memory.
+    stays in memory. `keep_time()` sets the clock right, with every renewal of the lease.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Worker:
         max_in_flight: int = 1000,
         poll: float = 2.0,
         linger: float = 1.0,
+        keep_time: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.sagas: Sagas = sagas
         self.database: Database = database
@@ -67,6 +69,7 @@ class Worker:
         self.max_in_flight: int = max_in_flight
         self.poll: float = poll
         self.linger: float = linger
+        self.keep_time: Callable[[], Awaitable[None]] | None = keep_time
         self.active: dict[UUID, Active] = {}
         self.per_saga: Counter[str] = Counter()
         self.telemetry: SagaTelemetry = SagaTelemetry(lambda: dict(self.per_saga))
@@ -179,6 +182,8 @@ class Worker:
             try:
                 if not await self._check_lease():
                     await self._lost()
+                if self.keep_time is not None:
+                    await self.keep_time()
                 ended = await self.database.leases.expire()
                 if ended:
                     log.warning("took over from %d dead worker(s)", len(ended))

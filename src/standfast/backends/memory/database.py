@@ -71,6 +71,10 @@ class MemoryDatabase:
         """Nothing to do."""
         return []
 
+    async def clock_offset(self, clock: Clock) -> float:
+        """Always 0: there is no clock but the machine's own."""
+        return 0.0
+
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:
         """See `Database.transaction`. `execute` and the fetches are `Unsupported`."""
         return self._transaction()
