@@ -24,7 +24,7 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.client import Definitions, SagaHandle, Sagas, unknown
 from standfast.saga.definition import Definition, Saga
-from standfast.saga.telemetry import begin_trace
+from standfast.saga.telemetry import SagaTelemetry, begin_trace
 from standfast.saga.worker import Worker
 
 log = logging.getLogger("standfast")
@@ -55,6 +55,9 @@ class Standfast:
         self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=self.clock)
         self.sagas.wrap = self._wrap
         self.worker: Worker | None = None
+        self.telemetry: SagaTelemetry | None = (
+            None  # made when opened: an SDK may be set until then
+        )
         self._migrate: bool | None = migrate
         self._opened: int = 0
         self._opening = asyncio.Lock()
@@ -80,6 +83,8 @@ class Standfast:
                 except BaseException:
                     await self.database.close()
                     raise
+                if self.telemetry is None:
+                    self.telemetry = SagaTelemetry()
                 lanes = self.database.capabilities.write_lanes
                 self._starts = Batcher(self._write_starts, lanes=lanes)
             self._opened += 1
@@ -150,6 +155,7 @@ class Standfast:
                 poll=seconds(poll, name="poll"),
                 linger=seconds(linger, name="linger"),
                 keep_time=self._keep_time,
+                telemetry=self.telemetry,
             )
             await worker.start()
             self.worker = worker
@@ -250,10 +256,11 @@ class Standfast:
         owner: int | None,
     ) -> None:
         """A start was committed: run it here if it is ours, else say that it is due."""
+        if self.telemetry is not None:
+            self.telemetry.started[definition.name] += 1
         worker = self.worker
         if worker is None:
             return
-        worker.telemetry.started[definition.name] += 1
         if owner is not None and worker.runner is not None and worker.runner.owner == owner:
             worker.adopt(definition, start, started, input)
         else:

@@ -61,6 +61,7 @@ class Worker:
         poll: float = 2.0,
         linger: float = 1.0,
         keep_time: Callable[[], Awaitable[None]] | None = None,
+        telemetry: SagaTelemetry | None = None,
     ) -> None:
         self.sagas: Sagas = sagas
         self.database: Database = database
@@ -72,7 +73,8 @@ class Worker:
         self.keep_time: Callable[[], Awaitable[None]] | None = keep_time
         self.active: dict[UUID, Active] = {}
         self.per_saga: Counter[str] = Counter()
-        self.telemetry: SagaTelemetry = SagaTelemetry(lambda: dict(self.per_saga))
+        self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
+        self.telemetry.in_flight = lambda: dict(self.per_saga)
         self.runner: Runner | None = None
         self.stopping: bool = False
         self._starved: bool = False
@@ -142,6 +144,7 @@ class Worker:
             self.runner = None
         self.sagas.runs_here = _nowhere
         self.sagas.on_sent = _ignore
+        self.telemetry.in_flight = dict
 
     async def _register(self) -> None:
         told = False
