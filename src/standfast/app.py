@@ -22,6 +22,7 @@ from standfast.ports.database import Database, Mark, Row, StoreTransaction
 from standfast.ports.journal import Mail, Start, Started
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.blocks import refuse_inside, transaction_open
 from standfast.saga.client import Definitions, SagaHandle, Sagas, unknown
 from standfast.saga.definition import Definition, Saga
 from standfast.saga.telemetry import SagaTelemetry, begin_trace
@@ -210,7 +211,7 @@ class Standfast:
         stored, or inside this app's own transaction (`Transaction.start` is for there),
         `CodecError`, `StoreUnavailable`.
         """
-        self.sagas.refuse_in_transaction("start a saga", "tx.start(…)")
+        refuse_inside(self.sagas, "start a saga", "tx.start(…)")
         definition, start, started = self._prepare(saga, input, key, correlation_id)
         worker = self.worker
         if self._starts is None:
@@ -309,7 +310,7 @@ class Standfast:
             tx: Transaction
             async with self.database.transaction() as store:
                 tx = Transaction(self, store)
-                with self.sagas.transaction_open():
+                with transaction_open(self.sagas):
                     yield tx
             tx.committed()
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -22,48 +20,17 @@ from hypothesis import HealthCheck, currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from standfast.resilience import backoff, retry
+from standfast.resilience import retry
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.machine import Machine, Resolve, Run, Undo
 from standfast.saga.plan import Plan, StepPlan
 from standfast.saga.state import STATUSES, replay
+from tests.saga.random_plans import Chance, Dice, random_plan
 
 MAX = 1500
 ID = UUID(int=7)
 T0 = 1_000_000.0
-
-
-class Chance:
-    """Draws by Hypothesis, which shrinks what it finds to the smallest story."""
-
-    def __init__(self, data: st.DataObject) -> None:
-        self._data = data
-
-    def choose(self, among: Sequence[Any]) -> Any:
-        return self._data.draw(st.sampled_from(among))
-
-    def coin(self) -> bool:
-        return self._data.draw(st.booleans())
-
-    def some(self, among: Sequence[Any], most: int) -> list[Any]:
-        return self._data.draw(st.lists(st.sampled_from(among), unique=True, max_size=most))
-
-
-class Dice(Chance):
-    """Draws evenly, so that walks get to the far corners, which Hypothesis seldom does."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = Random(seed)
-
-    def choose(self, among: Sequence[Any]) -> Any:
-        return self.random.choice(among)
-
-    def coin(self) -> bool:
-        return self.random.random() < 0.5
-
-    def some(self, among: Sequence[Any], most: int) -> list[Any]:
-        return self.random.sample(among, self.random.randint(0, min(most, len(among))))
 
 
 CHANCE = st.builds(Chance, st.data())
@@ -83,71 +50,6 @@ EVERYWHERE = {
     *("Migrated undoing", "Migrated renamed", "Ignored", "past the pivot", "completed"),
     *("compensated", "parked", "compensation_failed", "waiting", "crashed while it ran"),
 }
-
-
-def _retry(attempts: int, total: float | None = None) -> retry.Retry:
-    return retry.Retry(attempts=attempts, backoff=backoff.Constant(2.0), total=total)
-
-
-def _step(chance: Chance, index: int, before: list[str], past_pivot: bool) -> StepPlan:
-    name = f"s{index}"
-    if past_pivot and "pivot" not in before:
-        before = ["pivot", *before]
-    after = chance.some(before, 3) if before else []
-    if past_pivot and "pivot" not in after:
-        after = ["pivot", *after]
-    kind = chance.choose(["action", "action", "action", "wait", "child"])
-    forward = past_pivot
-    common: dict[str, Any] = {
-        "name": name,
-        "kind": kind,
-        "after": tuple(after),
-        "conditional": chance.coin() and chance.coin(),
-        "on_exhausted": "park" if forward or chance.coin() else "compensate",
-    }
-    if kind == "wait":
-        return StepPlan(
-            **common,
-            signal=chance.choose(["a", "b"]),
-            timeout=chance.choose([None, 5.0]),
-            on_timeout=chance.choose(["park", "continue"] + ([] if forward else ["compensate"])),
-        )
-    if kind == "child":
-        return StepPlan(**common, no_compensation=chance.choose(["", "why not"]))
-    fans_out = chance.coin() and chance.coin()
-    undo = not forward and chance.choose([True, True, False])
-    return StepPlan(
-        **common,
-        fans_out=fans_out,
-        limit=chance.choose([None, 1, 2]) if fans_out else None,
-        retry=_retry(chance.choose([3, 2, 1]), chance.choose([None, None, 3.0])),
-        undo=undo,
-        no_compensation="" if undo else "none needed",
-        undo_retry=_retry(chance.choose([3, 2, 1])),
-    )
-
-
-def random_plan(chance: Chance) -> Plan:
-    steps: list[StepPlan] = []
-    for index in range(chance.choose([3, 4, 2, 1, 0])):
-        steps.append(_step(chance, index, [s.name for s in steps], False))
-    if chance.coin() or not steps:
-        before = tuple(s.name for s in steps)
-        steps.append(
-            StepPlan(
-                "pivot",
-                after=before,
-                pivot=True,
-                on_exhausted="park",
-                conditional=chance.coin(),
-                retry=_retry(chance.choose(range(1, 3))),
-            )
-        )
-        past: list[str] = []
-        for index in range(10, 10 + chance.choose(range(3))):
-            steps.append(_step(chance, index, past, True))
-            past.append(f"s{index}")
-    return Plan("random", 1, steps, chance.choose([None, None, 12.0]))
 
 
 def shape(machine: Machine) -> dict[str, Any]:
@@ -695,3 +597,26 @@ def test_random_walks_get_everywhere():
             raise
     missing = EVERYWHERE - set(SEEN)
     assert not missing, f"never came across {sorted(missing)}"
+
+
+def test_resolved_by_hand_while_undoing_and_then_undone_by_its_parent():
+    """Found by a walk: the undo that was exhausted was forgotten, and the end was `compensated`."""
+    one = StepPlan("one", undo=True, undo_retry=retry.Retry(attempts=1))
+    word = StepPlan("word", kind="wait", after=("one",), signal="word")
+    machine = Machine(ID, Plan("saga", 1, [one, word]))
+    machine.apply(
+        fx.Started(at=T0, input=msgspec.Raw(b"1"), version=1, key="k", correlation_id="c")
+    )
+    (run,) = machine.commands(T0)
+    machine.handle(ev.Succeeded(run.branch.id, msgspec.Raw(b"1")), T0)
+    machine.handle(ev.CancelAsked("stop"), T0)
+    (undo,) = machine.commands(T0)
+    machine.handle(ev.UndoFailed(undo.branch.id, "broke", retriable=False), T0)
+    machine.handle(ev.ResolveAsked("completed", "looks fine"), T0)
+    assert machine.status == "completed"
+    machine.handle(ev.UndoAsked(), T0)
+    assert machine.status == "compensating"
+    (undo,) = machine.commands(T0)
+    assert (type(undo), undo.branch.id) == (Undo, "one")
+    machine.handle(ev.Undone("one"), T0)
+    assert machine.status == "compensated"

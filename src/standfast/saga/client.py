@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Generic, TypeVar, is_typeddict
@@ -30,6 +28,7 @@ from standfast.ports.database import StoreTransaction
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail, Start, Started
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.blocks import refuse_inside
 from standfast.saga.definition import Definition, Saga, Step
 from standfast.saga.machine import Machine
 from standfast.saga.state import FINISHED, SagaState, replay
@@ -300,7 +299,7 @@ class Sagas:
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
-        self.refuse_in_transaction("send to a saga", "tx.signal(…) or tx.cancel(…)")
+        refuse_inside(self, "send to a saga", "tx.signal(…) or tx.cancel(…)")
         (known,) = await self.store.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise unknown(id)
@@ -333,34 +332,6 @@ class Sagas:
         else:
             data = definition.check_signal(name, payload)
         return ev.Signalled(name, msgspec.Raw(data))
-
-    @contextmanager
-    def transaction_open(self) -> Iterator[None]:
-        """The block of a transaction on this database, for `refuse_in_transaction`."""
-        block = _Block(self, _block.get())
-        _block.set(block)
-        try:
-            yield
-        finally:
-            # Tasks begun inside may still see it, and a generator may end in another context.
-            block.over = True
-            if _block.get() is block:
-                _block.set(block.outer)
-
-    def refuse_in_transaction(self, act: str, instead: str) -> None:
-        """Raise `ConfigurationError` inside an open transaction.
-
-        Where there is one writer, it would wait for the end of the very block that waits for it;
-        anywhere, it would stay though the transaction is rolled back.
-        """
-        block = _block.get()
-        while block is not None:
-            if block.sagas is self and not block.over:
-                raise ConfigurationError(
-                    f"can't {act} through the app inside its own transaction: use {instead}, which "
-                    "commits with it, or do it after the block"
-                )
-            block = block.outer
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -461,20 +432,6 @@ def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
     if row.wake_at is None:
         return False
     return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
-
-
-class _Block:
-    """The block of a transaction, as the tasks begun inside see it."""
-
-    __slots__ = ("outer", "over", "sagas")
-
-    def __init__(self, sagas: Sagas, outer: _Block | None) -> None:
-        self.sagas = sagas
-        self.outer = outer
-        self.over = False
-
-
-_block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=None)
 
 
 def _as_it_is(store: StoreTransaction) -> tuple[Any, Callable[[], None]]:

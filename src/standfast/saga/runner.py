@@ -30,6 +30,7 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.attempt import Attempts, describe
+from standfast.saga.blocks import transaction_open
 from standfast.saga.client import Sagas
 from standfast.saga.machine import Command, Run
 from standfast.saga.move import MoveRefused, open_instance
@@ -341,7 +342,7 @@ class Runner:
         try:
             async with self.database.transaction() as tx:
                 given, committed = self.sagas.wrap(tx)
-                with self.sagas.transaction_open():
+                with transaction_open(self.sagas):
                     value = await self.attempts.call(active, command, given)
                 raw = msgspec.Raw(active.definition.codec.encode(value))
                 facts = machine.handle(ev.Succeeded(branch.id, raw), self.clock.now())
