@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -13,16 +13,19 @@ from uuid import UUID
 
 from standfast.backends import open_database
 from standfast.batching import Batcher
-from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
 from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, MigrationNeeded, StaleWriter
+from standfast.ids import parse_id
 from standfast.ports.database import Database, Mark, Row, StoreTransaction
-from standfast.ports.journal import Start, Started
+from standfast.ports.journal import Mail, Start, Started
+from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.client import Definitions, SagaHandle, Sagas
+from standfast.saga.blocks import refuse_inside, transaction_open
+from standfast.saga.client import Definitions, SagaHandle, Sagas, unknown
 from standfast.saga.definition import Definition, Saga
-from standfast.saga.telemetry import begin_trace
+from standfast.saga.telemetry import SagaTelemetry, begin_trace
 from standfast.saga.worker import Worker
 
 log = logging.getLogger("standfast")
@@ -33,7 +36,9 @@ class Standfast:
 
     `database` is a URL (``sqlite:///shop.db``, ``postgresql://…``, ``memory://``) or a `Database`.
     `migrate`: apply missing migrations on opening; the default is to do so except on PostgreSQL,
-    where ``standfast migrate`` does it. Use it as ``async with app:``, or call `run`.
+    where ``standfast migrate`` does it. `clock` is set right by the database's own, where it has
+    one, so that machines whose clocks are off agree on what is due. Use it as ``async with app:``,
+    or call `run`.
     """
 
     def __init__(
@@ -45,10 +50,14 @@ class Standfast:
         migrate: bool | None = None,
     ) -> None:
         self.database: Database = open_database(database) if isinstance(database, str) else database
-        self.clock: Clock = clock
+        self._time = AdjustedClock(clock)
+        self.clock: Clock = self._time
         self.definitions: Definitions = Definitions(codec)
-        self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=clock)
+        self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=self.clock)
+        self.sagas.wrap = self._wrap
         self.worker: Worker | None = None
+        # Made when opened: an SDK may be set until then.
+        self.telemetry: SagaTelemetry | None = None
         self.migrate: bool | None = migrate
         self._opened: int = 0
         self._opening = asyncio.Lock()
@@ -70,9 +79,12 @@ class Standfast:
                 await self.database.open()
                 try:
                     await self._check_schema()
+                    await self._keep_time()
                 except BaseException:
                     await self.database.close()
                     raise
+                if self.telemetry is None:
+                    self.telemetry = SagaTelemetry()
                 lanes = self.database.capabilities.write_lanes
                 self._starts = Batcher(self._write_starts, lanes=lanes)
             self._opened += 1
@@ -91,6 +103,9 @@ class Standfast:
                     await self._starts.close()
                 self._starts = None
                 await self.database.close()
+
+    async def _keep_time(self) -> None:
+        await self._time.adjust(self.database.clock_offset)
 
     async def _check_schema(self) -> None:
         current = await self.database.schema_version()
@@ -140,6 +155,8 @@ class Standfast:
                 max_in_flight=max_in_flight,
                 poll=seconds(poll, name="poll"),
                 linger=seconds(linger, name="linger"),
+                keep_time=self._keep_time,
+                telemetry=self.telemetry,
             )
             await worker.start()
             self.worker = worker
@@ -190,9 +207,11 @@ class Standfast:
 
         Starting again with the same key and input answers with the one there is, running or
         finished (``handle.created`` tells which). Raises `SagaConflict` for another input,
-        `ConfigurationError` for a saga that isn't added or a wrong type of input, `CodecError`,
-        `StoreUnavailable`.
+        `ConfigurationError` for a saga that isn't added, a wrong type of input, a key that can't be
+        stored, or inside this app's own transaction (`Transaction.start` is for there),
+        `CodecError`, `StoreUnavailable`.
         """
+        refuse_inside(self.sagas, "start a saga", "tx.start(…)")
         definition, start, started = self._prepare(saga, input, key, correlation_id)
         worker = self.worker
         if self._starts is None:
@@ -206,6 +225,10 @@ class Standfast:
                 answer = await self._starts.submit((start, owner))
             except StaleWriter:
                 owner = None
+            except BaseException:
+                # Its caller gives up, but it may be written all the same, as this worker's own.
+                worker.doubt(start.instance.id)
+                raise
             finally:
                 worker.free(definition)
         if answer is None:
@@ -234,10 +257,11 @@ class Standfast:
         owner: int | None,
     ) -> None:
         """A start was committed: run it here if it is ours, else say that it is due."""
+        if self.telemetry is not None:
+            self.telemetry.started[definition.name] += 1
         worker = self.worker
         if worker is None:
             return
-        worker.telemetry.started[definition.name] += 1
         if owner is not None and worker.runner is not None and worker.runner.owner == owner:
             worker.adopt(definition, start, started, input)
         else:
@@ -267,8 +291,11 @@ class Standfast:
         return await self.sagas.get(saga, key)
 
     def handle(self, id: UUID | str) -> SagaHandle[Any]:
-        """A handle by id; nothing is looked up until it is used."""
-        return SagaHandle(self.sagas, id if isinstance(id, UUID) else UUID(id))
+        """A handle by id; nothing is looked up until it is used.
+
+        Raises `ConfigurationError` for text that isn't an id.
+        """
+        return SagaHandle(self.sagas, _id(id))
 
     # -- transactions ------------------------------------------------------------------------
 
@@ -283,8 +310,13 @@ class Standfast:
             tx: Transaction
             async with self.database.transaction() as store:
                 tx = Transaction(self, store)
-                yield tx
+                with transaction_open(self.sagas):
+                    yield tx
             tx.committed()
+
+    def _wrap(self, store: StoreTransaction) -> tuple[Transaction, Callable[[], None]]:
+        tx = Transaction(self, store)
+        return tx, tx.committed
 
 
 class Transaction:
@@ -297,6 +329,7 @@ class Transaction:
         self._app: Standfast = app
         self.store: StoreTransaction = store
         self._begun: list[tuple[Definition, Start, fx.Started, Any]] = []
+        self._sent: list[UUID] = []
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched."""
@@ -330,6 +363,42 @@ class Transaction:
             self._begun.append((definition, start, started, input))
         return handle
 
+    async def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+    ) -> None:
+        """Send a signal as part of this transaction. Otherwise as `SagaHandle.signal`.
+
+        `saga` is a handle, or the instance's id.
+        """
+        to = _id(saga)
+        row = await self.store.instance(to)
+        if row is None:
+            raise unknown(to)
+        event = self._app.sagas.signalled(row, name, payload)
+        await self._send(self._app.sagas.mail(to, event, mail_id=id))
+
+    async def cancel(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        reason: str = "",
+        *,
+        force: bool = False,
+        by: str = "",
+    ) -> None:
+        """Ask for compensation as part of this transaction. Otherwise as `SagaHandle.cancel`."""
+        await self._send(self._app.sagas.mail(_id(saga), ev.CancelAsked(reason, by, force)))
+
+    async def _send(self, mail: Mail) -> None:
+        (known,) = await self.store.send([mail])
+        if not known:
+            raise unknown(mail.to)
+        self._sent.append(mail.to)
+
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """Set a mark, as `barrier` does. None if it is new, else the one already there."""
         return await self.store.mark(key, operation, reason, at=at)
@@ -342,3 +411,17 @@ class Transaction:
         """Called once the transaction is durable: the worker here may take what was started."""
         for definition, start, started, input in self._begun:
             self._app._began(definition, start, started, input, None)  # noqa: SLF001
+        for id in self._sent:
+            self._app.sagas.on_sent(id)
+
+
+def _id(saga: SagaHandle[Any] | UUID | str) -> UUID:
+    if isinstance(saga, SagaHandle):
+        return saga.id
+    id = parse_id(saga) if isinstance(saga, str) else saga
+    if not isinstance(id, UUID):
+        raise ConfigurationError(
+            f"id={saga!r} isn't the id of a saga (a UUID): to look one up by its key, use "
+            "app.saga(PlaceOrder, key)"
+        )
+    return id

@@ -8,8 +8,12 @@ is what is stored and shared between machines, as seconds since the Unix epoch.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Protocol
+
+_log = logging.getLogger("standfast.clock")
 
 
 class Clock(Protocol):
@@ -40,6 +44,45 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`, at once when it isn't positive."""
         await asyncio.sleep(max(0.0, seconds))
+
+
+class AdjustedClock:
+    """A clock set right by a store's, so that all who share the store agree on the time.
+
+    Less than a second of difference is left alone.
+    """
+
+    __slots__ = ("_inner", "_offset")
+
+    def __init__(self, inner: Clock) -> None:
+        self._inner: Clock = inner
+        self._offset: float = 0.0
+
+    def monotonic(self) -> float:
+        """As the inner clock's."""
+        return self._inner.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch, by the store's clock."""
+        return self._inner.now() + self._offset
+
+    async def sleep(self, seconds: float) -> None:
+        """As the inner clock's."""
+        await self._inner.sleep(seconds)
+
+    async def adjust(self, measure: Callable[[Clock], Awaitable[float]]) -> None:
+        """Go by the store's clock from now on, which is ahead by what `measure` says."""
+        offset = await measure(self._inner)
+        if abs(offset) < 1.0:
+            offset = 0.0
+        if abs(offset - self._offset) >= 1.0:
+            _log.warning(
+                "this machine's clock is %.1f s %s the database's, which is used instead: check "
+                "its time synchronisation (NTP)",
+                abs(offset),
+                "behind" if offset > 0 else "ahead of",
+            )
+        self._offset = offset
 
 
 SYSTEM_CLOCK = SystemClock()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from standfast.clock import SYSTEM_CLOCK, SystemClock
 from standfast.conformance.samples import (
     KINDS,
     Suite,
@@ -22,6 +23,14 @@ from standfast.conformance.samples import (
 from standfast.errors import MigrationNeeded
 from standfast.ports.database import Database
 from standfast.ports.journal import Append, Filter
+
+
+class _Behind(SystemClock):
+    """An hour behind."""
+
+    @staticmethod
+    def now() -> float:
+        return time.time() - 3600
 
 
 class DatabaseSuite(Suite):
@@ -45,6 +54,12 @@ class DatabaseSuite(Suite):
         token = await register(empty)
         id = await owned(empty, token)
         assert list(await empty.journal.append(token, [Append(id, 0, ["1"])])) == [None]
+
+    async def test_clock_offset(self, database: Database) -> None:
+        """Tells by how much a clock is behind the store's own, or 0 where the store has none."""
+        assert abs(await database.clock_offset(SYSTEM_CLOCK)) < 60
+        offset = await database.clock_offset(_Behind())
+        assert offset == 0.0 or abs(offset - 3600) < 60
 
     async def test_migrate_keeps_what_is_there(self, database: Database) -> None:
         """Migrating again loses nothing."""

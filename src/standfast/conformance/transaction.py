@@ -53,6 +53,19 @@ class TransactionSuite(Suite):
         async with database.transaction() as tx:
             await tx.execute(f"DROP TABLE {name}")
 
+    async def test_instance(self, database: Database, worker: int) -> None:
+        """The row as the transaction sees it: its own writes too; None where there is none."""
+        there, new = await owned(database, worker, key="there"), start(key="new")
+        async with database.transaction() as tx:
+            row = await tx.instance(there)
+            assert row is not None
+            assert (row.id, row.key, row.owner) == (there, "there", worker)
+            assert await tx.instance(new.instance.id) is None
+            await tx.start([new], owner=None)
+            row = await tx.instance(new.instance.id)
+            assert row is not None
+            assert (row.id, row.key) == (new.instance.id, "new")
+
     # the block
 
     async def test_commit(self, database: Database, worker: int) -> None:

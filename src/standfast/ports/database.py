@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
+from uuid import UUID
 
+from standfast.clock import Clock
 from standfast.errors import StandfastError
-from standfast.ports.journal import Append, JournalStore, Mail, Start, Started
+from standfast.ports.journal import Append, Instance, JournalStore, Mail, Start, Started
 from standfast.ports.leases import WorkerLeases
 
 
@@ -84,6 +86,10 @@ class StoreTransaction(Protocol):
         """`JournalStore.send`, as part of this transaction."""
         ...
 
+    async def instance(self, id: UUID) -> Instance | None:
+        """The searchable row as this transaction sees it, None where there is none."""
+        ...
+
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """Set the mark (key, operation); None if it is new, else the one already there.
 
@@ -139,6 +145,10 @@ class Database(Protocol):
 
     async def migrate(self) -> list[Migration]:
         """Apply what is missing, atomically, safely beside others who do so too; what it did."""
+        ...
+
+    async def clock_offset(self, clock: Clock) -> float:
+        """By how many seconds the store's own clock is ahead of `clock`; 0 if it has none."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import msgspec
 
 from standfast.clock import Clock
 from standfast.errors import CodecError, Refused, Rejected
-from standfast.ports.database import StoreTransaction
 from standfast.ports.journal import Start
 from standfast.saga import events as ev
 from standfast.saga.active import Active
@@ -18,6 +18,7 @@ from standfast.saga.client import Sagas
 from standfast.saga.context import Context
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.telemetry import SagaTelemetry
+from standfast.text import told
 
 ERROR_LENGTH = 2000
 
@@ -70,8 +71,8 @@ class Attempts:
         branch.value = value
         return ev.Succeeded(branch.id, msgspec.Raw(raw))
 
-    async def call(self, active: Active, command: Run | Undo, tx: StoreTransaction | None) -> Any:
-        """Run the user's method for one attempt."""
+    async def call(self, active: Active, command: Run | Undo, tx: Any) -> Any:
+        """Run the user's method for one attempt, with the transaction if there is one."""
         definition, branch = active.definition, command.branch
         step = definition.steps[branch.step.name]
         function = step.function if isinstance(command, Run) else step.undo_function
@@ -107,15 +108,16 @@ class Attempts:
         """What an exception from the user's code means."""
         branch = command.branch
         step = branch.step
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        if isinstance(error, TimeoutError) and not str(error):
+        message, text = told(error), describe(error)
+        if isinstance(error, TimeoutError) and not message:
             text = "timed out: the outcome is unknown"
-        text = text[:ERROR_LENGTH]
         if isinstance(command, Undo):
             return ev.UndoFailed(branch.id, text, step.undo_retry.is_retriable(error))
         if isinstance(error, Refused):
-            return ev.Failed(branch.id, str(error) or "refused", refused=True)
+            return ev.Failed(branch.id, message[:ERROR_LENGTH] or "refused", refused=True)
         after = (error.retry_after or 0.0) if isinstance(error, Rejected) else 0.0
+        if not math.isfinite(after):
+            after = 0.0  # JSON has no infinity, so it couldn't be stored
         retriable = not isinstance(error, CodecError) and step.retry.is_retriable(error)
         return ev.Failed(branch.id, text, retriable=retriable, retry_after=after)
 
@@ -137,8 +139,7 @@ class Attempts:
                     active, branch, step.child, step.child_input(saga, input, ctx)
                 )
         except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
-            text = f"{type(error).__name__}: {error}"[:ERROR_LENGTH]
-            return ev.Failed(branch.id, text, retriable=False)
+            return ev.Failed(branch.id, describe(error), retriable=False)
         return ev.Answered(branch.id)
 
     def _child_start(self, active: Active, branch: Branch, saga: Any, input: Any) -> Start:
@@ -153,3 +154,10 @@ class Attempts:
             parent=(machine.id, branch.id),
         )
         return start
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, in one storable text of bounded length."""
+    message = told(error)
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return text[:ERROR_LENGTH]

@@ -24,15 +24,19 @@ from standfast.errors import (
     SagaParked,
 )
 from standfast.ids import new_id
+from standfast.ports.database import StoreTransaction
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail, Start, Started
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.blocks import refuse_inside
 from standfast.saga.definition import Definition, Saga, Step
 from standfast.saga.machine import Machine
 from standfast.saga.state import FINISHED, SagaState, replay
+from standfast.text import checked
 
 R = TypeVar("R")
 PATTERN = "saga"
+NAME_LENGTH = 500
 
 
 class Definitions:
@@ -64,6 +68,10 @@ class Definitions:
             names = sorted({d.name for d in self.by_kind.values()})
             raise ConfigurationError(
                 f"no saga is named {saga!r}: this app has {', '.join(names) or 'none'}"
+            )
+        if not isinstance(saga, type):
+            raise ConfigurationError(
+                f"{saga!r} isn't a saga: give its class or its name, such as PlaceOrder"
             )
         try:
             return self.by_class[saga]
@@ -149,8 +157,9 @@ class SagaHandle(Generic[R]):
     async def result(self, timeout: Duration | None = None) -> SagaResult:
         """Wait for the end and answer with the steps' results.
 
-        Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator,
-        `TimeoutError` after `timeout` (seconds or text), `SagaNotFound`.
+        Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator
+        (unless it has just been told something, by an operator say), `TimeoutError` after `timeout`
+        (seconds or text), `SagaNotFound`.
         """
         limit = None if timeout is None else seconds(timeout, name="timeout")
         async with asyncio.timeout(limit):
@@ -160,14 +169,16 @@ class SagaHandle(Generic[R]):
         """Send a signal; it is kept until a wait step takes it.
 
         With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
-        doesn't fit the wait's type, `SagaNotFound`.
+        doesn't fit the wait's type, `SagaNotFound`, `ConfigurationError` inside a transaction of
+        the same app: `Transaction.signal` commits with it.
         """
         await self._sagas.signal(self.id, name, payload, mail_id=id)
 
     async def cancel(self, reason: str = "", *, force: bool = False, by: str = "") -> None:
         """Ask for compensation. An attempt in flight may end first; past the pivot it is ignored.
 
-        `force`: also when the pivot's outcome is unknown, taking it as not done.
+        `force`: also when the pivot's outcome is unknown, taking it as not done. Raises
+        `SagaNotFound`, `ConfigurationError` inside a transaction (there: `Transaction.cancel`).
         """
         await self._sagas.send(self.id, ev.CancelAsked(reason, by, force))
 
@@ -195,6 +206,7 @@ class Sagas:
         self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
         self.runs_here: Callable[[UUID], bool] = _nowhere
         self.on_sent: Callable[[UUID], None] = _nothing
+        self.wrap: Callable[[StoreTransaction], tuple[Any, Callable[[], None]]] = _as_it_is
 
     # -- starting ----------------------------------------------------------------------------
 
@@ -239,10 +251,9 @@ class Sagas:
     ) -> tuple[Definition, Start, fx.Started]:
         now = self.clock.now()
         name, plan = definition.name, definition.plan
-        if key is None:
-            key = str(id)
-        elif not key or len(key) > 500:
-            raise ConfigurationError(f"key={key[:40]!r}: give 1 to 500 characters, or None")
+        key = str(id) if key is None else checked(key, name="key", longest=NAME_LENGTH)
+        if correlation_id:
+            checked(correlation_id, name="correlation_id", longest=NAME_LENGTH)
         deadline = None if plan.deadline is None else now + plan.deadline
         started = fx.Started(
             at=now,
@@ -287,25 +298,40 @@ class Sagas:
     # -- speaking ----------------------------------------------------------------------------
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
-        """Send an event to an instance. Raises `SagaNotFound`."""
-        kind, body = ev.to_mail(event)
-        mail = Mail(id, mail_id or str(new_id()), kind, body, self.clock.now())
-        (known,) = await self.store.send([mail])
+        """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
+        refuse_inside(self, "send to a saga", "tx.signal(…) or tx.cancel(…)")
+        (known,) = await self.store.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
-            raise SagaNotFound(f"no saga has the id {id}")
+            raise unknown(id)
         self.on_sent(id)
+
+    def mail(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> Mail:
+        """The mail by which an event travels. Raises `ConfigurationError` for unfit text."""
+        for field in event.__struct_fields__:
+            value = getattr(event, field)
+            if isinstance(value, str):
+                checked(value, name=field)
+        if mail_id is not None:
+            checked(mail_id, name="id", longest=NAME_LENGTH)
+        kind, body = ev.to_mail(event)
+        return Mail(id, mail_id or str(new_id()), kind, body, self.clock.now())
 
     async def signal(
         self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None
     ) -> None:
         """See `SagaHandle.signal`."""
-        instance = await self.instance(id)
+        event = self.signalled(await self.instance(id), name, payload)
+        await self.send(id, event, mail_id=mail_id)
+
+    def signalled(self, instance: Instance, name: str, payload: Any) -> ev.Signalled:
+        """A signal as an event, its payload checked. Raises `CodecError`, `ConfigurationError`."""
+        checked(name, name="signal", longest=NAME_LENGTH)
         definition = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
         if definition is None:
             data = self.definitions.codec.encode(payload)
         else:
             data = definition.check_signal(name, payload)
-        await self.send(id, ev.Signalled(name, msgspec.Raw(data)), mail_id=mail_id)
+        return ev.Signalled(name, msgspec.Raw(data))
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -313,12 +339,13 @@ class Sagas:
         """The searchable row. Raises `SagaNotFound`."""
         found = await self.store.find(Filter(ids=(id,)), limit=1)
         if not found:
-            raise SagaNotFound(f"no saga has the id {id}")
+            raise unknown(id)
         return found[0]
 
     async def get(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
         """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
-        name = saga if isinstance(saga, str) else saga.saga_name()
+        name = saga if isinstance(saga, str) else self.definitions.of(saga).name
+        checked(key, name="key", longest=NAME_LENGTH)
         found = await self.store.by_key(PATTERN, name, key)
         if found is None:
             raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
@@ -331,7 +358,7 @@ class Sagas:
         out: list[Story] = []
         for id in ids:
             if id not in loaded:
-                raise SagaNotFound(f"no saga has the id {id}")
+                raise unknown(id)
             one = loaded[id]
             facts: list[fx.AnyFact] = []
             try:
@@ -358,16 +385,21 @@ class Sagas:
                 return _outcome(definition, state)
             status = (await self.instance(id)).status
             if status in FINISHED or status in ("parked", "compensation_failed"):
-                (loaded,) = await self.store.load([id])
-                if loaded.instance.status != status:
-                    continue
-                if status not in FINISHED and _is_spoken_to(loaded):
-                    await self.clock.sleep(self.poll)
+                found = await self.store.load([id])
+                if not found:
+                    raise unknown(id)
+                row = found[0].instance
+                if row.status != status:
                     continue
                 try:
-                    return _outcome(*self.definitions.machine(loaded))
+                    definition, state = self.definitions.machine(found[0])
                 except (SagaNotFound, CorruptRecord) as error:
-                    raise SagaParked(f"saga {id}: {error}", cause=loaded.instance.cause) from error
+                    if status in FINISHED or not _is_spoken_to(found[0], by_fact=False):
+                        raise SagaParked(f"saga {id}: {error}", cause=row.cause) from error
+                else:
+                    by_fact = state.status == status
+                    if status in FINISHED or not _is_spoken_to(found[0], by_fact=by_fact):
+                        return _outcome(definition, state, row)
             await self.clock.sleep(self.poll)
 
     def settled(self, id: UUID, definition: Definition, state: SagaState) -> None:
@@ -383,9 +415,27 @@ class Sagas:
                 future.set_exception(_Gone())
 
 
-def _is_spoken_to(loaded: Loaded) -> bool:
-    """Whether mail that came after it parked is about to move it."""
-    return any(mail.at > loaded.instance.updated_at for mail in loaded.mails)
+def unknown(id: UUID) -> SagaNotFound:
+    """The error for an id that nobody has."""
+    return SagaNotFound(f"no saga has the id {id}")
+
+
+def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
+    """Whether one that is at rest is about to move, for a worker has it or there is mail for it.
+
+    `by_fact`: it parked by a decision of its own. Otherwise it was put aside, since it can't be
+    run, and only mail that is newer makes anybody try again.
+    """
+    row = loaded.instance
+    if row.owner is not None:
+        return True
+    if row.wake_at is None:
+        return False
+    return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
+
+
+def _as_it_is(store: StoreTransaction) -> tuple[Any, Callable[[], None]]:
+    return store, lambda: None
 
 
 def _is_checkable(expected: Any) -> bool:
@@ -405,7 +455,8 @@ class _Gone(Exception):
     """The instance isn't run in this process any more."""
 
 
-def _outcome(definition: Definition, state: SagaState) -> SagaResult:
+def _outcome(definition: Definition, state: SagaState, row: Instance | None = None) -> SagaResult:
+    """The result or its error; the `row` knows of one that was put aside, the `state` doesn't."""
     name, key = definition.name, state.started.key
     if state.outcome == "completed":
         return SagaResult(definition, state)
@@ -413,8 +464,9 @@ def _outcome(definition: Definition, state: SagaState) -> SagaResult:
         raise SagaCompensated(
             f"saga {name!r} with key {key!r} was compensated: {state.cause}", cause=state.cause
         )
+    status, cause = (state.status, state.cause) if row is None else (row.status, row.cause)
     raise SagaParked(
-        f"saga {name!r} with key {key!r} is {state.status} ({state.cause}): see "
+        f"saga {name!r} with key {key!r} is {status} ({cause}): see "
         f"`standfast sagas show {state.id}`",
-        cause=state.cause,
+        cause=cause,
     )

@@ -16,6 +16,7 @@ from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
 from standfast.saga.plan import OnExhausted, OnTimeout, Plan, StepKind, StepPlan
 from standfast.saga.state import SagaState
+from standfast.text import is_storable
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 R = TypeVar("R")
@@ -252,6 +253,8 @@ def wait(
     """
     options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
     made: Step[Any, R] = Step(None, kind="wait", options={**options, "type": type, "when": when})
+    if not signal or not is_storable(signal):
+        raise DefinitionError(f"signal {signal!r} can't be stored: name it with plain text")
     if signal == "resume":
         raise DefinitionError('signal "resume" is taken: it resumes parked steps. Rename yours')
     made.when = when
@@ -334,6 +337,11 @@ class Definition:
         self.version: int = cls.version
         self.max_in_flight: int | None = cls.max_in_flight
         self.input_type: Any = input_type(cls)
+        if not self.name or len(self.name) > 200 or not is_storable(self.name):
+            raise DefinitionError(
+                f"saga name {self.name[:40]!r} can't be stored: give 1 to 200 characters, without "
+                "NUL or lone surrogates"
+            )
         if self.version < 1:
             raise DefinitionError(f"saga {self.name!r}: version={self.version!r} must be 1 or more")
         self.steps: dict[str, Step[Any, Any]] = steps_of(cls)

@@ -20,9 +20,9 @@ import msgspec.inspect
 from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
-from standfast.ids import new_id, parse_id
+from standfast.ids import parse_id
 from standfast.ports.database import Database
-from standfast.ports.journal import Filter, Instance, Mail
+from standfast.ports.journal import Filter, Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.client import PATTERN, SagaHandle, Sagas
@@ -316,13 +316,9 @@ class Operations:
         `ConfigurationError` for a skip or resolve without a reason or a wrong outcome.
         """
         check(act)
-        kind, body = ev.to_mail(act)
         for begin in range(0, len(ids), batch):
             some = ids[begin : begin + batch]
-            now = self.sagas.clock.now()
-            await self.sagas.store.send(
-                [Mail(id, mail_id or str(new_id()), kind, body, now) for id in some]
-            )
+            await self.sagas.store.send([self.sagas.mail(id, act, mail_id=mail_id) for id in some])
             if isinstance(act, ev.MigrateAsked):  # so that workers of that version may claim them
                 await self.sagas.store.reassign(some, version=act.version)
             for id in some:

@@ -29,7 +29,8 @@ from standfast.ports.journal import Append, Change, Loaded, Mail, Start
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
-from standfast.saga.attempt import ERROR_LENGTH, Attempts
+from standfast.saga.attempt import Attempts, describe
+from standfast.saga.blocks import transaction_open
 from standfast.saga.client import Sagas
 from standfast.saga.machine import Command, Run
 from standfast.saga.move import MoveRefused, open_instance
@@ -84,11 +85,13 @@ class Runner:
 
     async def _guard(self, active: Active) -> None:
         """Drive to rest. Whatever goes wrong is told, and the instance stays in the store."""
+        at_rest = False
         try:
             goes_on = True
             while goes_on:
                 try:
                     await self._drive(active)
+                    at_rest = True
                     break
                 except _Reload as reload:
                     again = partial(self._reload, active, reload.event)
@@ -100,11 +103,12 @@ class Runner:
                     goes_on = await self._insist(active, "it must be read anew", again)
         except Exception as error:
             log.exception("saga %s can't go on here", active.id)
-            await self.set_aside(active.id, f"{type(error).__name__}: {error}"[:ERROR_LENGTH])
+            await self.set_aside(active.id, describe(error))
         finally:
             for task in active.tasks:
                 task.cancel()
-            if active.machine.status in AT_REST:
+            # Cut short, the machine may be ahead of what is stored, and another worker differ.
+            if at_rest and active.machine.status in AT_REST:
                 self.sagas.settled(active.id, active.definition, active.machine)
             else:
                 self.sagas.forget(active.id)
@@ -323,6 +327,7 @@ class Runner:
         if append.change is not None and append.change.finished_at is not None and facts:
             self.telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
         for start in append.starts:
+            self.telemetry.started[start.instance.name] += 1
             self.on_sent(start.instance.id)
         for mail in append.mails:
             self.on_sent(mail.to)
@@ -338,7 +343,9 @@ class Runner:
         decided = False
         try:
             async with self.database.transaction() as tx:
-                value = await self.attempts.call(active, command, tx)
+                given, committed = self.sagas.wrap(tx)
+                with transaction_open(self.sagas):
+                    value = await self.attempts.call(active, command, given)
                 raw = msgspec.Raw(active.definition.codec.encode(value))
                 facts = machine.handle(ev.Succeeded(branch.id, raw), self.clock.now())
                 decided = True
@@ -357,6 +364,7 @@ class Runner:
             return machine.handle(failure, self.clock.now(), random.random())  # noqa: S311
         branch.value = value
         self._stored(active, append, facts)
+        committed()
         return []
 
 

@@ -327,9 +327,12 @@ class SagaState:
         for branch in self.branches.values():
             happened = branch.state in ("completed", "failed") or branch.id in doubt
             by_hand = branch.state == "skipped" and branch.touched
+            # It was to be undone before, until an operator ended the saga by hand.
+            left = branch.undo in ("due", "failed")
             settled = branch.undo in ("done", "skipped")
-            if branch.undoable and (happened or by_hand) and not settled:
+            if branch.undoable and (happened or by_hand or left) and not settled:
                 branch.undo = "due"
+                branch.asked_child = False
                 branch.restart()
                 self.closing += 1
             branch.retry_at = 0.0

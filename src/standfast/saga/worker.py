@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from standfast.errors import StandfastError, StoreError, StoreUnavailable
@@ -24,17 +25,20 @@ from standfast.ports.database import Database
 from standfast.ports.journal import Loaded, Start
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
+from standfast.saga.attempt import ERROR_LENGTH
 from standfast.saga.client import PATTERN, Sagas
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.runner import Runner
 from standfast.saga.telemetry import SagaTelemetry
+from standfast.text import told
 
 log = logging.getLogger("standfast.saga.worker")
 
 CLAIM_BATCH = 500
 UNCLAIMABLE_AFTER = 5.0
+DOUBTED_FOR = 60.0
 
 
 class Worker:
@@ -43,7 +47,7 @@ class Worker:
     `lease`: seconds after which others may take over when this process is dead or stuck.
     `max_in_flight`: instances in memory at once; more wait in the store. `poll`: seconds between
     looks at the store when nothing hints at work. `linger`: seconds for which a sleeping instance
-    stays in memory.
+    stays in memory. `keep_time()` sets the clock right, with every renewal of the lease.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class Worker:
         max_in_flight: int = 1000,
         poll: float = 2.0,
         linger: float = 1.0,
+        keep_time: Callable[[], Awaitable[None]] | None = None,
+        telemetry: SagaTelemetry | None = None,
     ) -> None:
         self.sagas: Sagas = sagas
         self.database: Database = database
@@ -64,15 +70,18 @@ class Worker:
         self.max_in_flight: int = max_in_flight
         self.poll: float = poll
         self.linger: float = linger
+        self.keep_time: Callable[[], Awaitable[None]] | None = keep_time
         self.active: dict[UUID, Active] = {}
         self.per_saga: Counter[str] = Counter()
-        self.telemetry: SagaTelemetry = SagaTelemetry(lambda: dict(self.per_saga))
+        self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
+        self.telemetry.in_flight = lambda: dict(self.per_saga)
         self.runner: Runner | None = None
         self.stopping: bool = False
         self._starved: bool = False
         self._promised: int = 0
         self._turn: int = 0
         self._hints: set[UUID] = set()
+        self._doubts: dict[UUID, float] = {}
         self._look_at_all: bool = True
         self._looks_at = math.inf
         self._due = asyncio.Event()
@@ -135,6 +144,7 @@ class Worker:
             self.runner = None
         self.sagas.runs_here = _nowhere
         self.sagas.on_sent = _ignore
+        self.telemetry.in_flight = dict
 
     async def _register(self) -> None:
         told = False
@@ -175,6 +185,8 @@ class Worker:
             try:
                 if not await self._check_lease():
                     await self._lost()
+                if self.keep_time is not None:
+                    await self.keep_time()
                 ended = await self.database.leases.expire()
                 if ended:
                     log.warning("took over from %d dead worker(s)", len(ended))
@@ -264,6 +276,14 @@ class Worker:
         if self._starved:
             self._due.set()
 
+    def doubt(self, id: UUID) -> None:
+        """Look out for an instance whose start, under this worker's lease, had no known outcome.
+
+        It may still be written, and then nobody else can run it.
+        """
+        self._doubts[id] = time.monotonic() + DOUBTED_FOR
+        self._due.set()
+
     def adopt(
         self, definition: Definition, start: Start, started: fx.Started, input: object
     ) -> None:
@@ -298,6 +318,7 @@ class Worker:
             try:
                 if self.runner is not None:
                     await self._claim(self.runner)
+                    await self._look_into_doubts(self.runner)
                     await self._collect(self.runner)
                     if time.monotonic() - flagged_at > max(self.lease, self.poll):
                         flagged_at = time.monotonic()
@@ -361,7 +382,7 @@ class Worker:
             return
         except StandfastError as error:
             log.error("saga %s can't be run: %s", instance.id, error)
-            await runner.set_aside(instance.id, f"{error}")
+            await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
             return
         opened.machine.reports = False
         self.telemetry.recovered += 1
@@ -369,6 +390,15 @@ class Worker:
         active.shown = (instance.status, instance.step, instance.cause)
         active.open(opened, loaded.mails)
         self._launch(active)
+
+    async def _look_into_doubts(self, runner: Runner) -> None:
+        ids = [id for id in self._doubts if id not in self.active]
+        now = time.monotonic()
+        self._doubts = {id: self._doubts[id] for id in ids if self._doubts[id] > now}
+        for loaded in await self.database.journal.load(ids) if ids else ():
+            self._doubts.pop(loaded.instance.id, None)
+            if loaded.instance.owner == runner.owner:
+                await self._resume(runner, loaded)
 
     async def _collect(self, runner: Runner) -> None:
         ids = (

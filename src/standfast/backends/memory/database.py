@@ -71,6 +71,10 @@ class MemoryDatabase:
         """Nothing to do."""
         return []
 
+    async def clock_offset(self, clock: Clock) -> float:
+        """Always 0: there is no clock but the machine's own."""
+        return 0.0
+
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:
         """See `Database.transaction`. `execute` and the fetches are `Unsupported`."""
         return self._transaction()
@@ -155,6 +159,11 @@ class MemoryTransaction:
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
         """See `StoreTransaction.send`."""
         return self._change.send(mails, now=self._now())
+
+    async def instance(self, id: UUID) -> Instance | None:
+        """See `StoreTransaction.instance`."""
+        record = self._change.record(id)
+        return None if record is None else replace(record.instance)
 
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """See `StoreTransaction.mark`."""

@@ -160,7 +160,7 @@ class PostgresJournal:
     ) -> list[Instance]:
         """See `JournalStore.flag_unclaimable`."""
         rows = await self._pool.fetch(sql.FLAG, pattern, due_before, status, cause)
-        return list(map(_instance, rows))
+        return list(map(instance_of, rows))
 
     async def load(self, ids: Sequence[UUID]) -> list[Loaded]:
         """See `JournalStore.load`. In the order of `ids`."""
@@ -171,7 +171,7 @@ class PostgresJournal:
         for _ in range(5 if ids else 0):
             rows = await self._pool.fetch(sql.LOAD, left)
             unread = {row["id"]: row["unread"] for row in rows if row["unread"]}
-            loaded |= {row["id"]: Loaded(_instance(row), row["facts"]) for row in rows}
+            loaded |= {row["id"]: Loaded(instance_of(row), row["facts"]) for row in rows}
             if unread:
                 for row in await self._pool.fetch(sql.UNREAD, list(unread)):
                     loaded[row[0]].mails.append(_mail(row))
@@ -207,12 +207,12 @@ class PostgresJournal:
             f"ORDER BY id DESC LIMIT ${len(args)}",
             *args,
         )
-        return list(map(_instance, rows))
+        return list(map(instance_of, rows))
 
     async def by_key(self, pattern: str, name: str, key: str) -> Instance | None:
         """See `JournalStore.by_key`."""
         rows = await self._pool.fetch(sql.BY_KEY, pattern, name, key)
-        return _instance(rows[0]) if rows else None
+        return instance_of(rows[0]) if rows else None
 
     async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
         """See `JournalStore.count`. Reads the whole table."""
@@ -244,7 +244,8 @@ def _columns(kinds: Kinds) -> tuple[list[str], list[str], list[int]]:
     return [kind[0] for kind in kinds], [kind[1] for kind in kinds], [kind[2] for kind in kinds]
 
 
-def _instance(row: Any) -> Instance:
+def instance_of(row: Any) -> Instance:
+    """The `Instance` of a row of `COLUMNS`."""
     return Instance(
         writing.plain(row[0]),
         row[1],

@@ -296,6 +296,8 @@ RETURNING {", ".join("i." + column for column in COLUMNS.split(", "))}
 
 BY_KEY = f"SELECT {COLUMNS} FROM standfast.instances WHERE pattern = $1 AND name = $2 AND key = $3"
 
+BY_ID = f"SELECT {COLUMNS} FROM standfast.instances WHERE id = $1"
+
 COUNT = (
     "SELECT name, status, count(*) FROM standfast.instances WHERE pattern = $1 "
     "GROUP BY name, status"

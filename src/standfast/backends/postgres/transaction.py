@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
 from standfast.backends.postgres import statements as sql
 from standfast.backends.postgres import writing
 from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
+from standfast.backends.postgres.journal import instance_of
 from standfast.backends.postgres.pool import Pool, drop
 from standfast.errors import StandfastError, StoreError
 from standfast.ports.database import Mark, Row
-from standfast.ports.journal import Append, Mail, Start, Started
+from standfast.ports.journal import Append, Instance, Mail, Start, Started
 
 
 class PostgresTransaction:
@@ -112,6 +114,11 @@ class PostgresTransaction:
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
         """See `StoreTransaction.send`."""
         return await writing.send(self._fetch, mails)
+
+    async def instance(self, id: UUID) -> Instance | None:
+        """See `StoreTransaction.instance`."""
+        rows = await self._fetch(sql.BY_ID, id)
+        return instance_of(rows[0]) if rows else None
 
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """See `StoreTransaction.mark`."""

@@ -109,6 +109,10 @@ class SqliteDatabase:
             lambda con: transact(con, lambda con: schema.migrate(con, self.migrations))
         )
 
+    async def clock_offset(self, clock: Clock) -> float:
+        """Always 0: there is no clock but the machine's own."""
+        return 0.0
+
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:
         """See `Database.transaction`. Nothing else writes meanwhile, in any process.
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
-from standfast.backends.sqlite import writing
+from standfast.backends.sqlite import reading, writing
 from standfast.backends.sqlite.connection import Session, Work
 from standfast.errors import StandfastError, StoreError
 from standfast.ports.database import Mark, Row
-from standfast.ports.journal import Append, Mail, Start, Started
+from standfast.ports.journal import Append, Filter, Instance, Mail, Start, Started
 
 if TYPE_CHECKING:
     from standfast.backends.sqlite.database import SqliteDatabase
@@ -100,6 +101,12 @@ class SqliteTransaction:
         """See `StoreTransaction.send`."""
         now = self._database.now()
         return await self._do(lambda con: writing.send(con, mails, now=now))
+
+    async def instance(self, id: UUID) -> Instance | None:
+        """See `StoreTransaction.instance`."""
+        wanted = Filter(pattern="", ids=(id,))
+        found = await self._do(lambda con: reading.find(con, wanted, limit=1, after=None))
+        return found[0] if found else None
 
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """See `StoreTransaction.mark`."""

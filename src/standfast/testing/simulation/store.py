@@ -11,7 +11,7 @@ from uuid import UUID
 from standfast.backends.memory.database import MemoryDatabase, MemoryJournal
 from standfast.errors import ConstraintViolated, StandfastError, StoreError, StoreUnavailable
 from standfast.ports.database import Mark, Row, StoreTransaction
-from standfast.ports.journal import Append, Mail, Start, Started
+from standfast.ports.journal import Append, Instance, Mail, Start, Started
 
 if TYPE_CHECKING:
     from standfast.testing.simulation.play import Play
@@ -135,6 +135,10 @@ class SimulatedTransaction:
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
         """See `StoreTransaction.send`."""
         return await self._inner.send(mails)
+
+    async def instance(self, id: UUID) -> Instance | None:
+        """See `StoreTransaction.instance`."""
+        return await self._inner.instance(id)
 
     async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """See `StoreTransaction.mark`."""

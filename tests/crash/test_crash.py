@@ -1,0 +1,155 @@
+"""A process is killed with SIGKILL at every write of a saga, and a new one recovers.
+
+What is checked stands in the participant's own tables.
+"""
+
+import asyncio
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+import asyncpg
+import pytest
+
+from standfast import Standfast
+from tests.crash.victims import Job
+from tests.crash.voyage import ACTIONS, TABLES
+
+pytestmark = [pytest.mark.crash, pytest.mark.slow]
+
+Rows = list[tuple[Any, ...]]
+EFFECTS = "SELECT saga, branch, op FROM effects WHERE tag = $1 ORDER BY n"
+STAMPS = "SELECT saga FROM stamps WHERE tag = $1"
+
+
+def run(act: str, job: Job) -> list[dict[str, Any]]:
+    """Run the processes of `tests.crash.victims`; what they said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.crash.victims", act],
+        input=json.dumps(asdict(job)).encode(),
+        capture_output=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()[-4000:]
+    sys.stderr.write(done.stderr.decode())
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+async def prepare(url: str, tables: Iterable[str] = ()) -> None:
+    async with Standfast(url, migrate=True) as app, app.transaction() as tx:
+        for table in tables:
+            await tx.execute(table)
+
+
+@pytest.fixture
+def on_sqlite(tmp_path):
+    """Files of its own for each victim, since one worker at a time has one."""
+    for name in ("app", "shop"):
+        asyncio.run(prepare(f"sqlite:///{tmp_path}/{name}.db", TABLES["sqlite"]))
+    job = Job(f"sqlite:///{tmp_path}/{{tag}}-app.db", f"sqlite:///{tmp_path}/{{tag}}-shop.db")
+
+    def begin(tags: Iterable[str]) -> None:
+        for tag in tags:
+            for name in ("app", "shop"):
+                shutil.copy(tmp_path / f"{name}.db", tmp_path / f"{tag}-{name}.db")
+
+    def ask(name: str, sql: str, tag: str) -> Rows:
+        with sqlite3.connect(tmp_path / f"{tag}-{name}.db") as connection:
+            return connection.execute(sql.replace("$1", "?"), (tag,)).fetchall()
+
+    return job, begin, ask
+
+
+@pytest.fixture
+def on_postgres(postgres_dsn):
+    """One database for all, where each has sagas of its own name."""
+    asyncio.run(prepare(postgres_dsn, TABLES["postgres"]))
+
+    def ask(name: str, sql: str, tag: str) -> Rows:
+        async def fetch() -> Rows:
+            connection = await asyncpg.connect(postgres_dsn)
+            try:
+                return [tuple(row) for row in await connection.fetch(sql, tag)]
+            finally:
+                await connection.close()
+
+        return asyncio.run(fetch())
+
+    url = f"{postgres_dsn}?min_size=1&max_size=4"
+    return Job(url, url), lambda tags: None, ask
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+@pytest.mark.timeout(300)
+def test_killed_at_every_write(backend, request):
+    job, begin, ask = request.getfixturevalue(f"on_{backend}")
+    ends: dict[str, dict[str, str]] = {}
+    killed, writes = [], 0
+
+    def live(tags: list[str]) -> list[int]:
+        """The exit codes of the victims, in the order of `tags`."""
+        begin(tags)
+        codes: dict[str, int] = {}
+        for said in run("kill", Job(job.app, job.shop, tuple(tags))):
+            if "code" in said:
+                codes[said["tag"]] = said["code"]
+            else:
+                ends[said["tag"]] = said["ends"]
+                nonlocal writes
+                writes = max(writes, said["writes"])
+        assert set(codes.values()) <= {0, -9}
+        killed.extend(tag for tag, code in codes.items() if code)
+        return [codes[tag] for tag in tags]
+
+    # Without a kill: how many writes are there?
+    assert live(["0-never"]) == [0]
+    first = writes
+    assert first > 20
+    last = 0
+    while True:
+        points = [
+            f"{at}-{when}"
+            for at in range(last + 1, max(writes, last) + 3)
+            for when in ("before", "after")
+        ]
+        codes = live(points)
+        last = max(writes, last) + 2
+        if codes[-2:] == [0, 0]:  # past the last write of all
+            break
+    # What shares a commit differs a little from one life to the next.
+    assert {f"{at}-before" for at in range(1, first - 3)} <= set(killed)
+    assert {f"{at}-after" for at in range(1, first - 3)} <= set(killed)
+
+    for said in run("recover", Job(job.app, job.shop, tuple(killed))):
+        assert said["tag"] not in ends
+        ends[said["tag"]] = said["ends"]
+    for tag in killed:
+        audit(tag, ends[tag], ask)
+    for tag in set(ends) - set(killed):
+        audit(tag, ends[tag], ask)
+    print(f"{backend}: {first} writes, {len(killed)} killed and recovered")
+
+
+def audit(tag: str, ends: dict[str, str], ask: Callable[[str, str, str], Rows]) -> None:
+    """Each effect at most once, each undo at most once and only after it, and all of it whole."""
+    assert ends == {"good": "completed", "bad": "compensated"}, tag
+    stamps = Counter(saga for (saga,) in ask("app", STAMPS, tag))
+    assert stamps == {"good": 1, "bad": 1}, f"{tag}: the transactional step isn't exactly once"
+    seen: dict[tuple[str, str], list[str]] = {}
+    for saga, branch, operation in ask("shop", EFFECTS, tag):
+        seen.setdefault((saga, branch), []).append(operation)
+    for (saga, branch), operations in seen.items():
+        if saga == "good":
+            assert operations == ["action"], (tag, branch)
+        else:
+            assert operations == ["action", "compensation"], (tag, branch)
+    assert {branch for saga, branch in seen if saga == "good"} == ACTIONS | {"end"}, tag
+    # Those that came to be done in "bad" are undone, and nothing it does is missing.
+    assert {branch for saga, branch in seen if saga == "bad"} == ACTIONS, tag

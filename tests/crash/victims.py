@@ -1,0 +1,185 @@
+"""Processes that die at a given write, and one that recovers what they left.
+
+`python -m tests.crash.victims kill` reads a `Job` as JSON and forks a victim for each of its tags:
+``7-before`` is killed just before its 7th commit to the journal, ``7-after`` just after it. It says
+on its output how each ended. `… recover` reads the same and finishes what they left.
+
+The victims' database is wrapped here: the product has no hooks for this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from standfast import SagaCompensated, SagaHandle, Standfast
+from standfast.backends import open_database
+from tests.crash.voyage import BAD, GOOD, Participant, Plan, sagas
+
+LEASE = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """`app` and `shop` are URLs; ``{tag}`` in them is filled in: a database for each victim."""
+
+    app: str
+    shop: str
+    tags: tuple[str, ...] = ()
+    at_once: int = 4
+
+    def urls(self, tag: str) -> tuple[str, str]:
+        return self.app.replace("{tag}", tag), self.shop.replace("{tag}", tag)
+
+
+class Doomed:
+    """A `Database` that counts its commits to the journal, and dies at one of them."""
+
+    def __init__(self, url: str, at: int, when: str) -> None:
+        self._inner = open_database(url)
+        self._at = at
+        self._when = when
+        self.writes = 0
+        self.journal = _DoomedJournal(self._inner.journal, self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def begin(self) -> int:
+        """A write is about to be made; its number."""
+        self.writes += 1
+        if self.writes == self._at and self._when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.writes
+
+    def end(self, number: int) -> None:
+        """Write `number` is committed."""
+        if number == self._at and self._when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        number = 0
+        async with self._inner.transaction() as tx:
+            yield tx
+            number = self.begin()
+        self.end(number)
+
+
+class _DoomedJournal:
+    def __init__(self, inner: Any, doomed: Doomed) -> None:
+        self._inner = inner
+        self._doomed = doomed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def _write(self, call: Any) -> Any:
+        number = self._doomed.begin()
+        answer = await call
+        self._doomed.end(number)
+        return answer
+
+    async def start(self, *args: Any, **options: Any) -> Any:
+        return await self._write(self._inner.start(*args, **options))
+
+    async def append(self, *args: Any) -> Any:
+        return await self._write(self._inner.append(*args))
+
+    async def send(self, *args: Any) -> Any:
+        return await self._write(self._inner.send(*args))
+
+
+async def _finish(app: Standfast, tag: str, plan: Plan) -> str:
+    """Start (again), give the word (again), and see it to its end."""
+    handle: SagaHandle[Any] = await app.start(f"voyage-{tag}", plan, key=plan.name)
+    await handle.signal("go", id="the word")
+    try:
+        await handle.result(timeout=100)
+    except SagaCompensated:
+        return "compensated"
+    return "completed"
+
+
+async def _live(app: Standfast, tag: str) -> dict[str, str]:
+    plans = (GOOD, BAD)
+    ends = await asyncio.gather(*(_finish(app, tag, plan) for plan in plans))
+    return {plan.name: end for plan, end in zip(plans, ends, strict=True)}
+
+
+async def victim(job: Job, tag: str, at: int, when: str) -> None:
+    """One life: it ends by SIGKILL at write `at`, or says how many writes there were."""
+    app_url, shop_url = job.urls(tag)
+    doomed: Any = Doomed(app_url, at, when)
+    async with Standfast(shop_url, migrate=True) as shop:
+        app = Standfast(doomed, migrate=True).add(*sagas(tag, Participant(shop, tag)))
+        async with app.running(lease=LEASE, poll=0.2, linger=0.005):
+            ends = await _live(app, tag)
+    say({"tag": tag, "ends": ends, "writes": doomed.writes})
+
+
+async def recover(job: Job) -> None:
+    """A new process: one app for each database, that knows the sagas of all who died there."""
+    by_url: dict[tuple[str, str], list[str]] = {}
+    for tag in job.tags:
+        by_url.setdefault(job.urls(tag), []).append(tag)
+    room = asyncio.Semaphore(12)
+
+    async def one(app_url: str, shop_url: str, tags: Sequence[str]) -> None:
+        async with room, Standfast(shop_url, migrate=True) as shop:
+            app = Standfast(app_url, migrate=True)
+            for tag in tags:
+                app.add(*sagas(tag, Participant(shop, tag)))
+            async with app.running(lease=LEASE, poll=0.2, linger=0.005):
+                for tag, ends in zip(
+                    tags, await asyncio.gather(*(_live(app, tag) for tag in tags)), strict=True
+                ):
+                    say({"tag": tag, "ends": ends})
+
+    await asyncio.gather(*(one(*urls, tags) for urls, tags in by_url.items()))
+
+
+def say(what: dict[str, Any]) -> None:
+    os.write(1, f"{json.dumps(what)}\n".encode())  # in one piece
+
+
+def kill(job: Job) -> None:
+    """Fork a victim for each tag, such as ``7-before``, some at once; tell how each ended."""
+    lives: dict[int, str] = {}
+    for tag in job.tags:
+        if len(lives) == job.at_once:
+            _bury(lives)
+        at, when = tag.split("-")
+        # One thread and no event loop yet, so that forking is safe and costs no import.
+        pid = os.fork()
+        if not pid:
+            try:
+                asyncio.run(victim(job, tag, int(at), when))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        lives[pid] = tag
+    while lives:
+        _bury(lives)
+
+
+def _bury(lives: dict[int, str]) -> None:
+    pid, status = os.wait()
+    say({"tag": lives.pop(pid), "code": os.waitstatus_to_exitcode(status)})
+
+
+if __name__ == "__main__":
+    order = Job(**json.load(sys.stdin))
+    if sys.argv[1] == "kill":
+        kill(order)
+    elif sys.argv[1] == "recover":
+        asyncio.run(recover(order))

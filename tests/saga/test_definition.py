@@ -1,0 +1,349 @@
+"""How a saga is written down, and what is refused when it is registered: step and remedy named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from standfast import Constant, Context, Refused, Retry, Saga, Standfast, child, step, wait
+from standfast.errors import ConfigurationError, DefinitionError
+from standfast.saga.definition import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY, Definition
+
+
+@dataclass(frozen=True)
+class Order:
+    id: str
+    items: tuple[str, ...] = ()
+
+
+class Whole(Saga[Order]):
+    """One of everything."""
+
+    name, version, deadline = "whole", 3, "10m"
+
+    def __init__(self, stock: list[str]) -> None:
+        self.stock = stock
+
+    @step(timeout="5s", retry=Retry(attempts=7))
+    async def reserve(self, order: Order, ctx: Context) -> str:
+        """Take it from the shelf."""
+        self.stock.append(order.id)
+        return order.id
+
+    @reserve.compensation(timeout="3s", retry=Retry(attempts=9))
+    async def release(self, order: Order, ctx: Context) -> None:
+        self.stock.remove(ctx.result(self.reserve))
+
+    @step(after=reserve, when=lambda self, order, ctx: bool(order.items), no_compensation="paper")
+    async def wrap(self, order: Order, ctx: Context) -> None: ...
+
+    @step(after="reserve", each=lambda self, order, ctx: order.items, limit=2)
+    async def pack(self, order: Order, ctx: Context, item: str) -> int:
+        return len(item)
+
+    @pack.compensation
+    async def unpack(self, order: Order, ctx: Context, item: str) -> None: ...
+
+    approved = wait("approved", timeout="1h", after=[wrap, "pack"], type=bool)
+
+    @step(pivot=True)
+    async def pay(self, order: Order, ctx: Context) -> None: ...
+
+    @step(on_exhausted="park")
+    async def ship(self, order: Order, ctx: Context) -> None: ...
+
+
+def test_what_is_written_is_what_is_planned():
+    stock: list[str] = []
+    definition = Definition(Whole(stock))
+    plan = definition.plan
+    assert (plan.name, plan.version, plan.deadline, plan.pivot) == ("whole", 3, 600.0, "pay")
+    assert list(plan.steps) == ["reserve", "wrap", "pack", "approved", "pay", "ship"]
+    assert {name: one.after for name, one in plan.steps.items()} == {
+        "reserve": (),
+        "wrap": ("reserve",),
+        "pack": ("reserve",),
+        "approved": ("wrap", "pack"),
+        "pay": ("approved",),
+        "ship": ("pay",),
+    }
+    reserve, pack, approved, pay = (plan.steps[n] for n in ("reserve", "pack", "approved", "pay"))
+    assert (reserve.timeout, reserve.retry.attempts) == (5.0, 7)
+    assert (reserve.undo, reserve.undo_timeout, reserve.undo_retry.attempts) == (True, 3.0, 9)
+    assert (pack.fans_out, pack.limit, pack.retry, pack.undo_retry) == (
+        *(True, 2, STEP_RETRY, UNDO_RETRY),
+    )
+    assert plan.steps["wrap"].conditional
+    assert (approved.kind, approved.signal, approved.timeout) == ("wait", "approved", 3600.0)
+    assert (pay.on_exhausted, pay.retry) == ("park", FORWARD_RETRY)
+    assert reserve.on_exhausted == "compensate"
+    assert definition.input_type is Order
+    assert definition.result_types["reserve"] is str
+    assert definition.result_types["approved"] is bool
+    assert definition.item_types == {"pack": str}
+    assert Whole.reserve.__doc__ == "Take it from the shelf."
+
+
+async def test_a_steps_function_can_be_called_by_itself():
+    stock: list[str] = []
+    saga = Whole(stock)
+    assert await saga.reserve(Order("7"), None) == "7"
+    assert stock == ["7"]
+    with pytest.raises(TypeError, match="approved is a wait step"):
+        saga.approved()
+
+
+def test_names_and_defaults():
+    class ShipByTrain(Saga[Order]):
+        @step(no_compensation="none")
+        async def go(self, order: Order, ctx: Context) -> None: ...
+
+    plan = Definition(ShipByTrain()).plan
+    assert (plan.name, plan.version, plan.deadline) == ("ship-by-train", 1, None)
+
+    class Longer(ShipByTrain):
+        @step(no_compensation="none")
+        async def further(self, order: Order, ctx: Context) -> None: ...
+
+    assert Definition(Longer()).plan.steps["further"].after == ("go",)
+    assert Definition(Longer()).input_type is Order
+
+
+# -- refused -------------------------------------------------------------------------------------
+
+
+async def nothing(self: object, order: Order, ctx: Context) -> None: ...
+
+
+async def of_item(self: object, order: Order, ctx: Context, item: str) -> None: ...
+
+
+def fine(**options: object) -> object:
+    return step(no_compensation="none", **options)(nothing)
+
+
+def undone(**options: object) -> object:
+    made = step(**options)(nothing)
+    made.compensation(nothing)
+    return made
+
+
+CASES = {
+    "empty": ({}, "saga 'broken' has no steps: define at least one with @step"),
+    "no compensation": (
+        {"a": step(nothing)},
+        r"step 'a' has no compensation: add one with @a\.compensation, .*no_compensation=",
+    ),
+    "unknown after": (
+        {"a": fine(), "b": fine(after="c")},
+        r"step 'b' comes after 'c', which isn't a step of this saga: choose from a, b",
+    ),
+    "cycle": (
+        {"a": fine(after="b"), "b": fine(after="a")},
+        r"depends on itself \(a → b → a\): remove one `after=`",
+    ),
+    "itself": ({"a": fine(after="a")}, r"depends on itself \(a → a\)"),
+    "two pivots": (
+        {"a": step(pivot=True)(nothing), "b": step(pivot=True)(nothing)},
+        "step 'b' is a second pivot, after 'a': keep one point of no return",
+    ),
+    "undo after the pivot": (
+        {"a": step(pivot=True)(nothing), "b": undone()},
+        "step 'b' has a compensation that can never run, for it is after the pivot 'a': remove",
+    ),
+    "undo of the pivot": (
+        {"a": undone(pivot=True)},
+        "step 'a' is the pivot and has a compensation: remove one of the two",
+    ),
+    "beside the pivot": (
+        {"a": step(pivot=True)(nothing), "b": fine(after=())},
+        "step 'b' is neither before nor after the pivot 'a': order it",
+    ),
+    "compensates after the pivot": (
+        {"a": step(pivot=True)(nothing), "b": fine(on_exhausted="compensate")},
+        "step 'b' is after the pivot .*choose on_exhausted=\"park\"",
+    ),
+    "wait compensates after the pivot": (
+        {"a": step(pivot=True)(nothing), "b": wait("w", on_timeout="compensate")},
+        'step \'b\' is after the pivot .*choose on_timeout="park" or "continue"',
+    ),
+    "pivot compensates": (
+        {"a": step(pivot=True, on_exhausted="compensate")(nothing)},
+        "step 'a' is the pivot: .*choose on_exhausted=\"park\"",
+    ),
+    "pivot fans out": (
+        {"a": step(pivot=True, each=lambda *_: [])(of_item)},
+        "step 'a' is the pivot and fans out",
+    ),
+    "each without item": (
+        {"a": fine(each=lambda *_: [])},
+        r"step 'a' has each=, so it must take \(self, input, ctx, item\)",
+    ),
+    "timeout": (
+        {"a": fine(timeout="soon")},
+        r"a\.timeout='soon'",
+    ),
+    "negative timeout": (
+        {"a": fine(timeout=-1)},
+        r"a\.timeout=-1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("steps", "match"), list(CASES.values()), ids=list(CASES))
+def test_refused_when_it_is_registered(steps, match):
+    broken = type("Broken", (Saga,), dict(steps))
+    for name, one in steps.items():
+        one.__set_name__(broken, name)
+    with pytest.raises(ConfigurationError, match=match):
+        Standfast("memory://").add(broken())
+
+
+def test_refused_when_it_is_written():
+    with pytest.raises(DefinitionError, match="write it with `async def`"):
+        step(lambda self, order, ctx: None)
+    made = step(nothing)
+    with pytest.raises(DefinitionError, match="write it with `async def`"):
+        made.compensation(lambda self, order, ctx: None)
+    made.compensation(nothing)
+    with pytest.raises(DefinitionError, match="two compensations: keep one"):
+        made.compensation(nothing)
+    with pytest.raises(DefinitionError, match="don't go together"):
+        step(each=lambda *_: [], transactional=True)(of_item)
+    with pytest.raises(DefinitionError, match="limit=0 must be 1 or more"):
+        step(each=lambda *_: [], limit=0)(of_item)
+    with pytest.raises(DefinitionError, match='signal "resume" is taken'):
+        wait("resume")
+
+
+class Early(Saga[Order]):
+    @step(no_compensation="none")
+    async def first(self, order: Order, ctx: Context) -> str:
+        return ctx.result(self.second)
+
+    @step(no_compensation="none")
+    async def second(self, order: Order, ctx: Context) -> str:
+        return ""
+
+
+class Beside(Saga[Order]):
+    @step(no_compensation="none", after=())
+    async def left(self, order: Order, ctx: Context) -> str:
+        return ""
+
+    @step(after=())
+    async def right(self, order: Order, ctx: Context) -> str:
+        return ""
+
+    @right.compensation
+    async def undo_right(self, order: Order, ctx: Context) -> None:
+        ctx.result(self.right)
+        ctx.result(self.left)
+
+
+@pytest.mark.parametrize(
+    ("saga", "match"),
+    [
+        (Early, "step 'first' reads the result of 'second', .* add after='second'"),
+        (Beside, "step 'right' reads the result of 'left', which isn't done before it"),
+    ],
+)
+def test_a_result_that_cant_be_there_is_refused(saga, match):
+    with pytest.raises(DefinitionError, match=match):
+        Standfast("memory://").add(saga())
+
+
+def test_what_an_app_is_given():
+    app = Standfast("memory://").add(Whole([]))
+    with pytest.raises(DefinitionError, match="'whole' version 3 is added twice: raise the"):
+        app.add(Whole([]))
+    with pytest.raises(ConfigurationError, match="instance of a Saga subclass"):
+        app.add(Whole)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="instance of a Saga subclass"):
+        app.add("whole")  # type: ignore[arg-type]
+
+    class Newer(Whole):
+        version = 4
+
+    class Zeroth(Whole):
+        name, version = "zeroth", 0
+
+    app.add(Newer([]))
+    assert app.definitions.of("whole").version == 4, "by name, the newest"
+    assert app.definitions.of(Whole).version == 3
+    with pytest.raises(DefinitionError, match="version=0 must be 1 or more"):
+        app.add(Zeroth([]))
+
+
+def test_a_type_that_cant_be_found_is_named():
+    class Local(Saga[Order]):
+        @step(no_compensation="none")
+        async def go(self, order: Order, ctx: Context) -> Nowhere: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(DefinitionError, match=r"step 'go': .*'Nowhere'.* move the type to module"):
+        Standfast("memory://").add(Local())
+
+
+# -- what an attempt is given ----------------------------------------------------------------------
+
+
+async def test_a_context_tells_all_of_its_attempt(caplog):
+    seen: list[Context] = []
+    results: list[object] = []
+
+    class Seen(Saga[Order]):
+        @step(timeout="5s", retry=Retry(attempts=3, backoff=Constant(0.01)))
+        async def act(self, order: Order, ctx: Context) -> int:
+            seen.append(ctx)
+            ctx.log.warning("trying")
+            if ctx.attempt < 3:
+                raise OSError("again")
+            return 42
+
+        @act.compensation
+        async def undo(self, order: Order, ctx: Context) -> None:
+            seen.append(ctx)
+            results.append(ctx.result(self.act))
+
+        @step(each=lambda self, order, ctx: order.items, no_compensation="none")
+        async def many(self, order: Order, ctx: Context, item: str) -> None:
+            seen.append(ctx)
+
+        @step(no_compensation="it refuses")
+        async def refuse(self, order: Order, ctx: Context) -> None:
+            results.append(ctx.has_result(self.act))
+            raise Refused("no")
+
+    app = Standfast("memory://").add(Seen())
+    async with app.running(drain=2):
+        handle = await app.start(Seen, Order("1", ("a", "b")), key="k", correlation_id="c-1")
+        with pytest.raises(Exception, match="refuse refused: no"):
+            await handle.result(timeout=10)
+    tries, items, undo = seen[:3], seen[3:5], seen[5]
+    assert [ctx.attempt for ctx in seen] == [1, 2, 3, 1, 1, 1]
+    assert {ctx.idempotency_key for ctx in tries} == {f"{handle.id}:act"}
+    assert undo.idempotency_key == f"{handle.id}:act:undo"
+    assert {ctx.idempotency_key for ctx in items} == {f"{handle.id}:many[{n}]" for n in (0, 1)}
+    assert sorted(ctx.item for ctx in items) == [0, 1]
+    assert {ctx.branch_key.key for ctx in (*tries, undo)} == {f"{handle.id}:act"}
+    assert (undo.branch_key.operation, undo.operation) == ("compensation", "compensation")
+    assert {(ctx.correlation_id, ctx.key, ctx.saga_id) for ctx in seen} == {
+        ("c-1", "k", str(handle.id))
+    }
+    assert tries[0].deadline is not None
+    assert items[0].deadline is None
+    assert tries[0].headers()["Standfast-Correlation-Id"] == "c-1"
+    assert results == [True, 42]
+    record = next(r for r in caplog.records if "trying" in r.getMessage())
+    assert (record.saga, record.step, record.attempt) == ("seen", "act", 1)  # type: ignore[attr-defined]
+
+
+def test_child_and_step_in_one_saga():
+    class Outer(Saga[Order]):
+        inner = child(Whole, lambda self, order, ctx: order, no_compensation="past its pivot")
+
+    plan = Definition(Outer()).plan
+    assert (plan.steps["inner"].kind, plan.steps["inner"].no_compensation) == (
+        *("child", "past its pivot"),
+    )
