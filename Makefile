@@ -21,7 +21,7 @@ test: servers check  ## Check everything, then run all tests against real server
 check: sync  ## Format, lint, types, layers, file lengths and docs, without running a test
 	$(RUN) ruff format --check
 	$(RUN) ruff check
-	$(RUN) mypy $(wildcard src examples)
+	$(RUN) mypy $(wildcard src examples tests/typing)
 	$(RUN) pyright
 	$(RUN) python tools/public_types.py
 	$(RUN) lint-imports

@@ -56,10 +56,9 @@ class Standfast:
         self.sagas: Sagas = Sagas(self.database.journal, self.definitions, clock=self.clock)
         self.sagas.wrap = self._wrap
         self.worker: Worker | None = None
-        self.telemetry: SagaTelemetry | None = (
-            None  # made when opened: an SDK may be set until then
-        )
-        self._migrate: bool | None = migrate
+        # Made when it is opened, for an SDK may be set until then.
+        self.telemetry: SagaTelemetry | None = None
+        self.migrate: bool | None = migrate
         self._opened: int = 0
         self._opening = asyncio.Lock()
         self._starts: Batcher[tuple[Start, int | None], Started] | None = None
@@ -113,7 +112,7 @@ class Standfast:
         newest = max((m.number for m in self.database.migrations), default=0)
         if current >= newest:
             return
-        automatic = self._migrate
+        automatic = self.migrate
         if automatic is None:
             automatic = not self.database.capabilities.many_workers or current == newest
             automatic = automatic or not self.database.capabilities.durable
@@ -146,6 +145,7 @@ class Standfast:
             raise ConfigurationError("this app is running already: one worker per app and process")
         if max_in_flight < 1:
             raise ConfigurationError(f"max_in_flight={max_in_flight}: must be 1 or more")
+        patience = seconds(drain, name="drain", positive=False)
         async with self:
             worker = Worker(
                 self.sagas,
@@ -164,7 +164,7 @@ class Standfast:
                 yield worker
             finally:
                 self.worker = None
-                await worker.stop(seconds(drain, name="drain", positive=False))
+                await worker.stop(patience)
 
     async def run(self, **options: Any) -> None:
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""

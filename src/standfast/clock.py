@@ -39,6 +39,7 @@ class SystemClock:
 
     monotonic = staticmethod(time.monotonic)
     now = staticmethod(time.time)
+    pause = staticmethod(time.sleep)
 
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`, at once when it isn't positive."""
@@ -85,3 +86,8 @@ class AdjustedClock:
 
 
 SYSTEM_CLOCK = SystemClock()
+
+
+def pause(clock: Clock, seconds: float) -> None:
+    """Block this thread for `seconds` by `clock`: its ``pause`` if it has one, else really."""
+    getattr(clock, "pause", time.sleep)(max(0.0, seconds))

@@ -7,11 +7,15 @@ the data against the type asked for. Nothing is ever pickled or evaluated.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from standfast.errors import CodecError
+
+T = TypeVar("T")
 
 
 class Codec(Protocol):
@@ -55,6 +59,34 @@ class JsonCodec:
             return decoder.decode(data)
         except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise CodecError(f"stored data doesn't decode to {_name(type)} ({error})") from error
+
+
+def with_defaults(value: T) -> T:
+    """The same `value`, a decoded one, so that it encodes as one that was made in code does.
+
+    msgspec leaves a dataclass's field to the class where its default was taken, and encoding would
+    then leave it out: two equal values with two encodings, that no comparison of inputs would take
+    for the same.
+    """
+    parts: Iterable[Any]
+    if dataclasses.is_dataclass(value) and hasattr(value, "__dict__"):
+        state = vars(value)
+        filled = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        rest = {name: state[name] for name in state if name not in filled}
+        state.clear()
+        state.update(filled, **rest)
+        parts = filled.values()
+    elif isinstance(value, msgspec.Struct):
+        parts = [getattr(value, name) for name in value.__struct_fields__]
+    elif isinstance(value, dict):
+        parts = value.values()
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = value
+    else:
+        return value
+    for part in parts:
+        with_defaults(part)
+    return value
 
 
 def _name(type: Any) -> str:

@@ -4,14 +4,16 @@
 
     StandfastError
     ├── ConfigurationError (ValueError)   an option or definition is wrong, told when it is made
-    │   └── DefinitionError               a saga can't be run as defined
+    │   ├── DefinitionError               a saga can't be run as defined
+    │   ├── RealIO                        raised by standfast.testing: a simulated step did real I/O
+    │   └── ScenarioError                 raised by standfast.testing: a scenario can't be read
     ├── Refused                           business says no: raised by *your* code, never retried
     ├── Rejected                          not even tried; carries `retry_after` (seconds or None)
     │   ├── CircuitOpen
     │   ├── BulkheadFull
-    │   ├── RateLimited
-    │   └── RetryBudgetExhausted
+    │   └── RateLimited
     ├── TimedOut (TimeoutError)           it was tried and took too long: the outcome is unknown
+    ├── InvariantViolated (AssertionError)  raised by standfast.testing: a simulated saga did wrong
     ├── CodecError                        a value can't be encoded or decoded
     ├── StoreError                        the database said no
     │   ├── StoreUnavailable              away or overloaded: try again later
@@ -50,7 +52,9 @@ class Refused(StandfastError):
     """Business says no: the participant understood, did nothing and will not do it.
 
     Raise it from a step to say that the outcome is *known*: the step is neither retried nor
-    undone. Any other exception means that the outcome is unknown.
+    undone. Any other exception means that the outcome is unknown. It speaks for the branch, not for
+    this request alone: an earlier one that is still on its way must have no effect either. A
+    participant behind a `barrier` keeps that promise by letting the barrier keep the refusal.
     """
 
 
@@ -75,10 +79,6 @@ class BulkheadFull(Rejected):
 
 class RateLimited(Rejected):
     """A rate limit is used up for now."""
-
-
-class RetryBudgetExhausted(Rejected):
-    """A retry was due, but the dependency's shared retry budget is spent."""
 
 
 class TimedOut(StandfastError, TimeoutError):

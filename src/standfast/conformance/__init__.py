@@ -12,17 +12,36 @@ Subclass each suite in your tests and override its fixtures::
             await database.close()
 
 Every test needs a database without instances, workers and marks. What a backend says it can't do
-(`Capabilities`) is skipped. The tests are ``async``: run them with ``asyncio_mode = "auto"``.
+(`Capabilities`) is skipped. `PolicySuite` is the contract of resilience policies, for authors of
+those. The tests are ``async``: run them with ``asyncio_mode = "auto"``.
 """
 
 import pytest
 
-_MODULES = ("database", "journal", "leases", "samples", "transaction", "writing")
+_MODULES = (
+    "database",
+    "journal",
+    "leases",
+    "rate_limit",
+    "resilience",
+    "samples",
+    "transaction",
+    "writing",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))
 
 from standfast.conformance.database import DatabaseSuite  # noqa: E402 - after the rewrite is set
 from standfast.conformance.journal import JournalSuite  # noqa: E402
 from standfast.conformance.leases import LeasesSuite  # noqa: E402
+from standfast.conformance.rate_limit import RateLimitSuite  # noqa: E402
+from standfast.conformance.resilience import PolicySuite  # noqa: E402
 from standfast.conformance.transaction import TransactionSuite  # noqa: E402
 
-__all__ = ["DatabaseSuite", "JournalSuite", "LeasesSuite", "TransactionSuite"]
+__all__ = [
+    "DatabaseSuite",
+    "JournalSuite",
+    "LeasesSuite",
+    "PolicySuite",
+    "RateLimitSuite",
+    "TransactionSuite",
+]

@@ -96,6 +96,7 @@ class DatabaseSuite(Suite):
             lambda: empty.journal.send([mail(id)]),
             lambda: empty.leases.register("w", KINDS, ttl=1),
             lambda: empty.leases.workers(),
+            lambda: empty.count_marks(before=0.0),
             lambda: empty.purge_marks(before=0.0, limit=1),
         ]
         for call in calls:
@@ -144,13 +145,15 @@ class DatabaseSuite(Suite):
             await second.close()
 
     async def test_purge_marks(self, database: Database) -> None:
-        """Up to `limit` of those set before that time."""
+        """Up to `limit` of those set before that time; they can be counted first."""
         now = time.time()
         async with database.transaction() as tx:
             for n in range(5):
                 await tx.mark(f"old-{n}", "do", "x", at=now - 100)
             await tx.mark("new", "do", "x", at=now)
+        assert await database.count_marks(before=now - 50) == 5
         assert await database.purge_marks(before=now - 50, limit=3) == 3
+        assert await database.count_marks(before=now - 50) == 2
         assert await database.purge_marks(before=now - 50, limit=3) == 2
         assert await database.purge_marks(before=now - 50, limit=3) == 0
         async with database.transaction() as tx:

@@ -31,7 +31,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered step of the schema, as SQL."""
+    """One numbered step of the schema, as SQL that is complete: it also notes itself as applied."""
 
     number: int
     name: str
@@ -156,6 +156,10 @@ class Database(Protocol):
 
         On cancellation it rolls back. Where the engine has a single writer, others wait meanwhile.
         """
+        ...
+
+    async def count_marks(self, *, before: float) -> int:
+        """How many marks were set before that time (seconds since the epoch)."""
         ...
 
     async def purge_marks(self, *, before: float, limit: int) -> int:

@@ -55,12 +55,13 @@ class Policy:
         Raises `ConfigurationError` for a generator function, which returns before its work is
         done, so that no policy could see it fail.
         """
-        wrapper = self.around_async(function) if is_async(function) else self.around(function)  # type: ignore[arg-type]
+        around: Any = self.around_async if is_async(function) else self.around
+        wrapper: Callable[P, R] = around(function)
         return functools.update_wrapper(wrapper, function)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` under this policy; await the answer if it is an ``async def``."""
-        around: Callable[[Any], Any] = self.around_async if is_async(function) else self.around
+        around: Any = self.around_async if is_async(function) else self.around
         return around(function)(*args, **kwargs)  # type: ignore[no-any-return]
 
     async def call_async(

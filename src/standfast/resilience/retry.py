@@ -2,38 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError, Refused
+from standfast.errors import ConfigurationError, Refused, Rejected
 from standfast.resilience.backoff import Backoff, Exponential
+from standfast.resilience.budget import RetryBudget
+from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+
+if TYPE_CHECKING:
+    from standfast.resilience.retrying import Attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Counts:
+    """What a policy has counted, for telemetry."""
+
+    __slots__ = ("exhausted", "failed", "retries", "succeeded", "watched")
+
+    def __init__(self) -> None:
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.retries: int = 0
+        self.exhausted: int = 0
+        self.watched: bool = False
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Retry(Policy):
     """A retry policy, as an immutable value that any number of callers can share.
 
     `attempts` counts calls, the first included (None: no limit). `total` bounds the time from the
     first attempt to the start of the last (seconds or text). `on` are the retriable exceptions and
-    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried.
+    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried. A result
+    for which `on_result` says True is retried like an exception.
+
+    A failure may say when to come back, by its attribute ``retry_after`` (seconds) or the header
+    ``Retry-After`` of its ``response.headers``: the next attempt waits at least so long. If that is
+    longer than `max_retry_after`, there is none.
+
+    `budget` bounds the retries of all policies that share it. With ``idempotent=False`` only calls
+    that were certainly not made are tried again: `Rejected` and the exceptions in `unsent`.
+
+    There is no attempt that would start after the deadline of a `Timeout` around. When attempts,
+    time or budget are used up, the last error comes out as it is (or the last result), marked so
+    that retries around this one let it pass (`do_not_retry`).
+
+    Use it as a decorator, with `call`, in a `Pipeline`, or around a block (which can't judge
+    results)::
+
+        for attempt in retry:  # or: async for
+            with attempt:
+                ...
     """
+
+    kind: ClassVar[str] = "retry"
 
     attempts: int | None = 3
     backoff: Backoff = field(default_factory=Exponential)
     total: Duration | None = None
     on: tuple[type[BaseException], ...] = (Exception,)
     never_on: tuple[type[BaseException], ...] = ()
+    on_result: Callable[[Any], bool] | None = None
+    max_retry_after: Duration = 60.0
+    budget: RetryBudget | None = None
+    idempotent: bool = True
+    unsent: tuple[type[BaseException], ...] = (ConnectionRefusedError,)
+    name: str = ""
+    clock: Clock = field(default=SYSTEM_CLOCK, repr=False, compare=False)
+    counts: Counts = field(default_factory=Counts, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.attempts is not None and self.attempts < 1:
             raise ConfigurationError(f"attempts={self.attempts!r}: must be 1 or more, or None")
         if self.total is not None:
             object.__setattr__(self, "total", seconds(self.total, name="total"))
+        longest = seconds(self.max_retry_after, name="max_retry_after", positive=False)
+        object.__setattr__(self, "max_retry_after", longest)
         if not isinstance(self.backoff, Backoff):
             raise ConfigurationError(
                 f"backoff={self.backoff!r}: give Exponential(...), Constant(...) or an object "
                 "with delay(attempt, previous, random)"
             )
+        for option in ("on", "never_on", "unsent"):
+            exceptions(getattr(self, option), name=option)
+        if self.on_result is not None and not callable(self.on_result):
+            raise ConfigurationError(
+                f"on_result={self.on_result!r}: give a function of the result that says True "
+                "when it should be tried again"
+            )
+        if self.budget is not None and not isinstance(self.budget, RetryBudget):
+            raise ConfigurationError(f"budget={self.budget!r}: give a RetryBudget(...), or None")
+
+    # -- the decision: pure ------------------------------------------------------------------
 
     def is_retriable(self, error: BaseException) -> bool:
         """Whether `error` may be tried again at all."""
@@ -41,6 +104,7 @@ class Retry:
             isinstance(error, self.on)
             and isinstance(error, Exception)
             and not isinstance(error, (Refused, *self.never_on))
+            and (self.idempotent or isinstance(error, (Rejected, *self.unsent)))
         )
 
     def next_delay(
@@ -57,3 +121,52 @@ class Retry:
         if self.total is not None and elapsed + delay > self.total:  # type: ignore[operator]
             return None
         return delay
+
+    # -- the runners, which are loaded when they are first needed ----------------------------
+
+    def around(self, call: Call) -> Call:
+        """`call`, tried again as this policy says."""
+        from standfast.resilience import retrying
+
+        return retrying.around(self, call)
+
+    def around_async(self, call: AsyncCall) -> AsyncCall:
+        """`call`, tried again as this policy says."""
+        from standfast.resilience import retrying
+
+        return retrying.around_async(self, call)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        """Attempts of a block; waits between them by blocking the thread."""
+        from standfast.resilience import retrying
+
+        return retrying.Attempts(self)
+
+    def __aiter__(self) -> AsyncIterator[Attempt]:
+        """Attempts of a block; waits between them in the event loop."""
+        from standfast.resilience import retrying
+
+        return retrying.AsyncAttempts(self)
+
+    def measures(self) -> Iterable[Measure]:
+        """Calls by outcome, retries, exhaustions and what is left of the budget."""
+        counts, name = self.counts, {"name": self.name}
+        calls = {"policy": self.kind, "name": self.name}
+        yield "standfast.resilience.calls", counts.succeeded, {**calls, "outcome": "success"}
+        yield "standfast.resilience.calls", counts.failed, {**calls, "outcome": "failure"}
+        yield "standfast.retry.retries", counts.retries, name
+        yield "standfast.retry.exhausted", counts.exhausted, name
+        if self.budget is not None:
+            budget = self.budget.name or self.name
+            yield "standfast.retry.budget", self.budget.left(), {"name": budget}
+
+
+def exceptions(value: object, *, name: str) -> tuple[type[BaseException], ...]:
+    """`value` as a tuple of exception classes; raises `ConfigurationError` if it is none."""
+    classes = value if isinstance(value, tuple) else (value,)
+    fine = all(isinstance(one, type) and issubclass(one, BaseException) for one in classes)
+    if fine and isinstance(value, tuple):
+        return value
+    raise ConfigurationError(
+        f"{name}={value!r}: give a tuple of exception classes, such as (OSError, TimeoutError)"
+    )

@@ -8,6 +8,7 @@ events of the current span, for those are the slow paths anyway.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
@@ -25,6 +26,13 @@ class Instrument(NamedTuple):
     description: str
 
 
+CALLS: dict[str, Instrument] = {
+    "standfast.resilience.calls": Instrument(
+        "counter", "{call}", "Finished calls, by policy and outcome"
+    )
+}
+"""The instrument that several policies share."""
+
 # The table in docs/reference/resilience-telemetry.md is made from this.
 INSTRUMENTS: dict[str, Instrument] = {}
 
@@ -32,6 +40,7 @@ INSTRUMENTS: dict[str, Instrument] = {}
 _watched: dict[int, ref[Policy]] = {}
 _lock = threading.Lock()
 _started: set[str] = set()
+_histograms: dict[str, Any] = {}
 
 
 def watch(policy: Policy, instruments: dict[str, Instrument]) -> None:
@@ -71,10 +80,23 @@ def _observe(name: str, instrument: Instrument) -> None:
     )
 
 
-def span_event(name: str, **attributes: str | float) -> None:
-    """Add an event to the current span, if there is one that records."""
-    from opentelemetry import trace
+def record(name: str, value: float, attributes: dict[str, str], *, description: str) -> None:
+    """Record `value` seconds in the histogram `name`. For slow paths, such as a wait."""
+    histogram = _histograms.get(name)
+    if histogram is None:
+        from opentelemetry import metrics
 
+        meter = metrics.get_meter("standfast.resilience", __version__)
+        histogram = meter.create_histogram(name, unit="s", description=description)
+        _histograms[name] = histogram
+    histogram.record(value, attributes)
+
+
+def span_event(name: str, /, **attributes: str | float) -> None:
+    """Add an event ``standfast.<name>`` to the current span, if there is one that records."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return  # without it nobody can have started a span, and rejections must be cheap
     span = trace.get_current_span()
     if span.is_recording():
         span.add_event(f"standfast.{name}", attributes)

@@ -215,11 +215,31 @@ def step(function: Any = None, /, **options: Any) -> Any:
     return make if function is None else make(function)
 
 
+@overload
 def wait(
     signal: str,
     *,
+    type: type[R],
     timeout: Duration | None = None,
+    on_timeout: OnTimeout | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, R]: ...
+@overload
+def wait(
+    signal: str,
+    *,
+    type: Any = None,
+    timeout: Duration | None = None,
+    on_timeout: OnTimeout | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, Any]: ...
+def wait(
+    signal: str,
+    *,
     type: type[R] | Any = None,
+    timeout: Duration | None = None,
     on_timeout: OnTimeout | None = None,
     after: After | None = None,
     when: Callable[[Any, Any, Any], bool] | None = None,

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+import msgspec
+import msgspec.inspect
+
+from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError, SagaNotFound
+from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
 from standfast.ids import new_id, parse_id
 from standfast.ports.database import Database
 from standfast.ports.journal import Filter, Instance, Mail
 from standfast.saga import events as ev
-from standfast.saga.client import PATTERN, Sagas
-from standfast.saga.state import FINISHED, STATUSES, UNFINISHED
+from standfast.saga import facts as fx
+from standfast.saga.client import PATTERN, SagaHandle, Sagas
+from standfast.saga.definition import Definition
+from standfast.saga.export import record
+from standfast.saga.state import FINISHED, RESUME, STATUSES, UNFINISHED
+from standfast.saga.telemetry import begin_trace
 
 PAGE = 500
+EXPORT_PAGE = 100
 STUCK = ("parked", "compensation_failed")
 
 APPLIES_TO: dict[type[ev.Mailed], tuple[str, ...]] = {
@@ -146,29 +156,161 @@ class Operations:
             raise SagaNotFound(f"several sagas' ids begin with {address!r}: give more of it")
         return found[0]
 
+    async def counts(self) -> Mapping[tuple[str, str], int]:
+        """How many instances there are, by (name, status)."""
+        return await self.sagas.store.count(PATTERN)
+
+    async def export(self, filter: Filter) -> AsyncIterator[dict[str, Any]]:
+        """All that is stored of each instance that matches, as plain values (see `record`).
+
+        A journal that can't be read comes too: what isn't JSON in it comes as the text it is. What
+        changes meanwhile comes as it is when its page is read.
+        """
+        after: UUID | None = None
+        while True:
+            page = await self.page(filter, limit=EXPORT_PAGE, after=after)
+            for loaded in await self.sagas.store.load([one.id for one in page.instances]):
+                yield record(loaded)
+            if page.next is None:
+                return
+            after = page.next
+
+    # -- starting ----------------------------------------------------------------------------
+
+    async def start(
+        self,
+        name: str,
+        input: bytes | msgspec.Raw,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[Any]:
+        """Start the newest version of a saga from JSON; idempotent by (saga, key).
+
+        Raises `ConfigurationError` for an unknown saga, an input that isn't its type or a field
+        that the type doesn't have, and `SagaConflict` as `Standfast.start`.
+        """
+        definition = self.sagas.definitions.of(name)
+        _check_fields(definition, input)
+        return await self._start(definition, input, key, correlation_id)
+
+    async def _start(
+        self,
+        definition: Definition,
+        input: bytes | msgspec.Raw,
+        key: str | None,
+        correlation_id: str | None,
+    ) -> SagaHandle[Any]:
+        name = definition.name
+        try:
+            value = with_defaults(definition.codec.decode(input, definition.input_type))
+        except CodecError as error:
+            raise ConfigurationError(f"the input of saga {name!r}: {error}") from error
+        trace = begin_trace(name, key or "")
+        _, start, _ = self.sagas.prepare(
+            name, value, key=key, correlation_id=correlation_id, trace=trace
+        )
+        (answer,) = await self.sagas.store.start([start], owner=None)
+        return self.sagas.accept(start, answer)
+
+    async def fork(
+        self, id: UUID, *, key: str | None = None, replace: Mapping[str, Any] | None = None
+    ) -> SagaHandle[Any]:
+        """Start a new instance from the input of an old one, finished or not.
+
+        `replace` gives fields of the input other values (plain JSON values). The newest version of
+        the saga runs it from the beginning; its correlation id is ``fork of ID``. The old instance
+        isn't touched: what it did is done again. Raises as `start`, and `CorruptRecord` where the
+        old input can't be read.
+        """
+        instance = await self.sagas.instance(id)
+        definition = self.sagas.definitions.of(instance.name)
+        input: Any = msgspec.json.decode(await self._input(id))
+        if replace:
+            if not isinstance(input, dict):
+                raise ConfigurationError(
+                    f"saga {id} has an input without fields: there is nothing to replace in it"
+                )
+            _check_fields(definition, msgspec.json.encode(replace))
+            input = {**input, **replace}
+        data = msgspec.json.encode(input)
+        return await self._start(definition, data, key, f"fork of {id}")
+
+    async def _input(self, id: UUID) -> msgspec.Raw:
+        """The input as it stands, read past whatever can't be read behind it."""
+        (loaded,) = await self.sagas.store.load([id])
+        found: msgspec.Raw | None = None
+        for number, text in enumerate(loaded.facts):
+            try:
+                fact = fx.decode(text, number)
+            except CorruptRecord:
+                if found is None:
+                    raise
+                continue
+            if isinstance(fact, (fx.Started, fx.Migrated)):
+                found = fact.input
+        if found is None:
+            raise CorruptRecord(f"the journal of saga {id} doesn't begin with its start")
+        return found
+
     # -- acting ------------------------------------------------------------------------------
 
-    async def matching(self, act: ev.Mailed, filter: Filter) -> list[Instance]:
-        """Those of `filter` that the act can change, for a dry run or for `tell`."""
-        possible = APPLIES_TO[type(act)]
+    def signal(self, name: str, payload: bytes, instances: Sequence[Instance]) -> ev.Signalled:
+        """A signal with a JSON payload, checked against the wait of each known definition.
+
+        Raises `ConfigurationError` where it waits for no such signal, or the payload doesn't fit.
+        """
+        try:
+            value = msgspec.json.decode(payload)
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(f"the payload isn't JSON ({error})") from error
+        for kind in {(PATTERN, one.name, one.version) for one in instances}:
+            definition = self.sagas.definitions.by_kind.get(kind)
+            if definition is None:
+                continue
+            known = {s.signal for s in definition.plan.steps.values() if s.signal} | {RESUME}
+            if name not in known:
+                raise ConfigurationError(
+                    f"saga {definition.name!r} version {definition.version} waits for no signal "
+                    f"{name!r}: choose from {', '.join(sorted(known))}"
+                )
+            try:
+                definition.check_signal(name, value)
+            except CodecError as error:
+                raise ConfigurationError(f"{error}") from error
+        return ev.Signalled(name, msgspec.Raw(payload))
+
+    async def matching(self, act: type[ev.Mailed], filter: Filter) -> list[Instance]:
+        """Those of `filter` that such an act can change, for a dry run or for `tell`."""
+        possible = APPLIES_TO[act]
         return [one async for one in self.each(filter) if one.status in possible]
 
     async def tell(
-        self, act: ev.Mailed, ids: Sequence[UUID], *, batch: int = 200
+        self, act: ev.Mailed, ids: Sequence[UUID], *, batch: int = 200, mail_id: str | None = None
     ) -> AsyncIterator[int]:
         """Send an act in batches; after each, how many were sent so far. One may stop there.
 
-        Raises `ConfigurationError` for a skip or resolve without a reason or a wrong outcome.
+        With a `mail_id`, sending it again to an instance changes nothing. Raises
+        `ConfigurationError` for a skip or resolve without a reason or a wrong outcome.
         """
-        _check(act)
+        check(act)
         kind, body = ev.to_mail(act)
         for begin in range(0, len(ids), batch):
             some = ids[begin : begin + batch]
             now = self.sagas.clock.now()
-            await self.sagas.store.send([Mail(id, str(new_id()), kind, body, now) for id in some])
+            await self.sagas.store.send(
+                [Mail(id, mail_id or str(new_id()), kind, body, now) for id in some]
+            )
             for id in some:
                 self.sagas.on_sent(id)
             yield begin + len(some)
+
+    async def count_finished(self, *, finished_for: Duration) -> int:
+        """How many `purge` would delete."""
+        age = seconds(finished_for, name="finished_for", positive=False)
+        before = self.sagas.clock.now() - age
+        finished = self.select(statuses=sorted(FINISHED))
+        return sum([(one.finished_at or before) < before async for one in self.each(finished)])
 
     async def migrate(
         self, ids: Sequence[UUID], version: int, *, by: str = "", batch: int = 200
@@ -194,6 +336,11 @@ class Operations:
             done += gone
             yield done
 
+    async def count_marks(self, *, older_than: Duration) -> int:
+        """How many `purge_marks` would delete."""
+        age = seconds(older_than, name="older_than", positive=False)
+        return await self.database.count_marks(before=self.sagas.clock.now() - age)
+
     async def purge_marks(self, *, older_than: Duration, batch: int = 1000) -> AsyncIterator[int]:
         """Delete barrier marks older than that, in batches; after each, how many so far."""
         age = seconds(older_than, name="older_than", positive=False)
@@ -203,8 +350,30 @@ class Operations:
             yield done
 
 
-def _check(act: ev.Mailed) -> None:
+def check(act: ev.Mailed) -> None:
+    """Raise `ConfigurationError` for a skip or resolve without a reason, or a wrong outcome."""
     if isinstance(act, (ev.SkipAsked, ev.ResolveAsked)) and not act.reason.strip():
         raise ConfigurationError("a reason is needed: it is kept in the journal")
     if isinstance(act, ev.ResolveAsked) and act.outcome not in FINISHED:
         raise ConfigurationError(f"outcome={act.outcome!r}: choose completed or compensated")
+
+
+def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:
+    """Raise `ConfigurationError` for a field that the input's type doesn't have.
+
+    Decoding lets it pass, so that stored data may outlive a field; but a person made a slip.
+    """
+    try:
+        fields = getattr(msgspec.inspect.type_info(definition.input_type), "fields", None)
+        given = msgspec.json.decode(data)
+    except (TypeError, msgspec.DecodeError):  # what is wrong with it, decoding to the type tells
+        return
+    if fields is None or not isinstance(given, dict):
+        return
+    known = [field.encode_name for field in fields]
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(
+                f"the input of saga {definition.name!r} has no field {name!r}: choose from "
+                f"{', '.join(known)}"
+            )

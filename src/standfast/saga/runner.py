@@ -196,6 +196,8 @@ class Runner:
             if _is_transactional(inline):
                 assert isinstance(inline, Run)
                 facts = await self._transact(active, inline)
+                if machine.outcome and not facts:
+                    return  # the commit let it go too
             else:
                 event = await self.attempts.carry_out(active, inline)
                 facts = machine.handle(event, self.clock.now(), random.random())  # noqa: S311

@@ -104,6 +104,10 @@ class MemoryDatabase:
             change.commit()
             self._journal.tell(change.due)
 
+    async def count_marks(self, *, before: float) -> int:
+        """How many marks were set before that time (seconds since the epoch)."""
+        return sum(stored.at < before for stored in self.state.marks.values())
+
     async def purge_marks(self, *, before: float, limit: int) -> int:
         """Delete up to `limit` marks set before that time (seconds since the epoch)."""
         async with self.exclusive():

@@ -2,5 +2,6 @@
 
 from standfast.backends.postgres.database import PostgresDatabase
 from standfast.backends.postgres.options import PostgresOptions
+from standfast.backends.postgres.rate_limit import PostgresRateLimits
 
-__all__ = ["PostgresDatabase", "PostgresOptions"]
+__all__ = ["PostgresDatabase", "PostgresOptions", "PostgresRateLimits"]

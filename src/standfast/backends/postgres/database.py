@@ -102,6 +102,11 @@ class PostgresDatabase:
         """
         return PostgresTransaction(self._pool)
 
+    async def count_marks(self, *, before: float) -> int:
+        """How many marks were set before that time (seconds since the epoch)."""
+        number: int = (await self._pool.fetch(sql.COUNT_MARKS, before))[0][0]
+        return number
+
     async def purge_marks(self, *, before: float, limit: int) -> int:
         """Delete up to `limit` marks set before that time (seconds since the epoch)."""
         return len(await self._pool.fetch(sql.PURGE_MARKS, before, limit))

@@ -66,6 +66,9 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, place, own)
     text = str(error)
+    # What asyncpg says when the server dies while it prepares a statement.
+    if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in text:
+        return StoreUnavailable(f"The connection to PostgreSQL at {place} was lost ({text})")
     if ("closed" in text and "pool is" not in text) or "released back to the pool" in text:
         return StoreUnavailable(f"The connection to PostgreSQL at {place} was lost ({text})")
     return StoreError(f"PostgreSQL at {place}: {text}")

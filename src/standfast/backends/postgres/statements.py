@@ -13,6 +13,11 @@ the first left it (`unread`).
 **No deadlock among ourselves.** Rows of instances are locked in the order of their ids, new keys
 are inserted in their own order, and the victim of a deadlock runs again.
 
+**Flat cost.** Instances come and go, so until a vacuum the index of owners holds many dead entries:
+where ids are known, ``owner IS NOT DISTINCT FROM`` says the same as ``=`` but can't use that index.
+The planner takes every list for a short one, so what a batch changes is joined with the table's
+rows at once: joined with another list, it was paired each with each.
+
 The time "now" is the server's, in seconds since the epoch.
 """
 
@@ -89,7 +94,7 @@ CROSS JOIN LATERAL (SELECT * FROM standfast.instances i WHERE i.pattern = s.patt
 _APPEND = f"""\
 WITH {_LEASE}, mine AS MATERIALIZED (
     SELECT i.id FROM lease, unnest($2::uuid[]) AS a (id)
-    JOIN standfast.instances i ON i.id = a.id AND i.owner = $1
+    JOIN standfast.instances i ON i.id = a.id AND i.owner IS NOT DISTINCT FROM $1
 ), facts AS (
     INSERT INTO standfast.journal (id, seq, fact)
     SELECT id, f.seq, f.fact
@@ -104,9 +109,11 @@ APPEND = _APPEND + _REFUSED
 # and finished_at alone), step, cause, version, finished_at, release, wake_at, mails folded in.
 APPEND_AND_CHANGE = f"""\
 {_APPEND}, locked AS MATERIALIZED (
-    SELECT i.id FROM standfast.instances i
-    WHERE i.id = ANY($6::uuid[]) AND i.owner = $1 AND EXISTS (SELECT FROM lease)
-    ORDER BY i.id FOR NO KEY UPDATE
+    SELECT c.* FROM lease, unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::int[],
+                                  $11::float8[], $12::bool[], $13::float8[], $14::int[])
+         AS c (id, status, step, cause, version, finished_at, release, wake_at, folded)
+    JOIN standfast.instances i ON i.id = c.id AND i.owner IS NOT DISTINCT FROM $1
+    ORDER BY i.id FOR NO KEY UPDATE OF i
 ), changed AS (
     UPDATE standfast.instances i SET
         status = coalesce(c.status, i.status),
@@ -122,10 +129,7 @@ APPEND_AND_CHANGE = f"""\
                        ELSE c.wake_at END,
         mailed_at = CASE WHEN i.unread > c.folded THEN i.mailed_at END,
         unread = i.unread - c.folded
-    FROM locked JOIN unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::int[],
-                            $11::float8[], $12::bool[], $13::float8[], $14::int[])
-         AS c (id, status, step, cause, version, finished_at, release, wake_at, folded) USING (id)
-    WHERE i.id = locked.id
+    FROM locked c WHERE i.id = c.id
     RETURNING i.id, c.release AND i.unread > 0 AS due
 ){_REFUSED},
        (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
@@ -222,7 +226,8 @@ _MAIL = "m.instance, m.id, m.kind, m.body, m.at, m.number"
 
 COLLECT = f"""\
 SELECT {_MAIL} FROM unnest($2::uuid[]) AS a (id)
-JOIN standfast.instances i ON i.id = a.id AND i.owner = $1 AND i.unread > 0
+JOIN standfast.instances i
+     ON i.id = a.id AND i.owner IS NOT DISTINCT FROM $1 AND i.unread > 0
 JOIN standfast.mail m ON m.instance = i.id AND m.body IS NOT NULL
 ORDER BY m.instance, m.number
 """
@@ -348,6 +353,8 @@ MARK_THERE = "SELECT reason, result FROM standfast.marks WHERE key = $1 AND oper
 KEEP_RESULT = (
     "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2 RETURNING key"
 )
+COUNT_MARKS = "SELECT count(*) FROM standfast.marks WHERE at < $1"
+
 PURGE_MARKS = """\
 DELETE FROM standfast.marks WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM standfast.marks WHERE at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))

@@ -105,9 +105,8 @@ class SqliteDatabase:
 
     async def migrate(self) -> list[Migration]:
         """Apply what is missing, atomically and safely beside others who do the same."""
-        now = self.now()
         return await self.write(
-            lambda con: transact(con, lambda con: schema.migrate(con, self.migrations, now=now))
+            lambda con: transact(con, lambda con: schema.migrate(con, self.migrations))
         )
 
     async def clock_offset(self, clock: Clock) -> float:
@@ -120,6 +119,16 @@ class SqliteDatabase:
         Cancelled while the commit itself runs, it may be committed.
         """
         return SqliteTransaction(self)
+
+    async def count_marks(self, *, before: float) -> int:
+        """How many marks were set before that time (seconds since the epoch)."""
+
+        def work(con: sqlite3.Connection) -> int:
+            sql = "SELECT count(*) FROM standfast_marks WHERE at < ?"
+            (number,) = con.execute(sql, (before,)).fetchone()
+            return int(number)
+
+        return await self.read(work)
 
     async def purge_marks(self, *, before: float, limit: int) -> int:
         """Delete up to `limit` marks set before that time (seconds since the epoch)."""

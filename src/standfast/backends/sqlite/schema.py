@@ -11,6 +11,11 @@ from standfast.ports.database import Migration
 # One partial index serves leases (owner = ?) and waking (owner IS NULL, per kind by wake_at): an
 # instance is in it only while it is owned or due some time, so finished ones cost nothing there.
 _JOURNAL = """\
+CREATE TABLE standfast_migrations (
+    number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    applied_at REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0)
+) STRICT;
 CREATE TABLE standfast_instances (
     id BLOB NOT NULL PRIMARY KEY,
     pattern TEXT NOT NULL,
@@ -65,17 +70,10 @@ CREATE TABLE standfast_marks (
     PRIMARY KEY (key, operation)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX standfast_marks_at ON standfast_marks (at);
+INSERT INTO standfast_migrations (number, name) VALUES (1, 'journal, leases and marks');
 """
 
 MIGRATIONS: tuple[Migration, ...] = (Migration(1, "journal, leases and marks", _JOURNAL),)
-
-_VERSIONS = """\
-CREATE TABLE IF NOT EXISTS standfast_migrations (
-    number INTEGER PRIMARY KEY,
-    name TEXT NOT NULL,
-    applied_at REAL NOT NULL
-) STRICT
-"""
 
 
 def schema_version(con: sqlite3.Connection) -> int:
@@ -89,20 +87,13 @@ def schema_version(con: sqlite3.Connection) -> int:
     return number or 0
 
 
-def migrate(
-    con: sqlite3.Connection, migrations: Sequence[Migration], *, now: float
-) -> list[Migration]:
-    """Apply what is missing, inside the caller's transaction."""
-    con.execute(_VERSIONS)
+def migrate(con: sqlite3.Connection, migrations: Sequence[Migration]) -> list[Migration]:
+    """Apply what is missing, inside the caller's transaction. Each tells that it was applied."""
     version = schema_version(con)
     missing = [migration for migration in migrations if migration.number > version]
     for migration in missing:
         for statement in _statements(migration.sql):
             con.execute(statement)
-        con.execute(
-            "INSERT INTO standfast_migrations VALUES (?, ?, ?)",
-            (migration.number, migration.name, now),
-        )
     return missing
 
 

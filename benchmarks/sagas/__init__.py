@@ -1,0 +1,108 @@
+"""Sagas: Standfast beside DBOS, raw commits and the group-commit floor, in the same run."""
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from contextlib import ExitStack
+
+from benchmarks.servers import DurablePostgres, folder, new_postgres_database
+
+CONTENDERS = ("raw", "floor", "standfast", "dbos")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks sagas", description=__doc__)
+    parser.add_argument("what", choices=["throughput", "recovery", "growth"])
+    parser.add_argument("--backend", choices=["sqlite", "postgres"], action="append")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=5000, help="sagas per measurement in flight")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
+    backends = options.backend or ["sqlite", "postgres"]
+    if options.what != "throughput":
+        print(f"load average before: {load:.2f}")
+        for backend in backends:
+            for round in range(options.rounds):
+                _each_alone(options.what, backend, round)
+        return 0
+    results = {name: _throughput(name, options.rounds, options.count) for name in backends}
+    if options.json:
+        print(json.dumps({"load_average_before": load, "results": results}, indent=2))
+        return 0
+    print(f"medians of {options.rounds} interleaved rounds; load average before: {load:.2f}")
+    for backend, rows in results.items():
+        _print(backend, rows)
+    return 0
+
+
+def _each_alone(what: str, backend: str, round: int) -> None:
+    """Run and print a module's measurements, each in a process and on a database of its own."""
+    module = importlib.import_module(f"benchmarks.sagas.{what}")
+    with ExitStack() as stack:
+        place = stack.enter_context(folder())
+        server = stack.enter_context(DurablePostgres()) if backend == "postgres" else None
+        for name, (_, count) in module.MEASUREMENTS.items():
+            if server is None:
+                url = f"sqlite:///{place}/{name}.db"
+            else:
+                url = asyncio.run(new_postgres_database(server.dsn, "bench"))
+            command = [sys.executable, "-m", module.__name__, name, url, str(count)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            for line in done.stdout.splitlines():
+                row = json.loads(line)
+                figures = "  ".join(f"{key} {value:,.3f}" for key, value in row.items())
+                print(f"{backend:9} round {round}  {name:8} {count:9,}  {figures}", flush=True)
+
+
+def _throughput(backend: str, rounds: int, count: int) -> dict[str, dict[str, float]]:
+    """Medians by "contender in_flight"."""
+    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    with ExitStack() as stack:
+        place = stack.enter_context(folder())
+        server = stack.enter_context(DurablePostgres()) if backend == "postgres" else None
+        for round in range(rounds):
+            for in_flight in (1, 100, 1000):
+                for name in CONTENDERS:
+                    if name == "raw" and in_flight > 1:
+                        continue  # one connection: more in flight change nothing
+                    if server is None:
+                        url = f"sqlite:///{place}/{name}-{in_flight}-{round}.db"
+                    else:
+                        url = asyncio.run(new_postgres_database(server.dsn, "bench"))
+                    few = 200 if name == "dbos" else 500
+                    size = few if in_flight == 1 or name == "dbos" else count
+                    found[f"{name} {in_flight}"].append(_one(name, url, in_flight, size))
+    return {
+        key: {field: statistics.median(one[field] for one in many) for field in many[0]}
+        for key, many in found.items()
+    }
+
+
+def _one(name: str, url: str, in_flight: int, count: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.sagas.one", name, url, str(in_flight), str(count)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _print(backend: str, rows: dict[str, dict[str, float]]) -> None:
+    print(f"\n{backend:22}{'sagas/s':>10}{'CPU ms':>9}{'p50 ms':>10}{'p99 ms':>10}")
+    for key, row in rows.items():
+        print(
+            f"{key:22}{row['per_second']:10.0f}{row['cpu_ms']:9.3f}"
+            f"{row['p50_ms']:10.2f}{row['p99_ms']:10.2f}"
+        )
+    for in_flight in (100, 1000):
+        ours = rows[f"standfast {in_flight}"]["per_second"]
+        dbos, floor = (rows[f"{n} {in_flight}"]["per_second"] for n in ("dbos", "floor"))
+        print(f"{in_flight} in flight: {ours / dbos:.1f} x DBOS, {ours / floor:.2f} x the floor")
+    alone = rows["standfast 1"]["p50_ms"] / rows["raw 1"]["p50_ms"]
+    more = rows["standfast 1000"]["per_second"] / rows["standfast 100"]["per_second"]
+    print(f"one at a time: p50 {alone:.2f} x raw commits; 1,000 in flight {more:.2f} x of 100")

@@ -1,0 +1,214 @@
+"""Those who run three trivial steps durably: each yields a function that runs one saga to its end.
+
+`raw` is what a saga costs the database at least when it is alone: a commit for the start and one
+for each step, the end riding with the last. `floor` is the same with group commit, and nothing
+else: no machine, no retries, no recovery, no telemetry. What an engine adds is its distance to it.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+RunOne = Callable[[int], Awaitable[Any]]
+Row = tuple[uuid.UUID, int, str, str]
+
+_TABLE = "CREATE TABLE j (id {id} NOT NULL, seq int NOT NULL, kind text, data text, {key})"
+
+
+@asynccontextmanager
+async def standfast(url: str) -> AsyncIterator[RunOne]:
+    """Standfast, as a user sees it: start, await the result."""
+    from benchmarks.sagas.definitions import Order, Trivial
+    from standfast import Standfast
+
+    app = Standfast(url, migrate=True).add(Trivial())
+    async with app.running():
+
+        async def run_one(number: int) -> None:
+            handle = await app.start(Trivial, Order(number))
+            await handle.result()
+
+        yield run_one
+
+
+@asynccontextmanager
+async def dbos(url: str) -> AsyncIterator[RunOne]:
+    """DBOS with its defaults: a workflow of three steps."""
+    import logging
+
+    from dbos import DBOS
+
+    logging.disable(logging.INFO)
+    if url.startswith("sqlite"):
+        # It leaves the file in the mode that it finds, and WAL is the faster one.
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.close()
+    DBOS(config={"name": "bench", "system_database_url": url, "log_level": "ERROR"})
+
+    @DBOS.step()
+    async def trivial(order: dict[str, int]) -> dict[str, bool]:
+        await asyncio.sleep(0)
+        return {"ok": True}
+
+    @DBOS.workflow()
+    async def place_order(order: dict[str, int]) -> None:
+        for _ in range(3):
+            await trivial(order)
+
+    DBOS.launch()
+    try:
+
+        async def run_one(number: int) -> None:
+            handle = await DBOS.start_workflow_async(place_order, {"number": number})
+            await handle.get_result()
+
+        yield run_one
+    finally:
+        DBOS.destroy()
+
+
+@asynccontextmanager
+async def raw(url: str) -> AsyncIterator[RunOne]:
+    """Four commits of one row each, on one connection, with nothing in between."""
+    write_sync, write = await _writer(url)
+
+    async def run_one(number: int) -> None:
+        for row in _rows():
+            if write_sync is not None:
+                write_sync([row])  # no thread in between: this is the least there can be
+            else:
+                await write([row])
+
+    yield run_one
+
+
+@asynccontextmanager
+async def floor(url: str) -> AsyncIterator[RunOne]:
+    """The same rows with group commit: what is asked for while a commit runs shares the next."""
+    write_sync, write = await _writer(url)
+    thread = _Thread(write_sync) if write_sync is not None else None
+    group = _Group(write if thread is None else thread.write, lanes=2 if thread is None else 1)
+
+    async def run_one(number: int) -> None:
+        rows = _rows()
+        await group.put(next(rows))
+        for row in rows:
+            await asyncio.sleep(0)  # the trivial step
+            await group.put(row)
+
+    try:
+        yield run_one
+    finally:
+        if thread is not None:
+            thread.close()
+
+
+CONTENDERS: dict[str, Callable[[str], AbstractAsyncContextManager[RunOne]]] = {
+    "standfast": standfast,
+    "dbos": dbos,
+    "raw": raw,
+    "floor": floor,
+}
+
+
+def _rows() -> Any:
+    id = uuid.uuid4()
+    yield (id, 0, "started", '{"order":1}')
+    for step in range(1, 4):
+        yield (id, step, "step", '{"ok":true}')
+
+
+async def _writer(
+    url: str,
+) -> tuple[Callable[[Sequence[Row]], None] | None, Callable[[Sequence[Row]], Awaitable[Any]]]:
+    """How to commit rows: in this thread (SQLite), and as a coroutine."""
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(
+            Path(url.removeprefix("sqlite:///")), check_same_thread=False, isolation_level=None
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(_TABLE.format(id="blob", key="PRIMARY KEY (id, seq)") + " WITHOUT ROWID")
+
+        def write_sync(rows: Sequence[Row]) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "INSERT INTO j VALUES (?, ?, ?, ?)", [(row[0].bytes, *row[1:]) for row in rows]
+            )
+            connection.execute("COMMIT")
+
+        async def write_here(rows: Sequence[Row]) -> None:
+            write_sync(rows)
+
+        return write_sync, write_here
+
+    import asyncpg
+
+    pool = await asyncpg.create_pool(url, min_size=2, max_size=2)
+    await pool.execute(_TABLE.format(id="uuid", key="PRIMARY KEY (id, seq)"))
+
+    async def write(rows: Sequence[Row]) -> None:
+        await pool.execute(
+            "INSERT INTO j SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[])",
+            *zip(*rows, strict=True),
+        )
+
+    return None, write
+
+
+class _Group:
+    """Group commit: at most `lanes` commits in flight, each of all that waits."""
+
+    def __init__(self, write: Callable[[Sequence[Row]], Awaitable[Any]], lanes: int) -> None:
+        self._write = write
+        self._waiting: list[tuple[Row, asyncio.Future[None]]] = []
+        self._some = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(lanes)]
+
+    def put(self, row: Row) -> asyncio.Future[None]:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((row, future))
+        self._some.set()
+        return future
+
+    async def _run(self) -> None:
+        while True:
+            await self._some.wait()
+            batch, self._waiting = self._waiting, []
+            self._some.clear()
+            if batch:
+                await self._write([row for row, _ in batch])
+                for _, future in batch:
+                    future.set_result(None)
+
+
+class _Thread:
+    """A thread that writes, so that the event loop goes on meanwhile."""
+
+    def __init__(self, write: Callable[[Sequence[Row]], None]) -> None:
+        self._write_sync = write
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def write(self, rows: Sequence[Row]) -> asyncio.Future[None]:
+        future = self._loop.create_future()
+        self._queue.put((rows, future))
+        return future
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while (job := self._queue.get()) is not None:
+            self._write_sync(job[0])
+            self._loop.call_soon_threadsafe(job[1].set_result, None)

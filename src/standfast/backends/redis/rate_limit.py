@@ -1,0 +1,191 @@
+"""Rate limits that many processes share, counted in Redis."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha1
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from standfast.batching import Batcher
+from standfast.durations import Duration, seconds
+from standfast.errors import ConfigurationError, StoreUnavailable
+from standfast.ports.rate_limit import RateRequest
+from standfast.rates import Decision
+
+# The machines of resilience/ratelimit/machine.py, in microseconds of the server's clock. KEYS are
+# the different keys; ARGV[1] is a JSON list of [index of the key, kind, limit, window, capacity,
+# cost]. All keys are read at once, decided on in memory, and each is written once at the end. The
+# answer is one text, "allowed remaining retry_after reset_after ..." in microseconds: a client
+# parses that many times faster than nested replies.
+_SCRIPT = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local texts = redis.call('MGET', unpack(KEYS))
+local states, answers = {}, {}
+
+local function gcra(i, limit, window, capacity, cost)
+    local interval, room = window / limit, capacity * window / limit
+    local full = math.min(math.max(tonumber(texts[i] or 0), now), now + room)
+    if states[i] then full = math.min(math.max(states[i][1], now), now + room) end
+    local after = full + cost * interval
+    local left = now + room - after
+    if left < -0.5 and cost > 0 then
+        return 0, math.floor((now + room - full + 0.5) / interval), -left, full - now
+    end
+    if after < now then after, left = now, room end
+    states[i] = {after}
+    return 1, math.floor((left + 0.5) / interval), 0, after - now
+end
+
+local function sliding(i, limit, window, capacity, cost)
+    local number = math.floor(now / window)
+    local passed = now - number * window
+    local state = states[i]
+    if not state and texts[i] then
+        local a, b, c = string.match(texts[i], '(%S+) (%S+) (%S+)')
+        state = {tonumber(a), tonumber(b), tonumber(c)}
+    end
+    local current, previous = 0, 0
+    if state and state[1] >= number then current, previous = state[2], state[3]
+    elseif state and state[1] == number - 1 then previous = state[2] end
+    local weighted = previous * (1 - passed / window)
+    local allowed, wait = 1, 0
+    if cost <= 0 or weighted + current + cost <= limit + 5e-7 then
+        current = math.max(0, current + cost)
+        states[i] = {number, current, previous}
+    else
+        local free = limit - cost
+        allowed = 0
+        if free < 0 then wait = window
+        elseif current <= free then wait = window * (1 - (free - current) / previous) - passed
+        else wait = window - passed + window * (1 - free / current) end
+    end
+    local remaining = math.max(0, math.floor(limit - weighted - current + 5e-7))
+    local reset = 0
+    if current > 0 then reset = 2 * window - passed
+    elseif previous > 0 then reset = window - passed end
+    if allowed == 1 then states[i][4] = reset end
+    return allowed, remaining, math.max(0, wait), reset
+end
+
+for n, r in ipairs(cjson.decode(ARGV[1])) do
+    local decide = r[2] == 1 and gcra or sliding
+    local allowed, remaining, wait, reset = decide(r[1], r[3], r[4], r[5], r[6])
+    wait, reset = math.ceil(wait), math.ceil(reset)
+    answers[n] = string.format('%d %.0f %.0f %.0f', allowed, remaining, wait, reset)
+end
+for i, state in pairs(states) do
+    local text, lives = string.format('%.17g', state[1]), state[1] - now
+    if state[2] then
+        text, lives = string.format('%.0f %.0f %.0f', state[1], state[2], state[3]), state[4]
+    end
+    if lives > 0 then
+        local milliseconds = string.format('%.0f', math.ceil(lives / 1000))
+        redis.call('SET', KEYS[i], text, 'PX', milliseconds)
+    else
+        redis.call('DEL', KEYS[i])
+    end
+end
+return table.concat(answers, ' ')
+"""
+
+_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_KINDS = {"gcra": 1, "sliding_window": 2}
+
+
+class RedisRateLimits:
+    """A `RateLimitStore` on Redis 6 or newer, by the server's clock. Not for Redis Cluster.
+
+    `url` is ``redis://…``, ``rediss://…`` or ``unix://…``. Checks that come while a call is under
+    way go out together as the next one: one round trip, one script, for up to `max_batch` of them.
+    A call that takes longer than `timeout` (seconds or text) counts as a store that is away. All
+    keys begin with `prefix`, and expire by themselves when their capacity is whole again.
+
+    A call is sent again once if the connection breaks, so that after a failure some units may have
+    been taken twice. For one event loop. Close it with `close`, or use ``async with``.
+
+    Raises `ConfigurationError` for a bad URL or option; `check` raises `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "standfast:rate:",
+        timeout: Duration = 1.0,
+        max_batch: int = 500,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "rediss", "unix"):
+            raise ConfigurationError(
+                f"scheme {parts.scheme!r}: a Redis URL begins with redis://, rediss:// or unix://"
+            )
+        limit = seconds(timeout, name="timeout")
+        self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+        self._prefix = prefix
+        self._redis: Any = Redis.from_url(
+            url,
+            socket_timeout=limit,
+            socket_connect_timeout=limit,
+            # The connection of before a restart breaks when it is used.
+            retry=Retry(NoBackoff(), 1),
+        )
+        self._max_batch = max_batch
+        self._batcher: Batcher[RateRequest, Decision] = Batcher(self._decide, max_batch=max_batch)
+
+    async def __aenter__(self) -> RedisRateLimits:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Finish what was asked, then disconnect."""
+        await self._batcher.close()
+        await self._redis.aclose()
+
+    async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
+        """See `RateLimitStore.check`."""
+        if len(requests) == 1:
+            return [await self._batcher.submit(requests[0])]
+        decisions: list[Decision] = []
+        for start in range(0, len(requests), self._max_batch):
+            decisions += await self._decide(requests[start : start + self._max_batch])
+        return decisions
+
+    async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
+        keys: dict[str, int] = {}
+        asked = []
+        for key, rate, cost in requests:
+            kind = _KINDS[rate.algorithm]
+            index = keys.setdefault(f"{self._prefix}{kind}:{key}", len(keys) + 1)
+            asked.append([index, kind, rate.limit, rate.window * 1e6, rate.capacity, cost])
+        numbers = (await self._run(list(keys), json.dumps(asked))).split()
+        return [
+            Decision(numbers[n] == b"1", int(numbers[n + 1]), *_in_seconds(numbers[n + 2 : n + 4]))
+            for n in range(0, len(numbers), 4)
+        ]
+
+    async def _run(self, keys: list[str], asked: str) -> bytes:
+        try:
+            try:
+                answer: bytes = await self._redis.evalsha(_SHA, len(keys), *keys, asked)
+            except NoScriptError:
+                answer = await self._redis.eval(_SCRIPT, len(keys), *keys, asked)
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError.
+            raise StoreUnavailable(
+                f"Redis at {self.place} didn't decide a rate limit ({error}): check that it "
+                "answers; until then `on_store_failure` decides"
+            ) from error
+        return answer
+
+
+def _in_seconds(microseconds: Sequence[bytes]) -> tuple[float, float]:
+    return int(microseconds[0]) / 1e6, int(microseconds[1]) / 1e6

@@ -1,0 +1,265 @@
+"""``standfast sagas …``: the commands that start sagas and act on them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from standfast.cli.batches import carry_out, confirm
+from standfast.cli.loading import load, load_app, operating
+from standfast.cli.options import Address, AsJson, Chosen, Code, Target, Yes, spread
+from standfast.cli.output import as_json, note, say
+from standfast.cli.sagas import print_instances, sagas
+from standfast.errors import ConfigurationError
+from standfast.ports.journal import Instance
+from standfast.saga import events as ev
+from standfast.saga.client import SagaHandle
+from standfast.saga.export import row
+from standfast.saga.operations import Operations, check, operating_user
+
+By = Annotated[str, typer.Option(help="Who asks, for the journal.", show_default="you")]
+Step = Annotated[str, typer.Option("--at", metavar="STEP", help="Only this parked step.")]
+Reason = Annotated[str, typer.Option(help="Why: it is kept in the journal.")]
+Key = Annotated[
+    str | None, typer.Option(help="The new saga's key; the same key never starts twice.")
+]
+
+
+@sagas.command()
+def start(
+    app: Code,
+    name: Annotated[str, typer.Argument(help="The saga's name.")],
+    input: Annotated[
+        str, typer.Option(help="JSON, @FILE with JSON, or - for standard input.")
+    ] = "null",
+    key: Key = None,
+    correlation_id: Annotated[
+        str | None, typer.Option(help="Ties it to others in logs; by default the key.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Start a saga. A worker that has it runs it."""
+    data = _json_argument(input)
+
+    async def begin() -> SagaHandle[Any]:
+        async with operating(load_app(app)) as ops:
+            return await ops.start(name, data, key=key, correlation_id=correlation_id)
+
+    _print_started(asyncio.run(begin()), json)
+
+
+@sagas.command()
+def fork(
+    app: Code,
+    address: Address,
+    key: Key = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=JSON", help="Another value for a field of the input."),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Start a new saga with an old one's input, from the beginning.
+
+    What the old one did isn't undone, and is done again. The new one's correlation id says whose
+    fork it is.
+    """
+    fields = dict(_field(text) for text in replace or ())
+
+    async def begin() -> SagaHandle[Any]:
+        async with operating(load_app(app)) as ops:
+            origin = await ops.locate(address)
+            return await ops.fork(origin.id, key=key, replace=fields)
+
+    _print_started(asyncio.run(begin()), json)
+
+
+def _print_started(handle: SagaHandle[Any], json: bool) -> None:
+    if json:
+        say(as_json({"id": str(handle.id), "created": handle.created}))
+    else:
+        say(str(handle.id))
+        if not handle.created:
+            note("it was started before, with the same key and input")
+
+
+def _json_argument(text: str) -> bytes:
+    """The JSON that an option gives: itself, a file's, or what stands on standard input."""
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"{text}: {error.strerror}") from error
+    return text.encode()
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ConfigurationError(f"--set {text!r}: write FIELD=JSON")
+    try:
+        return name, msgspec.json.decode(value)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(
+            f"--set {text!r}: the value isn't JSON ({error}); text needs quotes: '{name}=\"…\"'"
+        ) from error
+
+
+# -- acts on one or many ---------------------------------------------------------------------
+
+
+@sagas.command()
+@spread
+def signal(
+    app: Target,
+    signal: Annotated[str, typer.Argument(help="The signal's name.")],
+    chosen: Chosen,
+    payload: Annotated[
+        str, typer.Option(help="JSON, @FILE with JSON, or - for standard input.")
+    ] = "null",
+    id: Annotated[
+        str | None, typer.Option("--id", help="Sending it again with this id changes nothing.")
+    ] = None,
+) -> None:
+    """Send a signal to the sagas that wait, or will wait, for it."""
+    data = _json_argument(payload)
+
+    def made(ops: Operations, found: Sequence[Instance]) -> ev.Mailed:
+        return ops.signal(signal, data, found)
+
+    _act(app, f"signal {signal!r}", ev.Signalled, made, chosen, mail_id=id)
+
+
+@sagas.command()
+@spread
+def cancel(
+    app: Target,
+    chosen: Chosen,
+    reason: Reason = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if the pivot is in doubt, as not done.")
+    ] = False,
+    by: By = "",
+) -> None:
+    """Undo sagas that haven't passed their point of no return."""
+    act = ev.CancelAsked(reason, by or operating_user(), force)
+    _act(app, "cancel", ev.CancelAsked, lambda ops, found: act, chosen)
+
+
+@sagas.command()
+@spread
+def retry(
+    app: Target,
+    chosen: Chosen,
+    at: Step = "",
+    by: By = "",
+) -> None:
+    """Try what is parked again: a step, or an undo that failed."""
+    act = ev.RetryAsked(at, by or operating_user())
+    _act(app, "retry", ev.RetryAsked, lambda ops, found: act, chosen)
+
+
+@sagas.command()
+@spread
+def skip(
+    app: Target,
+    chosen: Chosen,
+    reason: Annotated[str, typer.Option(help="Why: it is kept in the journal.")],
+    at: Step = "",
+    by: By = "",
+) -> None:
+    """Take what is parked as done: a step, or an undo that failed."""
+    act = ev.SkipAsked(at, reason, by or operating_user())
+    _act(app, "skip", ev.SkipAsked, lambda ops, found: act, chosen)
+
+
+@sagas.command()
+@spread
+def resolve(
+    app: Target,
+    chosen: Chosen,
+    outcome: Annotated[str, typer.Option("--as", help="completed or compensated.")],
+    reason: Annotated[str, typer.Option(help="Why: it is kept in the journal.")],
+    by: By = "",
+) -> None:
+    """End sagas at rest by hand, without running anything."""
+    act = ev.ResolveAsked(outcome, reason, by or operating_user())
+    _act(app, "resolve", ev.ResolveAsked, lambda ops, found: act, chosen)
+
+
+def _act(
+    app: str,
+    verb: str,
+    kind: type[ev.Mailed],
+    make: Callable[[Operations, Sequence[Instance]], ev.Mailed],
+    chosen: Chosen,
+    *,
+    mail_id: str | None = None,
+) -> None:
+    """Find, show or confirm, send in batches, and say what became of it."""
+
+    async def act() -> None:
+        async with operating(load(app)) as ops:
+            found = await chosen.find(ops, kind, verb)
+            act = make(ops, found)
+            check(act)
+            if chosen.dry_run:
+                if chosen.json:
+                    say(as_json([row(one) for one in found]))
+                else:
+                    print_instances(found, ops.sagas.clock.now())
+                note(f"{verb}: would touch {_many(len(found))}; nothing was done")
+                return
+            if found and not chosen.addresses:
+                confirm(f"{verb}: touch {_many(len(found))}?", yes=chosen.yes)
+            ids = [one.id for one in found]
+            done = await carry_out(ops.tell(act, ids, mail_id=mail_id), verb, len(ids))
+        if chosen.json:
+            say(as_json({"asked": done, "ids": [str(id) for id in ids]}))
+        else:
+            say(f"{verb}: asked {_many(done)}; a worker acts on it")
+
+    asyncio.run(act())
+
+
+def _many(number: int | None) -> str:
+    return f"{number} saga{'' if number == 1 else 's'}"
+
+
+# -- retention -------------------------------------------------------------------------------
+
+
+@sagas.command()
+def purge(
+    app: Target,
+    finished_for: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long ago they must have finished (30d).")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
+    yes: Yes = False,
+    json: AsJson = False,
+) -> None:
+    """Delete finished sagas with their journals. Their keys are free again after that."""
+
+    async def clear() -> None:
+        async with operating(load(app)) as ops:
+            number: int | None = None  # unknown: counting takes as long as deleting
+            if dry_run or not yes:
+                number = await ops.count_finished(finished_for=finished_for)
+            if dry_run:
+                say(as_json({"would_delete": number}) if json else f"would delete {_many(number)}")
+                return
+            if number:
+                confirm(f"Delete {_many(number)} for good?", yes=yes)
+            done = await carry_out(ops.purge(finished_for=finished_for), "purge", number)
+        say(as_json({"deleted": done}) if json else f"deleted {_many(done)}")
+
+    asyncio.run(clear())

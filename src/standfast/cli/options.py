@@ -1,0 +1,164 @@
+"""Arguments and options that are the same for every command that has them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
+from uuid import UUID
+
+import typer
+
+from standfast.errors import ConfigurationError, SagaError
+from standfast.ports.journal import Filter, Instance
+from standfast.saga.events import Mailed
+from standfast.saga.operations import APPLIES_TO, Operations
+
+App = Annotated[
+    str,
+    typer.Argument(
+        metavar="APP",
+        envvar="STANDFAST_APP",
+        help="module:attribute or module:factory, looked for in this folder first.",
+    ),
+]
+AppOrUrl = Annotated[
+    str,
+    typer.Argument(
+        metavar="APP|URL",
+        envvar="STANDFAST_APP",
+        help="An app (module:attribute), or the URL of its database.",
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--app",
+        "-a",
+        metavar="APP|URL",
+        envvar="STANDFAST_APP",
+        help="An app (module:attribute), or the URL of its database.",
+    ),
+]
+Code = Annotated[
+    str,
+    typer.Option(
+        "--app",
+        "-a",
+        metavar="APP",
+        envvar="STANDFAST_APP",
+        help="module:attribute or module:factory; the code is needed.",
+    ),
+]
+Address = Annotated[
+    str, typer.Argument(metavar="ID|NAME/KEY", help="An id, its beginning, or name/key.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What an instance must be to be meant. Each field is an option."""
+
+    name: Annotated[str, typer.Option(help="Only of this saga.")] = ""
+    status: Annotated[
+        list[str] | None, typer.Option(help="Only with this status (repeat for several).")
+    ] = None
+    key: Annotated[str, typer.Option(help="Only with this key.")] = ""
+    step: Annotated[str, typer.Option(help="Only those that failed or are parked at it.")] = ""
+    version: Annotated[int | None, typer.Option(help="Only of this version.")] = None
+    older_than: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only if started longer ago (2d).")
+    ] = None
+    newer_than: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Only if started since then (1h30m).")
+    ] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether any is set."""
+        return any(getattr(self, one.name) not in (one.default, []) for one in fields(Filters))
+
+    def select(self, ops: Operations, *, statuses: tuple[str, ...] = ()) -> Filter:
+        """The filter; `statuses` hold where none was given. Raises `ConfigurationError`."""
+        return ops.select(
+            name=self.name,
+            statuses=self.status or statuses,
+            key=self.key,
+            step=self.step,
+            version=self.version,
+            older_than=self.older_than,
+            newer_than=self.newer_than,
+        )
+
+
+@dataclass(frozen=True)
+class Chosen(Filters):
+    """Which sagas an act is for, and how careful to be."""
+
+    addresses: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID|NAME/KEY]...", help="Ids, their beginnings, or name/key."),
+    ] = None
+    all: Annotated[bool, typer.Option("--all", help="All that the act applies to.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which sagas it would touch.")
+    ] = False
+    yes: Yes = False
+    json: AsJson = False
+
+    async def find(self, ops: Operations, act: type[Mailed], verb: str) -> list[Instance]:
+        """The instances that the act can change.
+
+        Raises `ConfigurationError` where none were chosen, and `SagaError` for an address of one
+        that it can't change.
+        """
+        if bool(self.addresses) == (self.given or self.all):
+            raise ConfigurationError(
+                "say which sagas: either addresses, or filters such as --status parked, or --all"
+            )
+        if not self.addresses:
+            return await ops.matching(act, self.select(ops))
+        found: dict[UUID, Instance] = {}
+        for address in self.addresses:
+            one = await ops.locate(address)
+            if one.status not in APPLIES_TO[act]:
+                raise SagaError(
+                    f"saga {one.id} is {one.status}: {verb} is for sagas that are "
+                    f"{', '.join(APPLIES_TO[act])}"
+                )
+            found[one.id] = one
+        return list(found.values())
+
+
+def spread(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that takes `Filters` or `Chosen` the options of its fields instead."""
+    own = inspect.signature(command, eval_str=True).parameters
+    (taken,) = [one for one in own.values() if one.annotation in (Filters, Chosen)]
+    spread_out = taken.annotation
+    hints = get_type_hints(spread_out, include_extras=True)
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(spread_out)
+    ]
+    kept = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own.values() if one is not taken
+    ]
+
+    @wraps(command)
+    def called(**given: Any) -> Any:
+        gathered = spread_out(**{option.name: given.pop(option.name) for option in options})
+        return command(**{taken.name: gathered}, **given)
+
+    signature = inspect.Signature([*kept, *options])
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    called.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
+    return called

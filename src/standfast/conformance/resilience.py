@@ -1,0 +1,401 @@
+"""What holds for every resilience policy, around ``def`` and ``async def``, as tests."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+from standfast.clock import SystemClock
+from standfast.errors import ConfigurationError
+from standfast.resilience.pipeline import Pipeline
+from standfast.resilience.policy import Policy
+from standfast.resilience.telemetry import INSTRUMENTS
+
+# Far more than anything here takes, and less than anybody wants to wait.
+LONG = 60.0
+
+
+class Unlisted(Exception):
+    """An error that no policy knows of."""
+
+
+class PolicySuite:
+    """Set `make`: it makes a policy that lets calls through and at least 50 run at once::
+
+        class TestRetry(PolicySuite):
+            make = Retry
+
+    Nothing here may make the policy refuse, repeat or replace a call: calls succeed, or there are
+    two failures at most, which it may repeat (`repeats`) or replace (`replaces`).
+    """
+
+    make: ClassVar[Any]
+    """Called without arguments, it gives a policy: a class, a partial or a staticmethod."""
+    repeats: ClassVar[bool] = False
+    """It may make a failed call again."""
+    replaces: ClassVar[bool] = False
+    """It may answer for a failed call."""
+    keeps: ClassVar[bool] = False
+    """It keeps answers on purpose."""
+    takes_async: ClassVar[bool] = True
+    """It stands around ``async def`` too. If not, it must refuse that with the reason."""
+
+    @pytest.fixture
+    def policy(self) -> Policy:
+        """The policy under test."""
+        policy: Policy = type(self).make()
+        return policy
+
+    def needs_async(self) -> None:
+        """Skip the rest of a test, for a policy of plain functions only."""
+        if not self.takes_async:
+            pytest.skip("it is for plain functions only")
+
+    # -- it is transparent -------------------------------------------------------------------
+
+    async def test_arguments_and_answers_pass(self, policy: Policy) -> None:
+        """Positional and by keyword, as decorator and by call, plain and async."""
+
+        def plain(a: int, *rest: int, b: int = 0) -> object:
+            return a, rest, b
+
+        async def awaited(a: int, *rest: int, b: int = 0) -> object:
+            await asyncio.sleep(0)
+            return a, rest, b
+
+        wanted = (1, (2, 3), 4)
+        assert policy(plain)(1, 2, 3, b=4) == wanted
+        assert policy.call(plain, 1, 2, 3, b=4) == wanted
+        self.needs_async()
+        assert await policy(awaited)(1, 2, 3, b=4) == wanted
+        assert await policy.call(awaited, 1, 2, 3, b=4) == wanted
+        assert await policy.call_async(lambda: awaited(1, 2, 3, b=4)) == wanted
+
+    async def test_none_and_falsy_answers_pass(self, policy: Policy) -> None:
+        """An answer is an answer."""
+        answers: tuple[object, ...] = (None, 0, "", False, [])
+
+        def plain(n: int) -> object:
+            return answers[n]
+
+        async def awaited(n: int) -> object:
+            return answers[n]
+
+        for n, answer in enumerate(answers):
+            assert policy.call(plain, n) is answer
+        self.needs_async()
+        for n, answer in enumerate(answers):
+            assert await policy.call(awaited, n) is answer
+
+    def test_the_kind_of_function_is_kept(self, policy: Policy) -> None:
+        """Name, docstring, signature, and whether it is ``async def``."""
+
+        def plain(a: int) -> str:
+            """Tells."""
+            return str(a)
+
+        async def awaited(a: int) -> str:
+            """Tells."""
+            return str(a)
+
+        for function in (plain, awaited) if self.takes_async else (plain,):
+            decorated = policy(function)
+            assert decorated.__name__ == function.__name__
+            assert decorated.__doc__ == "Tells."
+            assert inspect.signature(decorated) == inspect.signature(function)
+        assert not inspect.iscoroutinefunction(policy(plain))
+        self.needs_async()
+        assert inspect.iscoroutinefunction(policy(awaited))
+
+    async def test_methods_can_be_decorated(self, policy: Policy) -> None:
+        """`self` arrives."""
+
+        class Client:
+            def plain(self) -> Client:
+                return self
+
+            async def awaited(self) -> Client:
+                return self
+
+        Client.plain = policy(Client.plain)  # type: ignore[method-assign]
+        client = Client()
+        assert client.plain() is client
+        self.needs_async()
+        Client.awaited = policy(Client.awaited)  # type: ignore[method-assign]
+        assert await client.awaited() is client
+
+    async def test_the_error_of_the_call_comes_out_itself(self, policy: Policy) -> None:
+        """Not wrapped, and without another error as its cause."""
+        if self.replaces:
+            pytest.skip("it answers for failures")
+        raised: list[Unlisted] = []
+
+        def fail() -> None:
+            raised.append(Unlisted("plain"))
+            raise raised[-1]
+
+        async def fail_awaited() -> None:
+            fail()
+
+        with pytest.raises(Unlisted) as caught:
+            policy.call(fail)
+        assert caught.value is raised[-1]
+        assert caught.value.__cause__ is None
+        self.needs_async()
+        with pytest.raises(Unlisted) as caught:
+            await policy.call(fail_awaited)
+        assert caught.value is raised[-1]
+        assert caught.value.__cause__ is None
+        if not self.repeats:
+            assert len(raised) == 2
+
+    def test_what_ends_the_program_passes_and_is_not_repeated(self, policy: Policy) -> None:
+        """`KeyboardInterrupt` and the like are nobody's failures."""
+        calls = 0
+
+        def interrupted() -> None:
+            nonlocal calls
+            calls += 1
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            policy.call(interrupted)
+        assert calls == 1
+        assert policy.call(lambda: 7) == 7
+
+    def test_generators_are_refused(self, policy: Policy) -> None:
+        """Plain and async, with a reason."""
+
+        def generator() -> Iterator[int]:
+            yield 1
+
+        async def async_generator() -> Any:
+            yield 1
+
+        for function in (generator, async_generator):
+            with pytest.raises(ConfigurationError, match="generator"):
+                policy(function)
+        with pytest.raises(ConfigurationError, match="can't be called"):
+            policy(7)  # type: ignore[arg-type]
+
+    def test_async_functions_are_taken_or_refused(self, policy: Policy) -> None:
+        """Never silently passed by."""
+
+        async def awaited() -> None: ...
+
+        if self.takes_async:
+            policy(awaited)
+        else:
+            with pytest.raises(ConfigurationError, match="async"):
+                policy(awaited)
+
+    # -- it is shared ------------------------------------------------------------------------
+
+    async def test_fifty_tasks_share_it(self, policy: Policy) -> None:
+        """They run together, and each gets its own answer."""
+        self.needs_async()
+
+        together = asyncio.Barrier(50)
+
+        async def meet(n: int) -> int:
+            await together.wait()
+            return n
+
+        decorated = policy(meet)
+        async with asyncio.timeout(LONG):
+            answers = await asyncio.gather(*(decorated(n) for n in range(50)))
+        assert answers == list(range(50))
+
+    def test_threads_are_not_serialised(self, policy: Policy) -> None:
+        """No lock is held across a call: four threads meet inside."""
+        together = threading.Barrier(4, timeout=LONG)
+        answers: list[int] = []
+
+        def meet(n: int) -> int:
+            together.wait()
+            return n
+
+        decorated = policy(meet)
+        threads = [
+            threading.Thread(target=lambda n=n: answers.append(decorated(n))) for n in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONG)
+        assert sorted(answers) == [0, 1, 2, 3]
+
+    def test_one_policy_serves_many_event_loops(self, policy: Policy) -> None:
+        """One after another, and at once in several threads."""
+        self.needs_async()
+
+        async def answer() -> int:
+            await asyncio.sleep(0.001)
+            return 7
+
+        decorated = policy(answer)
+        assert [asyncio.run(decorated()) for _ in range(3)] == [7] * 3
+        answers: list[int] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(asyncio.run(decorated())))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(LONG)
+        assert answers == [7] * 4
+
+    async def test_a_policy_inside_a_pipeline_behaves_the_same(self, policy: Policy) -> None:
+        """Alone in it."""
+
+        async def awaited(a: int) -> int:
+            return a
+
+        pipeline = Pipeline(policy, name="conformance")
+        assert pipeline.call(lambda a: a, 7) == 7
+        self.needs_async()
+        assert await pipeline.call(awaited, 7) == 7
+
+    async def test_calls_may_nest(self, policy: Policy) -> None:
+        """A call under the policy may call something else under it."""
+
+        async def outer() -> int:
+            async def inner() -> int:
+                return 7
+
+            return await policy.call(inner)
+
+        assert policy.call(lambda: policy.call(lambda: 7)) == 7
+        self.needs_async()
+        assert await policy.call(outer) == 7
+
+    # -- cancellation ------------------------------------------------------------------------
+
+    async def test_cancellation_arrives_once_and_passes(self, policy: Policy) -> None:
+        """The call is cancelled where it waits, isn't repeated, and the caller sees it."""
+        self.needs_async()
+
+        started = asyncio.Event()
+        calls = cancelled = 0
+
+        async def hang() -> None:
+            nonlocal calls, cancelled
+            calls += 1
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+
+        task = asyncio.create_task(policy.call(hang))
+        await started.wait()
+        task.cancel()
+        async with asyncio.timeout(LONG):
+            await asyncio.wait([task])
+        assert task.cancelled()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert (calls, cancelled) == (1, 1)
+
+    async def test_a_hundred_cancelled_calls_cost_nothing(self, policy: Policy) -> None:
+        """All capacity is there afterwards, and nothing has opened."""
+        self.needs_async()
+
+        for _ in range(10):
+            tasks = [asyncio.create_task(policy.call(asyncio.sleep, LONG)) for _ in range(10)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert all(task.cancelled() for task in tasks)
+        await self.test_fifty_tasks_share_it(policy)
+
+    async def test_a_timeout_around_it_ends_it_on_time(self, policy: Policy) -> None:
+        """``asyncio.timeout`` interrupts the call, and leaves no cancellation behind."""
+        self.needs_async()
+
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await policy.call(asyncio.sleep, LONG)
+        assert 0.04 < time.monotonic() - began < LONG / 2
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+    # -- time, memory, telemetry -------------------------------------------------------------
+
+    async def test_the_system_clock_may_jump(
+        self, policy: Policy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An hour back, a day forward: calls go through as before."""
+
+        async def answer() -> int:
+            return 7
+
+        real = time.time
+        jump = 0.0
+
+        def jumped() -> float:
+            return real() + jump
+
+        monkeypatch.setattr(time, "time", jumped)
+        monkeypatch.setattr(SystemClock, "now", staticmethod(jumped))
+        for jump in (-3600.0, 86400.0):  # noqa: B007 - read by jumped()
+            assert policy.call(lambda: 7) == 7
+            if self.takes_async:
+                assert await policy.call(answer) == 7
+
+    async def test_calls_leave_nothing_behind(self, policy: Policy) -> None:
+        """What was called with, and what came back, can be collected."""
+        if self.keeps:
+            pytest.skip("it keeps answers on purpose")
+
+        class Thing:
+            pass
+
+        async def echo(thing: Thing) -> Thing:
+            return Thing()
+
+        thing = Thing()
+        alive = weakref.ref(thing)
+        answer = weakref.ref(await policy.call(echo, thing) if self.takes_async else Thing())
+        answers = weakref.ref(policy.call(lambda _: Thing(), thing))
+        del thing
+        for _ in range(5):
+            await asyncio.sleep(0)
+        deadline = time.monotonic() + LONG  # a thread may still be on its way out
+        while any(one() is not None for one in (alive, answer, answers)):
+            gc.collect()
+            assert time.monotonic() < deadline, "the policy holds on to arguments or answers"
+            await asyncio.sleep(0.001)
+
+    async def test_what_it_measures_is_declared(self, policy: Policy) -> None:
+        """Each name has an instrument, each value is a number, each attribute is text."""
+
+        async def answer() -> int:
+            return 7
+
+        policy.call(lambda: 7)
+        if self.takes_async:
+            await policy.call(answer)
+        for name, value, attributes in policy.measures():
+            assert name in INSTRUMENTS, name
+            assert isinstance(value, (int, float))
+            assert all(isinstance(one, str) for pair in attributes.items() for one in pair)
+
+    def test_it_says_what_it_is(self, policy: Policy) -> None:
+        """A kind for telemetry, a name, and a repr that shows the class."""
+        assert policy.kind
+        assert isinstance(policy.name, str)  # type: ignore[attr-defined]
+        assert type(policy).__name__ in repr(policy)

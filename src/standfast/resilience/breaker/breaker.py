@@ -1,0 +1,456 @@
+"""`CircuitBreaker`: stop calling what is failing, and find out gently when it works again.
+
+The machine decides (`machine.py`); here are the clock, the lock and the calls. The lock is held for
+a transition of the machine, well under a microsecond, and never across a call, a listener or
+telemetry. It is an ``RLock`` so that a signal handler or a finalizer that calls through the breaker
+can't deadlock. Two hot paths take no lock, for they cause no transition and read one attribute of
+the machine, which is atomic on every build: a success that would change nothing (a full window of
+successes), and a rejection before the wait is over. Whoever changes the machine at the same moment
+comes just after. Only the counts for telemetry could then miss one, on free-threaded builds.
+Tasks and threads may share a breaker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from datetime import timedelta
+from random import random
+from sys import modules
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.durations import Duration, seconds
+from standfast.errors import CircuitOpen, Refused, Rejected
+from standfast.resilience import telemetry
+from standfast.resilience.backoff import Backoff
+from standfast.resilience.breaker.machine import Change, Machine, State
+from standfast.resilience.breaker.options import Verdict, check
+from standfast.resilience.breaker.permit import Permit
+from standfast.resilience.breaker.registry import CircuitRegistry, circuits
+from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.retry_after import retry_after as asked_wait
+
+Errors: TypeAlias = tuple[type[BaseException], ...]
+Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
+
+_FOR_EVER = float("inf")
+_new = CircuitOpen.__new__
+
+logger = logging.getLogger(__name__)
+
+# What `with breaker:` has entered in this context: (permit, what was entered before).
+_entered: ContextVar[Any] = ContextVar("standfast_circuit_permits", default=None)
+
+
+class CircuitBreaker(Policy):
+    """Rejects calls with `CircuitOpen` while what they call keeps failing.
+
+    What opens it: `failure_rate` (share of the calls in the window), `failure_count` (in the
+    window), `consecutive_failures`, `slow_call_rate` (share of the calls that took longer than
+    `slow_call_duration`); None leaves one out. The rates need `minimum_calls` in the window.
+    `window` is a number of calls (``100``) or a time (``"60s"``).
+
+    `wait` is how long it stays open before it probes: a duration, or a `Backoff` such as
+    ``Exponential("5s", maximum="5m")`` that grows with each opening in a row. If the failure that
+    opens it says how long to wait (`retry_after` reads that off an exception or a bad result; by
+    default an attribute ``retry_after`` or a header ``Retry-After``), that is taken, up to
+    `maximum_wait`.
+
+    Half-open, at most `half_open_calls` probes pass. When as many have passed it closes; when the
+    share of failed ones reaches `failure_rate` (without one: at the first) or of slow ones
+    `slow_call_rate` it opens again. A probe that isn't back after `half_open_timeout` counts as
+    failed.
+
+    What a call counts as: an exception of `ignore_on` as nothing (default: `Rejected`, for then
+    nothing was called), of `success_on` as success (default: `Refused`, for the other side works),
+    of `failure_on` as failure, any other as success. `judge_result` does the same for results.
+    Cancellation, and whatever else isn't an ``Exception``, counts as `on_cancellation`: ignored,
+    unless you say otherwise. An ignored probe gives its permit back.
+
+    Each call that is let through is counted once at most, in the state in which it began: what
+    comes back after a change of state is dropped. Time is monotonic. Raises `CircuitOpen`, with
+    `retry_after` while it waits, and `ConfigurationError` for options that can't be.
+    """
+
+    kind = "circuit_breaker"
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        window: int | str | timedelta = 100,
+        failure_rate: float | None = 0.5,
+        failure_count: int | None = None,
+        consecutive_failures: int | None = None,
+        slow_call_rate: float | None = None,
+        slow_call_duration: Duration | None = None,
+        minimum_calls: int = 10,
+        wait: Duration | Backoff = "30s",
+        maximum_wait: Duration = "10m",
+        retry_after: Callable[[Any], float | None] | None = None,
+        half_open_calls: int = 3,
+        half_open_timeout: Duration = "60s",
+        failure_on: Errors = (Exception,),
+        success_on: Errors = (Refused,),
+        ignore_on: Errors = (Rejected,),
+        judge_result: Callable[[Any], Verdict] | None = None,
+        on_cancellation: Verdict = "ignored",
+        listeners: Iterable[Listener] = (),
+        registry: CircuitRegistry = circuits,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        settings = check(
+            window=window,
+            failure_rate=failure_rate,
+            failure_count=failure_count,
+            consecutive_failures=consecutive_failures,
+            slow_call_rate=slow_call_rate,
+            slow_call_duration=slow_call_duration,
+            minimum_calls=minimum_calls,
+            wait=wait,
+            maximum_wait=maximum_wait,
+            half_open_calls=half_open_calls,
+            half_open_timeout=half_open_timeout,
+            on_cancellation=on_cancellation,
+        )
+        self._machine = Machine(settings, random())  # noqa: S311
+        self._timed = slow_call_duration is not None
+        self._slow = (
+            float("inf")
+            if slow_call_duration is None
+            else seconds(slow_call_duration, name="slow_call_duration")
+        )
+        self._failure_on, self._success_on, self._ignore_on = failure_on, success_on, ignore_on
+        self._judge_result = judge_result
+        self._on_cancellation: Verdict = on_cancellation
+        self._retry_after = retry_after or (lambda outcome: asked_wait(outcome, clock.now()))
+        self._listeners = list(listeners)
+        self._monotonic = clock.monotonic
+        self._lock = threading.RLock()
+        self.successes: int = 0
+        self.failures: int = 0
+        self.ignored: int = 0
+        self.rejected: int = 0
+        self._transitions: dict[State, int] = {}
+        self.name: str = registry.add(self, name)
+        self._rejection = f"circuit {self.name!r} is open: the call was not made"
+        telemetry.watch(self, INSTRUMENTS)
+
+    def __repr__(self) -> str:
+        return f"CircuitBreaker({self.name!r}, {self.state.value})"
+
+    # -- around calls ----------------------------------------------------------------------------
+
+    def around(self, call: Call) -> Call:
+        """A function that makes `call` if the circuit lets it."""
+        machine, admit, raised, returned = self._machine, self._admit, self._raised, self._ok
+        lock, monotonic, tell = self._lock, self._monotonic, self._tell
+        timed, judged, limit = self._timed, self._judge_result is not None, self._slow
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            ticket = machine.closed
+            if not ticket:
+                admitted = admit()
+                if isinstance(admitted, CircuitOpen):
+                    raise admitted
+                ticket = admitted
+            started = monotonic() if timed else 0.0
+            try:
+                result = call(*args, **kwargs)
+            except BaseException as error:
+                raised(ticket, started, error)
+                raise
+            if judged:
+                returned(ticket, started, result)
+                return result
+            # As `returned`, without another frame.
+            slow = timed and monotonic() - started > limit
+            if ticket == machine.steady and not slow:
+                self.successes += 1
+            else:
+                with lock:
+                    self.successes += 1
+                    machine.succeed(ticket, monotonic(), slow)
+                if machine.changes:
+                    tell()
+            return result
+
+        return wrapper
+
+    def around_async(self, call: AsyncCall) -> AsyncCall:
+        """A coroutine function that awaits `call` if the circuit lets it."""
+        machine, admit, raised, returned = self._machine, self._admit, self._raised, self._ok
+        lock, monotonic, tell = self._lock, self._monotonic, self._tell
+        timed, judged, limit = self._timed, self._judge_result is not None, self._slow
+
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            ticket = machine.closed
+            if not ticket:
+                admitted = admit()
+                if isinstance(admitted, CircuitOpen):
+                    raise admitted
+                ticket = admitted
+            started = monotonic() if timed else 0.0
+            try:
+                result = await call(*args, **kwargs)
+            except BaseException as error:
+                raised(ticket, started, error)
+                raise
+            if judged:
+                returned(ticket, started, result)
+                return result
+            # As `returned`, without another frame.
+            slow = timed and monotonic() - started > limit
+            if ticket == machine.steady and not slow:
+                self.successes += 1
+            else:
+                with lock:
+                    self.successes += 1
+                    machine.succeed(ticket, monotonic(), slow)
+                if machine.changes:
+                    tell()
+            return result
+
+        return wrapper
+
+    def acquire(self) -> Permit:
+        """A permit for one call, to be settled by hand. Raises `CircuitOpen`.
+
+        A probe's permit that is never settled counts as failed after `half_open_timeout`.
+        """
+        ticket = self._admit()
+        if isinstance(ticket, CircuitOpen):
+            raise ticket
+        return Permit(self, ticket, self._monotonic())
+
+    def __enter__(self) -> Permit:
+        permit = self.acquire()
+        _entered.set((permit, _entered.get()))
+        return permit
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        passed, entry = [], _entered.get()
+        while entry is not None and entry[0].breaker is not self:
+            passed.append(entry[0])
+            entry = entry[1]
+        if entry is None:
+            raise RuntimeError(
+                f"circuit {self.name!r} was left in another context than it was entered in: "
+                "use acquire() and settle the permit by hand"
+            )
+        permit, rest = entry
+        for other in reversed(passed):
+            rest = (other, rest)
+        _entered.set(rest)
+        if not permit.settled:
+            permit.success() if error is None else permit.failure(error)
+
+    async def __aenter__(self) -> Permit:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    # -- to look at and to operate ---------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The state now, with what time alone has brought about."""
+        with self._lock:
+            state = self._machine.look(self._monotonic())
+        self._tell()
+        return state
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds until a call may pass: 0 if one may now, None if unknown."""
+        with self._lock:
+            if self._machine.closed:
+                return 0.0
+            return self._machine.retry_after(self._monotonic())
+
+    def on_change(self, listener: Listener) -> None:
+        """Call ``listener(breaker, change)`` after every change of state.
+
+        It runs in the thread that caused the change, outside the lock; what it raises is logged
+        and goes no further. Changes made by two threads at once may be told in either order.
+        """
+        self._listeners.append(listener)
+
+    def forget(self, listener: Listener) -> None:
+        """Call `listener` no more."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def open(self) -> None:
+        """Open it now, as if calls had failed; it probes after the usual wait."""
+        self._force(State.OPEN)
+
+    def force_open(self) -> None:
+        """Reject every call until `reset`."""
+        self._force(State.FORCED_OPEN)
+
+    def metrics_only(self) -> None:
+        """Let every call pass and count it, until `reset`."""
+        self._force(State.METRICS_ONLY)
+
+    def disable(self) -> None:
+        """Let every call pass and count nothing, until `reset`."""
+        self._force(State.DISABLED)
+
+    def reset(self) -> None:
+        """Close it and let it decide for itself again, with an empty window."""
+        self._force(State.CLOSED)
+
+    def alert(self, duration: Duration = "30s") -> None:
+        """For `duration` let half the usual evidence be enough to open it."""
+        until = self._monotonic() + seconds(duration)
+        with self._lock:
+            self._machine.alert(until)
+
+    def probe_early(self) -> None:
+        """If it is open, let the next call be a probe, unless a Retry-After holds it open."""
+        with self._lock:
+            self._machine.probe_early(self._monotonic())
+
+    def _force(self, state: State, reason: str = "by hand") -> None:
+        with self._lock:
+            self._machine.force(state, self._monotonic(), reason)
+        self._tell()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _admit(self) -> int | CircuitOpen:
+        """A ticket, or the `CircuitOpen` for the caller to raise: each frame costs a rejection."""
+        machine = self._machine
+        now = self._monotonic()
+        left = machine.rejects_until - now
+        wait: float | None = left
+        if left <= 0:
+            with self._lock:
+                ticket = machine.acquire(now)
+                wait = machine.retry_after(now)
+            if machine.changes:
+                self._tell()
+            if ticket:
+                return ticket
+        elif left == _FOR_EVER:
+            wait = None
+        self.rejected += 1
+        if "opentelemetry.trace" in modules:  # as span_event asks, without the call
+            telemetry.span_event("circuit_breaker.rejected", name=self.name)
+        # A new exception each time: one that is kept would collect the tracebacks of all callers.
+        # Made without its __init__, a Python function that costs as much as all the rest.
+        rejection = _new(CircuitOpen, self._rejection)
+        rejection.retry_after = wait
+        return rejection
+
+    def _ok(self, ticket: int, started: float, result: Any) -> None:
+        verdict: Verdict = "success"
+        if self._judge_result is not None:
+            try:
+                verdict = self._judge_result(result)
+            except BaseException:
+                self._settle(ticket, started, "ignored", None)
+                raise
+        self._settle(ticket, started, verdict, result)
+
+    def _raised(self, ticket: int, started: float, error: BaseException) -> None:
+        if isinstance(error, self._ignore_on):
+            verdict: Verdict = "ignored"
+        elif isinstance(error, self._success_on):
+            verdict = "success"
+        elif not isinstance(error, Exception) or isinstance(error, asyncio.CancelledError):
+            verdict = self._on_cancellation
+        else:
+            verdict = "failure" if isinstance(error, self._failure_on) else "success"
+        self._settle(ticket, started, verdict, error)
+
+    def _settle(self, ticket: int, started: float, verdict: Verdict, outcome: Any) -> None:
+        wait = self._retry_after(outcome) if verdict == "failure" else None
+        with self._lock:
+            now = self._monotonic()
+            slow = now - started > self._slow
+            if verdict == "success":
+                self.successes += 1
+                self._machine.succeed(ticket, now, slow)
+            elif verdict == "failure":
+                self.failures += 1
+                self._machine.fail(ticket, now, slow, wait)
+            else:
+                self.ignored += 1
+                self._machine.ignore(ticket, now)
+        self._tell()
+
+    def _tell(self) -> None:
+        machine = self._machine
+        if not machine.changes:
+            return
+        with self._lock:
+            changes, machine.changes = machine.changes, []
+            machine.chance = random()  # noqa: S311
+            for change in changes:
+                self._transitions[change.new] = self._transitions.get(change.new, 0) + 1
+        for change in changes:
+            telemetry.span_event(
+                "circuit_breaker.changed",
+                name=self.name,
+                old=change.old.value,
+                new=change.new.value,
+                reason=change.reason,
+            )
+            for listener in list(self._listeners):
+                try:
+                    listener(self, change)
+                except Exception:  # whoever makes a call has no part in what a listener does
+                    logger.exception("a listener of circuit %r failed", self.name)
+
+    def measures(self) -> Iterable[Measure]:
+        """Calls by outcome, the state, and how often it changed."""
+        name = {"name": self.name}
+        for outcome, count in (
+            ("success", self.successes),
+            ("failure", self.failures),
+            ("ignored", self.ignored),
+            ("rejected", self.rejected),
+        ):
+            labels = {"policy": self.kind, "outcome": outcome, **name}
+            yield "standfast.resilience.calls", count, labels
+        yield "standfast.circuit_breaker.rejected", self.rejected, name
+        with self._lock:  # what time alone changed is told with the next call, not to a collector
+            now = self._machine.look(self._monotonic())
+        for state in State:
+            labels = {"state": state.value, **name}
+            yield "standfast.circuit_breaker.state", int(state is now), labels
+        for state, count in list(self._transitions.items()):
+            labels = {"to": state.value, **name}
+            yield "standfast.circuit_breaker.transitions", count, labels
+
+
+INSTRUMENTS = {
+    **telemetry.CALLS,
+    "standfast.circuit_breaker.state": telemetry.Instrument(
+        "gauge", "1", "1 for the state that the breaker is in, 0 for the others"
+    ),
+    "standfast.circuit_breaker.transitions": telemetry.Instrument(
+        "counter", "{transition}", "Changes of state, by the state it came to"
+    ),
+    "standfast.circuit_breaker.rejected": telemetry.Instrument(
+        "counter", "{call}", "Calls that the breaker didn't let through"
+    ),
+}

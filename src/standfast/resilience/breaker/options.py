@@ -1,0 +1,88 @@
+"""The options of a circuit breaker, checked, and turned into what its machine goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+from standfast.durations import Duration, seconds
+from standfast.errors import ConfigurationError
+from standfast.resilience.backoff import Backoff, Constant
+from standfast.resilience.breaker.machine import Settings
+from standfast.resilience.breaker.window import CountWindow, TimeWindow, Window
+
+Verdict: TypeAlias = Literal["success", "failure", "ignored"]
+"""What a call counts as."""
+
+
+def check(
+    *,
+    window: int | str | timedelta,
+    failure_rate: float | None,
+    failure_count: int | None,
+    consecutive_failures: int | None,
+    slow_call_rate: float | None,
+    slow_call_duration: Duration | None,
+    minimum_calls: int,
+    wait: Duration | Backoff,
+    maximum_wait: Duration,
+    half_open_calls: int,
+    half_open_timeout: Duration,
+    on_cancellation: Verdict,
+) -> Settings:
+    """The settings for these options of `CircuitBreaker`. Raises `ConfigurationError`."""
+    for option, rate in (("failure_rate", failure_rate), ("slow_call_rate", slow_call_rate)):
+        if rate is not None and not 0 < rate <= 1:
+            raise ConfigurationError(f"{option}={rate!r}: give a share above 0 and up to 1")
+    for option, count in (
+        ("failure_count", failure_count),
+        ("consecutive_failures", consecutive_failures),
+        ("minimum_calls", minimum_calls),
+        ("half_open_calls", half_open_calls),
+    ):
+        if count is not None and count < 1:
+            raise ConfigurationError(f"{option}={count!r}: must be 1 or more")
+    if (slow_call_rate is None) != (slow_call_duration is None):
+        raise ConfigurationError(
+            f"slow_call_rate={slow_call_rate!r}, slow_call_duration={slow_call_duration!r}: "
+            "give both, the share and what is slow, or neither"
+        )
+    if (failure_rate, failure_count, consecutive_failures, slow_call_rate) == (None,) * 4:
+        raise ConfigurationError("failure_rate=None: nothing could open it; give a threshold")
+    if on_cancellation not in ("success", "failure", "ignored"):
+        raise ConfigurationError(
+            f'on_cancellation={on_cancellation!r}: choose "success", "failure" or "ignored"'
+        )
+    make_window = _window(window)
+    for option, count in (("minimum_calls", minimum_calls), ("failure_count", failure_count or 0)):
+        if isinstance(window, int) and count > window:
+            raise ConfigurationError(
+                f"{option}={count!r}: never reached in a window of {window} calls; "
+                "widen the window or lower it"
+            )
+    return Settings(
+        window=make_window,
+        failure_rate=failure_rate,
+        failure_count=failure_count,
+        consecutive_failures=consecutive_failures,
+        slow_call_rate=slow_call_rate,
+        minimum_calls=minimum_calls,
+        wait=wait if isinstance(wait, Backoff) else Constant(seconds(wait, name="wait")),
+        maximum_wait=seconds(maximum_wait, name="maximum_wait"),
+        probes=half_open_calls,
+        probe_timeout=seconds(half_open_timeout, name="half_open_timeout"),
+    )
+
+
+def _window(window: int | str | timedelta) -> Callable[[], Window]:
+    if isinstance(window, int) and not isinstance(window, bool):
+        if window < 1:
+            raise ConfigurationError(f"window={window!r}: must be 1 call or more")
+        return lambda: CountWindow(window)
+    if isinstance(window, (str, timedelta)):
+        span = seconds(window, name="window")
+        return lambda: TimeWindow(span)
+    raise ConfigurationError(
+        f'window={window!r}: give a number of calls (100) or a time as text ("60s") or timedelta'
+    )

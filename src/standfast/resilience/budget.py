@@ -1,0 +1,117 @@
+"""How many retries one dependency bears, shared by all who call it, and the mark "don't retry".
+
+Retries help while few calls fail. When most fail, each retry is load on something that is already
+down, and layers that retry around layers that retry multiply it. A `RetryBudget` bounds retries to
+a share of the calls; the mark that an exhausted retry leaves on its exception stops the layers
+around it.
+
+Source of the budget: Finagle's ``RetryBudget`` (a share of the calls, and a few per second for the
+quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TypeVar
+
+from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.errors import ConfigurationError
+
+E = TypeVar("E", bound=BaseException)
+
+_MARK = "__standfast_do_not_retry__"
+
+
+class RetryBudget:
+    """A bucket of retries for one dependency. Share one among everything that calls it.
+
+    Each call adds `ratio` retries (0.2: one retry for five calls), time adds `per_second`, and the
+    bucket holds `burst` at most, with which it starts. A retry takes 1.
+
+    Threads may share it. A call counted by two threads at the same instant may be counted once,
+    which errs towards fewer retries; a retry is never given twice.
+    """
+
+    def __init__(
+        self,
+        ratio: float = 0.2,
+        *,
+        per_second: float = 1.0,
+        burst: float = 10.0,
+        name: str = "",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        if not 0 <= ratio <= 1:
+            raise ConfigurationError(
+                f"ratio={ratio!r}: retries per call, from 0 to 1 (0.2: one for five calls)"
+            )
+        if not 0 <= per_second < float("inf"):
+            raise ConfigurationError(f"per_second={per_second!r}: must be 0 or more")
+        if not 1 <= burst < float("inf"):
+            raise ConfigurationError(f"burst={burst!r}: must be 1 or more, or no retry is possible")
+        self.ratio: float = ratio
+        self.per_second: float = per_second
+        self.burst: float = burst
+        self.name: str = name
+        self.clock: Clock = clock
+        self.calls: int = 0
+        """Calls so far. Policies add 1 for each, before the first attempt."""
+        self.taken: int = 0
+        self.denied: int = 0
+        self._tokens = float(burst)
+        self._seen = 0
+        self._settled = clock.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Take one retry, if there is one."""
+        with self._lock:
+            self._settle()
+            if self._tokens < 1:
+                self.denied += 1
+                return False
+            self._tokens -= 1
+            self.taken += 1
+            return True
+
+    def left(self) -> float:
+        """How many retries are in the bucket now."""
+        with self._lock:
+            self._settle()
+            return self._tokens
+
+    def _settle(self) -> None:
+        """Put in what calls and time have added since the last look."""
+        calls, now = self.calls, self.clock.monotonic()
+        added = (calls - self._seen) * self.ratio + (now - self._settled) * self.per_second
+        self._seen, self._settled = calls, now
+        self._tokens = min(self.burst, self._tokens + added)
+
+    def __repr__(self) -> str:
+        return (
+            f"RetryBudget({self.ratio!r}, per_second={self.per_second!r}, burst={self.burst!r}, "
+            f"name={self.name!r})"
+        )
+
+
+def do_not_retry(error: E) -> E:
+    """Mark `error` so that no `Retry` around tries again: ``raise do_not_retry(error)``.
+
+    An exhausted `Retry` does this to the error that it lets through. The mark belongs to the
+    exception object; it doesn't cross a process, a network, or an ``except`` that raises something
+    else without ``from error``.
+    """
+    setattr(error, _MARK, True)
+    return error
+
+
+def is_marked(error: BaseException) -> bool:
+    """Whether `error`, or an error that it was raised from, says "don't retry"."""
+    cause: BaseException | None = error
+    for _ in range(20):  # chains can be circular
+        if cause is None:
+            return False
+        if getattr(cause, _MARK, False):
+            return True
+        cause = cause.__cause__
+    return False

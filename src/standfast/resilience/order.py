@@ -1,0 +1,72 @@
+"""Which policies can't stand around which, and why: checked when a `Pipeline` is built."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from standfast.durations import human
+from standfast.errors import ConfigurationError
+from standfast.resilience.policy import Policy
+
+# (outer, inner): why not. By `Policy.kind`, so that no policy must be imported to be checked.
+REFUSED = {
+    ("retry", "fallback"): (
+        "the fallback answers every failure, so the retry would never see one. "
+        "Put the fallback outside the retry"
+    ),
+    ("circuit_breaker", "fallback"): (
+        "the fallback answers every failure, so the breaker would never see one and never open. "
+        "Put the fallback outside the breaker"
+    ),
+    ("hedge", "fallback"): (
+        "a fallback's quick answer would win over the slower real one. "
+        "Put the fallback outside the hedge"
+    ),
+    ("circuit_breaker", "retry"): (
+        "the breaker would count one failure where several calls failed, and couldn't stop the "
+        "retries once it should be open. Put the retry outside the breaker"
+    ),
+    ("hedge", "retry"): (
+        "each of the hedge's calls would be tried again for itself, which multiplies the load. "
+        "Put the retry outside the hedge"
+    ),
+    ("retry", "retry"): (
+        "their attempts multiply (3 and 3 make 9 calls). Keep one, with the attempts you want"
+    ),
+    ("hedge", "hedge"): "their calls multiply. Keep one",
+    ("circuit_breaker", "circuit_breaker"): (
+        "the outer one would count the inner one's rejections. Keep one for each dependency"
+    ),
+}
+
+
+def check(policies: tuple[Policy, ...]) -> None:
+    """Raise `ConfigurationError`, with the reason, if these can't stand in this order.
+
+    `policies` come outermost first, without pipelines among them.
+    """
+    if not policies:
+        raise ConfigurationError("a Pipeline without policies does nothing: give at least one")
+    for outer, inner in combinations(policies, 2):
+        reason = REFUSED.get((outer.kind, inner.kind)) or _between(outer, inner)
+        if reason is not None:
+            raise ConfigurationError(f"{inner!r} inside {outer!r}: {reason}")
+
+
+def _between(outer: Policy, inner: Policy) -> str | None:
+    """What depends on the options of the two."""
+    if outer is inner:
+        return "it is the same policy twice, and would count each call twice. Keep one"
+    if (outer.kind, inner.kind) == ("timeout", "timeout"):
+        longest, length = getattr(outer, "after", 0.0), getattr(inner, "after", 0.0)
+        if length >= longest:
+            return (
+                f"the inner timeout of {human(length)} can't come before the outer one of "
+                f"{human(longest)}. Make it shorter, or leave it out"
+            )
+    if (outer.kind, inner.kind) == ("retry", "hedge") and not getattr(outer, "idempotent", True):
+        return (
+            "idempotent=False says that the call must not be made twice, which is what a hedge "
+            "does. Leave the hedge out"
+        )
+    return None

@@ -1,0 +1,392 @@
+"""`RateLimiter`: at most so many calls in so much time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.durations import Duration, seconds
+from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
+from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequest
+from standfast.rates import Algorithm, Decision, Rate
+from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.ratelimit.memory import MemoryRateLimits
+from standfast.resilience.telemetry import Instrument, record, span_event, watch
+
+OnStoreFailure: TypeAlias = Literal["allow", "deny"]
+Key: TypeAlias = str | Callable[..., str]
+
+INSTRUMENTS = {
+    "standfast.rate_limiter.allowed": Instrument("counter", "{check}", "Checks allowed"),
+    "standfast.rate_limiter.denied": Instrument("counter", "{check}", "Checks denied"),
+    "standfast.rate_limiter.store_failures": Instrument(
+        "counter", "{check}", "Checks answered by on_store_failure, as the store was away"
+    ),
+    "standfast.rate_limiter.waiting": Instrument("updown", "{call}", "Calls that wait now"),
+}
+
+
+class RateLimiter(Policy):
+    """A rate limit: `limit` units in `per` (seconds or text), `burst` of them at once.
+
+    As a policy each call takes one unit of `key`: a fixed text, or a function of the call's
+    arguments. A call that isn't allowed waits up to `max_wait` (0: not at all; only calls of
+    ``async def`` can wait), else raises `RateLimited` with `retry_after`.
+
+    Waiters of a key are served in the order in which they came, whatever they want, and while
+    someone waits, every other check of the key through this limiter is denied: a big `acquire` at
+    the front isn't overtaken. A cancelled waiter takes nothing. At most `max_waiters` wait in all.
+    Limiters in other processes that share the store do not stand in the same queue.
+
+    `store` says who counts; without one, this object does (`MemoryRateLimits`). With a store on a
+    server say what happens while it is away: ``on_store_failure="allow"`` lets every check pass,
+    ``"deny"`` none. Limiters that share a store are told apart by their `name`.
+
+    `algorithm` and its bounds are told at `Rate`. Raises `ConfigurationError` for bad options.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_allowed",
+        "_clock",
+        "_denied",
+        "_key",
+        "_lines",
+        "_local",
+        "_max_wait",
+        "_prefix",
+        "_store",
+        "_store_failures",
+        "_take",
+        "_waiting",
+        "max_waiters",
+        "name",
+        "on_store_failure",
+        "rate",
+    )
+
+    kind: ClassVar[str] = "rate_limiter"
+
+    def __init__(
+        self,
+        limit: int,
+        per: Duration = 1.0,
+        *,
+        burst: int | None = None,
+        algorithm: Algorithm = "gcra",
+        key: Key = "",
+        max_wait: Duration = 0,
+        max_waiters: int = 1000,
+        store: RateLimitStore | None = None,
+        on_store_failure: OnStoreFailure | None = None,
+        name: str = "",
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.rate: Rate = Rate(limit, per, burst, algorithm)
+        self.name: str = name
+        self.max_waiters: int = max_waiters
+        self.on_store_failure = on_store_failure
+        self._key = key
+        self._max_wait = seconds(max_wait, name="max_wait", positive=False)
+        self._clock = clock
+        self._store = MemoryRateLimits(clock=clock) if store is None else store
+        self._local = isinstance(self._store, LocalRateLimits) and self._store.always_local
+        self._take: Callable[[str, Rate, int], Decision | None] = (
+            self._store.take if isinstance(self._store, LocalRateLimits) else _ask_the_store
+        )
+        self._prefix = "" if store is None else f"{name}:"
+        self._lines: dict[str, deque[asyncio.Event]] = {}
+        self._allowed = self._denied = self._store_failures = self._waiting = 0
+        if max_waiters < 0:
+            raise ConfigurationError(f"max_waiters={max_waiters!r}: must be 0 or more")
+        if on_store_failure not in ("allow", "deny", None):
+            raise ConfigurationError(
+                f'on_store_failure={on_store_failure!r}: choose "allow" or "deny"'
+            )
+        if store is not None and not name:
+            raise ConfigurationError(
+                "name='': limiters that share a store are told apart by their names; give one"
+            )
+        if not self._local and on_store_failure is None:
+            raise ConfigurationError(
+                'on_store_failure=None: say what to do while the store is away, "allow" or "deny"'
+            )
+        watch(self, INSTRUMENTS)
+
+    def __repr__(self) -> str:
+        rate = self.rate
+        return f"RateLimiter({rate.limit}, {rate.per!r}, burst={rate.capacity}, name={self.name!r})"
+
+    # -- asking ------------------------------------------------------------------------------
+
+    async def check(self, key: str = "", cost: int = 1) -> Decision:
+        """Take `cost` units of `key` if they are there now, and tell; never raises for a denial.
+
+        Cancelled while a store on a server answers, the units may have been taken. Raises
+        `ConfigurationError` for a `cost` below 1 or above the capacity, which could never pass.
+        """
+        full_key = self._prefix + key
+        decision = self._at_once(full_key, cost)
+        if decision is None:
+            decision = await self._ask(full_key, cost)
+        return self._count(decision)
+
+    def check_now(self, key: str = "", cost: int = 1) -> Decision:
+        """As `check`, from plain functions. Raises `ConfigurationError` for a store on a server."""
+        if not self._local:
+            raise ConfigurationError(f"{self!r} has a store that must be awaited: use check()")
+        decision = self._at_once(self._prefix + key, cost)
+        assert decision is not None, "a local store always answers"
+        return self._count(decision)
+
+    async def acquire(
+        self, key: str = "", cost: int = 1, max_wait: Duration | None = None
+    ) -> Decision:
+        """Take `cost` units of `key`, waiting in line up to `max_wait` (the limiter's by default).
+
+        Raises `RateLimited` when that isn't enough, as soon as it is known, or when `max_waiters`
+        wait already; and `ConfigurationError` as `check` does. Cancelled, it takes nothing (units
+        that a server handed out meanwhile are given back).
+        """
+        wait = self._max_wait if max_wait is None else seconds(max_wait, positive=False)
+        full_key = self._prefix + key
+        # How long a line takes isn't known; alone, the decision tells it.
+        in_line = bool(wait) and full_key in self._lines
+        decision = self._at_once(full_key, cost)
+        if decision is None:
+            decision = await self._ask_safely(full_key, cost)
+        if not decision.allowed:
+            too_long = wait < decision.retry_after and not in_line
+            if too_long or self._waiting >= self.max_waiters:
+                raise self._reject(self._count(decision), key)
+            decision = await self._wait_in_line(key, full_key, cost, wait)
+        return self._count(decision)
+
+    # -- as a policy -------------------------------------------------------------------------
+
+    def around(self, call: Call) -> Call:
+        """See `Policy.around`. Raises `ConfigurationError` if calls would have to wait."""
+        if not self._local or self._max_wait:
+            raise ConfigurationError(
+                f"{call!r} is a plain function, which can neither await the limiter's store nor "
+                "wait: use an `async def`, or a limiter in memory with max_wait=0"
+            )
+        key_of, fixed = self._key_parts()
+        lines, prefix, passes = self._lines, self._prefix, self._gate()
+
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            key = prefix + (fixed if key_of is None else key_of(*args, **kwargs))
+            if not lines and passes(key):
+                self._allowed += 1
+                return call(*args, **kwargs)
+            decision = self._at_once(key, 1)
+            assert decision is not None, "a local store always answers"
+            if self._count(decision).allowed:
+                return call(*args, **kwargs)
+            raise self._reject(decision, key)
+
+        return limited
+
+    def around_async(self, call: AsyncCall) -> AsyncCall:
+        """See `Policy.around_async`."""
+        key_of, fixed = self._key_parts()
+        lines, prefix, passes = self._lines, self._prefix, self._gate()
+        if self._max_wait:
+
+            async def patient(*args: Any, **kwargs: Any) -> Any:
+                key = fixed if key_of is None else key_of(*args, **kwargs)
+                if not lines and passes(prefix + key):
+                    self._allowed += 1
+                else:
+                    await self.acquire(key)
+                return await call(*args, **kwargs)
+
+            return patient
+
+        async def limited(*args: Any, **kwargs: Any) -> Any:
+            key = prefix + (fixed if key_of is None else key_of(*args, **kwargs))
+            if not lines and passes(key):
+                self._allowed += 1
+                return await call(*args, **kwargs)
+            decision = self._at_once(key, 1)
+            if decision is None:
+                decision = await self._ask(key, 1)
+            if self._count(decision).allowed:
+                return await call(*args, **kwargs)
+            raise self._reject(decision, key)
+
+        return limited
+
+    async def __aenter__(self) -> Decision:
+        return await self.acquire(self._fixed_key())
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def __enter__(self) -> Decision:
+        key = self._fixed_key()
+        decision = self.check_now(key)
+        if not decision.allowed:
+            raise self._reject(decision, key)
+        return decision
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def measures(self) -> Iterable[Measure]:
+        """See `Policy.measures`."""
+        name = {"name": self.name}
+        yield "standfast.rate_limiter.allowed", self._allowed, name
+        yield "standfast.rate_limiter.denied", self._denied, name
+        yield "standfast.rate_limiter.store_failures", self._store_failures, name
+        yield "standfast.rate_limiter.waiting", self._waiting, name
+
+    # -- deciding ----------------------------------------------------------------------------
+
+    def _at_once(self, key: str, cost: int) -> Decision | None:
+        """The decision if it can be made without waiting."""
+        if not 0 < cost <= self.rate.capacity:
+            raise ConfigurationError(
+                f"cost={cost!r}: must be from 1 to {self.rate.capacity}, the most that this limit "
+                "ever lets pass at once"
+            )
+        if self._lines and key in self._lines:
+            # A check that takes nothing but tells how things stand would need the store; what can
+            # be said without it is that the line must move first.
+            return Decision(False, 0, self.rate.interval * cost, self.rate.window)
+        return self._take(key, self.rate, cost)
+
+    async def _ask(self, key: str, cost: int) -> Decision:
+        try:
+            return (await self._store.check([RateRequest(key, self.rate, cost)]))[0]
+        except StoreUnavailable:
+            self._store_failures += 1
+            if self.on_store_failure == "allow":
+                return Decision(True, 0, 0.0, 0.0)
+            return Decision(False, 0, min(1.0, self.rate.window), self.rate.window)
+
+    async def _ask_safely(self, key: str, cost: int) -> Decision:
+        """As `_ask`; when cancelled, what the store hands out nevertheless is given back."""
+        asked = asyncio.ensure_future(self._ask(key, cost))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            _returning.add(task := asyncio.ensure_future(self._give_back(asked, key, cost)))
+            task.add_done_callback(_returning.discard)
+            raise
+
+    async def _give_back(self, asked: asyncio.Future[Decision], key: str, cost: int) -> None:
+        if (await asked).allowed:
+            await self._ask(key, -cost)
+
+    def _count(self, decision: Decision) -> Decision:
+        if decision[0]:
+            self._allowed += 1
+        else:
+            self._denied += 1
+        return decision
+
+    def _reject(self, decision: Decision, key: str) -> RateLimited:
+        what = f"rate limiter {self.name!r}" if self.name else "rate limiter"
+        key = key.removeprefix(self._prefix)
+        whom = f" of {key!r}" if key else ""
+        rate = self.rate
+        span_event("rate_limited", name=self.name, retry_after=decision.retry_after)
+        return RateLimited(
+            f"{what}: more than {rate.limit} per {rate.window:g} s{whom}; try again in "
+            f"{decision.retry_after:.3g} s",
+            retry_after=decision.retry_after,
+        )
+
+    def _gate(self) -> Callable[[str], bool]:
+        """Takes one unit of a key at once, if that can be told without a decision."""
+        if isinstance(self._store, MemoryRateLimits):
+            return self._store.gate(self.rate)
+        return lambda key: False
+
+    def _key_parts(self) -> tuple[Callable[..., str] | None, str]:
+        return (self._key, "") if callable(self._key) else (None, self._key)
+
+    def _fixed_key(self) -> str:
+        if callable(self._key):
+            raise ConfigurationError(
+                "key is a function of a call's arguments, and a `with` block has none: "
+                "use `await limiter.acquire(key)`"
+            )
+        return self._key
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    async def _wait_in_line(self, key: str, full_key: str, cost: int, wait: float) -> Decision:
+        line = self._lines.setdefault(full_key, deque())
+        turn = asyncio.Event()
+        line.append(turn)
+        self._waiting += 1
+        monotonic = self._clock.monotonic
+        began = monotonic()
+        deadline = began + wait
+        try:
+            if line[0] is not turn and not await self._within(turn, wait):
+                late = Decision(False, 0, self.rate.interval * cost, self.rate.window)
+                raise self._reject(self._count(late), key)
+            while not (decision := await self._ask_store(full_key, cost)).allowed:
+                if monotonic() + decision.retry_after > deadline:
+                    raise self._reject(self._count(decision), key)
+                await self._clock.sleep(decision.retry_after)
+            return decision
+        finally:
+            self._waiting -= 1
+            line.remove(turn)
+            if line:
+                line[0].set()
+            else:
+                del self._lines[full_key]
+            _record_wait(monotonic() - began, self.name)
+
+    async def _ask_store(self, key: str, cost: int) -> Decision:
+        decision = self._take(key, self.rate, cost)
+        return await self._ask_safely(key, cost) if decision is None else decision
+
+    async def _within(self, turn: asyncio.Event, wait: float) -> bool:
+        """Whether it was this one's turn within `wait` seconds of the limiter's clock."""
+        tasks = (
+            asyncio.ensure_future(turn.wait()),
+            asyncio.ensure_future(self._clock.sleep(wait)),
+        )
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return turn.is_set()
+
+
+_returning: set[asyncio.Future[None]] = set()
+"""Keeps the tasks that give units back from being collected."""
+
+
+def _ask_the_store(key: str, rate: Rate, cost: int) -> None:
+    return None
+
+
+def _record_wait(waited: float, name: str) -> None:
+    record(
+        "standfast.rate_limiter.wait",
+        waited,
+        {"name": name},
+        description="How long calls waited for a rate limit",
+    )

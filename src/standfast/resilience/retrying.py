@@ -1,0 +1,289 @@
+"""The runner of `Retry`: makes the calls, waits between them, and knows when to stop."""
+
+from __future__ import annotations
+
+import random
+from asyncio import current_task
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import CancelledError
+from types import TracebackType
+from typing import Any
+
+from standfast.clock import pause
+from standfast.errors import ConfigurationError
+from standfast.resilience.budget import do_not_retry, is_marked
+from standfast.resilience.deadline import remaining
+from standfast.resilience.policy import AsyncCall, Call
+from standfast.resilience.retry import Retry
+from standfast.resilience.retry_after import retry_after
+from standfast.resilience.telemetry import CALLS, Instrument, span_event, watch
+
+INSTRUMENTS = {
+    **CALLS,
+    "standfast.retry.retries": Instrument("counter", "{retry}", "Attempts after the first"),
+    "standfast.retry.exhausted": Instrument(
+        "counter", "{call}", "Calls given up: no attempt, time or budget was left"
+    ),
+    "standfast.retry.budget": Instrument("gauge", "{retry}", "Retries left in the shared budget"),
+}
+
+
+class Tries:
+    """What one call has been through so far. Made at its first failure."""
+
+    __slots__ = ("delay", "made", "retry", "started")
+
+    def __init__(self, retry: Retry, started: float) -> None:
+        self.retry = retry
+        self.started = started
+        self.made = 0
+        self.delay = 0.0
+
+    def failed(self, error: Exception) -> float | None:
+        """Seconds until the next attempt after `error`, or None: then it must be raised."""
+        self.made += 1
+        retry = self.retry
+        if isinstance(error, CancelledError) or not retry.is_retriable(error) or is_marked(error):
+            retry.counts.failed += 1
+            return None
+        asked = retry_after(error, retry.clock.now())
+        why = self._next(asked)
+        if why is None:
+            span_event(
+                "retry", name=retry.name, attempt=self.made, delay=self.delay, error=_kind(error)
+            )
+            return self.delay
+        if retry.attempts != 1:  # who makes one attempt has amplified nothing
+            do_not_retry(error)
+            error.add_note(f"standfast: not tried again after attempt {self.made}: {why}")
+        self._gave_up(why, error)
+        return None
+
+    def unwanted(self) -> float | None:
+        """Seconds until the next attempt after an unwanted result, or None: then it is returned."""
+        self.made += 1
+        why = self._next(None)
+        if why is None:
+            span_event("retry", name=self.retry.name, attempt=self.made, delay=self.delay)
+            return self.delay
+        self._gave_up(why, None)
+        return None
+
+    def _next(self, asked: float | None) -> str | None:
+        """Set the next `delay`, or tell why there is none."""
+        retry = self.retry
+        total: float | None = retry.total  # type: ignore[assignment]
+        elapsed = 0.0 if total is None else retry.clock.monotonic() - self.started
+        delay = retry.next_delay(self.made, elapsed, self.delay, random.random())  # noqa: S311
+        if delay is None:
+            if retry.attempts is not None and self.made >= retry.attempts:
+                return f"attempts={retry.attempts}"
+            return f"total={total:g}s would pass"
+        if asked is not None and asked > delay:
+            if asked > retry.max_retry_after:  # type: ignore[operator]
+                return f"asked to wait {asked:g}s, max_retry_after={retry.max_retry_after:g}s"
+            if total is not None and elapsed + asked > total:
+                return f"asked to wait {asked:g}s, total={total:g}s would pass"
+            delay = asked
+        left = remaining(retry.clock)
+        if left is not None and delay >= left:
+            return f"the next would start in {delay:.3g}s, the deadline is in {left:.3g}s"
+        if retry.budget is not None and not retry.budget.take():
+            return "the retry budget is spent"
+        self.delay = delay
+        retry.counts.retries += 1
+        return None
+
+    def _gave_up(self, why: str, error: Exception | None) -> None:
+        counts = self.retry.counts
+        counts.failed += 1
+        counts.exhausted += 1
+        span_event(
+            "retry_exhausted", name=self.retry.name, attempt=self.made, why=why, error=_kind(error)
+        )
+
+
+def _kind(error: Exception | None) -> str:
+    return "" if error is None else type(error).__qualname__
+
+
+def _observed(retry: Retry) -> None:
+    if not retry.counts.watched:
+        retry.counts.watched = True
+        watch(retry, INSTRUMENTS)
+
+
+def around(retry: Retry, call: Call) -> Call:
+    """`call`, tried again in this thread."""
+    _observed(retry)
+    counts, budget, unwanted = retry.counts, retry.budget, retry.on_result
+    clock, timed = retry.clock, retry.total is not None
+
+    def retried(*args: Any, **kwargs: Any) -> Any:
+        started = clock.monotonic() if timed else 0.0
+        if budget is not None:
+            budget.calls += 1
+        tries = None
+        while True:
+            try:
+                result = call(*args, **kwargs)
+            except Exception as error:
+                if tries is None:
+                    tries = Tries(retry, started)
+                delay = tries.failed(error)
+                if delay is None:
+                    raise
+            else:
+                if unwanted is None or not unwanted(result):
+                    counts.succeeded += 1
+                    return result
+                if tries is None:
+                    tries = Tries(retry, started)
+                delay = tries.unwanted()
+                if delay is None:
+                    return result
+            pause(clock, delay)
+
+    return retried
+
+
+def around_async(retry: Retry, call: AsyncCall) -> AsyncCall:
+    """`call`, tried again in the task that awaits it."""
+    _observed(retry)
+    counts, budget, unwanted = retry.counts, retry.budget, retry.on_result
+    clock, timed = retry.clock, retry.total is not None
+
+    async def retried(*args: Any, **kwargs: Any) -> Any:
+        started = clock.monotonic() if timed else 0.0
+        if budget is not None:
+            budget.calls += 1
+        tries = None
+        task = current_task()
+        cancels = 0 if task is None else task.cancelling()
+        while True:
+            try:
+                result = await call(*args, **kwargs)
+            except Exception as error:
+                if cancel_requests() > cancels:
+                    raise  # a library turned our cancellation into an error of its own
+                if tries is None:
+                    tries = Tries(retry, started)
+                delay = tries.failed(error)
+                if delay is None:
+                    raise
+            else:
+                if unwanted is None or not unwanted(result):
+                    counts.succeeded += 1
+                    return result
+                if tries is None:
+                    tries = Tries(retry, started)
+                delay = tries.unwanted()
+                if delay is None or cancel_requests() > cancels:
+                    return result
+            await clock.sleep(delay)
+
+    return retried
+
+
+def cancel_requests() -> int:
+    """How often the running task was asked to cancel and hasn't taken it back."""
+    task = current_task()
+    return 0 if task is None else task.cancelling()
+
+
+class Attempt:
+    """One attempt of a block: ``with attempt:``. It swallows an error that will be tried again."""
+
+    __slots__ = ("_block", "number")
+
+    def __init__(self, block: _Block, number: int) -> None:
+        self._block = block
+        self.number = number
+        """Counts from 1."""
+
+    def __enter__(self) -> Attempt:
+        self._block.entered = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return self._block.ended(error)
+
+
+class _Block:
+    """The attempts of one run through one block."""
+
+    __slots__ = ("cancels", "entered", "next_delay", "retry", "tries")
+
+    def __init__(self, retry: Retry) -> None:
+        _observed(retry)
+        self.retry = retry
+        self.tries: Tries | None = None
+        self.next_delay: float | None = 0.0
+        self.entered = True
+        self.cancels = 0
+
+    def ended(self, error: BaseException | None) -> bool:
+        """Take note of how the attempt ended; True if another follows."""
+        self.next_delay = None
+        if error is None:
+            self.retry.counts.succeeded += 1
+        elif isinstance(error, Exception) and self.tries is not None and not self.cancelled():
+            self.next_delay = self.tries.failed(error)
+        return self.next_delay is not None
+
+    def cancelled(self) -> bool:
+        """Whether somebody else has ended the block: nobody can, in a thread."""
+        return False
+
+    def attempt(self) -> Attempt:
+        """The next attempt, now that its delay has passed."""
+        if not self.entered:
+            raise ConfigurationError(
+                "an attempt was not entered, so nobody knows how it ended: write `with attempt:` "
+                "inside the loop"
+            )
+        self.entered = False
+        if self.tries is None:
+            self.tries = Tries(self.retry, self.retry.clock.monotonic())
+            if self.retry.budget is not None:
+                self.retry.budget.calls += 1
+        return Attempt(self, self.tries.made + 1)
+
+
+class Attempts(_Block, Iterator[Attempt]):
+    """``for attempt in retry``."""
+
+    __slots__ = ()
+
+    def __next__(self) -> Attempt:
+        """The next attempt, after its delay."""
+        if self.next_delay is None:
+            raise StopIteration
+        if self.next_delay:
+            pause(self.retry.clock, self.next_delay)
+        return self.attempt()
+
+
+class AsyncAttempts(_Block, AsyncIterator[Attempt]):
+    """``async for attempt in retry``."""
+
+    __slots__ = ()
+
+    def cancelled(self) -> bool:
+        """Whether the task was asked to cancel since the block began."""
+        return cancel_requests() > self.cancels
+
+    async def __anext__(self) -> Attempt:
+        """The next attempt, after its delay."""
+        if self.next_delay is None:
+            raise StopAsyncIteration
+        if self.tries is None:
+            self.cancels = cancel_requests()
+        elif self.entered:
+            await self.retry.clock.sleep(self.next_delay)
+        return self.attempt()

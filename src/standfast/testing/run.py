@@ -1,0 +1,127 @@
+"""`run_saga`: one run of a saga in memory and in virtual time, for unit tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from standfast.errors import ConfigurationError, ResultUnavailable
+from standfast.saga.definition import Saga, Step
+from standfast.testing.simulation.calls import Call
+from standfast.testing.simulation.chance import Faults
+from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
+
+R = TypeVar("R")
+Raises = Exception | type[Exception] | Sequence[Exception]
+
+
+@dataclass(slots=True)
+class SagaRun:
+    """What came of `run_saga`.
+
+    `status` is one of `standfast.saga.STATUSES`; `cause` says why it failed or parked. `results`
+    are by step name; ``run[PlaceOrder.ship]`` is typed. `calls` are all calls that were made, and
+    `trace` is the same in words: ``["reserve", "charge refused", "undo reserve"]``. `time` is how
+    long it took, in virtual seconds. `story` tells it all, a line for each thing that happened.
+    """
+
+    status: str
+    cause: str
+    results: dict[str, Any]
+    calls: list[Call]
+    time: float
+    story: str
+
+    def __getitem__(self, step: Step[Any, R]) -> R:
+        if step.name not in self.results:
+            raise ResultUnavailable(f"{step.name} has no result: the saga is {self.status}")
+        return self.results[step.name]  # type: ignore[no-any-return]
+
+    @property
+    def trace(self) -> list[str]:
+        """The calls in order: ``"charge"``, ``"charge refused"``, ``"charge failed"``, …"""
+        words: list[str] = []
+        for call in self.calls:
+            undo = "undo " if call.operation == "compensation" else ""
+            how = {"done": "", "refused": " refused", "cut off": " cut off"}
+            words.append(f"{undo}{call.branch}{how.get(call.ended, ' failed')}")
+        return words
+
+
+def run_saga(
+    saga: Saga[Any] | Sequence[Saga[Any]],
+    input: Any = None,
+    *,
+    raises: Mapping[str, Raises] | None = None,
+    signals: Mapping[str, Any] | None = None,
+    schema: str = "",
+) -> SagaRun:
+    """Run a saga until it is at rest, with the real engine in memory and in virtual time.
+
+    ::
+
+        run = run_saga(PlaceOrder(…), order, raises={"charge": Refused("no funds")})
+        assert run.status == "compensated"
+        assert run.trace == ["reserve", "charge refused", "undo reserve"]
+
+    `saga` is used as it is, with its fakes; a sequence has the children that it starts too.
+    `raises` makes calls fail instead of being made, by step (``"charge"``, ``"pack[2]"``) or
+    compensation (``"undo charge"``): an exception for the first call, a sequence for the first few,
+    a class for all of them. `signals` are sent soon after they are waited for; one that isn't given
+    never comes, so that its wait times out, or the saga stays ``"waiting"``. Nobody resumes what is
+    parked. `schema` makes tables for transactional steps (SQLite, in memory).
+
+    Raises `InvariantViolated` for what `simulate` would always complain about, and
+    `ConfigurationError` for wrong names, real I/O, and inside a running event loop.
+    """
+    sagas = [saga] if isinstance(saga, Saga) else list(saga)
+    simulation = _Once(lambda: sagas, input, signals=signals, faults=Faults.none(), schema=schema)
+    told = {name: _several(what) for name, what in (raises or {}).items()}
+    known = simulation.names()
+    for name in told:
+        if name.partition("[")[0] not in known:
+            raise ConfigurationError(f"raises={name!r}: give one of {', '.join(sorted(known))}")
+    simulation.rules = replace(simulation.rules, raises=told, operated=False)
+    with alone():
+        outcome = simulation.play(0, tell=True)
+    story = "\n".join(f"{at:>9.2f}s  {text}" for at, text in outcome.story)
+    world = outcome.world
+    if outcome.violation is not None:
+        raise InvariantViolated(
+            f"{simulation.name}: {outcome.violation}\n\n{story}", seed=0, story=story, world=world
+        )
+    return SagaRun(world.status, world.cause, world.results, world.calls, world.time, story)
+
+
+def _several(raises: Raises) -> Sequence[Exception] | type[Exception]:
+    return [raises] if isinstance(raises, Exception) else raises
+
+
+class _Once(Simulation):
+    """Only the signals that are given come."""
+
+    def _payloads(self, signals: Mapping[str, Any]) -> dict[str, bytes]:
+        waits = {
+            step.signal: definition
+            for definition in self.definitions.by_class.values()
+            for step in definition.plan.steps.values()
+            if step.kind == "wait"
+        }
+        unknown = sorted(signals.keys() - waits.keys())
+        if unknown:
+            raise ConfigurationError(f"signals={unknown}: it waits for {sorted(waits) or 'none'}")
+        return {name: waits[name].check_signal(name, value) for name, value in signals.items()}
+
+    def names(self) -> set[str]:
+        """The steps and compensations that can be called."""
+        names: set[str] = set()
+        definitions = list(self.definitions.by_class.values())
+        labels = [""]
+        for definition in definitions[:1]:
+            labels += [f"{s.name}/" for s in definition.steps.values() if s.kind == "child"]
+        for definition in definitions:
+            for step in definition.steps.values():
+                for label in labels:
+                    names |= {label + step.name, f"undo {label}{step.name}"}
+        return names

@@ -1,0 +1,387 @@
+"""One run of a simulation: one seed, one saga, a worker that dies, people who interfere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from standfast.ports.journal import Append, Mail
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.active import Active
+from standfast.saga.client import Sagas
+from standfast.saga.context import Context
+from standfast.saga.definition import Definition, Saga
+from standfast.testing.ledger import Ledger
+from standfast.testing.simulation.calls import Call
+from standfast.testing.simulation.chance import Chance
+from standfast.testing.simulation.invariants import (
+    Observed,
+    Violation,
+    World,
+    difference,
+)
+from standfast.testing.simulation.judgement import check, judge, path_of, world_of
+from standfast.testing.simulation.people import Operator, Senders
+from standfast.testing.simulation.process import FOREVER, Process, SimulatedDefinitions
+from standfast.testing.simulation.store import SimulatedDatabase, answer_lost
+from standfast.testing.virtual import VirtualClock, VirtualLoop, refusing_real_io
+from standfast.testing.words import describe
+
+Check = Callable[[World], Any]
+LINGER = (0.0, 1.0, FOREVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What all runs of one simulation share.
+
+    `signals` are payloads by name, as JSON. `invariants` are checked at the end, `always` whenever
+    something happened. `raises` are the errors that calls are told to end with, by step, instead of
+    being made. `operated`: an operator looks after what is parked.
+    """
+
+    definitions: SimulatedDefinitions
+    signals: Mapping[str, bytes]
+    invariants: Sequence[Check] = ()
+    always: Sequence[Check] = ()
+    schema: str = ""
+    raises: Mapping[str, Sequence[Exception] | type[Exception]] = field(default_factory=dict)
+    operated: bool = True
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of one run. `struck` are the places of its faults, `strikes` counts them."""
+
+    path: int
+    struck: list[str]
+    strikes: Counter[tuple[str, str]]
+    violation: Violation | None
+    story: list[tuple[float, str]]
+    world: World
+
+
+class Play:
+    """One run. The engine is the real one: its definition, machine, runner and attempts."""
+
+    def __init__(
+        self, rules: Rules, sagas: Sequence[Saga[Any]], input: Any, chance: Chance, *, tell: bool
+    ) -> None:
+        self.rules = rules
+        self.chance = chance
+        self.saga_objects = sagas
+        self.input = input
+        self.definitions = rules.definitions
+        self.loop = VirtualLoop()
+        self.clock = VirtualClock(self.loop)
+        self.database = SimulatedDatabase(self, rules.schema)
+        self.sagas = Sagas(self.database.journal, self.definitions, clock=self.clock)
+        self.ledgers = [v for s in sagas for v in vars(s).values() if isinstance(v, Ledger)]
+        self.instances: dict[UUID, Observed] = {}
+        self.by_text: dict[str, Observed] = {}
+        self.root: UUID = UUID(int=Random(chance.draw("id")).getrandbits(128))  # noqa: S311
+        self.calls: list[Call] = []
+        self.strikes: Counter[tuple[str, str]] = Counter()
+        self.violation: Violation | None = None
+        self.story: list[tuple[float, str]] | None = [] if tell else None
+        self.process: Process | None = None
+        self.process_id: int = 0
+        self.operator = Operator(self)
+        self.senders = Senders(self)
+        self.down_until: dict[str, float] = {}
+        self._tallies: Counter[str] = Counter()
+        self._tasks: set[Any] = set()
+        self._futures: list[Any] = []  # kept, or their tasks would be collected as garbage
+        self._mails = 0
+        self.main: Definition = self.definitions.of(type(sagas[0]))
+
+    # -- the run -----------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Play it to the end, and judge."""
+        try:
+            with refusing_real_io(self.loop):
+                self.spawn(self._begin())
+                self.loop.run_until_quiet()
+                if self.loop.refused is None and self.violation is None:
+                    self._judge()
+            return self._outcome()
+        finally:
+            self._end()
+
+    def _judge(self) -> None:
+        try:
+            judge(self)
+        except Violation as violation:
+            self.violated(violation.kind, str(violation))
+
+    def _outcome(self) -> Outcome:
+        if self.loop.refused is not None:
+            raise self.loop.refused
+        return Outcome(
+            path_of(self),
+            self.chance.struck,
+            self.strikes,
+            self.violation,
+            self.story or [],
+            world_of(self),
+        )
+
+    def _end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+        self.loop.set_exception_handler(lambda loop, context: None)  # of what is cut off now
+        self.loop.end()
+        if self.database.sql is not None and self.story is None:
+            self.database.sql.close()  # else whoever reads the story may want to read the rows
+
+    async def _begin(self) -> None:
+        definition, start, started = self.sagas.prepare(
+            type(self.saga_objects[0]), self.input, key="simulated", id=self.root
+        )
+        self._born(self.root, definition, "", started)
+        self.tell(f"{definition.name} starts with {self.input!r}")
+        await self._boot()
+        process = self.process
+        assert process is not None
+        await self.database.journal.start([start], owner=process.token)
+        machine = self.definitions.machine_class(self.root, definition.plan)
+        machine.apply(started)
+        process.launch(Active(definition, machine, definition.input(machine)))
+
+    async def _boot(self) -> None:
+        self.process_id += 1
+        leases = self.database.leases
+        token = await leases.register("simulated", list(self.definitions.by_kind), ttl=FOREVER)
+        assert token is not None
+        linger = LINGER[self.chance.choose(f"linger {self.process_id}", len(LINGER))]
+        self.process = Process(self, token, linger)
+
+    def _born(self, id: UUID, definition: Definition, label: str, started: fx.Started) -> None:
+        observed = Observed(id, definition, label)
+        observed.note(started)
+        self.instances[id] = self.by_text[str(id)] = observed
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something go on beside."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: Any) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            error = task.exception()
+            self.violated("simulation", f"{type(error).__name__}: {error}")
+
+    # -- what happens ------------------------------------------------------------------------
+
+    def tell(self, text: str) -> None:
+        """Add a line to the story."""
+        if self.story is not None:
+            self.story.append((self.loop.elapsed, text))
+
+    def violated(self, kind: str, text: str) -> None:
+        """Something doesn't hold: the run ends here."""
+        if self.violation is None:
+            self.violation = Violation(kind, text)
+            self.tell(f"*** {text}")
+        self.loop.stop()
+
+    def tally(self, what: str) -> int:
+        """How often this has happened, this time included."""
+        self._tallies[what] += 1
+        return self._tallies[what]
+
+    def strike(self, call: Call, fault: str) -> None:
+        """Count a fault of a call."""
+        undo = "undo " if call.operation == "compensation" else ""
+        self.strikes[undo + call.branch.partition("[")[0], fault] += 1
+
+    def begin_call(self, ctx: Context) -> Call:
+        """The engine calls a function of the user's."""
+        observed = self.by_text[ctx.saga_id]
+        branch = ctx.step if ctx.item is None else f"{ctx.step}[{ctx.item}]"
+        call = Call(
+            self.loop.elapsed,
+            ctx.saga_id,
+            observed.label + branch,
+            ctx.operation,
+            ctx.attempt,
+            ctx.idempotency_key,
+        )
+        self.calls.append(call)
+        self.tell(f"{call} begins")
+        try:
+            observed.check_call(call, branch)
+        except Violation as violation:
+            self.violated(violation.kind, str(violation))
+        return call
+
+    def repeat_call(self, call: Call) -> Call:
+        """A request that arrives after its caller has given it up."""
+        late = Call(
+            self.loop.elapsed,
+            call.instance,
+            call.branch,
+            call.operation,
+            call.attempt,
+            call.key,
+            late=True,
+        )
+        self.calls.append(late)
+        return late
+
+    def told_to_raise(self, call: Call, number: int) -> Exception | None:
+        """The error that this call, the so-manieth of its branch, is told to end with."""
+        undo = "undo " if call.operation == "compensation" else ""
+        told = self.rules.raises.get(undo + call.branch)
+        if told is None:
+            told = self.rules.raises.get(undo + call.branch.partition("[")[0], ())
+        if isinstance(told, type):
+            return told("told to")
+        return told[number - 1] if number <= len(told) else None
+
+    def is_untried(self, call: Call) -> bool:
+        """Whether no request of this branch can have reached the participant yet."""
+        same = [c for c in self.calls if c.instance == call.instance and c.branch == call.branch]
+        return not any(c.began or c.late for c in same)
+
+    def has_refused(self, call: Call) -> bool:
+        """Whether the participant has refused this branch."""
+        return any(
+            c.ended == "refused" and c.branch == call.branch and c.instance == call.instance
+            for c in self.calls
+        )
+
+    async def pass_time(self, place: str, branch: str, fault: str) -> None:
+        """A moment in which time passes, and anything may happen."""
+        chance = self.chance
+        if chance.strikes("latency", f"{place}: latency"):
+            drawn = chance.draw(f"{place}: how long")
+            await self.clock.sleep(drawn * (0.1 if drawn < 0.5 else 2 if drawn < 0.95 else 100))
+        self.senders.disturb(place)
+        if chance.strikes("crash", f"{place}: crash"):
+            undo = "undo " if " compensation " in place else ""
+            self.strikes[undo + branch.partition("[")[0], fault] += 1
+            self.crash(place)
+            await self._limbo()
+
+    async def _limbo(self) -> None:
+        """What a dead process waits for: for ever."""
+        future = self.loop.create_future()
+        self._futures.append(future)
+        await future
+
+    # -- the store ---------------------------------------------------------------------------
+
+    def next_commit(self) -> str:
+        """The name of a commit."""
+        return f"commit {self.tally('commits')}"
+
+    async def before_commit(self, place: str, process: int, appends: Sequence[Append]) -> None:
+        """A commit is about to be written."""
+        if process == self.process_id and not self._is_dead():
+            await self.pass_time(f"{place} begins", self._about(appends), "crash before its commit")
+
+    async def after_commit(self, place: str, process: int, appends: Sequence[Append]) -> None:
+        """A commit was written. Raises `StoreUnavailable` when its answer is to be lost."""
+        if process != self.process_id or self._is_dead():
+            return
+        if self.chance.strikes("store", f"{place}: answer lost"):
+            self.strikes[self._about(appends), "commit's answer lost"] += 1
+            self.tell("the store wrote that, but its answer was lost")
+            raise answer_lost()
+        await self.pass_time(f"{place} ends", self._about(appends), "crash after its commit")
+
+    def _about(self, appends: Sequence[Append]) -> str:
+        """The step that a commit is about, for the coverage table."""
+        for append in appends:
+            for text in append.facts:
+                branch = getattr(fx.decode(text, 1), "branch", "")
+                if branch:
+                    return self.instances[append.id].label + str(branch).partition("[")[0]
+        return "the saga itself"
+
+    def committed(self, append: Append) -> None:
+        """Facts were stored."""
+        observed = self.instances[append.id]
+        for number, text in enumerate(append.facts, append.after + 1):
+            fact = fx.decode(text, number)
+            observed.note(fact)
+            self.tell(f"stored: {observed.label}{describe(fact)}")
+            if isinstance(fact, fx.CompensationStarted) and fact.cause.startswith("the deadline"):
+                self.strikes["the saga itself", "deadline passed"] += 1
+        for start in append.starts:
+            row = start.instance
+            fact = fx.decode(start.fact, 0)
+            assert isinstance(fact, fx.Started)
+            definition = self.definitions.by_kind[row.pattern, row.name, row.version]
+            if row.id not in self.instances:
+                label = f"{observed.label}{fact.parent_branch}/"
+                self._born(row.id, definition, label, fact)
+        self._compare(append, observed)
+        self.touched()
+
+    def _compare(self, append: Append, observed: Observed) -> None:
+        """The live machine must be what its journal says."""
+        active = self.process.active.get(append.id) if self.process is not None else None
+        if active is None or not append.facts:
+            return
+        machine = active.machine
+        if machine.sequence != append.after + len(append.facts):
+            return
+        self.senders.watch(observed, machine)
+        if machine.sequence % 3:  # a fold of it all each time would cost more than it finds
+            return
+        copy = self.definitions.new(append.id, observed.definition, observed.facts)
+        found = difference(machine, copy)
+        if found:
+            self.violated("fold", f"the machine isn't what its journal says: {found}")
+
+    def touched(self) -> None:
+        """Something changed, so what must hold always is checked."""
+        if self.rules.always and self.violation is None:
+            check(self, self.rules.always)
+
+    def rested(self, active: Active) -> None:
+        """An instance left memory."""
+        stuck = active.machine.status in ("parked", "compensation_failed")
+        if stuck and self.rules.operated:
+            self.operator.called(self.instances[active.id], active.machine)
+
+    def send(self, to: UUID, event: ev.Mailed, text: str) -> None:
+        """Somebody sends something to an instance."""
+        self.tell(text)
+        self._mails += 1
+        kind, body = ev.to_mail(event)
+        mail = Mail(to, f"mail {self._mails}", kind, body, self.clock.now())
+        self.spawn(self._deliver(mail))
+
+    async def _deliver(self, mail: Mail) -> None:
+        await self.database.journal.send([mail])
+        if self.process is not None:
+            self.process.due.set()
+
+    def _is_dead(self) -> bool:
+        return self.process is None or self.process.dead
+
+    def crash(self, place: str) -> None:
+        """Kill the process, and start another after a while."""
+        if self.process is None or self.process.dead:
+            return
+        drawn = self.chance.draw(f"{place}: downtime")
+        down = 0.0 if drawn < 0.4 else drawn * 5 if drawn < 0.9 else drawn * 3600
+        self.tell(f"--- the process is killed ({place}), and starts again {down:.2f} s later")
+        self.process.kill()
+        self.spawn(self._restart(self.process.token, down))
+
+    async def _restart(self, token: int, down: float) -> None:
+        await self.clock.sleep(down)
+        await self.database.leases.release(token)
+        await self._boot()

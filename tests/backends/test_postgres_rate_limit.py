@@ -1,0 +1,134 @@
+"""Rate limits in a real PostgreSQL: the contract, and what happens when it goes away."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from standfast.backends.postgres import PostgresDatabase, PostgresRateLimits
+from standfast.conformance import RateLimitSuite
+from standfast.errors import MigrationNeeded
+from standfast.ports.rate_limit import RateRequest
+from standfast.rates import Rate
+from standfast.resilience.ratelimit import RateLimiter
+
+
+async def migrate(dsn):
+    database = PostgresDatabase(dsn)
+    await database.open()
+    await database.migrate()
+    await database.close()
+
+
+@pytest.fixture
+async def dsn(postgres_dsn):
+    await migrate(postgres_dsn)
+    return postgres_dsn
+
+
+@pytest.fixture
+async def store(dsn):
+    async with PostgresRateLimits(dsn, timeout=30) as store:
+        yield store
+
+
+class TestPostgres(RateLimitSuite):
+    @pytest.fixture
+    async def store(self, dsn):
+        async with PostgresRateLimits(dsn, timeout=30) as store:
+            yield store
+
+
+async def test_concurrent_checks_share_statements(store, monkeypatch):
+    """32 callers that ask at the same time cost one statement, not 32."""
+    limiter = RateLimiter(1000, "1h", store=store, name="api", on_store_failure="deny")
+    statements = []
+    fetch = store._pool.fetch
+
+    async def counted(sql, *args):
+        statements.append(sql)
+        return await fetch(sql, *args)
+
+    monkeypatch.setattr(store._pool, "fetch", counted)
+    decisions = await asyncio.gather(*(limiter.check() for _ in range(32)))
+    assert sorted(d.remaining for d in decisions) == list(range(968, 1000))
+    assert len(statements) == 1
+
+
+async def test_processes_share_limits_without_deadlocks(dsn):
+    """Batches over the same keys, in any order."""
+    stores = [PostgresRateLimits(dsn, timeout=60) for _ in range(3)]
+    for store in stores:
+        await store.open()
+    rate = Rate(50, "1h")
+    keys = [f"k{n}" for n in range(10)]
+
+    async def ask(store, turn):
+        shifted = keys[turn % 10 :] + keys[: turn % 10]
+        return await store.check([RateRequest(key, rate) for key in shifted])
+
+    answers = await asyncio.gather(*(ask(store, n) for store in stores for n in range(30)))
+    assert sum(decision.allowed for answer in answers for decision in answer) == 500
+    for store in stores:
+        await store.close()
+
+
+async def test_expired_keys_are_purged(dsn):
+    async with PostgresRateLimits(dsn, timeout=30, purge_limit=60) as store:
+        brief, long = Rate(10, 0.01), Rate(10, "1h")
+        await store.check([RateRequest(f"brief-{n}", brief) for n in range(100)])
+        await store.check([RateRequest(f"long-{n}", long) for n in range(5)])
+        await asyncio.sleep(0.05)
+        assert [await store.purge() for _ in range(3)] == [60, 40, 0]
+        assert (await store.check([RateRequest("long-1", long)]))[0].remaining == 8
+
+
+async def test_purges_by_itself(dsn):
+    async with PostgresRateLimits(dsn, timeout=30, purge_every=0.01) as store:
+        await store.check([RateRequest("brief", Rate(10, 0.01))])
+        connection = await asyncpg.connect(dsn)
+        async with asyncio.timeout(30):
+            while await connection.fetchval(
+                "SELECT count(*) FROM standfast.rate_limits WHERE key = '0:brief'"
+            ):
+                await asyncio.sleep(0.02)
+                await store.check([RateRequest("other", Rate(10, "1h"))])
+        await connection.close()
+
+
+async def test_a_server_clock_set_back_blocks_no_longer_than_a_refill(store, dsn):
+    """A state an hour in the future, as it would be found after the clock was set back."""
+    await store.check([RateRequest("k", Rate(10, 1.0))])
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("UPDATE standfast.rate_limits SET full_at = full_at + 3600")
+    await connection.close()
+    (denied,) = await store.check([RateRequest("k", Rate(10, 1.0))])
+    assert not denied.allowed
+    assert denied.retry_after <= 1.0
+
+
+async def test_without_its_tables(postgres_dsn):
+    async with PostgresRateLimits(postgres_dsn, timeout=30) as store:
+        with pytest.raises(MigrationNeeded):
+            await store.check([RateRequest("k", Rate(10))])
+
+
+@pytest.mark.parametrize("policy", ["allow", "deny"])
+async def test_postgres_killed_during_use(postgres_server, policy):
+    await migrate(postgres_server.dsn)
+    async with PostgresRateLimits(postgres_server.dsn, timeout=10) as store:
+        limiter = RateLimiter(3, "1h", store=store, name="api", on_store_failure=policy)
+        assert (await limiter.check()).allowed
+        postgres_server.kill()
+        while_away = await asyncio.gather(*(limiter.check() for _ in range(20)))
+        assert {decision.allowed for decision in while_away} == {policy == "allow"}
+        postgres_server.start()
+        # A connection that broke may fail once more; then it counts again, from nothing (unlogged).
+        failures = None
+        while failures != limiter._store_failures:
+            failures = limiter._store_failures
+            await limiter.check()
+        for _ in range(3):
+            await limiter.check()
+        assert not (await limiter.check()).allowed
+        assert limiter._store_failures == failures

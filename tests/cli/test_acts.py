@@ -1,0 +1,114 @@
+"""Acts on many: asked on a terminal, stopped between batches; and one story from start to end."""
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from standfast import Standfast
+from standfast.saga.operations import Operations
+from tests.cli.conftest import STANDFAST, in_process
+from tests.saga.engine.world import until
+
+
+def stored(url, number):
+    """Start so many orders; nobody works."""
+    sys.path.insert(0, os.getcwd())
+    import shop
+
+    async def start():
+        async with Standfast(url).add(shop.PlaceOrder()) as app:
+            await asyncio.gather(
+                *(app.start("place-order", shop.Order(str(n)), key=str(n)) for n in range(number))
+            )
+
+    asyncio.run(start())
+
+
+@pytest.mark.parametrize(("answer", "code", "mails"), [("y", 0, 2), ("n", 1, 0)])
+def test_a_terminal_is_asked(shop, standfast, answer, code, mails):
+    standfast("migrate", "shop:app")
+    stored("sqlite:///shop.db", 2)
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [STANDFAST, "sagas", "cancel", "--app", "shop:app", "--all", "--json"],
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        os.write(ours, f"{answer}\n".encode())
+        out, err = process.communicate(timeout=60)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == code, err
+    assert "cancel: touch 2 sagas? [y/N]" in err
+    if mails:
+        assert json.loads(out)["asked"] == 2
+    else:
+        assert "nothing was done" in err
+    exported = standfast("sagas", "export", "--app", "shop:app").stdout.splitlines()
+    assert sum(len(json.loads(line)["mails"]) for line in exported) == mails
+
+
+def test_ctrl_c_stops_between_batches(shop, standfast, monkeypatch):
+    standfast("migrate", "shop:app")
+    stored("sqlite:///shop.db", 5)
+    original = Operations.tell
+
+    async def tell(self, act, ids, **options):
+        async for done in original(self, act, ids, batch=2, mail_id=options["mail_id"]):
+            if done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(0.1)  # the loop hears of it
+            yield done
+
+    monkeypatch.setattr(Operations, "tell", tell)
+    told = standfast("sagas", "cancel", "--app", "shop:app", "--all", "--yes", code=1)
+    assert told.stderr == "stopped after 2 of 5: run it again to go on\n"
+    exported = standfast("sagas", "export", "--app", "shop:app").stdout.splitlines()
+    assert sum(len(json.loads(line)["mails"]) for line in exported) == 2
+
+
+def test_one_story_from_start_to_end(shared_shop, monkeypatch):
+    """Everything in processes of their own: a parked saga is retried and ends well."""
+    monkeypatch.setenv("STANDFAST_APP", "shop:app")
+
+    def ask(*arguments, code=0):
+        process = in_process(*arguments)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        return out
+
+    ask("migrate")
+    order = '{"id": "7", "amount": 3, "trouble": "charge"}'
+    id = ask("sagas", "start", "place-order", "--input", order, "--key", "7").strip()
+    worker = in_process("run", "--lease", "5s", "--drain", "10s")
+    try:
+
+        async def comes_to(status):
+            await until(lambda: status in ask("sagas", "list", "--key", "7"), within=60)
+
+        asyncio.run(comes_to("parked"))
+        (shared_shop / "bank-is-back").touch()
+        ask("sagas", "retry", "place-order/7", "--by", "ann")
+        asyncio.run(comes_to("completed"))
+        shown = ask("sagas", "show", id[:-1])
+        assert "charge    resumed by ann" in shown
+        assert 'ship      completed: "s-7"' in shown
+        assert ask("sagas", "check-compat", "--status", "completed") == ""
+        worker.send_signal(signal.SIGTERM)
+        _, err = worker.communicate(timeout=60)
+        assert worker.returncode == 0, err
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert "deleted 1 saga" in ask("sagas", "purge", "--finished-for", "0s", "--yes")
+    assert json.loads(ask("sagas", "list", "--json")) == []

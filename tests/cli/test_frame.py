@@ -1,0 +1,190 @@
+"""Finding an app, opening its database, and the commands about both."""
+
+import asyncio
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from standfast import __version__
+from standfast.backends.sqlite import SqliteDatabase
+from tests.cli.conftest import in_process
+
+
+def test_version(standfast):
+    assert standfast("--version").stdout == f"standfast {__version__}\n"
+
+
+def test_without_the_extra_one_line_says_how_to_install_it():
+    code = "import sys; sys.modules['typer'] = None\nfrom standfast.cli.main import main\nmain()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "the standfast command needs the extra `cli`: pip install 'standfast[cli]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("shop", "write module:attribute"),
+        (":app", "write module:attribute"),
+        ("nowhere:app", "no module 'nowhere'"),
+        ("shop.nowhere:app", "no module 'shop.nowhere'"),
+        ("shop:nothing", "has no 'nothing'; it has shop:app"),
+        ("shop:SHOP", "has no 'SHOP'"),
+        ("shop:Order", "calling Order() raised TypeError"),
+        ("shop:__name__", "is a str, not a Standfast app"),
+        ("shop:broken", "calling broken() raised RuntimeError: no luck"),
+        ("faulty:app", "importing 'faulty' raised ZeroDivisionError"),
+        ("needy:app", "importing 'needy' raised ModuleNotFoundError: No module named 'absent'"),
+        ("mysql://x/y", "no backend for 'mysql' URLs"),
+        ("memory://", "lives and dies with the process"),
+    ],
+)
+def test_what_is_no_app_is_told_in_one_line(shop, standfast, target, said):
+    (shop / "faulty.py").write_text("1 / 0\n")
+    (shop / "needy.py").write_text("import absent\n")
+    result = standfast("workers", target, code=2)
+    assert said in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_debug_shows_where(shop, standfast):
+    (shop / "faulty.py").write_text("1 / 0\n")
+    result = standfast("--debug", "workers", "faulty:app", code=2)
+    assert 'faulty.py", line 1' in result.stderr
+    assert "ZeroDivisionError" in result.stderr
+
+
+@pytest.mark.parametrize("target", ["shop:app", "shop:make", "sqlite:///shop.db"])
+def test_only_migrate_makes_a_file(shop, standfast, target):
+    file = Path("shop.db")
+    assert "there is no database at shop.db" in standfast("workers", target, code=1).stderr
+    assert "there is no database at shop.db" in standfast("run", "shop:app", code=1).stderr
+    assert not file.exists()
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE somebody_elses (x)")
+    connection.close()
+    before = file.read_bytes()
+    assert "is at migration 0" in standfast("workers", target, code=1).stderr
+    assert "is at migration 0" in standfast("run", "shop:app", code=1).stderr
+    assert file.read_bytes() == before
+    assert list(Path().glob("shop.db?*")) == []
+    assert "applied migration 1" in standfast("migrate", target).stdout
+    assert standfast("migrate", target).stdout.startswith("sqlite:///shop.db is at migration ")
+    assert json.loads(standfast("workers", target, "--json").stdout) == []
+
+
+def test_the_sql_is_complete_on_sqlite(shop, standfast):
+    sql = standfast("migrate", "shop:app", "--sql").stdout
+    assert not Path("shop.db").exists()
+    connection = sqlite3.connect("shop.db")
+    connection.executescript(sql)
+    connection.close()
+    newest = max(one.number for one in SqliteDatabase.migrations)
+    assert f"is at migration {newest}" in standfast("migrate", "shop:app").stdout
+    assert standfast("migrate", "shop:app", "--sql", "--after", str(newest)).stdout == ""
+    standfast("migrate", "shop:app", "--after", "1", code=2)
+
+
+def test_a_database_that_is_away_is_told(folder, standfast):
+    url = "postgresql://u:secret@127.0.0.1:1/x"
+    result = standfast("sagas", "list", "--app", url, code=1)
+    assert result.stderr.startswith("error: ")
+    assert "secret" not in result.output
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_is_no_database_is_told(shop, standfast):
+    result = standfast("workers", "sqlite:///shop.py", code=1)
+    assert result.stderr.startswith("error: shop.py")
+
+
+@pytest.mark.parametrize("command", [["start", "x"], ["describe"], ["diagram", "x"], ["fork", "x"]])
+def test_where_code_is_needed_an_address_is_not_enough(folder, standfast, command):
+    told = standfast("sagas", *command, "--app", "sqlite:///shop.db", code=2).stderr
+    assert "the code is needed" in told
+
+
+def test_the_app_may_come_from_the_environment(shop, standfast, monkeypatch):
+    monkeypatch.setenv("STANDFAST_APP", "shop:app")
+    standfast("migrate")
+    assert standfast("sagas", "list", "--json").stdout == "[]\n"
+
+
+def test_an_app_that_migrates_by_itself_is_run(shop, standfast):
+    (shop / "eager.py").write_text(
+        "from standfast import Standfast\napp = Standfast('sqlite:///eager.db', migrate=True)\n"
+    )
+    worker = in_process("run", "eager:app")
+    try:
+        assert "working; stop with" in worker.stderr.readline()
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
+    assert worker.returncode == 0
+
+
+async def _psql(dsn, sql):
+    import asyncpg
+
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+def test_the_sql_is_complete_on_postgres(postgres_dsn, standfast):
+
+    asyncio.run(_psql(postgres_dsn, standfast("migrate", postgres_dsn, "--sql").stdout))
+    told = standfast("migrate", postgres_dsn).stdout
+    assert "applied" not in told
+    assert "is at migration" in told
+    standfast("workers", postgres_dsn)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--lease", "soon"], "lease='soon'"),
+        (["--poll", "0"], "poll='0'"),
+        (["--max-in-flight", "0"], "max_in_flight=0"),
+        (["--drain", "-1"], "drain='-1'"),
+        (["--log-level", "loud"], "'loud'"),
+    ],
+)
+def test_run_refuses_wrong_options(shop, standfast, arguments, said):
+    standfast("migrate", "shop:app")
+    assert said in standfast("run", "shop:app", *arguments, code=2).output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_works_until_it_is_told_to_stop(shared_shop, standfast, number):
+    worker = in_process("run", "shop:make", "--migrate", "--name", "w1", "--lease", "5s")
+    try:
+        said = ""
+        while "working; stop with" not in said:
+            line = worker.stderr.readline()
+            assert line, said
+            said += line
+        (one,) = json.loads(standfast("workers", "shop:app", "--json").stdout)
+        assert one["name"] == "w1"
+        assert one["sagas"] == [{"name": "place-order", "version": 1}]
+        assert "place-order v1" in standfast("workers", "shop:app").stdout
+        worker.send_signal(number)
+        out, err = worker.communicate(timeout=60)
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert worker.returncode == 0, err
+    assert "draining" in err
+    assert out == ""
+    assert json.loads(standfast("workers", "shop:app", "--json").stdout) == []

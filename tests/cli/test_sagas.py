@@ -1,0 +1,319 @@
+"""Each command of `standfast sagas`, on a shop that has sold some things."""
+
+import json
+import re
+import sqlite3
+
+import pytest
+
+from standfast.errors import SagaParked
+from standfast.saga.operations import operating_user
+from tests.saga.engine.world import until
+
+
+async def history(app):
+    """One completed, one compensated, one parked, one that waits."""
+    import shop
+
+    await (await app.start(shop.PlaceOrder, shop.Order("1", 5), key="done/1")).result(timeout=30)
+    refused = await app.start(shop.PlaceOrder, shop.Order("2", 1, "sold out"), key="refused")
+    parked = await app.start(shop.PlaceOrder, shop.Order("3", 1, "charge"), key="parked")
+    with pytest.raises(SagaParked):
+        await parked.result(timeout=30)
+    waiting = await app.start(shop.PlaceOrder, shop.Order("4", 1, "wait"), key="waiting")
+
+    async def settled():
+        statuses = [await one.status() for one in (refused, waiting)]
+        return statuses == ["compensated", "waiting"]
+
+    await until(settled, within=30)
+
+
+@pytest.fixture
+def sagas(played, standfast):
+    played(history)
+
+    def run(command, *arguments, **options):
+        return standfast("sagas", command, "--app", "shop:app", *arguments, **options)
+
+    return run
+
+
+def keys(result):
+    return [one["key"] for one in json.loads(result.stdout)]
+
+
+def test_list_filters_pages_and_counts(sagas, standfast):
+    assert keys(sagas("list", "--json")) == ["waiting", "parked", "refused", "done/1"]
+    assert keys(sagas("list", "--json", "--status", "parked", "--status", "waiting")) == [
+        "waiting",
+        "parked",
+    ]
+    assert keys(sagas("list", "--json", "--step", "charge")) == ["parked"]
+    assert keys(sagas("list", "--json", "--key", "refused")) == ["refused"]
+    assert keys(sagas("list", "--json", "--name", "other")) == []
+    assert keys(sagas("list", "--json", "--version", "2")) == []
+    assert keys(sagas("list", "--json", "--older-than", "1h")) == []
+    assert len(keys(sagas("list", "--json", "--newer-than", "1h"))) == 4
+    first = sagas("list", "--json", "--limit", "3")
+    following = re.search(r"--after (\S+)", first.stderr)[1]
+    rest = sagas("list", "--json", "--after", following)
+    assert keys(first) + keys(rest) == ["waiting", "parked", "refused", "done/1"]
+    assert rest.stderr == ""
+
+    lines = sagas("list").stdout.splitlines()
+    assert lines[0].split() == ["ID", "SAGA", "KEY", "STATUS", "AGE", "STEP", "CAUSE"]
+    assert "place-order v1" in lines[2]
+    assert "charge: OSError: the bank is away" in lines[2]
+    # A database's URL will do.
+    by_url = standfast("sagas", "list", "--app", "sqlite:///shop.db", "--json")
+    assert len(keys(by_url)) == 4
+
+    counted = json.loads(sagas("list", "--count", "--json").stdout)
+    assert {(one["status"], one["count"]) for one in counted} == {
+        ("completed", 1),
+        ("compensated", 1),
+        ("parked", 1),
+        ("waiting", 1),
+    }
+    assert "SAGA" in sagas("list", "--count").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "code", "said"),
+    [
+        ("list", ["--status", "stuck"], 2, "status='stuck': choose from"),
+        ("list", ["--older-than", "long"], 2, "older_than='long'"),
+        ("list", ["--limit", "0"], 2, "limit=0"),
+        ("list", ["--after", "x"], 2, "give a whole id"),
+        ("list", ["--count", "--key", "x"], 2, "leave the filters out"),
+        ("show", ["place-order/none"], 1, "has the key 'none'"),
+        ("show", ["zzz"], 1, "is no address"),
+        ("start", ["no-saga"], 2, "no saga is named 'no-saga'"),
+        ("start", ["place-order", "--input", "{"], 2, "the input of saga 'place-order'"),
+        ("start", ["place-order", "--input", '{"amount": 1}'], 2, "missing required field `id`"),
+        ("start", ["place-order", "--input", "@none.json"], 2, "No such file"),
+        ("start", ["place-order", "--key", "done/1", "--input", '{"id": "x"}'], 1, "another input"),
+        ("signal", ["aproved", "place-order/waiting"], 2, "choose from approved, resume"),
+        ("signal", ["approved", "place-order/waiting", "--payload", "7"], 2, "Expected `str`"),
+        ("signal", ["approved", "place-order/waiting", "--payload", "x"], 2, "isn't JSON"),
+        ("signal", ["approved", "place-order/done/1"], 1, "is completed"),
+        ("cancel", [], 2, "say which sagas"),
+        ("cancel", ["place-order/parked", "--all"], 2, "say which sagas"),
+        ("cancel", ["--all"], 2, "give --yes"),
+        ("cancel", ["place-order/refused"], 1, "is compensated"),
+        ("retry", ["place-order/waiting"], 1, "retry is for sagas that are parked"),
+        ("skip", ["place-order/parked"], 2, "--reason"),
+        ("skip", ["place-order/parked", "--reason", " "], 2, "a reason is needed"),
+        ("resolve", ["place-order/parked", "--as", "lost", "--reason", "x"], 2, "outcome='lost'"),
+        ("fork", ["place-order/done/1", "--set", "amount"], 2, "write FIELD=JSON"),
+        ("fork", ["place-order/done/1", "--set", "amount=x"], 2, "isn't JSON"),
+        ("fork", ["place-order/done/1", "--set", 'amount="x"'], 2, "Expected `int`"),
+        ("fork", ["place-order/done/1", "--set", "prise=1"], 2, "no field 'prise'"),
+        ("export", ["--to", "shop.py"], 2, "File exists"),
+        ("purge", ["--finished-for", "ages"], 2, "finished_for='ages'"),
+        ("purge", ["--finished-for", "0s"], 2, "give --yes"),
+        ("diagram", ["no-saga"], 1, "is no address"),
+        ("describe", ["no-saga"], 2, "no saga is named"),
+    ],
+)
+def test_bad_input_is_told(sagas, command, arguments, code, said):
+    result = sagas(command, *arguments, code=code)
+    assert said in result.output
+    assert keys(sagas("list", "--json")) == ["waiting", "parked", "refused", "done/1"]
+
+
+def test_show_tells_the_story(sagas, standfast):
+    shown = sagas("show", "place-order/parked").stdout
+    assert shown.startswith("place-order version 1, parked\n")
+    assert re.search(r"charge +parked after 2 attempts: OSError: the bank is away", shown)
+    record = json.loads(sagas("show", "place-order/parked", "--json").stdout)
+    assert record["instance"]["status"] == "parked"
+    assert [fact["kind"] for fact in record["facts"]] == [
+        "started",
+        "step_completed",
+        "attempt_failed",
+        "step_parked",
+    ]
+    assert record["problem"] == ""
+    sagas("retry", "place-order/parked", "--by", "ann")
+    later = sagas("show", "place-order/parked").stdout
+    assert 'not acted on yet: retry {"step":"","by":"ann"}' in later
+    by_url = standfast("sagas", "show", "--app", "sqlite:///shop.db", "place-order/done/1")
+    assert "parked" not in by_url.stdout
+    assert by_url.stderr == ""
+
+
+def test_acts_reach_the_journal_with_the_one_who_asked(sagas, played, standfast):
+    (waiting, parked) = json.loads(
+        sagas("list", "--json", "--status", "waiting", "--status", "parked").stdout
+    )
+    dry = sagas("retry", "--status", "parked", "--dry-run", "--json")
+    assert [one["id"] for one in json.loads(dry.stdout)] == [parked["id"]]
+    assert "nothing was done" in dry.stderr
+    assert parked["id"] in sagas("retry", "--all", "--dry-run").stdout
+    assert json.loads(sagas("show", parked["id"], "--json").stdout)["mails"] == []
+    sagas("skip", parked["id"][:-2], "--at", "charge", "--reason", "paid in cash")
+    for _ in range(2):
+        sagas("signal", "approved", waiting["id"], "--payload", '"ann"', "--id", "once")
+    assert len(json.loads(sagas("show", waiting["id"], "--json").stdout)["mails"]) == 1
+
+    async def work(app):
+        for one in (waiting, parked):
+            await app.handle(one["id"]).result(timeout=30)
+
+    played(work)
+    facts = json.loads(sagas("show", parked["id"], "--json").stdout)["facts"]
+    (skipped,) = [f for f in facts if f["kind"] == "step_skipped" and "by" in f]
+    assert (skipped["by"], skipped["reason"]) == (operating_user(), "paid in cash")
+    facts = json.loads(sagas("show", waiting["id"], "--json").stdout)["facts"]
+    assert [f["payload"] for f in facts if f["kind"] == "signal_received"] == ["ann"]
+
+
+def test_cancel_and_resolve_in_bulk(sagas, played):
+    done = json.loads(
+        sagas(
+            "resolve", "--status", "parked", "--as", "completed", "--reason", "x", "--yes", "--json"
+        ).stdout
+    )
+    assert done["asked"] == 1
+    told = sagas("cancel", "--status", "waiting", "--reason", "too late", "--by", "eve", "-y")
+    assert told.stdout == "cancel: asked 1 saga; a worker acts on it\n"
+
+    async def work(app):
+        async def ended():
+            found = await app.sagas.store.count("saga")
+            return {status for _, status in found} == {"completed", "compensated"}
+
+        await until(ended, within=30)
+
+    played(work)
+    facts = json.loads(sagas("show", "place-order/waiting", "--json").stdout)["facts"]
+    (asked,) = [f for f in facts if f["kind"] == "cancel_requested"]
+    assert (asked["by"], asked["reason"]) == ("eve", "too late")
+    (resolved,) = [
+        f
+        for f in json.loads(sagas("show", "place-order/parked", "--json").stdout)["facts"]
+        if f["kind"] == "resolved"
+    ]
+    assert resolved["outcome"] == "completed"
+
+
+def test_start_is_idempotent_and_fork_remembers(sagas, shop):
+    (shop / "order.json").write_text('{"id": "9"}')
+    first = sagas("start", "place-order", "--input", "@order.json", "--key", "k")
+    again = sagas(
+        "start", "place-order", "--input", "-", "--key", "k", "--json", input='{"id": "9"}'
+    )
+    assert json.loads(again.stdout) == {"id": first.stdout.strip(), "created": False}
+    assert (
+        "started before"
+        in sagas("start", "place-order", "--input", "@order.json", "--key", "k").stderr
+    )
+    forked = sagas("fork", "place-order/done/1", "--set", "amount=9", "--key", "k2").stdout.strip()
+    record = json.loads(sagas("show", "place-order/k2", "--json").stdout)
+    origin = json.loads(sagas("show", "place-order/done/1", "--json").stdout)["instance"]["id"]
+    assert record["instance"]["id"] == forked
+    assert record["instance"]["correlation_id"] == f"fork of {origin}"
+    assert record["facts"][0]["input"] == {"id": "1", "amount": 9, "trouble": ""}
+
+
+def test_export_takes_corrupt_journals_along(sagas, standfast, shop):
+    connection = sqlite3.connect("shop.db")
+    (id,) = connection.execute("SELECT id FROM standfast_instances WHERE key = 'parked'").fetchone()
+    connection.execute(
+        "UPDATE standfast_journal SET fact = CAST(x'7bff' AS TEXT) WHERE id = ? AND seq = 2", (id,)
+    )
+    connection.commit()
+    connection.close()
+    result = sagas("export")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [one["instance"]["key"] for one in lines] == ["waiting", "parked", "refused", "done/1"]
+    assert [one["unreadable"] for one in lines] == [0, 1, 0, 0]
+    assert lines[1]["facts"][2] == "{\udcff"
+    assert lines[1]["facts"][3]["kind"] == "step_parked"
+    assert result.stderr == "exported 4 sagas, 1 with something unreadable\n"
+    assert "exported 1 saga\n" in sagas("export", "--key", "waiting", "--to", "out.jsonl").stderr
+    assert json.loads((shop / "out.jsonl").read_text())["instance"]["key"] == "waiting"
+
+    assert "row 2 can't be read" in sagas("show", "place-order/parked").stderr
+    assert sagas("fork", "place-order/parked").stdout.strip()
+    told = standfast("sagas", "check-compat", "shop:app", "--key", "parked", "--json", code=1)
+    (problem,) = json.loads(told.stdout)["problems"]
+    assert problem["problem"] == "journal"
+
+
+def test_purge_deletes_what_finished(sagas):
+    told = sagas("purge", "--finished-for", "0s", "--dry-run", "--json")
+    assert json.loads(told.stdout) == {"would_delete": 2}
+    assert sagas("purge", "--finished-for", "1h", "--yes").stdout == "deleted 0 sagas\n"
+    assert sagas("purge", "--finished-for", "0s", "--yes").stdout == "deleted 2 sagas\n"
+    assert keys(sagas("list", "--json")) == ["waiting", "parked"]
+
+
+def test_marks_are_purged(sagas, standfast, played):
+    async def mark(app):
+        async with app.transaction() as tx:
+            for key in ("a", "b"):
+                await tx.mark(key, "do", "x", at=1.0)
+
+    played(mark)
+
+    def purge(*arguments, **options):
+        return standfast("purge-marks", "shop:app", "--older-than", "1d", *arguments, **options)
+
+    assert json.loads(purge("--dry-run", "--json").stdout) == {"would_delete": 2}
+    assert purge("--dry-run").stdout == "would delete 2 marks\n"
+    assert "give --yes" in purge(code=2).stderr
+    assert json.loads(purge("--yes", "--json").stdout) == {"deleted": 2}
+    assert purge().stdout == "deleted 0 marks\n"
+    standfast("purge-marks", "shop:app", "--older-than", "x", "--yes", code=2)
+
+
+def test_diagrams(sagas):
+    plan = sagas("diagram", "place-order").stdout.splitlines()
+    assert plan[0] == "flowchart TD"
+    assert "    s_reserve --> s_charge" in plan
+    assert "    s_charge -. compensation .-> u_charge" in plan
+    assert "    class s_ship pivot" in plan
+    assert not [line for line in plan if line.startswith("    class s_charge")]
+    drawn = sagas("diagram", "place-order/parked").stdout.splitlines()
+    assert "    class s_reserve completed" in drawn
+    assert "    class s_charge parked" in drawn
+    assert "    class s_ship unreached" in drawn
+
+
+def test_describe(sagas):
+    told = sagas("describe").stdout
+    assert told == sagas("describe", "place-order").stdout
+    assert told.startswith("# place-order, version 1\n\nSells one thing.\n")
+    assert "| `reserve` | `release` |  | 2 attempts |" in told
+    assert "| `ship` | the point of no return |  |  |" in told
+    assert "| `approval` | waits for the signal `approved` (conditional) | `charge` |" in told
+
+
+def test_check_compat_says_what_would_break(sagas, standfast, shop):
+    fine = standfast("sagas", "check-compat", "shop:app")
+    assert (fine.stdout, fine.stderr) == ("", "checked 2: 0 would break\n")
+    code = (shop / "shop.py").read_text()
+    (shop / "newer.py").write_text(code.replace('"""Sells one thing."""', "version = 2"))
+    (shop / "gone.py").write_text(code.replace("charge", "bill"))
+    (shop / "typed.py").write_text(code.replace("id: str", "id: int"))
+
+    told = standfast("sagas", "check-compat", "newer:app", "--json", code=1)
+    answer = json.loads(told.stdout)
+    assert (answer["checked"], answer["broken"]) == (2, 2)
+    assert {one["problem"] for one in answer["problems"]} == {"version"}
+    assert {one["key"] for one in answer["problems"]} == {"parked", "waiting"}
+
+    gone = standfast("sagas", "check-compat", "gone:app", "--key", "waiting", code=1)
+    assert "step 'charge' is gone from the code" in gone.stdout
+    assert gone.stderr == "checked 1: 1 would break\n"
+    typed = standfast("sagas", "check-compat", "typed:app", "--status", "completed", code=1)
+    assert "Expected `int`, got `str`" in typed.stdout
+    assert (
+        "status='x'"
+        in standfast("sagas", "check-compat", "shop:app", "--status", "x", code=2).stderr
+    )
+    # Nothing was changed by all that.
+    assert standfast("sagas", "check-compat", "shop:app").exit_code == 0

@@ -1,0 +1,232 @@
+"""The ASGI middlewares in FastAPI and Starlette, on a real server, asked by a real client."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from standfast.backends.redis import RedisRateLimits
+from standfast.errors import BulkheadFull, ConfigurationError
+from standfast.integrations.asgi import (
+    BulkheadMiddleware,
+    RateLimitMiddleware,
+    by_header,
+)
+from standfast.resilience.ratelimit import RateLimiter
+
+
+def fastapi(middleware, *args, **options):
+    app = FastAPI()
+
+    @app.get("/")
+    async def index() -> str:
+        return "hello"
+
+    app.add_middleware(middleware, *args, **options)
+    return app
+
+
+def starlette(middleware, *args, **options):
+    async def index(request):
+        return PlainTextResponse("hello")
+
+    return Starlette(
+        routes=[Route("/", index)], middleware=[Middleware(middleware, *args, **options)]
+    )
+
+
+FRAMEWORKS = pytest.mark.parametrize("framework", [fastapi, starlette])
+
+
+@FRAMEWORKS
+async def test_429_with_retry_after_and_the_ietf_fields(serve, framework):
+    limiter = RateLimiter(2, "1h", name="api")
+    async with serve(framework(RateLimitMiddleware, limiter)) as url, httpx.AsyncClient() as client:
+        first, second, third = [await client.get(url) for _ in range(3)]
+    assert [first.status_code, second.status_code, third.status_code] == [200, 200, 429]
+    assert first.headers["RateLimit-Policy"] == '"api";q=2;w=3600'
+    assert first.headers["RateLimit"] == '"api";r=1;t=1800'
+    assert "Retry-After" not in first.headers
+    assert third.headers["RateLimit"].startswith('"api";r=0;t=')
+    assert 1700 < int(third.headers["Retry-After"]) <= 1800
+    assert third.text == "Too Many Requests"
+
+
+@pytest.mark.parametrize(
+    ("version", "fields"),
+    [
+        (
+            "draft-10",
+            {"ratelimit-policy": '"default";q=2;w=3600', "ratelimit": '"default";r=1;t=1800'},
+        ),
+        (
+            "draft-07",
+            {"ratelimit-policy": "2;w=3600", "ratelimit": "limit=2, remaining=1, reset=1800"},
+        ),
+        (
+            "draft-06",
+            {
+                "ratelimit-policy": "2;w=3600",
+                "ratelimit-limit": "2",
+                "ratelimit-remaining": "1",
+                "ratelimit-reset": "1800",
+            },
+        ),
+        ("none", {}),
+    ],
+)
+async def test_versions_of_the_fields(serve, version, fields):
+    app = starlette(RateLimitMiddleware, RateLimiter(2, "1h"), headers=version)
+    async with serve(app) as url, httpx.AsyncClient() as client:
+        headers = (await client.get(url)).headers
+    assert {name: value for name, value in headers.items() if "ratelimit" in name} == fields
+
+
+def test_an_unknown_version_is_refused():
+    with pytest.raises(ConfigurationError, match="headers='rfc': choose one of draft-10"):
+        RateLimitMiddleware(None, RateLimiter(1), headers="rfc")
+
+
+async def test_clients_by_header(serve):
+    app = fastapi(RateLimitMiddleware, RateLimiter(1, "1h"), key=by_header("X-API-Key"))
+    async with serve(app) as url, httpx.AsyncClient() as client:
+        keys = ["a", "a", "b", None, None]
+        answers = [await client.get(url, headers={"x-api-key": key} if key else {}) for key in keys]
+    assert [answer.status_code for answer in answers] == [200, 429, 200, 200, 429]
+
+
+async def test_clients_by_a_function(serve):
+    async def tenant(scope):
+        return None if scope["path"] == "/health" else "all"
+
+    app = starlette(RateLimitMiddleware, RateLimiter(1, "1h"), key=tenant)
+    async with serve(app) as url, httpx.AsyncClient() as client:
+        paths = ["/", "/", "/health", "/health"]
+        answers = [await client.get(url + path) for path in paths]
+    assert [answer.status_code for answer in answers] == [200, 429, 404, 404]
+    assert "RateLimit" not in answers[2].headers
+
+
+async def test_two_servers_share_a_limit_through_redis(serve, redis_url):
+    async with RedisRateLimits(redis_url) as store, httpx.AsyncClient() as client:
+        apps = [
+            fastapi(
+                RateLimitMiddleware,
+                RateLimiter(10, "1h", store=store, name="api", on_store_failure="allow"),
+            )
+            for _ in range(2)
+        ]
+        async with serve(apps[0]) as one, serve(apps[1]) as two:
+            answers = await asyncio.gather(*(client.get(url) for url in [one, two] * 10))
+    assert sorted(answer.status_code for answer in answers) == [200] * 10 + [429] * 10
+
+
+def full(retry_after):
+    @asynccontextmanager
+    async def never():
+        raise BulkheadFull("full", retry_after=retry_after)
+        yield
+
+    class Full:
+        """Any number of entries, all refused."""
+
+        async def __aenter__(self):
+            return await never().__aenter__()
+
+        async def __aexit__(self, *args):
+            raise AssertionError("was never entered")
+
+    return Full()
+
+
+@FRAMEWORKS
+@pytest.mark.parametrize(("retry_after", "told"), [(None, "1"), (2.2, "3")])
+async def test_503_when_the_bulkhead_is_full(serve, framework, retry_after, told):
+    app = framework(BulkheadMiddleware, full(retry_after))
+    async with serve(app) as url, httpx.AsyncClient() as client:
+        answer = await client.get(url)
+    assert (answer.status_code, answer.text) == (503, "Service Unavailable")
+    assert answer.headers["Retry-After"] == told
+
+
+class OneAtATime:
+    def __init__(self):
+        self.taken = False
+
+    async def __aenter__(self):
+        if self.taken:
+            raise BulkheadFull("full")
+        self.taken = True
+
+    async def __aexit__(self, *args):
+        self.taken = False
+
+
+async def test_the_slot_is_held_until_the_response_is_complete(serve):
+    inside, leave = asyncio.Event(), asyncio.Event()
+    app = FastAPI()
+
+    @app.get("/slow")
+    async def slow() -> str:
+        inside.set()
+        await leave.wait()
+        return "done"
+
+    app.add_middleware(BulkheadMiddleware, OneAtATime())
+    async with serve(app) as url, httpx.AsyncClient(timeout=30) as client:
+        first = asyncio.create_task(client.get(url + "/slow"))
+        await inside.wait()
+        assert (await client.get(url + "/slow")).status_code == 503
+        leave.set()
+        assert (await first).status_code == 200
+        assert (await client.get(url + "/slow")).status_code == 200
+
+
+async def test_a_rejection_inside_the_application_is_its_own_affair():
+    async def app(scope, receive, send):
+        raise BulkheadFull("inner")
+
+    with pytest.raises(BulkheadFull, match="inner"):
+        await BulkheadMiddleware(app, OneAtATime())({"type": "http"}, None, None)
+
+
+async def test_a_denied_websocket_is_closed_before_it_is_accepted():
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+
+    middleware = RateLimitMiddleware(app, RateLimiter(1, "1h", name="ws"))
+    scope = {"type": "websocket", "client": ("10.0.0.1", 1), "headers": []}
+    sent = []
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        sent.append(message)
+
+    await middleware(scope, receive, send)
+    await middleware(scope, receive, send)
+    assert [message["type"] for message in sent] == ["websocket.accept", "websocket.close"]
+    assert sent[0]["headers"][1] == (b"ratelimit", b'"ws";r=0;t=3600')
+    assert sent[1]["code"] == 1013
+
+
+async def test_lifespan_passes():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope["type"])
+
+    for middleware in (
+        RateLimitMiddleware(app, RateLimiter(1)),
+        BulkheadMiddleware(app, OneAtATime()),
+    ):
+        await middleware({"type": "lifespan"}, None, None)
+    assert seen == ["lifespan", "lifespan"]

@@ -1,0 +1,167 @@
+"""Operator control through a real Redis: orders, late joiners, hints, and a Redis that dies."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+from tests.servers.redis import Redis
+
+from standfast.backends.redis.circuit_control import RedisCircuitControl
+from standfast.errors import CircuitOpen, StoreUnavailable
+from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, State
+from standfast.resilience.breaker.control import OperatorControl
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+
+
+class Instance:
+    """One process's worth: a registry and a breaker in it."""
+
+    def __init__(self, url: str, name: str = "payments") -> None:
+        self.registry = CircuitRegistry()
+        self.breaker = self.make(name)
+        self.control = OperatorControl(
+            RedisCircuitControl(url, refresh="200ms", timeout="2s"),
+            registry=self.registry,
+            retry="50ms",
+        )
+
+    def make(self, name: str) -> CircuitBreaker:
+        return CircuitBreaker(
+            name,
+            registry=self.registry,
+            failure_rate=None,
+            consecutive_failures=4,
+            half_open_calls=1,
+            wait="10m",
+        )
+
+    def fail(self) -> None:
+        def fails() -> None:
+            raise OSError("down")
+
+        with pytest.raises(OSError, match="down"):
+            self.breaker.call(fails)
+
+
+async def test_an_order_reaches_every_instance_and_late_joiners(redis_url: str) -> None:
+    one, other, late = Instance(redis_url), Instance(redis_url), Instance(redis_url)
+    async with one.control as operator, other.control:
+        await operator.open("payments")
+        await until(lambda: other.breaker.state is State.FORCED_OPEN)
+        await until(lambda: one.breaker.state is State.FORCED_OPEN)
+        with pytest.raises(CircuitOpen):
+            other.breaker.call(lambda: None)
+        async with late.control:
+            await until(lambda: late.breaker.state is State.FORCED_OPEN)
+            assert late.make("payments").state is State.FORCED_OPEN, "one made later obeys too"
+            await operator.close("payments")
+            await until(lambda: late.breaker.state is State.METRICS_ONLY)
+            await operator.auto("payments")
+            await until(lambda: late.breaker.state is State.CLOSED)
+            await until(lambda: one.breaker.state is other.breaker.state is State.CLOSED)
+
+
+async def test_an_order_for_one_name_goes_before_that_for_all(redis_url: str) -> None:
+    instance = Instance(redis_url)
+    stock = instance.make("stock")
+    async with instance.control as operator:
+        await operator.open()
+        await operator.close("stock")
+        await until(lambda: instance.breaker.state is State.FORCED_OPEN)
+        await until(lambda: stock.state is State.METRICS_ONLY)
+        await operator.auto("stock")
+        await until(lambda: stock.state is State.FORCED_OPEN)
+        await operator.auto()
+        await until(lambda: stock.state is instance.breaker.state is State.CLOSED)
+
+
+async def test_what_was_disabled_by_hand_is_left_alone_without_an_order(redis_url: str) -> None:
+    instance = Instance(redis_url)
+    instance.breaker.disable()
+    stock = instance.make("stock")
+    async with instance.control as operator:
+        await operator.open("stock")
+        await until(lambda: stock.state is State.FORCED_OPEN)
+        assert instance.breaker.state is State.DISABLED
+
+
+async def test_an_instance_that_opens_puts_others_on_alert(redis_url: str) -> None:
+    one, other = Instance(redis_url), Instance(redis_url)
+    async with one.control, other.control:
+        other.breaker.alert("1ms")  # what is watched below is set, and over at once
+
+        def on_alert() -> bool:
+            return other.breaker._machine._alert_until > time.monotonic() + 1
+
+        end = time.monotonic() + 60
+        while not on_alert():  # a hint goes only to those who listen already
+            assert time.monotonic() < end
+            one.breaker.reset()
+            for _ in range(4):
+                one.fail()
+            assert one.breaker.state is State.OPEN
+            await asyncio.sleep(0.1)
+        assert other.breaker.state is State.CLOSED, "a hint opens nothing by itself"
+        other.fail()
+        assert other.breaker.state is State.CLOSED
+        other.fail()
+        assert other.breaker.state is State.OPEN, "half of four failures"
+        assert one.breaker._machine._alert_until < time.monotonic(), "not by its own hint"
+
+
+async def test_an_instance_that_closes_lets_others_probe(redis_url: str) -> None:
+    one, other = Instance(redis_url), Instance(redis_url)
+    async with one.control, other.control:
+        other.breaker.open()
+        end = time.monotonic() + 60
+        while other.breaker.state is not State.HALF_OPEN:
+            assert time.monotonic() < end
+            one.breaker.open()
+            one.breaker.probe_early()
+            one.breaker.call(lambda: None)
+            assert one.breaker.state is State.CLOSED
+            await asyncio.sleep(0.1)
+
+
+async def test_calls_and_orders_survive_a_redis_that_is_killed(redis_server: Redis) -> None:
+    instance = Instance(redis_server.url)
+    async with instance.control as operator:
+        await operator.open("payments")
+        await until(lambda: instance.breaker.state is State.FORCED_OPEN)
+        redis_server.kill()
+        await asyncio.sleep(0.5)
+        assert instance.breaker.state is State.FORCED_OPEN, "the order is kept"
+        with pytest.raises(StoreUnavailable):
+            await operator.auto("payments")
+        instance.breaker.reset()
+        for _ in range(4):
+            instance.fail()
+        assert instance.breaker.state is State.OPEN, "it still decides for itself"
+        redis_server.start()
+        await until(lambda: instance.breaker.state is State.FORCED_OPEN)
+
+
+async def test_a_redis_that_is_away_at_the_start_delays_nothing(redis_server: Redis) -> None:
+    url = redis_server.url
+    redis_server.stop()
+    instance = Instance(url)
+    async with instance.control as operator:
+        assert instance.breaker.call(lambda: 1) == 1
+        redis_server.start()
+
+        async def ordered() -> None:
+            while True:
+                try:
+                    return await operator.open()
+                except StoreUnavailable:
+                    await asyncio.sleep(0.05)
+
+        await asyncio.wait_for(ordered(), 60)
+        await until(lambda: instance.breaker.state is State.FORCED_OPEN)

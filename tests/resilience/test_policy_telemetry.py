@@ -1,0 +1,120 @@
+"""What OpenTelemetry sees of the policies."""
+
+import re
+from pathlib import Path
+
+import pytest
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from standfast.resilience import (
+    Fallback,
+    Hedge,
+    Pipeline,
+    Retry,
+    RetryBudget,
+    Timeout,
+    fallback,
+    hedge,
+    retrying,
+    telemetry,
+    timeout,
+)
+from standfast.resilience.backoff import Constant
+from standfast.resilience.breaker import breaker
+from standfast.resilience.bulkhead import semaphore
+from standfast.resilience.ratelimit import limiter
+from standfast.testing import FaultyFunction, ManualClock
+
+
+@pytest.fixture
+def metric(monkeypatch):
+    """Reads a number by its instrument's name and some of its attributes."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
+    monkeypatch.setattr(telemetry, "_started", set())
+
+    def metric(instrument, **attributes):
+        data = reader.get_metrics_data()
+        return sum(
+            point.value
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for one in scope.metrics
+            if one.name == instrument
+            for point in one.data.data_points
+            if attributes.items() <= point.attributes.items()
+        )
+
+    yield metric
+    provider.shutdown()
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """The names of the events of a span around the test."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with provider.get_tracer("test").start_as_current_span("call"):
+        span = trace.get_current_span()
+        yield lambda: [(event.name, dict(event.attributes)) for event in span.events]
+    provider.shutdown()
+
+
+def test_retries_are_counted_and_told(metric, events):
+    clock = ManualClock(auto=True)
+    budget = RetryBudget(0, per_second=0, burst=10, name="payments", clock=clock)
+    retry = Retry(3, Constant(0), budget=budget, name="charge", clock=clock)
+    retry.call(FaultyFunction([OSError]).__call__)
+    with pytest.raises(OSError):
+        retry.call(FaultyFunction(then=OSError).__call__)
+    calls = "standfast.resilience.calls"
+    assert metric(calls, policy="retry", name="charge", outcome="success") == 1
+    assert metric(calls, policy="retry", name="charge", outcome="failure") == 1
+    assert metric("standfast.retry.retries", name="charge") == 3
+    assert metric("standfast.retry.exhausted", name="charge") == 1
+    assert metric("standfast.retry.budget", name="payments") == 7
+    assert [name for name, _ in events()] == [
+        "standfast.retry",
+        "standfast.retry",
+        "standfast.retry",
+        "standfast.retry_exhausted",
+    ]
+    assert events()[0][1] == {"name": "charge", "attempt": 1, "delay": 0.0, "error": "OSError"}
+
+
+async def test_the_others_are_counted_and_told(metric, events):
+    async def forever():
+        await FaultyFunction(takes=60).awaited()
+
+    pipeline = Pipeline(
+        Fallback(0, name="f"), Timeout(0.5, name="t"), Hedge(0.01, name="h"), name="p"
+    )
+    assert await pipeline.call(forever) == 0
+    assert metric("standfast.fallback.used", name="f", source="value") == 1
+    assert metric("standfast.timeout.expired", name="t") == 1
+    assert metric("standfast.hedge.launched", name="h") == 1
+    assert metric("standfast.hedge.won", name="h") == 0
+    assert metric("standfast.resilience.calls", policy="pipeline", name="p", outcome="success") == 1
+    told = [name for name, _ in events()]
+    assert told == ["standfast.hedge", "standfast.timeout", "standfast.fallback"]
+
+
+def test_the_table_in_the_docs_is_what_is_declared():
+    page = (Path(__file__).parents[2] / "docs/reference/resilience-telemetry.md").read_text()
+    tables = [
+        telemetry.CALLS,
+        *(m.INSTRUMENTS for m in (retrying, timeout, fallback, hedge, breaker, semaphore, limiter)),
+    ]
+    for table in tables:
+        for name, (kind, unit, description) in table.items():
+            row = re.search(rf"^\| `{re.escape(name)}` \|.*$", page, re.MULTILINE)
+            assert row is not None, name
+            cells = [cell.strip() for cell in row[0].strip("|").split("|")]
+            assert (cells[1], cells[2], cells[4]) == (kind, f"`{unit}`", description)

@@ -1,0 +1,448 @@
+"""Retry, around functions and blocks, plain and async."""
+
+import asyncio
+import concurrent.futures
+import email.utils
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from standfast.errors import CircuitOpen, ConfigurationError, Refused
+from standfast.resilience.backoff import Constant, Exponential
+from standfast.resilience.budget import RetryBudget, do_not_retry, is_marked
+from standfast.resilience.deadline import within
+from standfast.resilience.retry import Retry
+from standfast.testing import FaultyFunction, ManualClock
+
+
+class Bad(Exception):
+    retry_after: object = None
+
+
+def retry(**options) -> Retry:
+    """A retry that waits by a clock that moves by itself."""
+    options.setdefault("clock", ManualClock(auto=True))
+    options.setdefault("backoff", Constant(1))
+    return Retry(**options)
+
+
+@pytest.fixture(params=["def", "async def", "for", "async for"])
+def run(request):
+    """Calls a `FaultyFunction` under a retry, in each of the four ways."""
+
+    async def run(policy: Retry, function: FaultyFunction, *args):
+        if request.param == "def":
+            return policy(function.__call__)(*args)
+        if request.param == "async def":
+            return await policy(function.awaited)(*args)
+        if request.param == "for":
+            for attempt in policy:
+                with attempt:
+                    return function(*args)
+        async for attempt in policy:
+            with attempt:
+                return await function.awaited(*args)
+        raise AssertionError("the loop ended without an answer")
+
+    run.judges_results = "for" not in request.param
+    return run
+
+
+async def test_three_attempts_make_three_calls(run):
+    function = FaultyFunction(then=Bad("no"))
+    policy = retry(attempts=3)
+    with pytest.raises(Bad, match="no") as caught:
+        await run(policy, function, 7)
+    assert function.calls == [((7,), {})] * 3
+    assert policy.clock.slept == [1, 1]
+    assert is_marked(caught.value)
+    assert "attempts=3" in caught.value.__notes__[0]
+    assert caught.value.__context__ is None, "the attempts' errors must not be chained"
+
+
+async def test_three_attempts_make_three_calls_each_with_five_tasks_sharing_the_policy():
+    policy = retry(attempts=3)
+    functions = [FaultyFunction(then=Bad) for _ in range(5)]
+    done = await asyncio.gather(
+        *(policy.call(function.awaited) for function in functions), return_exceptions=True
+    )
+    assert [type(error) for error in done] == [Bad] * 5
+    assert [len(function.calls) for function in functions] == [3] * 5
+
+
+async def test_the_first_success_ends_it(run):
+    function = FaultyFunction([Bad, Bad], then="fine")
+    assert await run(retry(attempts=5), function) == "fine"
+    assert len(function.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [Refused("no"), KeyError("k"), concurrent.futures.CancelledError()]
+)
+async def test_fatal_errors_are_not_tried_again(run, error):
+    function = FaultyFunction(then=error)
+    with pytest.raises(type(error)) as caught:
+        await run(retry(never_on=(KeyError,)), function)
+    assert len(function.calls) == 1
+    assert not is_marked(caught.value)
+
+
+async def test_only_what_is_listed_is_tried_again(run):
+    function = FaultyFunction([OSError], then=Bad)
+    with pytest.raises(Bad):
+        await run(retry(on=(OSError,)), function)
+    assert len(function.calls) == 2
+
+
+async def test_unwanted_results_are_tried_again_and_the_last_is_returned(run):
+    if not run.judges_results:
+        pytest.skip("a block has no result")
+    policy = retry(attempts=3, on_result=lambda status: status == 503)
+    assert await run(policy, FaultyFunction([503], then=200)) == 200
+    always = FaultyFunction(then=503)
+    assert await run(policy, always) == 503
+    assert len(always.calls) == 3
+    assert policy.counts.exhausted == 1
+
+
+# -- cancellation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [False, True])
+async def test_cancellation_is_never_retried(block):
+    started = asyncio.Event()
+    calls = 0
+
+    async def hang():
+        nonlocal calls
+        calls += 1
+        started.set()
+        await asyncio.Event().wait()
+
+    async def in_block():
+        async for attempt in retry(attempts=None):
+            with attempt:
+                await hang()
+
+    policy = retry(attempts=None, on=(Exception,))
+    task = asyncio.create_task(in_block() if block else policy.call(hang))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert calls == 1
+
+
+@pytest.mark.parametrize("block", [False, True])
+async def test_cancellation_that_a_library_turned_into_its_own_error_is_not_retried(block):
+    started = asyncio.Event()
+    calls = 0
+
+    async def converts():
+        nonlocal calls
+        calls += 1
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise Bad("connection lost") from None
+
+    async def in_block():
+        async for attempt in retry(attempts=None):
+            with attempt:
+                await converts()
+
+    task = asyncio.create_task(in_block() if block else retry(attempts=None).call(converts))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(Bad):
+        await task
+    assert calls == 1
+
+
+async def test_asyncio_timeout_around_a_retry_ends_it_on_time():
+    policy = Retry(attempts=None, backoff=Constant(0.01))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await policy.call(FaultyFunction(then=Bad).awaited)
+    assert 0.2 <= loop.time() - began < 10
+
+
+async def test_asyncio_timeout_ends_a_long_wait_between_attempts():
+    policy = Retry(attempts=None, backoff=Constant(3600))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await policy.call(FaultyFunction(then=Bad).awaited)
+
+
+# -- time ------------------------------------------------------------------------------------
+
+
+async def test_total_time_bounds_the_attempts(run):
+    function = FaultyFunction(then=Bad)
+    policy = retry(attempts=None, total="3.5s")
+    with pytest.raises(Bad) as caught:
+        await run(policy, function)
+    assert len(function.calls) == 4, "at 0, 1, 2 and 3 seconds"
+    assert "total=3.5s" in caught.value.__notes__[0]
+
+
+async def test_it_gives_up_when_the_delay_would_pass_the_deadline(run):
+    policy = retry(attempts=None)
+    function = FaultyFunction(then=Bad)
+    with within("2.5s", clock=policy.clock), pytest.raises(Bad) as caught:
+        await run(policy, function)
+    assert len(function.calls) == 3, "at 0, 1 and 2 seconds"
+    assert policy.clock.slept == [1, 1], "it must not wait for an attempt that won't be"
+    assert "deadline" in caught.value.__notes__[0]
+
+
+async def test_the_system_clock_may_jump(run):
+    clock = ManualClock(auto=True)
+    policy = retry(attempts=None, total=3.5, clock=clock)
+    calls = 0
+
+    class Jumps(FaultyFunction):
+        def _begin(self, args, kwargs):
+            nonlocal calls
+            calls += 1
+            clock.set_wall(clock.now() + (1e6 if calls % 2 else -2e6))
+            return super()._begin(args, kwargs)
+
+    with pytest.raises(Bad):
+        await run(policy, Jumps(then=Bad))
+    assert calls == 4
+
+
+# -- Retry-After -----------------------------------------------------------------------------
+
+
+def answered(value: object, name: str = "Retry-After") -> Bad:
+    error = Bad("busy")
+    error.response = type("Response", (), {"headers": {name: value}})()
+    return error
+
+
+def asked(value: object) -> Bad:
+    error = Bad("busy")
+    error.retry_after = value
+    return error
+
+
+WALL = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("error", "waited"),
+    [
+        (asked(7), 7),
+        (asked(timedelta(seconds=7)), 7),
+        (asked(0.5), 1),  # the backoff's own delay is longer
+        (asked(None), 1),
+        (asked("soon"), 1),
+        (asked(float("nan")), 1),
+        (asked(-3), 1),
+        (answered("7"), 7),
+        (answered("7", "retry-after"), 7),
+        (answered(email.utils.formatdate(WALL + 7, usegmt=True)), 7),
+        (answered(email.utils.formatdate(WALL - 7, usegmt=True)), 1),
+        (answered("in a while"), 1),
+        (CircuitOpen("open", retry_after=9.0), 9),
+    ],
+)
+async def test_retry_after_is_honoured(run, error, waited):
+    policy = retry(clock=ManualClock(auto=True, wall=WALL))
+
+    class Raises(FaultyFunction):
+        def _begin(self, args, kwargs):
+            super()._begin(args, kwargs)
+            if len(self.calls) == 1:
+                raise error
+            return "fine"
+
+    assert await run(policy, Raises()) == "fine"
+    assert policy.clock.slept == [pytest.approx(waited)]
+
+
+async def test_a_retry_after_that_is_too_long_ends_it(run):
+    function = FaultyFunction(then=asked(61))
+    with pytest.raises(Bad) as caught:
+        await run(retry(max_retry_after="1m"), function)
+    assert len(function.calls) == 1
+    assert "max_retry_after=60s" in caught.value.__notes__[0]
+
+
+# -- amplification ---------------------------------------------------------------------------
+
+
+async def test_three_layers_of_three_attempts_make_three_calls(run):
+    function = FaultyFunction(then=Bad)
+    inner = retry(attempts=3)(function.awaited)
+    middle = retry(attempts=3)(inner)
+    outer = retry(attempts=3)(middle)
+    with pytest.raises(Bad):
+        await outer()
+    assert len(function.calls) == 3
+
+    function = FaultyFunction(then=Bad)
+    with pytest.raises(Bad):
+        retry()(retry()(retry()(function.__call__)))()
+    assert len(function.calls) == 3
+
+
+async def test_the_mark_survives_an_error_raised_from_it(run):
+    inner = FaultyFunction(then=Bad)
+
+    @retry(attempts=3)
+    def layer():
+        try:
+            retry(attempts=3).call(inner.__call__)
+        except Bad as error:
+            raise RuntimeError("payments are down") from error
+
+    with pytest.raises(RuntimeError):
+        layer()
+    assert len(inner.calls) == 3
+
+
+async def test_do_not_retry_is_at_hand_for_anyone(run):
+    function = FaultyFunction(then=do_not_retry(Bad("hopeless")))
+    with pytest.raises(Bad):
+        await run(retry(), function)
+    assert len(function.calls) == 1
+
+
+async def test_one_attempt_leaves_no_mark(run):
+    with pytest.raises(Bad) as caught:
+        await run(retry(attempts=1), FaultyFunction(then=Bad))
+    assert not is_marked(caught.value)
+
+
+async def test_a_spent_budget_ends_all_retries(run):
+    clock = ManualClock(auto=True)
+    budget = RetryBudget(0.0, per_second=0, burst=4, clock=clock)
+    one, other = retry(budget=budget, clock=clock), retry(budget=budget, clock=clock, attempts=None)
+    function = FaultyFunction(then=Bad)
+    with pytest.raises(Bad):
+        await run(one, function)
+    with pytest.raises(Bad) as caught:
+        await run(other, function)
+    assert len(function.calls) == 2 + 4, "two calls and four retries"
+    assert (budget.taken, budget.denied, budget.calls) == (4, 1, 2)
+    assert is_marked(caught.value)
+    assert "budget" in caught.value.__notes__[0]
+
+
+@given(
+    st.floats(0, 1),
+    st.floats(0, 5),
+    st.integers(1, 20),
+    st.lists(
+        st.one_of(
+            st.integers(1, 50).map(lambda n: ("calls", n)),
+            st.floats(0, 10).map(lambda s: ("time", s)),
+            st.just(("take", 1)),
+        ),
+        max_size=60,
+    ),
+)
+def test_a_budget_never_gives_more_than_its_share(ratio, per_second, burst, steps):
+    clock = ManualClock()
+    budget = RetryBudget(ratio, per_second=per_second, burst=burst, clock=clock)
+    tokens = float(burst)
+    for what, amount in steps:
+        if what == "calls":
+            budget.calls += amount
+            tokens += amount * ratio
+        elif what == "time":
+            clock.advance(amount)
+            tokens += amount * per_second
+        elif budget.take():
+            tokens -= 1
+        assert 0 <= budget.left() <= burst
+    assert tokens >= -1e-6
+    assert budget.taken <= burst + ratio * budget.calls + per_second * clock.monotonic() + 1e-6
+
+
+# -- the guard -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"),
+    [(Bad("lost"), 1), (CircuitOpen("open"), 3), (ConnectionRefusedError(), 3), (OSError(), 1)],
+)
+async def test_what_is_not_idempotent_is_repeated_only_if_it_was_never_sent(run, error, calls):
+    function = FaultyFunction(then=error)
+    with pytest.raises(type(error)):
+        await run(retry(idempotent=False), function)
+    assert len(function.calls) == calls
+
+
+# -- blocks ----------------------------------------------------------------------------------
+
+
+async def test_attempts_of_a_block_are_numbered():
+    seen = []
+    for attempt in retry():
+        with attempt:
+            seen.append(attempt.number)
+            if attempt.number < 3:
+                raise Bad
+    assert seen == [1, 2, 3]
+
+
+async def test_a_block_without_with_is_told():
+    with pytest.raises(ConfigurationError, match="with attempt"):
+        for _ in retry():
+            pass
+
+
+async def test_leaving_a_block_early_is_fine():
+    for attempt in retry():
+        with attempt:
+            break
+    assert attempt.number == 1
+
+
+# -- configuration ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"attempts": 0}, "attempts=0"),
+        ({"total": 0}, "total=0"),
+        ({"backoff": 3}, "backoff=3"),
+        ({"on": OSError}, "on="),
+        ({"on": ("OSError",)}, "on="),
+        ({"never_on": (1,)}, "never_on="),
+        ({"unsent": [OSError]}, "unsent="),
+        ({"on_result": 503}, "on_result=503"),
+        ({"budget": 0.1}, "budget=0.1"),
+        ({"max_retry_after": -1}, "max_retry_after=-1"),
+    ],
+)
+def test_bad_options_are_refused_with_their_value(options, told):
+    with pytest.raises(ConfigurationError, match=told):
+        Retry(**options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [({"ratio": 2}, "ratio=2"), ({"per_second": -1}, "per_second=-1"), ({"burst": 0}, "burst=0")],
+)
+def test_bad_budgets_are_refused_with_their_value(arguments, told):
+    with pytest.raises(ConfigurationError, match=told):
+        RetryBudget(**arguments)
+
+
+def test_a_retry_is_a_value():
+    assert Retry(attempts=4) == Retry(attempts=4)
+    assert hash(Retry(attempts=4)) == hash(Retry(attempts=4))
+    assert Retry(4, Exponential(0.2)) != Retry(4)
+    with pytest.raises(AttributeError):
+        Retry().attempts = 5

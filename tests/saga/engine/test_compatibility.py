@@ -1,0 +1,198 @@
+"""What `check-compat` says of journals that today's code can, and can't, go on with."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from standfast import Context, Saga, Standfast, child, step, wait
+from standfast.saga.compatibility import check, problems
+from standfast.saga.operations import Operations
+from standfast.saga.state import UNFINISHED
+from tests.saga.engine.world import until
+
+
+@dataclass(frozen=True)
+class Old:
+    id: str
+
+
+@dataclass(frozen=True)
+class New:
+    id: str
+    street: str
+
+
+class Small(Saga[Old]):
+    @step(no_compensation="nothing")
+    async def only(self, order: Old, ctx: Context) -> None:
+        pass
+
+
+class Today(Saga[Old]):
+    """As it was when the instances were started."""
+
+    name = "order"
+
+    @step(no_compensation="nothing")
+    async def reserve(self, order: Old, ctx: Context) -> str:
+        return "r"
+
+    @step(each=lambda saga, order, ctx: ["a", "b"], no_compensation="nothing")
+    async def pack(self, order: Old, ctx: Context, item: str) -> str:
+        return item
+
+    deliver = child(Small, lambda saga, order, ctx: order)
+    approved = wait("approved", type=str)
+    confirmed = wait("confirmed", type=int)
+
+
+class _Order(Saga[Old]):
+    name = "order"
+
+
+class Same(Today):
+    @step(no_compensation="a new last step does no harm")
+    async def thank(self, order: Old, ctx: Context) -> None:
+        pass
+
+
+class NewVersion(Today):
+    version = 2
+
+
+class Gone(_Order):
+    pack = Today.__dict__["pack"]
+    deliver = child(Small, lambda saga, order, ctx: order)
+    approved = wait("approved", type=str)
+    confirmed = wait("confirmed", type=int)
+
+
+class Inserted(_Order):
+    @step(no_compensation="nothing")
+    async def check(self, order: Old, ctx: Context) -> None:
+        pass
+
+    @step(no_compensation="nothing")
+    async def reserve(self, order: Old, ctx: Context) -> str:
+        return "r"
+
+    pack = Today.__dict__["pack"]
+    deliver = child(Small, lambda saga, order, ctx: order)
+    approved = wait("approved", type=str)
+    confirmed = wait("confirmed", type=int)
+
+
+class OtherInput(Saga[New]):
+    name = "order"
+    reserve = Today.__dict__["reserve"]
+    pack = Today.__dict__["pack"]
+    deliver = child(Small, lambda saga, order, ctx: Old("1"))
+    approved = wait("approved", type=str)
+    confirmed = wait("confirmed", type=int)
+
+
+class OtherResults(_Order):
+    @step(no_compensation="nothing")
+    async def reserve(self, order: Old, ctx: Context) -> int:
+        return 1
+
+    @step(each=lambda saga, order, ctx: [1, 2], no_compensation="nothing")
+    async def pack(self, order: Old, ctx: Context, item: int) -> int:
+        return item
+
+    deliver = child(Small, lambda saga, order, ctx: order)
+    approved = wait("approved", type=int)
+    confirmed = wait("confirmed", type=str)
+
+
+class OtherKinds(_Order):
+    reserve = Today.__dict__["reserve"]
+
+    @step(no_compensation="nothing")
+    async def pack(self, order: Old, ctx: Context) -> str:
+        return "all"
+
+    @step(no_compensation="nothing")
+    async def deliver(self, order: Old, ctx: Context) -> None:
+        pass
+
+    approved = wait("approved", type=str)
+    confirmed = wait("confirmed", type=int)
+
+
+@pytest.fixture
+async def stored(work):
+    """An app with one that waits, has a result of each kind, and a signal that came early."""
+    app = await work(Today(), Small())
+    handle = await app.start(Today, Old("1"), key="1")
+    await handle.signal("approved", "yes")
+    await until(lambda: _at(handle, "confirmed"))
+    return app
+
+
+async def _at(handle, step):
+    state = (await handle.story()).state
+    return step in state.branches
+
+
+async def told(stored: Standfast, *sagas):
+    """The problems, as (kind, text), that an app with these sagas would have."""
+    other = Standfast(stored.database).add(*sagas)
+    ops = Operations(other.sagas, stored.database)
+    found = [one async for one in check(ops, ops.select(statuses=UNFINISHED))]
+    ((instance, problems),) = found
+    assert instance.key == "1"
+    return [(problem.kind, problem.text) for problem in problems]
+
+
+@pytest.mark.parametrize("saga", [Today, Same])
+async def test_what_fits_has_no_problem(stored, saga):
+    assert await told(stored, saga()) == []
+
+
+@pytest.mark.parametrize(
+    ("sagas", "kinds", "said"),
+    [
+        ([], ["version"], "version 1 isn't registered; this app has no version of it"),
+        ([NewVersion], ["version"], "this app has versions 2"),
+        ([Gone], ["step"], "step 'reserve' is gone from the code"),
+        ([Inserted], ["order"], "speaks of 'reserve', which order version 1 can't have begun"),
+        ([OtherInput], ["input"], "missing required field `street`"),
+        ([OtherKinds], ["order", "order"], "step 'pack' doesn't fan out any more"),
+        (
+            [OtherResults],
+            ["result", "input", "result", "input", "result", "result"],
+            "the result of reserve: stored data doesn't decode to int",
+        ),
+    ],
+)
+async def test_what_would_break_is_told(stored, sagas, kinds, said):
+    found = await told(stored, *(saga() for saga in sagas))
+    assert sorted(kind for kind, _ in found) == sorted(kinds)
+    assert said in " ".join(text for _, text in found)
+
+
+async def test_a_finished_one_that_would_go_on(stored):
+    handle = await stored.saga(Today, "1")
+    await handle.signal("confirmed", 1)
+    await handle.result(timeout=10)
+    other = Standfast(stored.database).add(Same())
+    (loaded,) = await stored.database.journal.load([handle.id])
+    (problem,) = problems(other.definitions, loaded)
+    assert "to this code" in problem.text
+    loaded.facts[1] = "{"
+    (problem,) = problems(other.definitions, loaded)
+    assert problem.kind == "journal"
+    loaded.facts.clear()
+    (problem,) = problems(other.definitions, loaded)
+    assert problem.kind == "journal"
+
+
+async def test_many_are_read_in_pages(work, monkeypatch):
+    monkeypatch.setattr("standfast.saga.compatibility.AT_ONCE", 2)
+    app = await work(Today(), Small())
+    for number in range(5):
+        await app.start(Today, Old(str(number)), key=str(number))
+    ops = Operations(app.sagas, app.database)
+    found = [one.key async for one, _ in check(ops, ops.select(name="order"))]
+    assert sorted(found) == ["0", "1", "2", "3", "4"]

@@ -1,0 +1,98 @@
+"""A journal with one of each fact, told as text."""
+
+import typing
+from uuid import UUID
+
+import msgspec
+
+from standfast.saga import facts as fx
+from standfast.saga.timeline import as_text, short, timeline
+
+
+def raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+CHILD = UUID("01890000-0000-7000-8000-000000000001")
+PARENT = UUID("01890000-0000-7000-8000-000000000002")
+
+FACTS: list[fx.AnyFact] = [
+    fx.Started(
+        at=1000.0,
+        input=raw({"id": "1"}),
+        version=2,
+        key="k",
+        correlation_id="k",
+        deadline_at=1060.0,
+        parent=PARENT,
+        parent_branch="sell",
+    ),
+    fx.FannedOut(at=1000.1, branch="pack", items=[raw("a"), raw("b")]),
+    fx.StepCompleted(at=1000.2, branch="pack[0]"),
+    fx.StepCompleted(at=1000.25, branch="pack[1]", result=raw("boxed"), attempt=3),
+    fx.AttemptFailed(
+        at=1001.0, branch="charge", attempt=1, error="OSError: away", retry_at=1001.5, since=1000.5
+    ),
+    fx.StepParked(at=1002.0, branch="charge", error="OSError: away", attempt=2),
+    fx.Resumed(at=1003.0, branch="charge", by="ann"),
+    fx.ChildStarted(at=1004.0, branch="deliver", child=CHILD),
+    fx.SignalReceived(at=1005.0, name="approved", payload=raw(True)),
+    fx.StepSkipped(at=1006.0, branch="gift", reason="none asked for"),
+    fx.Migrated(at=1007.0, version=3, input=raw({}), by="bob"),
+    fx.CancelRequested(at=1008.0, reason="changed my mind", by="eve", force=True),
+    fx.StepFailed(at=1009.0, branch="ship", error="no such street", refused=True),
+    fx.StepFailed(at=1009.5, branch="bill", error="gone", attempt=5),
+    fx.CompensationStarted(at=1010.0, cause="cancelled", step="ship", in_doubt=["bill"]),
+    fx.CompensationAttemptFailed(
+        at=1011.0, branch="charge", attempt=1, error="OSError", retry_at=1013.0, since=1010.0
+    ),
+    fx.CompensationFailed(at=1013.0, branch="charge", error="OSError", attempt=2),
+    fx.CompensationSkipped(at=1090.0, branch="charge", reason="paid back in cash", by="ann"),
+    fx.ChildUndoRequested(at=1091.0, branch="deliver"),
+    fx.CompensationCompleted(at=1092.0, branch="pack[0]"),
+    fx.Resolved(at=5000.0, outcome="compensated", reason="done by hand", by="ann"),
+    fx.Ignored(at=5001.0, act="retry", why="nothing is parked"),
+]
+
+GOLDEN = """\
+      +0s           started as version 2 by saga 01890000-0000-7000-8000-000000000002 (sell), \
+deadline in 1m: {"id":"1"}
+    +0.1s  pack     fans out to 2 items
+    +0.2s  pack[0]  completed
+   +0.25s  pack[1]  completed after 3 attempts: "boxed"
+      +1s  charge   attempt 1 failed, next in 0.5s: OSError: away
+      +2s  charge   parked after 2 attempts: OSError: away
+      +3s  charge   resumed by ann
+      +4s  deliver  child saga 01890000-0000-7000-8000-000000000001 started
+      +5s           signal 'approved' received: true
+      +6s  gift     skipped: none asked for
+      +7s           moved to version 3 by bob
+      +8s           cancelling asked for by eve, by force: changed my mind
+      +9s  ship     refused: no such street
+    +9.5s  bill     failed for good after 5 attempts: gone
+     +10s           compensating: cancelled (in doubt: bill)
+     +11s  charge   undo: attempt 1 failed, next in 2s: OSError
+     +13s  charge   undo failed after 2 attempts, waits for an operator: OSError
+   +1m30s  charge   undo skipped by ann: paid back in cash
+   +1m31s  deliver  child saga asked to undo itself
+   +1m32s  pack[0]  undone
+    +1h6m           resolved as compensated by ann: done by hand
+    +1h6m           ignored retry: nothing is parked
+"""
+
+
+def test_golden():
+    assert as_text(timeline(FACTS)) == GOLDEN
+
+
+def test_every_kind_of_fact_is_told():
+    assert {type(fact) for fact in FACTS} == set(typing.get_args(fx.AnyFact))
+
+
+def test_an_empty_journal():
+    assert as_text(timeline([])) == ""
+
+
+def test_values_are_cut():
+    assert short(raw("x" * 100)) == '"' + "x" * 58 + "…"
+    assert short("a\n b") == "a b"
