@@ -125,10 +125,6 @@ class SimulatedTransaction:
         """See `StoreTransaction.start`."""
         return await self._inner.start(starts, owner=owner)
 
-    async def instance(self, id: UUID) -> Instance | None:
-        """See `StoreTransaction.instance`."""
-        return await self._inner.instance(id)
-
     async def append(self, owner: int, append: Append) -> StandfastError | None:
         """See `StoreTransaction.append`."""
         problem = await self._inner.append(owner, append)
