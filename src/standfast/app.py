@@ -258,7 +258,7 @@ class Standfast:
     ) -> None:
         """A start was committed: run it here if it is ours, else say that it is due."""
         if self.telemetry is not None:
-            self.telemetry.started[definition.name] += 1
+            self.telemetry.begun(definition.name)
         worker = self.worker
         if worker is None:
             return

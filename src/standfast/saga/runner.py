@@ -327,7 +327,7 @@ class Runner:
         if append.change is not None and append.change.finished_at is not None and facts:
             self.telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
         for start in append.starts:
-            self.telemetry.started[start.instance.name] += 1
+            self.telemetry.begun(start.instance.name)
             self.on_sent(start.instance.id)
         for mail in append.mails:
             self.on_sent(mail.to)

@@ -113,6 +113,10 @@ class SagaTelemetry:
             "standfast.saga.in_flight", callbacks=[flying], description="Instances in memory"
         )
 
+    def begun(self, saga: str) -> None:
+        """Count a start that was committed here."""
+        self.started[saga] += 1
+
     def count(self, saga: str, fact: fx.Fact) -> None:
         """Count what a stored fact says."""
         if isinstance(fact, fx.AttemptFailed):

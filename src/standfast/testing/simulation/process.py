@@ -33,6 +33,9 @@ class Silent(SagaTelemetry):
     def __init__(self) -> None:
         self.set_aside = 0
 
+    def begun(self, saga: str) -> None:
+        """Not counted."""
+
     def count(self, saga: str, fact: fx.Fact) -> None:
         """Not counted."""
 
