@@ -132,7 +132,7 @@ async def main(url: str, name: str, file: str) -> None:
     database: Any = Counting(f"{url}?audit.worker={name}&max_size=8", file)
     async with Standfast(f"{url}?max_size=8") as shop:
         app = Standfast(database).add(Haul(shop))
-        async with app.running(name=name, lease=LEASE, poll=0.5, max_in_flight=150):
+        async with app.running(name=name, lease=LEASE, poll=0.5, max_in_flight=50):
             os.write(1, b"ready\n")
             await asyncio.Event().wait()
 
