@@ -418,7 +418,7 @@ class Worker:
             PATTERN,
             due_before=self.sagas.clock.now() - UNCLAIMABLE_AFTER,
             status="parked",
-            cause="no live worker has version {version} of saga {name!r}",
+            cause="no live worker has version {version} of saga '{name}'",
         )
         for instance in flagged:
             log.error(

@@ -1,0 +1,79 @@
+"""The barrier in a participant's own tables: duplicates, null compensation, hanging."""
+
+import asyncio
+
+import pytest
+
+from standfast import BranchKey, Standfast, barrier
+from standfast.errors import CodecError
+
+DO, UNDO = BranchKey("saga-1:charge"), BranchKey("saga-1:charge", "compensation")
+
+
+@pytest.fixture
+async def shop(durable_url):
+    async with Standfast(durable_url, migrate=True) as app:
+        async with app.transaction() as tx:
+            await tx.execute("CREATE TABLE effects (what text)")
+        yield app
+
+
+async def come(shop, key, result=None, fails=False):
+    """One message arrives at the participant."""
+    async with shop.transaction() as tx, barrier(tx, key) as gate:
+        if gate.first:
+            await tx.execute("INSERT INTO effects (what) VALUES ($1)", key.operation)
+            gate.result = result
+            if fails:
+                raise ZeroDivisionError
+    return gate
+
+
+async def effects(shop):
+    async with shop.transaction() as tx:
+        return [row[0] for row in await tx.fetch("SELECT what FROM effects")]
+
+
+async def test_a_duplicate_does_nothing_and_gets_the_first_ones_result(shop):
+    first = await come(shop, DO, {"receipt": 7})
+    again = await come(shop, DO, {"receipt": 8})
+    assert (first.first, first.why, first.result) == (True, "", {"receipt": 7})
+    assert (again.first, again.why, again.result) == (False, "duplicate", {"receipt": 7})
+    assert await effects(shop) == ["action"]
+
+
+async def test_undone_once_and_only_after_it_was_done(shop):
+    await come(shop, DO)
+    assert (await come(shop, UNDO)).first
+    assert (await come(shop, UNDO)).why == "duplicate"
+    assert await effects(shop) == ["action", "compensation"]
+
+
+async def test_null_compensation_then_hanging(shop):
+    assert (await come(shop, UNDO)).why == "nothing_to_undo"
+    assert (await come(shop, DO)).why == "already_undone"
+    assert (await come(shop, UNDO)).why == "duplicate"
+    assert await effects(shop) == []
+
+
+async def test_a_failure_inside_leaves_no_mark(shop):
+    with pytest.raises(ZeroDivisionError):
+        await come(shop, DO, fails=True)
+    assert (await come(shop, DO)).first
+    with pytest.raises(CodecError):
+        await come(shop, BranchKey("other"), result=object())
+    assert (await come(shop, BranchKey("other"))).first
+    assert await effects(shop) == ["action", "action"]
+
+
+async def test_at_once_only_one_gets_through(shop):
+    gates = await asyncio.gather(*(come(shop, key) for key in [DO, UNDO] * 10))
+    did = [key.operation for key, gate in zip([DO, UNDO] * 10, gates, strict=True) if gate.first]
+    assert did in ([], ["action"], ["action", "compensation"])
+    assert sorted(await effects(shop)) == sorted(did)
+
+
+async def test_branches_dont_know_each_other(shop):
+    assert (await come(shop, DO)).first
+    assert (await come(shop, BranchKey("saga-2:charge"))).first
+    assert BranchKey.from_headers(UNDO.headers()) == UNDO
