@@ -6,10 +6,10 @@ a database driver, a codec or the saga engine.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from standfast._version import __version__
+from standfast.lazy import exports
 
 if TYPE_CHECKING:
     from standfast.app import Standfast, Transaction
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from standfast.saga import Context, Migration, Saga, SagaHandle, SagaResult, child, step, wait
 
 _HOMES = {
-    "standfast.app": ("Standfast", "Transaction"),
-    "standfast.durations": ("Duration",),
-    "standfast.errors": (
+    "app": ("Standfast", "Transaction"),
+    "durations": ("Duration",),
+    "errors": (
         "ConfigurationError",
         "Refused",
         "Rejected",
@@ -45,11 +45,11 @@ _HOMES = {
         "StandfastError",
         "StoreError",
     ),
-    "standfast.idempotency": ("barrier",),
-    "standfast.message": ("BranchKey",),
-    "standfast.resilience.backoff": ("Constant", "Decorrelated", "Exponential"),
-    "standfast.resilience.retry": ("Retry",),
-    "standfast.saga": (
+    "idempotency": ("barrier",),
+    "message": ("BranchKey",),
+    "resilience.backoff": ("Constant", "Decorrelated", "Exponential"),
+    "resilience.retry": ("Retry",),
+    "saga": (
         "Context",
         "Migration",
         "Saga",
@@ -60,7 +60,6 @@ _HOMES = {
         "wait",
     ),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BranchKey",
@@ -92,15 +91,4 @@ __all__ = [
     "wait",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'standfast' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = exports(__name__, _HOMES)

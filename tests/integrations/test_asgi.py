@@ -18,7 +18,7 @@ from standfast.integrations.asgi import (
     RateLimitMiddleware,
     by_header,
 )
-from standfast.resilience.ratelimit import RateLimiter
+from standfast.resilience import Bulkhead, RateLimiter
 
 
 def fastapi(middleware, *args, **options):
@@ -155,19 +155,6 @@ async def test_503_when_the_bulkhead_is_full(serve, framework, retry_after, told
     assert answer.headers["Retry-After"] == told
 
 
-class OneAtATime:
-    def __init__(self):
-        self.taken = False
-
-    async def __aenter__(self):
-        if self.taken:
-            raise BulkheadFull("full")
-        self.taken = True
-
-    async def __aexit__(self, *args):
-        self.taken = False
-
-
 async def test_the_slot_is_held_until_the_response_is_complete(serve):
     inside, leave = asyncio.Event(), asyncio.Event()
     app = FastAPI()
@@ -178,7 +165,7 @@ async def test_the_slot_is_held_until_the_response_is_complete(serve):
         await leave.wait()
         return "done"
 
-    app.add_middleware(BulkheadMiddleware, OneAtATime())
+    app.add_middleware(BulkheadMiddleware, Bulkhead(1))
     async with serve(app) as url, httpx.AsyncClient(timeout=30) as client:
         first = asyncio.create_task(client.get(url + "/slow"))
         await inside.wait()
@@ -193,7 +180,7 @@ async def test_a_rejection_inside_the_application_is_its_own_affair():
         raise BulkheadFull("inner")
 
     with pytest.raises(BulkheadFull, match="inner"):
-        await BulkheadMiddleware(app, OneAtATime())({"type": "http"}, None, None)
+        await BulkheadMiddleware(app, Bulkhead(1))({"type": "http"}, None, None)
 
 
 async def test_a_denied_websocket_is_closed_before_it_is_accepted():
@@ -226,7 +213,7 @@ async def test_lifespan_passes():
 
     for middleware in (
         RateLimitMiddleware(app, RateLimiter(1)),
-        BulkheadMiddleware(app, OneAtATime()),
+        BulkheadMiddleware(app, Bulkhead(1)),
     ):
         await middleware({"type": "lifespan"}, None, None)
     assert seen == ["lifespan", "lifespan"]

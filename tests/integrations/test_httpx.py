@@ -8,8 +8,9 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from standfast.errors import RateLimited
+from standfast.errors import CircuitOpen, RateLimited, TimedOut
 from standfast.integrations.httpx import AsyncPolicyTransport, PolicyTransport
+from standfast.resilience import Bulkhead, CircuitBreaker, Pipeline, Timeout
 from standfast.resilience.backoff import Constant
 from standfast.resilience.ratelimit import RateLimiter
 from standfast.resilience.retry import Retry
@@ -159,3 +160,31 @@ async def test_responses_before_the_last_are_closed():
     answer = await transport.handle_async_request(httpx.Request("GET", "http://x"))
     assert answer.status_code == 200
     assert closed == [True] * 3
+
+
+async def test_a_pipeline_opens_its_breaker_and_the_server_is_left_alone(serve, ask):
+    flaky = Flaky(503)
+    breaker = CircuitBreaker(consecutive_failures=3, wait="1h")
+    client = Pipeline(Timeout("30s"), retry(5, never_on=(CircuitOpen,)), breaker, Bulkhead(5))
+    async with serve(flaky.app) as url:
+        with pytest.raises(CircuitOpen):
+            await ask(client, "GET", url)
+        with pytest.raises(CircuitOpen) as caught:
+            await ask(client, "GET", url)
+    assert len(flaky.bodies) == 3
+    assert 3500 < caught.value.retry_after <= 3600
+
+
+async def test_a_pipeline_bounds_the_time_of_a_request(serve, ask):
+    released = asyncio.Event()
+
+    async def stuck(request):
+        await released.wait()
+        return PlainTextResponse("late")
+
+    async with serve(Starlette(routes=[Route("/", stuck)])) as url:
+        try:
+            with pytest.raises(TimedOut):
+                await ask(Pipeline(Timeout("200ms"), retry(5)), "GET", url)
+        finally:
+            released.set()

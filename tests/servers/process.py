@@ -49,7 +49,8 @@ def free_port() -> int:
     while finds its port still free when it comes back.
     """
     while True:
-        port = random.randrange(20_000, 32_000)
+        # Not the shared generator: a test may have seeded it, in every test process alike.
+        port = random.SystemRandom().randrange(20_000, 32_000)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

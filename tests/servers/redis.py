@@ -45,8 +45,8 @@ class Redis(Server):
     def ready(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                # While it loads its data it answers -LOADING.
-                return connection.recv(7) == b"+PONG\r\n"
+                connection.sendall(b"INFO server\r\n")
+                # While it loads its data it answers -LOADING. It could be another's, on our port.
+                return f"process_id:{self.pid}\r\n".encode() in connection.recv(8192)
         except OSError:
             return False

@@ -5,8 +5,9 @@ Names are loaded when they are first used, so that who needs a `Retry` doesn't l
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from standfast.lazy import exports
 
 if TYPE_CHECKING:
     from standfast.resilience.backoff import Backoff, Constant, Decorrelated, Exponential
@@ -48,7 +49,6 @@ _HOMES = {
     "retry": ("Retry",),
     "timeout": ("Timeout",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AdaptiveBulkhead",
@@ -82,15 +82,4 @@ __all__ = [
     "within",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'standfast.resilience' has no attribute {name!r}")
-    value = getattr(import_module(f"standfast.resilience.{home}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = exports(__name__, _HOMES)

@@ -10,8 +10,9 @@ Names are loaded when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from standfast.lazy import exports
 
 if TYPE_CHECKING:
     from standfast.testing.faulty import FaultyFunction
@@ -26,18 +27,17 @@ if TYPE_CHECKING:
     from standfast.testing.simulation.simulate import InvariantViolated, simulate, split_seeds
 
 _HOMES = {
-    "standfast.testing.faulty": ("FaultyFunction",),
-    "standfast.testing.ledger": ("Entry", "Ledger"),
-    "standfast.testing.manual_clock": ("ManualClock",),
-    "standfast.testing.run": ("SagaRun", "run_saga"),
-    "standfast.testing.scenario": ("ScenarioMismatch", "check_scenario", "play_scenario"),
-    "standfast.testing.simulation.calls": ("Call",),
-    "standfast.testing.simulation.chance": ("Faults",),
-    "standfast.testing.simulation.invariants": ("World",),
-    "standfast.testing.simulation.report": ("SimulationReport",),
-    "standfast.testing.simulation.simulate": ("InvariantViolated", "simulate", "split_seeds"),
+    "faulty": ("FaultyFunction",),
+    "ledger": ("Entry", "Ledger"),
+    "manual_clock": ("ManualClock",),
+    "run": ("SagaRun", "run_saga"),
+    "scenario": ("ScenarioMismatch", "check_scenario", "play_scenario"),
+    "simulation.calls": ("Call",),
+    "simulation.chance": ("Faults",),
+    "simulation.invariants": ("World",),
+    "simulation.report": ("SimulationReport",),
+    "simulation.simulate": ("InvariantViolated", "simulate", "split_seeds"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Call",
@@ -58,15 +58,4 @@ __all__ = [
     "split_seeds",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'standfast.testing' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = exports(__name__, _HOMES)

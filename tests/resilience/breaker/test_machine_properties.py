@@ -56,7 +56,7 @@ class BreakerModel(RuleBasedStateMachine):
                 slow_call_rate=self.SLOW_RATE,
                 minimum_calls=self.MINIMUM,
                 wait=Constant(self.WAIT),
-                maximum_wait=60.0,
+                maximum_retry_after=60.0,
                 probes=self.PROBES,
                 probe_timeout=self.TIMEOUT,
             )

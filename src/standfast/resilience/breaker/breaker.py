@@ -59,7 +59,7 @@ class CircuitBreaker(Policy):
     ``Exponential("5s", maximum="5m")`` that grows with each opening in a row. If the failure that
     opens it says how long to wait (`retry_after` reads that off an exception or a bad result; by
     default an attribute ``retry_after`` or a header ``Retry-After``), that is taken, up to
-    `maximum_wait`.
+    `maximum_retry_after`.
 
     Half-open, at most `half_open_calls` probes pass. When as many have passed it closes; when the
     share of failed ones reaches `failure_rate` (without one: at the first) or of slow ones
@@ -91,7 +91,7 @@ class CircuitBreaker(Policy):
         slow_call_duration: Duration | None = None,
         minimum_calls: int = 10,
         wait: Duration | Backoff = "30s",
-        maximum_wait: Duration = "10m",
+        maximum_retry_after: Duration = "10m",
         retry_after: Callable[[Any], float | None] | None = None,
         half_open_calls: int = 3,
         half_open_timeout: Duration = "60s",
@@ -113,7 +113,7 @@ class CircuitBreaker(Policy):
             slow_call_duration=slow_call_duration,
             minimum_calls=minimum_calls,
             wait=wait,
-            maximum_wait=maximum_wait,
+            maximum_retry_after=maximum_retry_after,
             half_open_calls=half_open_calls,
             half_open_timeout=half_open_timeout,
             on_cancellation=on_cancellation,

@@ -68,7 +68,7 @@ class Settings:
     slow_call_rate: float | None
     minimum_calls: int
     wait: Backoff
-    maximum_wait: float
+    maximum_retry_after: float
     probes: int
     probe_timeout: float
 
@@ -279,8 +279,11 @@ class Machine:
     def _open(self, now: float, reason: str, retry_after: float | None = None) -> None:
         self._openings += 1
         self._from_server = bool(retry_after)
-        wait = retry_after or self._settings.wait.delay(self._openings, self._waited, self.chance)
-        self._waited = min(wait, self._settings.maximum_wait)
+        if retry_after:
+            self._waited = min(retry_after, self._settings.maximum_retry_after)
+        else:
+            wait = self._settings.wait
+            self._waited = wait.delay(self._openings, self._waited, self.chance)
         self.rejects_until = now + self._waited
         self._enter(State.OPEN, reason, self._waited)
 

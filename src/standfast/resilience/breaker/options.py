@@ -26,7 +26,7 @@ def check(
     slow_call_duration: Duration | None,
     minimum_calls: int,
     wait: Duration | Backoff,
-    maximum_wait: Duration,
+    maximum_retry_after: Duration,
     half_open_calls: int,
     half_open_timeout: Duration,
     on_cancellation: Verdict,
@@ -69,7 +69,7 @@ def check(
         slow_call_rate=slow_call_rate,
         minimum_calls=minimum_calls,
         wait=wait if isinstance(wait, Backoff) else Constant(seconds(wait, name="wait")),
-        maximum_wait=seconds(maximum_wait, name="maximum_wait"),
+        maximum_retry_after=seconds(maximum_retry_after, name="maximum_retry_after"),
         probes=half_open_calls,
         probe_timeout=seconds(half_open_timeout, name="half_open_timeout"),
     )
