@@ -51,14 +51,14 @@ class Haul(Saga[Job]):
 
     async def _act(self, job: Job, ctx: Context) -> None:
         assert self.shop is not None
-        await asyncio.sleep(random.uniform(0.0, 0.2))
+        await asyncio.sleep(random.uniform(0.1, 0.6))
         async with self.shop.transaction() as tx, barrier(tx, ctx) as gate:
             if gate.first:
                 await tx.execute(
                     "INSERT INTO effects (job, step, op) VALUES ($1, $2, $3)",
                     *(job.number, ctx.step, ctx.operation),
                 )
-        await asyncio.sleep(random.uniform(0.0, 0.2))
+        await asyncio.sleep(random.uniform(0.1, 0.6))
 
     @step(retry=SOON)
     async def load(self, job: Job, ctx: Context) -> None:

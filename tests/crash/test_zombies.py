@@ -127,7 +127,6 @@ async def test_workers_killed_and_frozen(crew, postgres_dsn):
             for number in range(0, SAGAS, 100):
                 jobs = [Job(n) for n in range(number, number + 100)]
                 await asyncio.gather(*(app.start(Haul, job, key=str(job.number)) for job in jobs))
-                await asyncio.sleep(0.6)
 
         async def strike() -> None:
             while True:
@@ -140,8 +139,10 @@ async def test_workers_killed_and_frozen(crew, postgres_dsn):
                     crew.hire()
                 else:
                     member.send_signal(signal.SIGSTOP)
-                    await asyncio.sleep(2 * LEASE)
-                    member.send_signal(signal.SIGCONT)
+                    # One that is killed meanwhile gets no signal: Popen knows that it has gone.
+                    asyncio.get_running_loop().call_later(
+                        2 * LEASE, member.send_signal, signal.SIGCONT
+                    )
 
         async def end() -> None:
             async with asyncio.timeout(200):
@@ -170,8 +171,8 @@ async def test_workers_killed_and_frozen(crew, postgres_dsn):
         facts = await _no_stale_write(direct)
         await direct.close()
     print(f"{dict(blows)}, {refused} stale writes refused, {facts} facts audited, {took:.1f} s")
-    assert blows["killed"] >= 2
-    assert blows["frozen"] >= 2
+    assert blows["killed"] >= 4
+    assert blows["frozen"] >= 4
     assert refused > 0, "no frozen worker tried to write: the test shows nothing"
 
 
