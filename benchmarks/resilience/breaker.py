@@ -66,7 +66,7 @@ def _mixed() -> CircuitBreaker:
 
 
 def _rejecting() -> CircuitBreaker:
-    breaker = CircuitBreaker(wait="1h", maximum_wait="1h")
+    breaker = CircuitBreaker(wait="1h")
     breaker.open()
     return breaker
 
