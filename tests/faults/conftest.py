@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.saga.engine.world import World
+from tests.servers.fixtures import without
+from tests.servers.process import ServerMissing
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ class SmallDisk:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """4 MB, where mounting is allowed (as root, say); otherwise the test is skipped."""
+    """4 MB, where mounting is allowed (as root, say); elsewhere as with a missing server."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
@@ -49,7 +51,7 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         check=False,
     )
     if mounted.returncode:
-        pytest.skip(f"a small file system can't be mounted here: {mounted.stderr.strip()}")
+        without(ServerMissing(f"a small file system can't be mounted: {mounted.stderr.strip()}"))
     os.chmod(folder, 0o777)
     try:
         yield SmallDisk(folder)

@@ -21,7 +21,7 @@ class RateLimitSuite:
     @pytest.fixture
     def store(self) -> RateLimitStore:
         """The store to test."""
-        raise NotImplementedError
+        raise NotImplementedError("override the fixture `store`")
 
     async def take(
         self, store: RateLimitStore, rate: Rate, cost: int = 1, key: str = "k"
