@@ -467,6 +467,6 @@ def _outcome(definition: Definition, state: SagaState, row: Instance | None = No
     status, cause = (state.status, state.cause) if row is None else (row.status, row.cause)
     raise SagaParked(
         f"saga {name!r} with key {key!r} is {status} ({cause}): see "
-        f"`standfast sagas show {state.id}`",
+        f"`standfast sagas show {state.id}`, then `retry`, `skip` or `resolve` it",
         cause=cause,
     )

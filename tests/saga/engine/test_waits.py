@@ -126,6 +126,26 @@ async def test_a_wait_that_times_out(work, world, on_timeout):
         assert (await handle.result(timeout=5))["note"] is False
 
 
+@pytest.mark.parametrize("linger", [0.01, 60], ids=["in the store", "in memory"])
+async def test_a_wait_that_was_parked_takes_its_signal_all_the_same(work, world, linger):
+    class Patient(Saga[Order]):
+        word = wait("word", type=str, timeout=0.1, on_timeout="park")
+
+        @step(no_compensation="a note")
+        async def note(self, order: Order, ctx: Context) -> str:
+            return ctx.result(self.word)
+
+    app = await work(Patient(), linger=linger)
+    handle = await app.start(Patient, Order("1"))
+    with pytest.raises(SagaParked, match="no signal 'word' within"):
+        await handle.result(timeout=5)
+    await handle.signal("word", "late")
+    await until(lambda: _is(handle, "completed"))
+    assert (await handle.result(timeout=5))["note"] == "late"
+    row = await app.sagas.instance(handle.id)
+    assert (row.step, row.cause) == ("", "")
+
+
 class Pivoted(Saga[Order]):
     def __init__(self, world: World) -> None:
         self.world = world
