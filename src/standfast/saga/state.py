@@ -315,7 +315,7 @@ class SagaState:
         self._tell_why()
 
     def _tell_why(self) -> None:
-        """Let `failed_step` and `cause` tell of a branch that waits for an operator, if one does."""
+        """Let `failed_step` and `cause` tell of a branch that waits for an operator, if any."""
         began = self.undoing_for
         for branch in self.branches.values():
             if self.undoing and branch.undo == "failed":
