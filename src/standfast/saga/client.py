@@ -205,6 +205,7 @@ class Sagas:
         self.poll: float = poll
         self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
         self.runs_here: Callable[[UUID], bool] = _nowhere
+        self.works_here: bool = False
         self.on_sent: Callable[[UUID], None] = _nothing
         self.wrap: Callable[[StoreTransaction], tuple[Any, Callable[[], None]]] = _as_it_is
 
@@ -398,7 +399,10 @@ class Sagas:
                         raise SagaParked(f"saga {id}: {error}", cause=row.cause) from error
                 else:
                     by_fact = state.status == status
-                    if status in FINISHED or not _is_spoken_to(found[0], by_fact=by_fact):
+                    # It was found without a worker of its version, and now there is one here.
+                    is_due = self.works_here and not by_fact and row.wake_at is not None
+                    moves = is_due or _is_spoken_to(found[0], by_fact=by_fact)
+                    if status in FINISHED or not moves:
                         return _outcome(definition, state, row)
             await self.clock.sleep(self.poll)
 
