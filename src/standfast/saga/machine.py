@@ -288,10 +288,17 @@ class Machine(SagaState):
     def _resolved(self, event: ev.ResolveAsked, now: float, random: float) -> None:
         if self.outcome:
             self._ignore(now, "resolve", f"the saga has already {self._ended}")
-        elif self.running or self.status not in ("parked", "compensation_failed", "waiting"):
+        elif not self._is_at_rest:
             self._ignore(now, "resolve", f"the saga is {self.status}: only one at rest can be")
         else:
             self._emit(fx.Resolved(at=now, outcome=event.outcome, reason=event.reason, by=event.by))
+
+    @property
+    def _is_at_rest(self) -> bool:
+        if self.running or self.undoing:
+            return not self.running and self.status == "compensation_failed"
+        # What waits under a condition asks it anew after a reload: it rests all the same.
+        return all(b.is_passive or b.needs_answer for b in self.open.values())
 
     def _child_finished(self, event: ev.ChildFinished, now: float, random: float) -> None:
         branch = self.branches.get(self.names.current(event.child))

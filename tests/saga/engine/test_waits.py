@@ -224,6 +224,22 @@ async def test_an_operator_ends_it_by_hand(work, world):
     assert world.log == ["before"], "nothing is undone behind the operator's back"
 
 
+async def test_an_operator_ends_one_that_waits_under_a_condition(work, world):
+    class Conditional(Saga[Order]):
+        word = wait("word", when=lambda self, order, ctx: order.amount == 1)
+
+    app = await work(Conditional(), linger=0.01)
+    handle = await app.start(Conditional, Order("1"))
+    await until(lambda: _rests(app, handle))
+    await app.sagas.send(handle.id, ev.ResolveAsked("completed", "said by phone", "ann"))
+    assert (await handle.result(timeout=5)).as_dict() == {}
+
+
+async def _rests(app, handle):
+    row = await app.sagas.instance(handle.id)
+    return row.status == "waiting" and row.owner is None
+
+
 async def test_cancelling_undoes(work, world):
     app = await work(Approved(world))
     handle = await app.start(Approved, Order("1"))
