@@ -257,8 +257,9 @@ def wait(
 
     Signals that came early are kept, and each is taken once. `timeout` counts from when the step is
     reached (seconds or text, default for ever). `on_timeout`: ``"compensate"`` (default before the
-    pivot), ``"park"`` (default after it) or ``"continue"`` without a result. `type`: the payload's
-    type, checked when the signal is sent. A waiting saga uses no memory and no polling of its own.
+    pivot), ``"park"`` (default after it; a late signal still goes on) or ``"continue"`` without a
+    result. `type`: the payload's type, checked when the signal is sent. A waiting saga uses no
+    memory and no polling of its own.
     """
     options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
     made: Step[Any, R] = Step(None, kind="wait", options={**options, "type": type, "when": when})
