@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import pytest
@@ -108,6 +109,24 @@ def test_names_and_defaults():
 
     assert Definition(Longer()).plan.steps["further"].after == ("go",)
     assert Definition(Longer()).input_type is Order
+
+
+def test_a_saga_may_be_abstract():
+    class Base(Saga[Order], ABC):
+        @abstractmethod
+        def price(self) -> int: ...
+
+        @step(no_compensation="none")
+        async def go(self, order: Order, ctx: Context) -> int:
+            return self.price()
+
+    class Real(Base):
+        def price(self) -> int:
+            return 7
+
+    with pytest.raises(TypeError, match="abstract"):
+        Base()
+    assert list(Definition(Real()).plan.steps) == ["go"]
 
 
 # -- refused -------------------------------------------------------------------------------------

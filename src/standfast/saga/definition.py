@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin, get_type_hints, overload
@@ -318,7 +319,7 @@ class _Body(dict[str, Any]):
         super().__setitem__(name, value)
 
 
-class _SagaType(type):
+class _SagaType(ABCMeta):  # so that a saga may be abstract, too
     @classmethod
     def __prepare__(cls, name: str, bases: tuple[type, ...], /, **options: Any) -> _Body:
         return _Body()
