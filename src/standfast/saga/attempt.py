@@ -83,7 +83,7 @@ class Attempts:
             args.append(self._item(active, branch))
         if tx is not None:
             args.append(tx)
-        with self.telemetry.attempt(active.machine, ctx, branch.id):
+        with self.telemetry.attempt(active.machine, ctx, branch):
             if timeout is None:
                 return await self._uncancelled(function(*args))
             async with asyncio.timeout(timeout):
@@ -149,7 +149,7 @@ class Attempts:
             input,
             key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
             correlation_id=machine.started.correlation_id,
-            trace=machine.started.trace,
+            trace=self.telemetry.trace_of_child(machine, branch),
             id=machine.child_id(branch),
             parent=(machine.id, branch.id),
         )

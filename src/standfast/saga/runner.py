@@ -321,9 +321,8 @@ class Runner:
         return self._mail(machine.started.parent, f"end:{machine.id}:{machine.sequence}", event)
 
     def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
-        for fact in facts:
-            if type(fact) is not fx.StepCompleted:
-                self.telemetry.count(active.definition.name, fact)
+        if facts:
+            self.telemetry.stored(active.definition.name, active.machine, facts)
         if append.change is not None and append.change.finished_at is not None and facts:
             self.telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
         for start in append.starts:
