@@ -8,7 +8,8 @@ import pytest
 
 from standfast import Constant, Context, Refused, Retry, Saga, Standfast, child, step, wait
 from standfast.errors import ConfigurationError, DefinitionError
-from standfast.saga.definition import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY, Definition
+from standfast.saga.definition import Definition
+from standfast.saga.steps import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY
 
 
 @dataclass(frozen=True)

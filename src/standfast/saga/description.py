@@ -7,8 +7,9 @@ from typing import Any
 
 from standfast.durations import human, seconds
 from standfast.resilience.retry import Retry
-from standfast.saga.definition import Definition, Step
+from standfast.saga.definition import Definition
 from standfast.saga.plan import StepPlan
+from standfast.saga.steps import Step
 
 
 def describe(definition: Definition) -> str:
