@@ -11,6 +11,7 @@ import msgspec
 from standfast.clock import Clock
 from standfast.errors import CodecError, Refused, Rejected
 from standfast.ports.journal import Start
+from standfast.resilience.budget import is_final
 from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.branch import Branch
@@ -111,15 +112,17 @@ class Attempts:
         message, text = told(error), describe(error)
         if isinstance(error, TimeoutError) and not message:
             text = "timed out: the outcome is unknown"
+        again = not is_final(error)  # what a `Retry` inside gave up on is one attempt of this one
         if isinstance(command, Undo):
-            return ev.UndoFailed(branch.id, text, step.undo_retry.is_retriable(error))
+            again = again and step.undo_retry.is_retriable(error)
+            return ev.UndoFailed(branch.id, text, again)
         if isinstance(error, Refused):
             return ev.Failed(branch.id, message[:ERROR_LENGTH] or "refused", refused=True)
         after = (error.retry_after or 0.0) if isinstance(error, Rejected) else 0.0
         if not math.isfinite(after):
             after = 0.0  # JSON has no infinity, so it couldn't be stored
-        retriable = not isinstance(error, CodecError) and step.retry.is_retriable(error)
-        return ev.Failed(branch.id, text, retriable=retriable, retry_after=after)
+        again = again and not isinstance(error, CodecError) and step.retry.is_retriable(error)
+        return ev.Failed(branch.id, text, retriable=again, retry_after=after)
 
     def _answer(self, active: Active, branch: Branch) -> ev.Event:
         """Ask the definition's own functions about a branch."""
