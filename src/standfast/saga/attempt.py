@@ -59,18 +59,12 @@ class Attempts:
         """Run one attempt, or ask the definition, and answer with what came of it."""
         if isinstance(command, Resolve):
             return self._answer(active, command.branch)
-        branch = command.branch
-        if branch.step.kind == "child":
-            return ev.Undone(branch.id)
+        if command.branch.step.kind == "child":
+            return ev.Undone(command.branch.id)
         try:
-            value = await self.call(active, command, None)
-            if isinstance(command, Undo):
-                return ev.Undone(branch.id)
-            raw = active.definition.codec.encode(value)
+            return self.success(active, command, await self.call(active, command, None))
         except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             return self.failure(command, error)
-        branch.value = value
-        return ev.Succeeded(branch.id, msgspec.Raw(raw))
 
     async def call(self, active: Active, command: Run | Undo, tx: Any) -> Any:
         """Run the user's method for one attempt, with the transaction if there is one."""
@@ -105,7 +99,16 @@ class Attempts:
         item_type = active.definition.item_types[branch.step.name]
         return active.definition.codec.decode(branch.item_value, item_type)
 
-    def failure(self, command: Run | Undo, error: Exception) -> ev.Event:
+    def success(self, active: Active, command: Run | Undo, value: Any) -> ev.Event:
+        """What it means that the user's code returned. Raises `CodecError`."""
+        branch = command.branch
+        if isinstance(command, Undo):
+            return ev.Undone(branch.id)
+        raw = active.definition.codec.encode(value)
+        branch.value = value
+        return ev.Succeeded(branch.id, msgspec.Raw(raw))
+
+    def failure(self, command: Run | Undo, error: Exception) -> ev.Failed | ev.UndoFailed:
         """What an exception from the user's code means."""
         branch = command.branch
         step = branch.step

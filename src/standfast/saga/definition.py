@@ -13,7 +13,7 @@ from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
 from standfast.saga.plan import Plan
 from standfast.saga.state import SagaState
-from standfast.saga.steps import Step, item_type, result_type
+from standfast.saga.steps import Step, check_parameters, item_type, result_type
 from standfast.text import is_storable
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
@@ -80,6 +80,8 @@ class Definition:
         if self.version < 1:
             raise DefinitionError(f"saga {self.name!r}: version={self.version!r} must be 1 or more")
         self.steps: dict[str, Step[Any, Any]] = steps_of(cls)
+        for current in self.steps.values():
+            check_parameters(current)
         self.plan: Plan = _plan(cls, self.name, self.steps)
         self._check_migrations()
         self.result_types: dict[str, Any] = {s.name: result_type(s) for s in self.steps.values()}

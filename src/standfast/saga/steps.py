@@ -74,7 +74,12 @@ class Step(Generic[I, R]):
     def compensation(self, function: F, /) -> F: ...
     @overload
     def compensation(
-        self, /, *, timeout: Duration | None = None, retry: Retry | None = None
+        self,
+        /,
+        *,
+        timeout: Duration | None = None,
+        retry: Retry | None = None,
+        transactional: bool = False,
     ) -> Callable[[F], F]: ...
     def compensation(
         self,
@@ -83,21 +88,29 @@ class Step(Generic[I, R]):
         *,
         timeout: Duration | None = None,
         retry: Retry | None = None,
+        transactional: bool = False,
     ) -> Any:
         """Mark the method that undoes this step. It may run although the step never took effect.
 
-        `timeout` bounds an attempt (seconds or text); `retry` defaults to 20 attempts. When they
-        are exhausted the saga is parked as ``compensation_failed`` for an operator.
+        It takes (input, ctx), then the item where the step has `each`, then the transaction with
+        `transactional`: its rows commit together with the journal, so the undo takes effect exactly
+        once. `timeout` bounds an attempt (seconds or text); `retry` defaults to 20 attempts. When
+        they are exhausted the saga is parked as ``compensation_failed`` for an operator.
         """
 
         def mark(function: F) -> F:
             _must_be_async(function, "a compensation")
+            if self.kind == "child":
+                raise DefinitionError(
+                    f"{function.__name__!r} can't undo a child saga: that undoes itself, by the "
+                    "compensations of its own steps"
+                )
             if self.undo_function is not None:
                 raise DefinitionError(
                     f"step {self.name or self.function!r} has two compensations: keep one"
                 )
             self.undo_function = function
-            self.undo_options = {"timeout": timeout, "retry": retry}
+            self.undo_options = {"timeout": timeout, "retry": retry, "transactional": transactional}
             return function
 
         return mark if function is None else mark(function)
@@ -126,6 +139,7 @@ class Step(Generic[I, R]):
             if undo_timeout is None
             else seconds(undo_timeout, name=f"{self.name} compensation timeout"),
             undo_retry=self.undo_options.get("retry") or UNDO_RETRY,
+            undo_transactional=bool(self.undo_options.get("transactional")),
             no_compensation=given.get("no_compensation") or "",
             transactional=bool(given.get("transactional")),
             signal=given.get("signal") or "",
@@ -303,11 +317,29 @@ def result_type(current: Step[Any, Any]) -> Any:
 
 
 def item_type(current: Step[Any, Any]) -> Any:
-    """The annotation of the method's third argument after self."""
+    """The annotation of the item in a step that fans out: the third argument after self."""
     assert current.function is not None
     names = list(inspect.signature(current.function).parameters)
-    if len(names) != 4:
-        raise DefinitionError(
-            f"step {current.name!r} has each=, so it must take (self, input, ctx, item)"
-        )
     return _hints(current).get(names[3], Any)
+
+
+def check_parameters(current: Step[Any, Any]) -> None:
+    """Raise `DefinitionError` where a method can't take what it will be given."""
+    fans_out = current.each is not None
+    for function, options, what in (
+        (current.function, current.options, f"step {current.name!r}"),
+        (current.undo_function, current.undo_options, f"the compensation of {current.name!r}"),
+    ):
+        if function is None:
+            continue
+        given, why = ["self", "input", "ctx"], ""
+        if fans_out:
+            given.append("item")
+            why = " has each=, so it"
+        if options.get("transactional"):
+            given.append("tx")
+            why = " is transactional, so it"
+        try:
+            inspect.signature(function).bind(*given)
+        except TypeError as error:
+            raise DefinitionError(f"{what}{why} must take ({', '.join(given)}): {error}") from error
