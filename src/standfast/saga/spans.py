@@ -94,8 +94,9 @@ class Spans:
         wholes: dict[str, float] = {}
         for fact in facts:
             if isinstance(fact, BACKWARD):
-                branch = state.branches[fact.branch]
-                self._end_undo(state, branch, fact.at, branch.undo.replace("done", "completed"))
+                skipped = isinstance(fact, fx.CompensationSkipped)
+                outcome = "skipped" if skipped else "completed"
+                self._end_undo(state, state.branches[fact.branch], fact.at, outcome)
             elif isinstance(fact, fx.FannedOut) and not fact.items:
                 wholes[fact.branch] = fact.at
             elif isinstance(fact, FORWARD):
