@@ -25,15 +25,15 @@ from standfast.backends.sqlite.connection import (
 T = TypeVar("T")
 
 _FADES = 0.8
-_SLOW_AT_FIRST = 1.0
+_SLOW_AT_FIRST = 1.0  # seconds: some 30 fast commits must come before one is trusted to be fast
 _IN_A_ROW = 100
 
 
 class Writer(ConnectionThreads):
     """One connection on a thread of its own, that the event loop may borrow for a brief write.
 
-    `inline_below`: seconds that writes must have stayed under lately for that. A slow one is
-    forgotten by a fifth with each write after it.
+    `inline_below`: seconds that commits must have stayed under lately for that. A slow one is
+    forgotten by a fifth with each commit after it.
     """
 
     def __init__(self, path: str, *, busy_timeout: float, inline_below: float) -> None:
@@ -56,9 +56,7 @@ class Writer(ConnectionThreads):
             return self.submit(work)
         if self._waits:
             self._wait_for_others(self._con, False)
-        begun = time.perf_counter()
-        result, error = outcome(work, self._con, self._path)
-        self._took(time.perf_counter() - begun)
+        result, error = self._timed(work, self._con)
         if error is not None and _is_busy(error.__cause__):
             self._lately = max(self._lately, self._inline_below)
             return self.submit(work)
@@ -74,13 +72,14 @@ class Writer(ConnectionThreads):
         if not self._waits:
             self._wait_for_others(con, True)
         self._in_a_row = 0
-        begun = time.perf_counter()
-        done = super()._do(work, con)
-        self._took(time.perf_counter() - begun)
-        return done
+        return self._timed(work, con)
 
-    def _took(self, duration: float) -> None:
-        self._lately = max(duration, self._lately * _FADES)
+    def _timed(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
+        changes, begun = con.total_changes, time.perf_counter()
+        done = outcome(work, con, self._path)
+        if con.total_changes != changes:  # what flushed nothing says nothing about the disk
+            self._lately = max(time.perf_counter() - begun, self._lately * _FADES)
+        return done
 
     def _wait_for_others(self, con: sqlite3.Connection, waits: bool) -> None:
         self._waits = waits
