@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from standfast import Constant, Context, Refused, Retry, Saga, Standfast, child, step, wait
 from standfast.errors import ConfigurationError, DefinitionError
-from standfast.saga.definition import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY, Definition
+from standfast.saga.definition import Definition
+from standfast.saga.steps import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY
 
 
 @dataclass(frozen=True)
@@ -138,17 +140,13 @@ async def nothing(self: object, order: Order, ctx: Context) -> None: ...
 async def of_item(self: object, order: Order, ctx: Context, item: str) -> None: ...
 
 
-async def of_nothing(self: object) -> None: ...
-
-
-def packed_but_unpacked_without_item() -> object:
-    made = step(each=lambda *_: [])(of_item)
-    made.compensation(nothing)
-    return made
-
-
 def fine(**options: object) -> object:
     return step(no_compensation="none", **options)(nothing)
+
+
+def with_undo(made: Any, **options: Any) -> Any:
+    made.compensation(**options)(nothing)
+    return made
 
 
 def undone(**options: object) -> object:
@@ -233,25 +231,25 @@ CASES = {
         {"a": fine(after=nothing)},
         "step 'a' comes after <function nothing .*, which isn't a step of this saga: choose from a",
     ),
-    "takes too little": (
-        {"a": step(no_compensation="none")(of_nothing)},
-        r"step 'a' must take \(self, input, ctx\), not \(self",
-    ),
-    "takes no transaction": (
-        {"a": fine(transactional=True)},
-        r"step 'a' is transactional, so it must take \(self, input, ctx, tx\), not",
-    ),
-    "takes an item that there isn't": (
-        {"a": step(no_compensation="none")(of_item)},
-        r"step 'a' must take \(self, input, ctx\), not .*item",
-    ),
-    "undo without item": (
-        {"a": packed_but_unpacked_without_item()},
-        r"compensation of step 'a' has each=, so it must take \(self, input, ctx, item\), not",
-    ),
     "when takes too little": (
         {"a": fine(when=lambda order: True)},
-        r"when= of step 'a' must take \(self, input, ctx\), not \(order\)",
+        r"step 'a': when= must take \(self, input, ctx\): too many positional arguments",
+    ),
+    "transactional without tx": (
+        {"a": fine(transactional=True)},
+        r"step 'a' is transactional, so it must take \(self, input, ctx, tx\)",
+    ),
+    "undo of an item without item": (
+        {"a": with_undo(step(each=lambda *_: [])(of_item))},
+        r"the compensation of 'a' has each=, so it must take \(self, input, ctx, item\)",
+    ),
+    "transactional undo without tx": (
+        {"a": with_undo(step(nothing), transactional=True)},
+        r"the compensation of 'a' is transactional, so it must take \(self, input, ctx, tx\)",
+    ),
+    "more than it is given": (
+        {"a": step(no_compensation="none")(of_item)},
+        r"step 'a' must take \(self, input, ctx\): missing a required argument: 'item'",
     ),
     "timeout": (
         {"a": fine(timeout="soon")},
@@ -282,6 +280,9 @@ def test_refused_when_it_is_written():
     made.compensation(nothing)
     with pytest.raises(DefinitionError, match="two compensations: keep one"):
         made.compensation(nothing)
+    inner = child(Whole, lambda self, order, ctx: order)
+    with pytest.raises(DefinitionError, match="that undoes itself"):
+        inner.compensation(nothing)
     with pytest.raises(DefinitionError, match="don't go together"):
         step(each=lambda *_: [], transactional=True)(of_item)
     with pytest.raises(DefinitionError, match="limit=0 must be 1 or more"):

@@ -13,40 +13,29 @@ from standfast.saga.plan import Plan
 
 
 def check_functions(plan: Plan, steps: dict[str, Any]) -> None:
-    """Raise `DefinitionError` where a function can't take what it will be given.
+    """Raise `DefinitionError` where a step reads a result that needn't be there yet.
 
-    And where it reads a result that needn't be there yet; only as far as its source is at hand.
+    Only as far as source is at hand. And where a condition, or what gives items or a child's input,
+    can't take what it will be given.
     """
     for name, current in steps.items():
-        extra = ["item"] if current.each else ["tx"] if current.options.get("transactional") else []
-        _check_call(plan, name, current.function, "", extra)
-        _check_call(
-            plan, name, current.undo_function, "compensation of ", extra[: bool(current.each)]
-        )
         for option in ("when", "each", "child_input"):
-            _check_call(plan, name, getattr(current, option), f"{option}= of ", [])
+            _check_call(plan, name, getattr(current, option), option)
         for function in (current.function, current.when, current.child_input):
             _check_reads(plan, name, function, own=False)
         _check_reads(plan, name, current.undo_function, own=True)
 
 
-def _check_call(
-    plan: Plan, step: str, function: Callable[..., Any] | None, what: str, extra: list[str]
-) -> None:
+def _check_call(plan: Plan, step: str, function: Callable[..., Any] | None, option: str) -> None:
     if function is None:
         return
-    given = ["self", "input", "ctx", *extra]
     try:
-        signature = inspect.signature(function)
+        inspect.signature(function).bind("self", "input", "ctx")
     except ValueError:  # some of those written in C don't tell
         return
-    try:
-        signature.bind(*given)
     except TypeError as error:
-        why = {"item": " has each=, so it", "tx": " is transactional, so it"}
         raise DefinitionError(
-            f"saga {plan.name!r}, {what}step {step!r}{why.get(given[-1], '')} must take "
-            f"({', '.join(given)}), not {signature}"
+            f"saga {plan.name!r}, step {step!r}: {option}= must take (self, input, ctx): {error}"
         ) from error
 
 
