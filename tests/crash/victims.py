@@ -48,19 +48,23 @@ class Job:
 
 
 class Doomed:
-    """A `Database` that counts what it writes for the engine, and dies at one of these writes."""
+    """A `Database` that counts its commits to the journal, and dies at one of them.
 
-    def __init__(self, url: str, tag: str, at: int, when: str) -> None:
+    With a `tag` it counts claims and what is written to leases too, and says at what it dies.
+    """
+
+    def __init__(self, url: str, at: int, when: str, *, tag: str = "") -> None:
         self._inner = open_database(url)
         self._tag = tag
         self._at = at
         self._when = when
         self.writes = 0
         self._of_kind: Counter[str] = Counter()
-        self.journal = _Doomed(self._inner.journal, self, ("start", "append", "send"), ("claim",))
-        self.leases = _Doomed(
-            self._inner.leases, self, ("renew", "release"), ("register", "expire")
-        )
+        commits = ("start", "append", "send")
+        self.journal = _Doomed(self._inner.journal, self, commits, ("claim",) if tag else ())
+        self.leases: Any = self._inner.leases
+        if tag:
+            self.leases = _Doomed(self.leases, self, ("renew", "release"), ("register", "expire"))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -81,7 +85,8 @@ class Doomed:
             self._die(kind)
 
     def _die(self, kind: str) -> None:
-        say({"tag": self._tag, "died": kind})
+        if self._tag:
+            say({"tag": self._tag, "died": kind})
         os.kill(os.getpid(), signal.SIGKILL)
 
     @asynccontextmanager
@@ -145,7 +150,7 @@ async def _live(app: Standfast, tag: str) -> dict[str, str]:
 async def victim(job: Job, tag: str, at: int, when: str) -> None:
     """One life: it ends by SIGKILL at write `at`, or says how many writes there were."""
     app_url, shop_url = job.urls(tag)
-    doomed: Any = Doomed(app_url, tag, at, when)
+    doomed: Any = Doomed(app_url, at, when, tag=tag)
     async with Standfast(shop_url, migrate=True) as shop:
         app = Standfast(doomed, migrate=True).add(*sagas(tag, Participant(shop, tag)))
         async with app.running(lease=LEASE, poll=0.2, linger=0.005):
