@@ -7,7 +7,7 @@ export UV_FROZEN := 1
 export NO_MKDOCS_2_WARNING := true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs servers sync
+.PHONY: help demo test check bench docs servers static sync
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -15,10 +15,13 @@ help:  ## Show what can be made
 demo: sync  ## Run the shop while its worker is killed (ARGS="--orders 300 --kills 3 --seed 7")
 	$(RUN) python -m examples.shop $(ARGS)
 
-test: servers check  ## Check everything, then run all tests against real servers (ARGS="-k saga")
+test: servers static  ## Check everything, then run all tests against real servers (ARGS="-k saga")
 	$(RUN) pytest --numprocesses 2 --dist loadgroup $(ARGS)
 
-check: sync  ## Format, lint, types, layers, file lengths and docs, without running a test
+check: static  ## Format, lint, types, layers, file lengths; build the docs and run their code
+	$(RUN) pytest --quiet --numprocesses 2 tests/docs
+
+static: sync
 	$(RUN) ruff format --check
 	$(RUN) ruff check
 	$(RUN) mypy $(wildcard src examples tests/typing)

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave ledgers and logs in DIR")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
-    parser.add_argument("--metrics", action="store_true", help="show the worker's metrics")
+    parser.add_argument("--metrics", action="store_true", help="show the workers' metrics")
     return parser
 
 

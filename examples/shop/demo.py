@@ -1,8 +1,11 @@
 """One run: build the stage, let the customers in, kill the worker, audit the ledgers."""
 
 import asyncio
+import fcntl
 import json
+import os
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +23,9 @@ from examples.shop.audit import audit, collect, outcomes
 from examples.shop.customers import Customers, initial_stock, wishes
 from examples.shop.display import STATES, Display, Report
 from examples.shop.processes import Child, ChildFailed
+from examples.shop.worker import total
 
+PREFIX = "standfast-shop-"
 ENDS_WITHIN = 60.0  # seconds after the last order and the last kill
 
 
@@ -52,12 +57,12 @@ async def run(options: Options, display: Display) -> Report:
             display.say("Stock, payments, courier, web server and worker are up. The doors open.")
             await stage.play(display, report)
             report.tally = await stage.tally()
-            metrics = await stage.worker.stop()
+            await stage.worker.stop()
             if stage.worker.process.returncode != 0:
                 raise ChildFailed(
                     f"the worker didn't drain: {stage.worker.log.read_text()[-2000:]}"
                 )
-            report.metrics = json.loads(metrics) if options.metrics else {}
+            report.metrics = stage.metrics() if options.metrics else {}
         books = await collect(folder, postgres)
         report.outcomes = outcomes(books)
         report.findings = audit(books)
@@ -87,6 +92,7 @@ class Stage:
         self.shop: httpx.AsyncClient
         self.customers: Customers
         self.worker: Child
+        self.workers = 0
 
     @classmethod
     async def build(
@@ -115,9 +121,19 @@ class Stage:
 
     async def hire(self) -> None:
         """Start a worker, and wait until it works."""
+        self.workers += 1
+        arguments = [f"{self._metrics_of(self.workers)}", *self.arguments]
         self.worker = await Child.start(
-            "examples.shop.worker", *self.arguments, logs=self.folder, stack=self.processes
+            "examples.shop.worker", *arguments, logs=self.folder, stack=self.processes
         )
+
+    def _metrics_of(self, worker: int) -> Path:
+        return self.folder / f"metrics-{worker}.json"
+
+    def metrics(self) -> dict[str, float]:
+        """What all workers counted, the killed ones until just before."""
+        files = map(self._metrics_of, range(1, self.workers + 1))
+        return total(json.loads(file.read_text()) for file in files if file.exists())
 
     async def play(self, display: Display, report: Report) -> None:
         """Orders flow and the worker dies; ends when every saga has come to rest."""
@@ -178,13 +194,39 @@ class Stage:
 
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
-    """A folder for the ledgers and logs: a new one to keep, or a temporary one."""
-    if keep is None:
-        with tempfile.TemporaryDirectory(prefix="standfast-shop-") as folder:
-            yield Path(folder)
-    else:
+    """A folder for the ledgers and logs: a new one to keep, or a temporary one.
+
+    A run that was killed couldn't remove its own. The next one does, and knows by the lock.
+    """
+    if keep is not None:
         keep.mkdir(parents=True)
         yield keep.resolve()
+        return
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        # One that is still empty may belong to a run that is about to lock it.
+        with _locked(left) as is_ours:
+            if is_ours and any(left.iterdir()):
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as name, _locked(Path(name)):
+        yield Path(name)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder for as long as this process lives, or the block lasts; whether that worked."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # it has just gone, or isn't ours to look into
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 @asynccontextmanager

@@ -110,7 +110,7 @@ class Display:
             table.add_row(finding.name, str(len(finding.found)), verdict)
         self.console.print(table)
         if report.metrics:
-            self.console.print("Metrics of the last worker, since it began:")
+            self.console.print("Metrics of all workers together:")
             for metric, value in sorted(report.metrics.items()):
                 self.console.print(f"  {metric} {value:g}", markup=False, soft_wrap=True)
         verdict = "[green]Sound.[/]" if report.is_sound else "[red]The audit failed.[/]"

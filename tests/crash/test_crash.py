@@ -1,4 +1,4 @@
-"""A process is killed with SIGKILL at every write of a saga, and a new one recovers.
+"""A process is killed with SIGKILL at every write of a saga, and so is the one that recovers.
 
 What is checked stands in the participant's own tables.
 """
@@ -24,6 +24,12 @@ from tests.crash.voyage import ACTIONS, TABLES
 pytestmark = [pytest.mark.crash, pytest.mark.slow]
 
 WHENS = ("before", "after")
+# Just after the first write of each kind, in the first life and in the second.
+EACH_KIND = [
+    *("1-register.1-claim", "1-claim.1-release", "1-release.1-renew", "1-renew.1-register"),
+    *("1-start.1-send", "1-send.1-start", "1-append.1-transaction", "1-transaction.1-append"),
+]
+SECOND = 31  # how many writes of second lives are tried, in turn; most have more
 Rows = list[tuple[Any, ...]]
 EFFECTS = "SELECT saga, branch, op FROM effects WHERE tag = $1 ORDER BY n"
 STAMPS = "SELECT saga FROM stamps WHERE tag = $1"
@@ -92,44 +98,61 @@ def on_postgres(postgres_dsn):
 def test_killed_at_every_write(backend, request):
     job, begin, ask = request.getfixturevalue(f"on_{backend}")
     ends: dict[str, dict[str, str]] = {}
-    killed: list[str] = []
-    survived: dict[str, int] = {}
+    survived: dict[str, int] = {}  # how many writes each had
+    died: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
 
-    def live(tags: list[str]) -> list[int]:
-        """The exit codes of the victims, in the order of `tags`."""
-        begin(tags)
+    def live(tags: list[str], life: int) -> list[str]:
+        """Those of `tags` that were killed."""
         codes: dict[str, int] = {}
-        for said in run("kill", Job(job.app, job.shop, tuple(tags))):
+        for said in run("kill", Job(job.app, job.shop, tuple(tags), life)):
             if "code" in said:
                 codes[said["tag"]] = said["code"]
+            elif "died" in said:
+                died[life][said["died"]] += 1
             else:
                 ends[said["tag"]] = said["ends"]
                 survived[said["tag"]] = said["writes"]
         assert set(codes.values()) <= {0, -9}
-        killed.extend(tag for tag, code in codes.items() if code)
-        return [codes[tag] for tag in tags]
+        assert set(codes) == set(tags)
+        return [tag for tag in tags if codes[tag]]
 
     # Without a kill: how many writes are there?
-    assert live(["0-never"]) == [0]
+    begin(["0-never", *EACH_KIND])
+    once = live(["0-never", *EACH_KIND], 0)
+    assert once == EACH_KIND
     first = survived["0-never"]
-    assert first > 20
-    last, codes = 0, [-9]
-    while codes[-2:] != [0, 0]:  # until past the last write of all
+    assert first > 25
+    last, alive = 0, False
+    while not alive:  # until past the last write of all
         end = max(*survived.values(), last) + 2
-        codes = live([f"{n}-{when}" for n in range(last + 1, end + 1) for when in WHENS])
-        last = end
+        tags = [_tag(number, when) for number in range(last + 1, end + 1) for when in WHENS]
+        begin(tags)
+        killed = live(tags, 0)
+        once += killed
+        last, alive = end, set(killed).isdisjoint(tags[-2:])
     # Who survived had fewer writes in its own life than the one at which it was to be killed: what
     # shares a commit differs a little from one life to the next.
     for tag, made in survived.items():
         assert tag == "0-never" or made < int(tag.split("-")[0])
-    assert {f"{at}-{when}" for at in range(1, 21) for when in WHENS} <= set(killed)
+    assert {_tag(number, when) for number in range(1, 26) for when in WHENS} <= set(once)
 
-    for said in run("recover", Job(job.app, job.shop, tuple(killed))):
+    twice = live(once, 1)
+    assert set(EACH_KIND) <= set(twice)
+    assert all(len(kinds) >= 8 for kinds in died)
+    assert len(twice) > len(once) // 2
+    for said in run("recover", Job(job.app, job.shop, tuple(twice))):
         assert said["tag"] not in ends
         ends[said["tag"]] = said["ends"]
-    for tag in (*killed, *survived):
+    for tag in (*once, *survived):
         audit(tag, ends[tag], ask)
-    print(f"{backend}: {first} writes, {len(killed)} killed and recovered")
+    print(f"{backend}: {first} writes, {len(once)} killed, {len(twice)} of these killed again")
+    print(f"at {dict(died[0])}, then {dict(died[1])}")
+
+
+def _tag(number: int, when: str) -> str:
+    """When a victim is killed: in its second life at some other write, in turn at all of them."""
+    second = (2 * number + (when == "after")) % SECOND + 1
+    return f"{number}-{when}.{second}-{WHENS[number % 2]}"
 
 
 def audit(tag: str, ends: dict[str, str], ask: Callable[[str, str, str], Rows]) -> None:

@@ -1,8 +1,10 @@
 """Processes that die at a given write, and one that recovers what they left.
 
 `python -m tests.crash.victims kill` reads a `Job` as JSON and forks a victim for each of its tags:
-``7-before`` is killed just before its 7th commit to the journal, ``7-after`` just after it. It says
-on its output how each ended. `… recover` reads the same and finishes what they left.
+``7-before.3-after`` is killed just before the 7th write of its first life, and in its second, when
+it recovers from that, just after the 3rd; ``1-claim`` just after its first claim. It says on its
+output at what kind of write each died, and how it ended. `… recover` reads the same and finishes
+what they left.
 
 The victims' database is wrapped here: the product has no hooks for this.
 """
@@ -15,6 +17,7 @@ import os
 import signal
 import sys
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,11 +32,15 @@ LEASE = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """`app` and `shop` are URLs; ``{tag}`` in them is filled in: a database for each victim."""
+    """`app` and `shop` are URLs; ``{tag}`` in them is filled in: a database for each victim.
+
+    `life` is 0 for the victims' first, 1 for their second.
+    """
 
     app: str
     shop: str
     tags: tuple[str, ...] = ()
+    life: int = 0
     at_once: int = 4
 
     def urls(self, tag: str) -> tuple[str, str]:
@@ -41,61 +48,86 @@ class Job:
 
 
 class Doomed:
-    """A `Database` that counts its commits to the journal, and dies at one of them."""
+    """A `Database` that counts its commits to the journal, and dies at one of them.
 
-    def __init__(self, url: str, at: int, when: str) -> None:
+    With a `tag` it counts claims and what is written to leases too, and says at what it dies.
+    """
+
+    def __init__(self, url: str, at: int, when: str, *, tag: str = "") -> None:
         self._inner = open_database(url)
+        self._tag = tag
         self._at = at
         self._when = when
         self.writes = 0
-        self.journal = _DoomedJournal(self._inner.journal, self)
+        self._of_kind: Counter[str] = Counter()
+        commits = ("start", "append", "send")
+        self.journal = _Doomed(self._inner.journal, self, commits, ("claim",) if tag else ())
+        self.leases: Any = self._inner.leases
+        if tag:
+            self.leases = _Doomed(self.leases, self, ("renew", "release"), ("register", "expire"))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def begin(self) -> int:
+    def begin(self, kind: str) -> int:
         """A write is about to be made; its number."""
         self.writes += 1
         if self.writes == self._at and self._when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._die(kind)
         return self.writes
 
-    def end(self, number: int) -> None:
+    def end(self, kind: str, number: int) -> None:
         """Write `number` is committed."""
-        if number == self._at and self._when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
+        self._of_kind[kind] += 1
+        if self._at == (number if self._when == "after" else self._of_kind[kind]) and (
+            self._when in ("after", kind)
+        ):
+            self._die(kind)
+
+    def _die(self, kind: str) -> None:
+        if self._tag:
+            say({"tag": self._tag, "died": kind})
+        os.kill(os.getpid(), signal.SIGKILL)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
         number = 0
         async with self._inner.transaction() as tx:
             yield tx
-            number = self.begin()
-        self.end(number)
+            number = self.begin("transaction")
+        self.end("transaction", number)
 
 
-class _DoomedJournal:
-    def __init__(self, inner: Any, doomed: Doomed) -> None:
+class _Doomed:
+    """One of its ports. `always` write; `sometimes` find nothing to do, and then don't count."""
+
+    def __init__(
+        self, inner: Any, doomed: Doomed, always: Sequence[str], sometimes: Sequence[str]
+    ) -> None:
         self._inner = inner
         self._doomed = doomed
+        self._always = always
+        self._sometimes = sometimes
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        call = getattr(self._inner, name)
+        doomed = self._doomed
 
-    async def _write(self, call: Any) -> Any:
-        number = self._doomed.begin()
-        answer = await call
-        self._doomed.end(number)
-        return answer
+        async def write(*args: Any, **options: Any) -> Any:
+            number = doomed.begin(name)
+            answer = await call(*args, **options)
+            doomed.end(name, number)
+            return answer
 
-    async def start(self, *args: Any, **options: Any) -> Any:
-        return await self._write(self._inner.start(*args, **options))
+        async def take(*args: Any, **options: Any) -> Any:
+            answer = await call(*args, **options)
+            if answer:  # it was a write, and "before" it is just after the one that came before
+                doomed.end(name, doomed.begin(name))
+            return answer
 
-    async def append(self, *args: Any) -> Any:
-        return await self._write(self._inner.append(*args))
-
-    async def send(self, *args: Any) -> Any:
-        return await self._write(self._inner.send(*args))
+        if name in self._always:
+            return write
+        return take if name in self._sometimes else call
 
 
 async def _finish(app: Standfast, tag: str, plan: Plan) -> str:
@@ -118,11 +150,13 @@ async def _live(app: Standfast, tag: str) -> dict[str, str]:
 async def victim(job: Job, tag: str, at: int, when: str) -> None:
     """One life: it ends by SIGKILL at write `at`, or says how many writes there were."""
     app_url, shop_url = job.urls(tag)
-    doomed: Any = Doomed(app_url, at, when)
+    doomed: Any = Doomed(app_url, at, when, tag=tag)
     async with Standfast(shop_url, migrate=True) as shop:
         app = Standfast(doomed, migrate=True).add(*sagas(tag, Participant(shop, tag)))
         async with app.running(lease=LEASE, poll=0.2, linger=0.005):
             ends = await _live(app, tag)
+            if when == "renew":
+                await asyncio.sleep(LEASE)
     say({"tag": tag, "ends": ends, "writes": doomed.writes})
 
 
@@ -152,12 +186,12 @@ def say(what: dict[str, Any]) -> None:
 
 
 def kill(job: Job) -> None:
-    """Fork a victim for each tag, such as ``7-before``, some at once; tell how each ended."""
+    """Fork a victim for each tag, some at once; tell how each ended."""
     lives: dict[int, str] = {}
     for tag in job.tags:
         if len(lives) == job.at_once:
             _bury(lives)
-        at, when = tag.split("-")
+        at, when = tag.split(".")[job.life].split("-")
         # One thread and no event loop yet, so that forking is safe and costs no import.
         pid = os.fork()
         if not pid:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,6 +17,7 @@ import asyncpg
 import pytest
 from examples.shop.audit import QUERIES
 from examples.shop.customers import wishes
+from examples.shop.demo import PREFIX, _folder
 
 from tests.docs.blocks import ROOT
 
@@ -111,6 +113,10 @@ def _sound(report: dict[str, Any], orders: int, kills: int) -> None:
     assert all(met.get(kind, 0) > 0 for kind in ("error", "lost", "slow", "late", "duplicate"))
 
 
+def _finished(metrics: dict[str, float]) -> float:
+    return sum(n for name, n in metrics.items() if name.startswith("standfast.saga.finished"))
+
+
 def test_on_sqlite(demo: Callable[..., Demo], tmp_path: Path) -> None:
     ledgers = tmp_path / "ledgers"
     options = ("--orders", "60", "--kills", "2", "--seed", "4", "--json", "--metrics")
@@ -119,7 +125,13 @@ def test_on_sqlite(demo: Callable[..., Demo], tmp_path: Path) -> None:
     report = json.loads(printed)
     _sound(report, 60, 2)
     assert report["database"] == "sqlite"
-    assert report["metrics"]["standfast.saga.recovered"] > 0
+    metrics = report["metrics"]
+    assert metrics["standfast.saga.recovered"] > 0
+    workers = [json.loads(file.read_text()) for file in ledgers.glob("metrics-*.json")]
+    assert len(workers) == 3
+    # All workers together. Each kill makes the last moment before it forgotten.
+    assert _finished(metrics) == sum(map(_finished, workers)) <= 60
+    assert sum(_finished(worker) > 0 for worker in workers) > 1
 
     # The ledgers of a real run, falsified: the audit sees it.
     with sqlite3.connect(ledgers / "payments.db") as ledger:
@@ -179,13 +191,34 @@ def test_interrupted_it_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_it_leaves_no_process(demo: Callable[..., Demo]) -> None:
+def test_killed_it_leaves_no_process_and_its_folder_to_the_next(
+    demo: Callable[..., Demo], tmp_path: Path
+) -> None:
     run = demo("--seed", "8")
     run.at_work()
     assert len(run.children) == 5
     run.process.kill()
     run.process.wait()
     assert _gone(run.children)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert demo("--orders", "1", "--kills", "0", "--seed", "1").ended()[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_folders_of_dead_runs_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left, begun = tmp_path / f"{PREFIX}left", tmp_path / f"{PREFIX}begun"
+    for folder in (left, begun):
+        folder.mkdir()
+    (left / "stock.db").touch()
+    with _folder(None) as first:
+        assert not left.exists()
+        (first / "stock.db").touch()
+        with _folder(None) as second:
+            assert {first, second, begun} == set(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [begun]
 
 
 def test_the_seed_decides_what_is_ordered() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
 
@@ -94,7 +95,14 @@ def timeout(request):
     return request.param
 
 
+def as_python_does_it_now(timeout):
+    """Debian 12 has Python 3.11.2, whose own one is no measure for these."""
+    if timeout is asyncio.timeout and sys.version_info < (3, 11, 4):
+        pytest.skip("asyncio.timeout did it otherwise in the first releases of Python 3.11")
+
+
 async def test_it_gives_a_timeout_error_and_takes_back_its_cancellation(timeout):
+    as_python_does_it_now(timeout)
     with pytest.raises(TimeoutError) as caught:
         async with timeout(0.01):
             await forever()
@@ -150,6 +158,7 @@ async def test_a_swallowed_cancellation_is_no_timeout(timeout):
 
 
 async def test_inside_a_task_that_is_cleaning_up_after_a_cancellation(timeout):
+    as_python_does_it_now(timeout)
     seen = []
 
     async def work():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,24 @@ def test_names_and_defaults():
     assert Definition(Longer()).input_type is Order
 
 
+def test_a_saga_may_be_abstract():
+    class Base(Saga[Order], ABC):
+        @abstractmethod
+        def price(self) -> int: ...
+
+        @step(no_compensation="none")
+        async def go(self, order: Order, ctx: Context) -> int:
+            return self.price()
+
+    class Real(Base):
+        def price(self) -> int:
+            return 7
+
+    with pytest.raises(TypeError, match="abstract"):
+        Base()
+    assert list(Definition(Real()).plan.steps) == ["go"]
+
+
 # -- refused -------------------------------------------------------------------------------------
 
 
@@ -187,6 +206,35 @@ CASES = {
         {"a": fine(each=lambda *_: [])},
         r"step 'a' has each=, so it must take \(self, input, ctx, item\)",
     ),
+    "unknown on_exhausted": (
+        {"a": fine(on_exhausted="explode")},
+        "step 'a' has on_exhausted='explode': choose from 'compensate', 'park'",
+    ),
+    "unknown on_timeout": (
+        {"a": wait("w", timeout=1, on_timeout="explode")},
+        "step 'a' has on_timeout='explode': choose from 'compensate', 'park', 'continue'",
+    ),
+    "retry": (
+        {"a": fine(retry=3)},
+        r"step 'a' has retry=3: give a policy, as in Retry\(attempts=3\)",
+    ),
+    "limit": ({"a": fine(limit=3)}, "step 'a' has limit=3, but runs once: give it each="),
+    "a blank reason": (
+        {"a": step(no_compensation=" ")(nothing)},
+        "step 'a' has no compensation: add one",
+    ),
+    "undone, and why not": (
+        {"a": undone(no_compensation="none")},
+        "step 'a' has a compensation, and says .* why it needs none: remove one of the two",
+    ),
+    "after what isn't a step": (
+        {"a": fine(after=nothing)},
+        "step 'a' comes after <function nothing .*, which isn't a step of this saga: choose from a",
+    ),
+    "when takes too little": (
+        {"a": fine(when=lambda order: True)},
+        r"step 'a': when= must take \(self, input, ctx\): too many positional arguments",
+    ),
     "transactional without tx": (
         {"a": fine(transactional=True)},
         r"step 'a' is transactional, so it must take \(self, input, ctx, tx\)",
@@ -241,6 +289,31 @@ def test_refused_when_it_is_written():
         step(each=lambda *_: [], limit=0)(of_item)
     with pytest.raises(DefinitionError, match='signal "resume" is taken'):
         wait("resume")
+    with pytest.raises(
+        DefinitionError, match=r"step 'nothing': timout= isn't an option: .*timeout"
+    ):
+        fine(timout="5s")
+
+
+def test_a_name_that_is_taken_twice_is_refused():
+    """Python would let the second replace the first, and the step would be gone."""
+    with pytest.raises(DefinitionError, match=r"step 'a' is defined, and then .*: rename one"):
+
+        class Twice(Saga[Order]):
+            @step(no_compensation="none")
+            async def a(self, order: Order, ctx: Context) -> None: ...
+
+            @step(no_compensation="none")
+            async def a(self, order: Order, ctx: Context) -> None: ...  # noqa: F811
+
+    with pytest.raises(DefinitionError, match="a compensation has a name of its own"):
+
+        class LikeASetter(Saga[Order]):
+            @step
+            async def a(self, order: Order, ctx: Context) -> None: ...
+
+            @a.compensation
+            async def a(self, order: Order, ctx: Context) -> None: ...
 
 
 class Early(Saga[Order]):
@@ -268,10 +341,44 @@ class Beside(Saga[Order]):
         ctx.result(self.left)
 
 
+class EarlyCondition(Saga[Order]):
+    @step(
+        no_compensation="none",
+        when=lambda self, order, ctx: bool(ctx.result(self.second)),
+    )
+    async def first(self, order: Order, ctx: Context) -> None: ...
+
+    @step(no_compensation="none")
+    async def second(self, order: Order, ctx: Context) -> str:
+        return ""
+
+
+class EarlyInput(Saga[Order]):
+    inner = child(Whole, lambda self, order, ctx: Order(ctx.result(self.second)))
+
+    @step(no_compensation="none")
+    async def second(self, order: Order, ctx: Context) -> str:
+        return ""
+
+
+class EarlyWait(Saga[Order]):
+    word = wait(
+        "word",
+        when=lambda self, order, ctx: bool(ctx.result(self.second)),
+    )
+
+    @step(no_compensation="none")
+    async def second(self, order: Order, ctx: Context) -> str:
+        return ""
+
+
 @pytest.mark.parametrize(
     ("saga", "match"),
     [
         (Early, "step 'first' reads the result of 'second', .* add after='second'"),
+        (EarlyCondition, "step 'first' reads the result of 'second', .* add after='second'"),
+        (EarlyInput, "step 'inner' reads the result of 'second', .* add after='second'"),
+        (EarlyWait, "step 'word' reads the result of 'second', .* add after='second'"),
         (Beside, "step 'right' reads the result of 'left', which isn't done before it"),
     ],
 )
@@ -295,6 +402,16 @@ def test_what_an_app_is_given():
     class Zeroth(Whole):
         name, version = "zeroth", 0
 
+    class Textual(Whole):
+        name, version = "textual", "2"  # type: ignore[assignment]
+
+    class Never(Whole):
+        name, max_in_flight = "never", 0
+
+    with pytest.raises(DefinitionError, match="version='2' must be 1 or more"):
+        app.add(Textual([]))
+    with pytest.raises(DefinitionError, match="max_in_flight=0 must be 1 or more"):
+        app.add(Never([]))
     app.add(Newer([]))
     assert app.definitions.of("whole").version == 4, "by name, the newest"
     assert app.definitions.of(Whole).version == 3

@@ -68,7 +68,9 @@ class Filters:
         list[str] | None, typer.Option(help="Only with this status (repeat for several).")
     ] = None
     key: Annotated[str, typer.Option(help="Only with this key.")] = ""
-    step: Annotated[str, typer.Option(help="Only those that failed or are parked at it.")] = ""
+    step: Annotated[
+        str, typer.Option(help="Only those that failed or are parked at it, or at its undo.")
+    ] = ""
     version: Annotated[int | None, typer.Option(help="Only of this version.")] = None
     older_than: Annotated[
         str | None, typer.Option(metavar="DURATION", help="Only if started longer ago (2d).")

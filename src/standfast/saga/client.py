@@ -206,6 +206,7 @@ class Sagas:
         self.poll: float = poll
         self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
         self.runs_here: Callable[[UUID], bool] = _nowhere
+        self.works_here: bool = False
         self.on_sent: Callable[[UUID], None] = _nothing
         self.wrap: Callable[[StoreTransaction], tuple[Any, Callable[[], None]]] = _as_it_is
 
@@ -399,7 +400,10 @@ class Sagas:
                         raise SagaParked(f"saga {id}: {error}", cause=row.cause) from error
                 else:
                     by_fact = state.status == status
-                    if status in FINISHED or not _is_spoken_to(found[0], by_fact=by_fact):
+                    # It was found without a worker of its version, and now there is one here.
+                    is_due = self.works_here and not by_fact and row.wake_at is not None
+                    moves = is_due or _is_spoken_to(found[0], by_fact=by_fact)
+                    if status in FINISHED or not moves:
                         return _outcome(definition, state, row)
             await self.clock.sleep(self.poll)
 
@@ -468,6 +472,6 @@ def _outcome(definition: Definition, state: SagaState, row: Instance | None = No
     status, cause = (state.status, state.cause) if row is None else (row.status, row.cause)
     raise SagaParked(
         f"saga {name!r} with key {key!r} is {status} ({cause}): see "
-        f"`standfast sagas show {state.id}`",
+        f"`standfast sagas show {state.id}`, then `retry`, `skip` or `resolve` it",
         cause=cause,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
@@ -31,7 +32,25 @@ class Migration:
     renamed: dict[str, str] = field(default_factory=dict)
 
 
-class Saga(Generic[I]):
+class _Body(dict[str, Any]):
+    """A class body in which a step's name can't be taken by something else, unnoticed."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if isinstance(self.get(name), Step):
+            raise DefinitionError(
+                f"step {name!r} is defined, and then its name is used again, which would replace "
+                "it: rename one of them (a compensation has a name of its own)"
+            )
+        super().__setitem__(name, value)
+
+
+class _SagaType(ABCMeta):  # so that a saga may be abstract, too
+    @classmethod
+    def __prepare__(cls, name: str, bases: tuple[type, ...], /, **options: Any) -> _Body:
+        return _Body()
+
+
+class Saga(Generic[I], metaclass=_SagaType):
     """A long-running business action in steps, each with its undo. Subclass ``Saga[YourInput]``.
 
     Class attributes: `name` (default: the class name in kebab case), `version` (raise it when the
@@ -77,8 +96,13 @@ class Definition:
                 f"saga name {self.name[:40]!r} can't be stored: give 1 to 200 characters, without "
                 "NUL or lone surrogates"
             )
-        if self.version < 1:
-            raise DefinitionError(f"saga {self.name!r}: version={self.version!r} must be 1 or more")
+        version: object = self.version
+        if not isinstance(version, int) or version < 1:
+            raise DefinitionError(f"saga {self.name!r}: version={version!r} must be 1 or more")
+        if self.max_in_flight is not None and self.max_in_flight < 1:
+            raise DefinitionError(
+                f"saga {self.name!r}: max_in_flight={self.max_in_flight} must be 1 or more, or None"
+            )
         self.steps: dict[str, Step[Any, Any]] = steps_of(cls)
         for current in self.steps.values():
             check_parameters(current)
@@ -190,7 +214,7 @@ def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> 
         if after is None:
             names = () if before is None else (before,)
         else:
-            given = [after] if isinstance(after, (str, Step)) else list(after)
+            given = list(after) if isinstance(after, (list, tuple, set, frozenset)) else [after]
             names = tuple(dict.fromkeys(s.name if isinstance(s, Step) else s for s in given))
         afters[current.name] = names
         before = current.name
@@ -198,9 +222,9 @@ def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> 
     plans = [s.plan(afters[s.name], past_pivot=s.name in past) for s in steps.values()]
     deadline = None if cls.deadline is None else seconds(cls.deadline, name=f"{name}.deadline")
     plan = Plan(name, cls.version, plans, deadline)
-    from standfast.saga.inspection import check_results
+    from standfast.saga.inspection import check_functions
 
-    check_results(plan, steps)
+    check_functions(plan, steps)
     return plan
 
 

@@ -1,43 +1,80 @@
-"""Reads a saga's code, without running it, for results that can't be there when they are read."""
+"""Looks at a saga's functions, without running them, for what can't work when they are."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import textwrap
+from collections.abc import Callable
 from typing import Any
 
 from standfast.errors import DefinitionError
 from standfast.saga.plan import Plan
 
 
-def check_results(plan: Plan, steps: dict[str, Any]) -> None:
-    """Raise `DefinitionError` where a step reads a result that needn't be there yet."""
+def check_functions(plan: Plan, steps: dict[str, Any]) -> None:
+    """Raise `DefinitionError` where a step reads a result that needn't be there yet.
+
+    Only as far as source is at hand. And where a condition, or what gives items or a child's input,
+    can't take what it will be given.
+    """
     for name, current in steps.items():
-        for function, own in ((current.function, False), (current.undo_function, True)):
-            for read in _results_read(function):
-                fine = plan.is_before(read, name) if read in plan.steps else True
-                if not fine and not (own and read == name):
-                    raise DefinitionError(
-                        f"saga {plan.name!r}, step {name!r} reads the result of {read!r}, which "
-                        f"isn't done before it: add after={read!r}, or don't read it"
-                    )
+        for option in ("when", "each", "child_input"):
+            _check_call(plan, name, getattr(current, option), option)
+        for function in (current.function, current.when, current.child_input):
+            _check_reads(plan, name, function, own=False)
+        _check_reads(plan, name, current.undo_function, own=True)
 
 
-def _results_read(function: Any) -> list[str]:
+def _check_call(plan: Plan, step: str, function: Callable[..., Any] | None, option: str) -> None:
+    if function is None:
+        return
+    try:
+        inspect.signature(function).bind("self", "input", "ctx")
+    except ValueError:  # some of those written in C don't tell
+        return
+    except TypeError as error:
+        raise DefinitionError(
+            f"saga {plan.name!r}, step {step!r}: {option}= must take (self, input, ctx): {error}"
+        ) from error
+
+
+def _check_reads(plan: Plan, step: str, function: Callable[..., Any] | None, *, own: bool) -> None:
+    for read in _results_read(function):
+        if read not in plan.steps or plan.is_before(read, step) or (own and read == step):
+            continue
+        raise DefinitionError(
+            f"saga {plan.name!r}, step {step!r} reads the result of {read!r}, which isn't done "
+            f"before it: add after={read!r}, or don't read it"
+        )
+
+
+def _results_read(function: Callable[..., Any] | None) -> list[str]:
     """The X of each ``….result(self.X)`` or ``….result(Class.X)`` in a function's source."""
     if function is None:
         return []
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):  # no source at hand (REPL, frozen app): unchecked
+        source = textwrap.dedent(inspect.getsource(function)).strip()
+    except (OSError, TypeError):  # no source at hand (REPL, frozen app): unchecked
         return []
     return [
         call.args[0].attr
-        for call in ast.walk(tree)
+        for call in ast.walk(_parsed(source))
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr == "result"
         and len(call.args) == 1
         and isinstance(call.args[0], ast.Attribute)
     ]
+
+
+def _parsed(source: str) -> ast.AST:
+    """The code, or nothing. Of a lambda the source is its lines, with what closes a call after."""
+    while source:
+        try:
+            return ast.parse(source)
+        except SyntaxError:
+            if source[-1] not in ",)":
+                break
+            source = source[:-1].rstrip()
+    return ast.Module(body=[], type_ignores=[])

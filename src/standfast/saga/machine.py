@@ -28,6 +28,9 @@ from standfast.saga.branch import Branch
 from standfast.saga.plan import Plan
 from standfast.saga.state import RESUME, SagaState
 
+ID_TIME = (1 << 48) - 1 << 80
+"""The bits of a UUIDv7 that hold its time."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -91,8 +94,12 @@ class Machine(SagaState):
         return out
 
     def child_id(self, branch: Branch) -> UUID:
-        """The id of the child saga that a branch starts; a new one after it was parked."""
-        return uuid5(self.id, f"{branch.id}#{branch.attempt}" if branch.attempt else branch.id)
+        """The id of the child saga that a branch starts; a new one after it was parked.
+
+        It begins with its parent's time, so that it is listed beside it.
+        """
+        hash = uuid5(self.id, f"{branch.id}#{branch.attempt}" if branch.attempt else branch.id)
+        return UUID(int=self.id.int & ID_TIME | hash.int & ~ID_TIME)
 
     # -- what happened -----------------------------------------------------------------------
 
@@ -227,9 +234,17 @@ class Machine(SagaState):
             self._ignore(now, f"signal {event.name}", f"the saga has already {self._ended}")
             return
         self._emit(fx.SignalReceived(at=now, name=event.name, payload=event.payload))
-        if event.name == RESUME:
-            for branch in [b for b in self.open.values() if b.state == "parked"]:
-                self._emit(fx.Resumed(at=now, branch=branch.id, by="signal"))
+        for branch in self._resumed_by(event.name):
+            self._emit(fx.Resumed(at=now, branch=branch.id, by="signal"))
+
+    def _resumed_by(self, signal: str) -> list[Branch]:
+        """What is parked and goes on with a signal: everything, or a wait that was given up."""
+        parked = [b for b in self.open.values() if b.state == "parked"]
+        if signal == RESUME:
+            return parked
+        if any(wait.step.signal == signal for wait in self.open_waits()):
+            return []  # an open wait takes it
+        return [b for b in parked if b.step.signal == signal][:1]
 
     def _cancelled(self, event: ev.CancelAsked, now: float, random: float) -> None:
         if self.outcome or self.undoing:
@@ -273,10 +288,17 @@ class Machine(SagaState):
     def _resolved(self, event: ev.ResolveAsked, now: float, random: float) -> None:
         if self.outcome:
             self._ignore(now, "resolve", f"the saga has already {self._ended}")
-        elif self.running or self.status not in ("parked", "compensation_failed", "waiting"):
+        elif not self._is_at_rest:
             self._ignore(now, "resolve", f"the saga is {self.status}: only one at rest can be")
         else:
             self._emit(fx.Resolved(at=now, outcome=event.outcome, reason=event.reason, by=event.by))
+
+    @property
+    def _is_at_rest(self) -> bool:
+        if self.running or self.undoing:
+            return not self.running and self.status == "compensation_failed"
+        # What waits under a condition asks it anew after a reload: it rests all the same.
+        return all(b.is_passive or b.needs_answer for b in self.open.values())
 
     def _child_finished(self, event: ev.ChildFinished, now: float, random: float) -> None:
         branch = self.branches.get(self.names.current(event.child))
@@ -291,7 +313,8 @@ class Machine(SagaState):
             if branch.asked_child and event.undoable:
                 self._ignore(now, f"end of child {branch.id}", "it was asked to undo itself")
             elif branch.asked_child:
-                why = f"the child saga can't be undone: {event.cause}"
+                why = f"child saga {branch.child} can't be undone: "
+                why += event.cause or "it is past its pivot"
                 self._emit(fx.CompensationFailed(at=now, branch=branch.id, error=why))
             else:
                 self._emit(fx.StepCompleted(at=now, branch=branch.id, result=event.result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from standfast.errors import DefinitionError
 from standfast.resilience.retry import Retry
@@ -46,7 +46,8 @@ class StepPlan:
 class Plan:
     """The checked graph of a saga's steps, in order of definition.
 
-    Raises `DefinitionError` for duplicate or unknown names, cycles, and whatever a pivot forbids.
+    Raises `DefinitionError` for duplicate or unknown names, cycles, options that make no sense, and
+    whatever a pivot forbids.
     """
 
     __slots__ = ("deadline", "descendants", "name", "pivot", "steps", "successors", "version")
@@ -61,6 +62,7 @@ class Plan:
         for step in steps:
             if step.name in self.steps:
                 raise self._error(step.name, "is defined twice", "rename one of them")
+            self._check_options(step)
             self.steps[step.name] = step
         if not self.steps:
             raise DefinitionError(f"saga {name!r} has no steps: define at least one with @step")
@@ -85,6 +87,31 @@ class Plan:
 
     def _error(self, step: str, what: str, remedy: str) -> DefinitionError:
         return DefinitionError(f"saga {self.name!r}, step {step!r} {what}: {remedy}")
+
+    def _check_options(self, step: StepPlan) -> None:
+        for option, known in (("on_exhausted", OnExhausted), ("on_timeout", OnTimeout)):
+            given = getattr(step, option)
+            if given not in get_args(known):
+                raise self._error(
+                    step.name,
+                    f"has {option}={given!r}",
+                    f"choose from {', '.join(map(repr, get_args(known)))}",
+                )
+        for option, retry in (("retry", step.retry), ("the compensation's retry", step.undo_retry)):
+            if not isinstance(retry, Retry):
+                raise self._error(
+                    step.name, f"has {option}={retry!r}", "give a policy, as in Retry(attempts=3)"
+                )
+        if step.limit is not None and not step.fans_out:
+            raise self._error(
+                step.name, f"has limit={step.limit}, but runs once", "give it each=, or no limit"
+            )
+        if step.undo and step.no_compensation:
+            raise self._error(
+                step.name,
+                "has a compensation, and says with no_compensation why it needs none",
+                "remove one of the two",
+            )
 
     def _reach(self) -> dict[str, frozenset[str]]:
         reach: dict[str, frozenset[str]] = {}
@@ -161,7 +188,7 @@ class Plan:
                         'choose on_exhausted="park"',
                     )
                 continue
-            if step.kind == "action" and not step.undo and not step.no_compensation:
+            if step.kind == "action" and not step.undo and not step.no_compensation.strip():
                 raise self._error(
                     step.name,
                     "has no compensation",

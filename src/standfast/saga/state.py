@@ -58,6 +58,8 @@ class SagaState:
     counts the undos that aren't settled. `reports`: a parent saga must be told how it stands.
     `undoing_at` is when it began to compensate, and `reopened` counts how often that was after it
     had ended. `names`: what its branches were called before it moved to this version.
+    `failed_step` and `cause` tell where and why it waits for an operator, or else why it was undone
+    (`undoing_for`).
     """
 
     __slots__ = (
@@ -79,6 +81,7 @@ class SagaState:
         "started",
         "undoing",
         "undoing_at",
+        "undoing_for",
         "unsettled",
         "waiting_for",
     )
@@ -100,6 +103,7 @@ class SagaState:
         self.undoing: bool = False
         self.undoing_at: float = 0.0
         self.reopened: int = 0
+        self.undoing_for: fx.CompensationStarted | None = None
         self.closing: int = 0
         self.outcome: str = ""
         self.cause: str = ""
@@ -284,6 +288,8 @@ class SagaState:
         # Skipped by its condition it never ran; skipped by an operator it may have.
         branch.touched = branch.state == "parked"
         self._close(branch, "skipped", fact.at)
+        if branch.touched:
+            self._tell_why()
 
     def _fold_fanned_out(self, fact: fx.FannedOut) -> None:
         parent = self.branches[fact.branch]
@@ -311,8 +317,7 @@ class SagaState:
         branch.error = fact.error
         branch.state = "parked"
         branch.touched = True
-        self.cause = f"{branch.id}: {fact.error}"
-        self.failed_step = branch.step.name
+        self._tell_why()
 
     def _fold_resumed(self, fact: fx.Resumed) -> None:
         branch = self.branches[fact.branch]
@@ -322,7 +327,23 @@ class SagaState:
             branch.asked_child = False
         else:
             branch.state = "open"
-            self.cause = self.failed_step = ""
+        self._tell_why()
+
+    def _tell_why(self) -> None:
+        """Let `failed_step` and `cause` tell of a branch that waits for an operator, if any."""
+        began = self.undoing_for
+        for branch in self.branches.values():
+            if self.undoing and branch.undo == "failed":
+                self.failed_step = branch.step.name
+                self.cause = f"undo of {branch.id}: {branch.error}"
+                if began is not None:
+                    self.cause += f" (compensating, for {began.cause})"
+                return
+            if not self.undoing and branch.state == "parked":
+                self.failed_step = branch.step.name
+                self.cause = f"{branch.id}: {branch.error}"
+                return
+        self.failed_step, self.cause = ("", "") if began is None else (began.step, began.cause)
 
     def _fold_signal(self, fact: fx.SignalReceived) -> None:
         if fact.name != RESUME:
@@ -336,6 +357,7 @@ class SagaState:
         self.undoing_at = fact.at
         self.reopened += bool(self.outcome)
         self.outcome = ""
+        self.undoing_for = fact
         self.cause = fact.cause
         self.failed_step = fact.step
         doubt = set(fact.in_doubt)
@@ -363,16 +385,20 @@ class SagaState:
         self._undo_settled(self.branches[fact.branch], "skipped", fact.at)
 
     def _undo_settled(self, branch: Branch, undo: str, at: float) -> None:
-        if branch.undo in ("due", "failed"):
+        was_stuck = branch.undo == "failed"
+        if was_stuck or branch.undo == "due":
             self.closing -= 1
         branch.undo = undo
         branch.undone_at = at
+        if was_stuck:
+            self._tell_why()
 
     def _fold_undo_failed(self, fact: fx.CompensationFailed) -> None:
         branch = self.branches[fact.branch]
         branch.attempt = fact.attempt
         branch.error = fact.error
         branch.undo = "failed"
+        self._tell_why()
 
     def _fold_child_undo(self, fact: fx.ChildUndoRequested) -> None:
         self.branches[fact.branch].asked_child = True

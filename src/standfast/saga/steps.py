@@ -23,6 +23,10 @@ F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 STEP_RETRY = Retry(attempts=5, backoff=Exponential(0.1, maximum=10))
 FORWARD_RETRY = Retry(attempts=20, backoff=Exponential(0.1, maximum=30))
 UNDO_RETRY = Retry(attempts=20, backoff=Exponential(0.1, maximum=30))
+STEP_OPTIONS = (
+    *("after", "each", "limit", "no_compensation", "on_exhausted", "pivot", "retry", "timeout"),
+    *("transactional", "when"),
+)
 
 
 class Step(Generic[I, R]):
@@ -214,6 +218,11 @@ def step(function: Any = None, /, **options: Any) -> Any:
 
     def make(function: Any) -> Any:
         _must_be_async(function, "a step")
+        if unknown := sorted(options.keys() - set(STEP_OPTIONS)):
+            raise DefinitionError(
+                f"step {function.__name__!r}: {unknown[0]}= isn't an option: choose from "
+                f"{', '.join(STEP_OPTIONS)}"
+            )
         if options.get("each") is not None and options.get("transactional"):
             raise DefinitionError(
                 f"step {function.__name__!r}: each= and transactional=True don't go together; loop "
@@ -260,8 +269,9 @@ def wait(
 
     Signals that came early are kept, and each is taken once. `timeout` counts from when the step is
     reached (seconds or text, default for ever). `on_timeout`: ``"compensate"`` (default before the
-    pivot), ``"park"`` (default after it) or ``"continue"`` without a result. `type`: the payload's
-    type, checked when the signal is sent. A waiting saga uses no memory and no polling of its own.
+    pivot), ``"park"`` (default after it; a late signal still goes on) or ``"continue"`` without a
+    result. `type`: the payload's type, checked when the signal is sent. A waiting saga uses no
+    memory and no polling of its own.
     """
     options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
     made: Step[Any, R] = Step(None, kind="wait", options={**options, "type": type, "when": when})

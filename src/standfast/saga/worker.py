@@ -105,6 +105,7 @@ class Worker:
         """Take a lease, waiting for it where another holds the only one, and begin to work."""
         await self._register()
         self.sagas.runs_here = self.active.__contains__
+        self.sagas.works_here = True
         self.sagas.on_sent = self.hint
         self._unsubscribe = self.database.journal.on_due(self._on_due)
         loop = self._loop = asyncio.get_running_loop()
@@ -143,6 +144,7 @@ class Worker:
                 log.warning("the lease couldn't be given up, so it will run out: %s", error)
             self.runner = None
         self.sagas.runs_here = _nowhere
+        self.sagas.works_here = False
         self.sagas.on_sent = _ignore
         self.telemetry.in_flight = dict
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, child, step
+from standfast.ports.journal import Filter
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from tests.saga.engine.world import SOON, Order, Trip, World, until
@@ -99,7 +100,22 @@ async def test_a_child_past_its_pivot_cant_be_undone_and_its_parent_is_told(work
     with pytest.raises(SagaParked, match="compensation_failed"):
         await handle.result(timeout=5)
     failed = (await handle.story()).state.branches["paid"]
-    assert "can't be undone" in failed.error
+    assert failed.error == f"child saga {failed.child} can't be undone: it is past its pivot"
+    row = await app.sagas.instance(handle.id)
+    assert (row.step, "it is past its pivot" in row.cause) == ("paid", True)
+
+
+async def test_a_child_is_listed_beside_its_parent(work, world):
+    app = await work(Journey(world), Trip(world))
+    for number in range(4):
+        await (await app.start(Journey, Order(str(number)), key=str(number))).result(timeout=5)
+        await asyncio.sleep(0.002)  # ids are in order of the millisecond
+    found = await app.database.journal.find(Filter(), limit=20)
+    pairs = [found[at : at + 2] for at in range(0, len(found), 2)]
+    for number, pair in enumerate(reversed(pairs)):
+        parent, inner = sorted(pair, key=lambda one: one.name)
+        assert (parent.name, parent.key, inner.name) == ("journey", str(number), "trip")
+        assert inner.key == f"{parent.id}:trip"
 
 
 async def test_a_child_that_was_undone_is_started_afresh_when_its_parent_is_retried(work, world):

@@ -18,7 +18,7 @@ from standfast import (
 from standfast.resilience import do_not_retry
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from tests.saga.engine.world import SOON, Order, Receipt, Trip, World
+from tests.saga.engine.world import SOON, Order, Receipt, Trip, World, until
 
 
 async def test_completes_with_typed_results(work, world):
@@ -161,16 +161,54 @@ async def test_an_undo_that_is_exhausted_is_parked_and_can_be_retried(work, worl
     world.will("release", *[OSError("down")] * 3)
     app = await work(Trip(world))
     handle = await app.start(Trip, Order("1"))
-    with pytest.raises(SagaParked, match="compensation_failed"):
+    with pytest.raises(SagaParked, match=r"undo of reserve: OSError: down .*`retry`, `skip` or"):
         await handle.result(timeout=5)
-    assert await handle.status() == "compensation_failed"
+    row = await app.sagas.instance(handle.id)
+    assert (row.status, row.step) == ("compensation_failed", "reserve"), "it names what is stuck"
+    assert row.cause == "undo of reserve: OSError: down (compensating, for charge refused: no)"
     assert world.calls.count("release") == 3
     await asyncio.sleep(0.3)
     assert world.calls.count("release") == 3, "it stays parked"
     await app.sagas.send(handle.id, ev.RetryAsked(by="ann"))
-    with pytest.raises(SagaCompensated):
+    with pytest.raises(SagaCompensated) as caught:
         await handle.result(timeout=5)
+    assert caught.value.cause == "charge refused: no"
+    row = await app.sagas.instance(handle.id)
+    assert (row.step, row.cause) == ("charge", "charge refused: no")
     assert world.log == ["reserve", "release"]
+
+
+async def test_of_two_that_are_parked_the_one_left_is_told(work, world):
+    class Two(Saga[Order]):
+        @step(after=(), retry=SOON, on_exhausted="park", no_compensation="nothing to undo")
+        async def left(self, order: Order, ctx: Context) -> None:
+            await world.act("left")
+
+        @step(after=(), retry=SOON, on_exhausted="park", no_compensation="nothing to undo")
+        async def right(self, order: Order, ctx: Context) -> None:
+            await world.act("right")
+
+    world.will("left", *[OSError("left is away")] * 3)
+    world.will("right", *[OSError("right is away")] * 6)
+    app = await work(Two())
+    handle = await app.start(Two, Order("1"))
+    await until(lambda: len(world.calls) == 6)
+    with pytest.raises(SagaParked):
+        await handle.result(timeout=5)
+    await app.sagas.send(handle.id, ev.RetryAsked("left"))
+    await until(lambda: world.log == ["left"])
+
+    async def told():
+        row = await app.sagas.instance(handle.id)
+        return (row.status, row.step, row.cause)
+
+    await until(lambda: _equals(told(), ("parked", "right", "right: OSError: right is away")))
+    await app.sagas.send(handle.id, ev.SkipAsked("right", "not needed"))
+    await until(lambda: _equals(told(), ("completed", "", "")))
+
+
+async def _equals(answer, expected):
+    return await answer == expected
 
 
 class Diamond(Saga[Order]):

@@ -126,6 +126,26 @@ async def test_a_wait_that_times_out(work, world, on_timeout):
         assert (await handle.result(timeout=5))["note"] is False
 
 
+@pytest.mark.parametrize("linger", [0.01, 60], ids=["in the store", "in memory"])
+async def test_a_wait_that_was_parked_takes_its_signal_all_the_same(work, world, linger):
+    class Patient(Saga[Order]):
+        word = wait("word", type=str, timeout=0.1, on_timeout="park")
+
+        @step(no_compensation="a note")
+        async def note(self, order: Order, ctx: Context) -> str:
+            return ctx.result(self.word)
+
+    app = await work(Patient(), linger=linger)
+    handle = await app.start(Patient, Order("1"))
+    with pytest.raises(SagaParked, match="no signal 'word' within"):
+        await handle.result(timeout=5)
+    await handle.signal("word", "late")
+    await until(lambda: _is(handle, "completed"))
+    assert (await handle.result(timeout=5))["note"] == "late"
+    row = await app.sagas.instance(handle.id)
+    assert (row.step, row.cause) == ("", "")
+
+
 class Pivoted(Saga[Order]):
     def __init__(self, world: World) -> None:
         self.world = world
@@ -202,6 +222,22 @@ async def test_an_operator_ends_it_by_hand(work, world):
     with pytest.raises(SagaCompensated, match="paid back by phone"):
         await handle.result(timeout=5)
     assert world.log == ["before"], "nothing is undone behind the operator's back"
+
+
+async def test_an_operator_ends_one_that_waits_under_a_condition(work, world):
+    class Conditional(Saga[Order]):
+        word = wait("word", when=lambda self, order, ctx: order.amount == 1)
+
+    app = await work(Conditional(), linger=0.01)
+    handle = await app.start(Conditional, Order("1"))
+    await until(lambda: _rests(app, handle))
+    await app.sagas.send(handle.id, ev.ResolveAsked("completed", "said by phone", "ann"))
+    assert (await handle.result(timeout=5)).as_dict() == {}
+
+
+async def _rests(app, handle):
+    row = await app.sagas.instance(handle.id)
+    return row.status == "waiting" and row.owner is None
 
 
 async def test_cancelling_undoes(work, world):

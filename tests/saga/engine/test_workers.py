@@ -209,8 +209,17 @@ async def test_a_version_that_no_worker_has_is_parked_and_told(durable_url, capl
             with pytest.raises(SagaParked, match="no live worker has version 1 of saga 'evolving'"):
                 await client.handle(handle.id).result(timeout=10)
             assert any("no live worker has version 1" in r.getMessage() for r in caplog.records)
-        # A worker that has it goes on where it was.
-        async with Standfast(durable_url).add(One()).running(poll=0.2, drain=2):
+        # A worker that has it goes on where it was; until it is taken, one can wait for it there.
+        older = Standfast(durable_url).add(One())
+        claim = older.database.journal.claim
+
+        async def claim_late(*args, **options):
+            await asyncio.sleep(0.5)
+            return await claim(*args, **options)
+
+        older.database.journal.claim = claim_late
+        async with older.running(poll=0.2, drain=2):
+            assert (await older.handle(handle.id).result(timeout=20))["go"] == "one"
             await until(lambda: _is(handle, "completed"), within=20)
 
 
