@@ -181,14 +181,17 @@ async def _writer(
 
     import asyncpg
 
-    pool = await asyncpg.create_pool(url, min_size=2, max_size=2)
-    await pool.execute(_TABLE.format(id="uuid", key="PRIMARY KEY (id, seq)"))
+    # As many as lanes. Not a pool: asyncpg's asks the server once more whenever one comes back.
+    free = [await asyncpg.connect(url) for _ in range(2)]
+    await free[0].execute(_TABLE.format(id="uuid", key="PRIMARY KEY (id, seq)"))
 
     async def write(rows: Sequence[Row]) -> None:
-        await pool.execute(
+        connection = free.pop()
+        await connection.execute(
             "INSERT INTO j SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[])",
             *zip(*rows, strict=True),
         )
+        free.append(connection)
 
     return None, write
 
