@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import groupby
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -87,7 +89,7 @@ class Standfast:
                 if self.telemetry is None:
                     self.telemetry = SagaTelemetry()
                 lanes = self.database.capabilities.write_lanes
-                self._starts = Batcher(self._write_starts, lanes=lanes)
+                self._starts = Batcher(self._write_starts, lanes=lanes, eager=True)
             self._opened += 1
         return self
 
@@ -268,23 +270,25 @@ class Standfast:
         else:
             worker.hint(start.instance.id)
 
-    async def _write_starts(
+    def _write_starts(
+        self, batch: Sequence[tuple[Start, int | None]]
+    ) -> Awaitable[Sequence[Started | Exception]]:
+        """Write starts that share an owner, as nearly always, in one commit."""
+        owner = batch[0][1]
+        if all(its == owner for _, its in batch):
+            return self.database.journal.start([start for start, _ in batch], owner=owner)
+        return self._write_by_owner(batch)
+
+    async def _write_by_owner(
         self, batch: Sequence[tuple[Start, int | None]]
     ) -> Sequence[Started | Exception]:
-        """Write starts that share an owner in one commit."""
         answers: list[Started | Exception] = []
-        position = 0
-        while position < len(batch):
-            owner = batch[position][1]
-            end = position
-            while end < len(batch) and batch[end][1] == owner:
-                end += 1
-            starts = [start for start, _ in batch[position:end]]
+        for owner, group in groupby(batch, itemgetter(1)):
+            starts = [start for start, _ in group]
             try:
-                answers.extend(await self.database.journal.start(starts, owner=owner))
+                answers += await self.database.journal.start(starts, owner=owner)
             except StaleWriter as error:
-                answers.extend([error] * len(starts))
-            position = end
+                answers += [error] * len(starts)
         return answers
 
     async def saga(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:

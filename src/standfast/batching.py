@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from standfast.errors import ConfigurationError
@@ -19,18 +20,24 @@ R = TypeVar("R")
 class Batcher(Generic[T, R]):
     """Coalesces concurrent submissions into calls of `write`.
 
-    `write` gets a list of items and answers as many results in their order; an exception as result
+    `write` gets a list of items and answers as many results in their order, as a coroutine or a
+    future (one that is done already costs no iteration of the event loop); an exception as result
     fails that one item, a raised exception fails the whole batch. At most `lanes` writes are in
     flight, of at most `max_batch` items each. Items are taken in the order of submission, and those
     submitted in the same iteration of the event loop share a write. With several lanes nothing is
     said about the order in which writes end.
+
+    `eager`: after a write of one item the next item is written at once, not at the end of the
+    iteration: for those who come one at a time each iteration is a good part of the wait.
 
     For one event loop. A submitter that is cancelled doesn't affect the others, and its item is
     written nevertheless. Raises `ConfigurationError` for `lanes` or `max_batch` below one.
     """
 
     __slots__ = (
+        "_alone",
         "_closed",
+        "_eager",
         "_free",
         "_futures",
         "_items",
@@ -48,17 +55,20 @@ class Batcher(Generic[T, R]):
         *,
         lanes: int = 1,
         max_batch: int = 1000,
+        eager: bool = False,
     ) -> None:
         for name, value in (("lanes", lanes), ("max_batch", max_batch)):
             if value < 1:
                 raise ConfigurationError(f"{name}={value!r}: must be at least 1")
         self._write = write
+        self._eager = eager
         self._lanes = self._free = lanes
         self._max_batch = max_batch
         self._items: list[T] = []
         self._futures: list[asyncio.Future[R]] = []
-        self._writes: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Future[Sequence[R | Exception]]] = set()
         self._scheduled = False
+        self._alone = False  # eager, and the latest write was of one item
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -75,6 +85,8 @@ class Batcher(Generic[T, R]):
         if self._free and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush)
+            if self._alone:
+                self._begin(loop)
         return future
 
     async def close(self) -> None:
@@ -88,30 +100,50 @@ class Batcher(Generic[T, R]):
 
     def _flush(self) -> None:
         self._scheduled = False
+        assert self._loop is not None
         while self._free and self._items:
-            size = self._max_batch
-            items, self._items = self._items[:size], self._items[size:]
-            futures, self._futures = self._futures[:size], self._futures[size:]
-            self._free -= 1
-            task = asyncio.get_running_loop().create_task(self._run(items, futures))
-            self._writes.add(task)
-            task.add_done_callback(self._writes.discard)
+            self._begin(self._loop)
 
-    async def _run(self, items: list[T], futures: list[asyncio.Future[R]]) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        size = self._max_batch
+        items, self._items = self._items[:size], self._items[size:]
+        futures, self._futures = self._futures[:size], self._futures[size:]
+        self._free -= 1
+        self._alone = self._eager and len(items) == 1
+        write: asyncio.Future[Sequence[R | Exception]]
         try:
-            results = await self._write(items)
-            if len(results) != len(items):
+            write = asyncio.ensure_future(self._write(items), loop=loop)
+        except BaseException as error:
+            write = loop.create_future()
+            write.set_exception(error)
+            self._end(futures, write)
+            if not isinstance(error, Exception):
+                raise
+            return
+        if write.done():
+            self._end(futures, write)
+        else:
+            self._writes.add(write)
+            write.add_done_callback(partial(self._end, futures))
+
+    def _end(
+        self, futures: list[asyncio.Future[R]], write: asyncio.Future[Sequence[R | Exception]]
+    ) -> None:
+        self._writes.discard(write)
+        self._free += 1
+        try:
+            results = write.result()
+            if len(results) != len(futures):
                 raise RuntimeError(
-                    f"write() answered {len(results)} results for {len(items)} items"
+                    f"write() answered {len(results)} results for {len(futures)} items"
                 )
         except Exception as error:  # noqa: BLE001 - handed to every submitter of the batch
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whoever stopped the write knows; here nobody waits on
             for future in futures:
                 future.cancel()
-            raise
         else:
             for future, result in zip(futures, results, strict=True):
                 if future.done():
@@ -120,9 +152,7 @@ class Batcher(Generic[T, R]):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
-        finally:
-            self._free += 1
-            if self._items and not self._scheduled:
-                # After the submitters woken above have run, so that their next items come along.
-                self._scheduled = True
-                asyncio.get_running_loop().call_soon(self._flush)
+        if self._items and not self._scheduled:
+            # After the submitters woken above have run, so that their next items come along.
+            self._scheduled = True
+            write.get_loop().call_soon(self._flush)

@@ -29,16 +29,20 @@ ROOT = Path(__file__).parents[2]
 
 
 class Sqlite:
+    @pytest.fixture(params=[0, "1h"], ids=["thread", "inline"])
+    def inline_below(self, request):
+        return request.param
+
     @pytest.fixture
-    async def empty(self, tmp_path):
-        database = SqliteDatabase(f"sqlite:///{tmp_path}/empty.db")
+    async def empty(self, tmp_path, inline_below):
+        database = SqliteDatabase(f"sqlite:///{tmp_path}/empty.db", inline_below=inline_below)
         await database.open()
         yield database
         await database.close()
 
     @pytest.fixture
-    async def database(self, tmp_path):
-        database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db")
+    async def database(self, tmp_path, inline_below):
+        database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db", inline_below=inline_below)
         await database.open()
         await database.migrate()
         yield database
@@ -293,9 +297,12 @@ async def test_one_that_did_nothing_takes_no_lock(database):
 
 
 async def test_cancelled_before_its_turn_it_never_runs(database):
+    async def starting():
+        await database.journal.start([start("k")], owner=None)
+
     async with database.transaction() as tx:
         await tx.mark("k", "do", "x", at=1.0)
-        waiting = asyncio.create_task(database.journal.start([start("k")], owner=None))
+        waiting = asyncio.create_task(starting())
         await asyncio.sleep(0.01)
         waiting.cancel()
     assert await database.journal.by_key("saga", "order", "k") is None

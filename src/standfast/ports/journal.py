@@ -12,7 +12,7 @@ mail wakes it. All times are wall-clock seconds since the Unix epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -144,9 +144,12 @@ class Filter:
 
 
 class JournalStore(Protocol):
-    """Stores instances. Safe to use from many tasks of one event loop at once."""
+    """Stores instances. Safe to use from many tasks of one event loop at once.
 
-    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
+    `start` and `append`, the hot ones, may answer with a future, also one that is done already.
+    """
+
+    def start(self, starts: Sequence[Start], *, owner: int | None) -> Awaitable[list[Started]]:
         """Insert new instances, all in one commit; answers in the order of `starts`.
 
         Owned by `owner` at once, or passive and due at their `wake_at` when None. A start whose
@@ -156,9 +159,9 @@ class JournalStore(Protocol):
         """
         ...
 
-    async def append(
+    def append(
         self, owner: int, appends: Sequence[Append]
-    ) -> Sequence[StandfastError | None]:
+    ) -> Awaitable[Sequence[StandfastError | None]]:
         """Write each `Append` whole or not at all; one answer each, None for done.
 
         Those that succeed share one commit. An `Append` is answered with `StaleWriter` when

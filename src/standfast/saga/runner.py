@@ -77,6 +77,7 @@ class Runner:
         self.appends: Batcher[Append, None] = Batcher(
             lambda batch: database.journal.append(owner, batch),
             lanes=database.capabilities.write_lanes,
+            eager=True,
         )
 
     def launch(self, active: Active) -> None:

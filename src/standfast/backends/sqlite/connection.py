@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from standfast.backends.sqlite.errors import DRIVER_ERRORS, translate
 from standfast.errors import StoreError
@@ -20,10 +20,18 @@ from standfast.errors import StoreError
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+CHECKPOINT_PAGES = 8000
+
 
 def connect(path: str, *, busy_timeout: float) -> sqlite3.Connection:
     """A connection set up for durable writes; `busy_timeout` in seconds."""
-    con = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=256)
+    con = sqlite3.connect(
+        path,
+        timeout=busy_timeout,
+        isolation_level=None,
+        cached_statements=256,
+        check_same_thread=False,  # one thread at a time, but not always the same (`Writer`)
+    )
     try:
         _use_wal(con, busy_timeout)
         con.execute("PRAGMA synchronous = FULL")
@@ -33,7 +41,7 @@ def connect(path: str, *, busy_timeout: float) -> sqlite3.Connection:
         con.execute("PRAGMA cache_size = -16384")
         # Keys fall all over their index, so a checkpoint writes a page for each: fewer, larger
         # ones (32 MB of log) write a page once for many changes.
-        con.execute("PRAGMA wal_autocheckpoint = 8000")
+        con.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     except BaseException:
         con.close()
         raise
@@ -93,12 +101,12 @@ def outcome(work: Work[T], con: sqlite3.Connection, path: str) -> tuple[T | None
         return None, error
 
 
-def settle(future: asyncio.Future[T], result: T, error: Exception | None) -> None:
+def settle(future: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
     """On the event loop: give the future its outcome, unless its owner has gone."""
     if future.done():
         return
     if error is None:
-        future.set_result(result)
+        future.set_result(cast(T, result))
     else:
         future.set_exception(error)
 
@@ -117,6 +125,7 @@ class ConnectionThreads:
         self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._unsettled = 0
 
     async def open(self) -> None:
         """Start the threads and connect. Raises `StoreError`."""
@@ -138,12 +147,15 @@ class ConnectionThreads:
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
         """Have `work` done by a thread. Work whose future is cancelled before its turn is left."""
-        loop = self._loop
-        if loop is None:
-            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = self._open_loop().create_future()
+        self._unsettled += 1
         self._queue.put((future, work))
         return future
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
+        return self._loop
 
     async def close(self) -> None:
         """Finish what was submitted, then disconnect."""
@@ -162,16 +174,29 @@ class ConnectionThreads:
             translated.__cause__ = driver_error
             post(loop, settle, ready, None, translated)
             return
+        self._connected(con)
         post(loop, settle, ready, None, None)
         try:
             while (job := self._queue.get()) is not None:
                 future, work = job
+                result, error = None, None
                 if not future.cancelled():
-                    result, error = outcome(work, con, self._path)
-                    post(loop, settle, future, result, error)
-                del job, future, work
+                    result, error = self._do(work, con)
+                post(loop, self._done, future, result, error)
+                del job, future, work, result, error
         finally:
             con.close()
+
+    def _connected(self, con: sqlite3.Connection) -> None:
+        """On the thread: its connection is there."""
+
+    def _do(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
+        """On the thread: do one piece of work."""
+        return outcome(work, con, self._path)
+
+    def _done(self, future: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
+        self._unsettled -= 1
+        settle(future, result, error)
 
 
 class Session:

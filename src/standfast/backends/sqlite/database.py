@@ -20,6 +20,7 @@ from standfast.backends.sqlite.connection import ConnectionThreads, Session, Wor
 from standfast.backends.sqlite.journal import SqliteJournal
 from standfast.backends.sqlite.leases import SqliteLeases
 from standfast.backends.sqlite.transaction import SqliteTransaction
+from standfast.backends.sqlite.writer import Writer
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreError, StoreUnavailable, Unsupported
@@ -37,8 +38,10 @@ class SqliteDatabase:
 
     `url` is ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; the file is made when it
     isn't there, its folder isn't. `busy_timeout` is how long to wait for another process's write,
-    then it is `StoreUnavailable`. `readers` is how many reads may run at once. `clock` tells the
-    time of leases: the machine's own, unless you test.
+    then it is `StoreUnavailable`. `readers` is how many reads may run at once. As long as commits
+    lately took less than `inline_below`, a small one that finds no other under way is made by the
+    event loop's own thread, which it holds up for that long; 0 leaves every commit to the writer's
+    thread. `clock` tells the time of leases: the machine's own, unless you test.
 
     Raises `ConfigurationError` for a wrong option.
     """
@@ -54,6 +57,7 @@ class SqliteDatabase:
         *,
         busy_timeout: Duration = "5s",
         readers: int = 2,
+        inline_below: Duration = "1ms",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if readers < 1:
@@ -62,8 +66,10 @@ class SqliteDatabase:
         self.path = _path(url)
         self.now = clock.now
         patience = seconds(busy_timeout, name="busy_timeout", positive=False)
-        self._writer = ConnectionThreads(
-            self.path, count=1, busy_timeout=patience, name="standfast-sqlite-writer"
+        self._writer = Writer(
+            self.path,
+            busy_timeout=patience,
+            inline_below=seconds(inline_below, name="inline_below", positive=False),
         )
         self._readers = ConnectionThreads(
             self.path, count=readers, busy_timeout=patience, name="standfast-sqlite-reader"
@@ -142,10 +148,13 @@ class SqliteDatabase:
 
         return await self.write(lambda con: transact(con, work))
 
-    def write(self, work: Work[T]) -> asyncio.Future[T]:
-        """Have `work` done on the writer's connection, in turn. For this backend's own parts."""
+    def write(self, work: Work[T], *, brief: bool = False) -> asyncio.Future[T]:
+        """Have `work` done on the writer's connection, in turn. For this backend's own parts.
+
+        `brief` work may be done at once, in the caller's thread.
+        """
         self.refuse_nesting()
-        return self._writer.submit(work)
+        return self._writer.write(work) if brief else self._writer.submit(work)
 
     def read(self, work: Work[T]) -> asyncio.Future[T]:
         """Have `work` done on a reader's connection. For this backend's own parts."""

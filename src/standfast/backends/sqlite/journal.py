@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from asyncio import Future
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
@@ -24,6 +25,9 @@ T = TypeVar("T")
 Kinds = Sequence[tuple[str, str, int]]
 _POLL = 0.05
 """Seconds between looks for commits of other processes, while somebody has subscribed."""
+_BRIEF = 16_384
+"""Characters that are written in about the time of a commit's flush."""
+_FEW = 4
 
 
 class SqliteJournal:
@@ -34,17 +38,18 @@ class SqliteJournal:
         self._callbacks: list[Callable[[UUID | None], None]] = []
         self._poll: asyncio.Task[None] | None = None
 
-    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
+    def start(self, starts: Sequence[Start], *, owner: int | None) -> Future[list[Started]]:
         """See `JournalStore.start`."""
-        return await self._write(lambda con: writing.start(con, starts, owner=owner))
+        return self._database.write(
+            lambda con: transact(con, lambda con: writing.start(con, starts, owner=owner)),
+            brief=len(starts) == 1 and len(starts[0].fact) < _BRIEF,
+        )
 
-    async def append(
+    def append(
         self, owner: int, appends: Sequence[Append]
-    ) -> Sequence[StandfastError | None]:
+    ) -> Future[Sequence[StandfastError | None]]:
         """See `JournalStore.append`."""
-        now = self._database.now()
-
-        path = self._database.path
+        now, path = self._database.now(), self._database.path
 
         def all_of_them(con: sqlite3.Connection) -> None:
             writing.append(con, owner, appends, now=now)
@@ -52,14 +57,14 @@ class SqliteJournal:
         def one_by_one(con: sqlite3.Connection) -> list[StandfastError | None]:
             return writing.append_each(con, owner, appends, now=now, path=path)
 
-        def work(con: sqlite3.Connection) -> list[StandfastError | None]:
+        def work(con: sqlite3.Connection) -> Sequence[StandfastError | None]:
             try:
                 transact(con, all_of_them)
             except writing.REFUSED:
                 return transact(con, one_by_one)
             return [None] * len(appends)
 
-        return await self._database.write(work)
+        return self._database.write(work, brief=len(appends) == 1 and _is_brief(appends[0]))
 
     async def claim(self, owner: int, kinds: Kinds, *, now: float, limit: int) -> list[Loaded]:
         """See `JournalStore.claim`. With an owner whose lease is lost: `StaleWriter`."""
@@ -215,7 +220,7 @@ class SqliteJournal:
         version = None
         while True:
             try:
-                seen = await self._database.write(_data_version)
+                seen = await self._database.write(_data_version, brief=True)
             except StoreError:
                 seen = None  # Whoever writes next gets this error; here it only means no hint.
             if seen is not None and seen != version:
@@ -230,6 +235,10 @@ class SqliteJournal:
 
     async def _read(self, work: Work[T]) -> T:
         return await self._database.read(lambda con: snapshot(con, work))
+
+
+def _is_brief(append: Append) -> bool:
+    return sum(map(len, append.facts)) < _BRIEF and len(append.starts) + len(append.mails) <= _FEW
 
 
 def _data_version(con: sqlite3.Connection) -> int:

@@ -76,6 +76,8 @@ def start(con: sqlite3.Connection, starts: Sequence[Start], *, owner: int | None
     """`JournalStore.start`."""
     if owner is not None and not has_lease(con, owner):
         raise lost(owner)
+    if len(starts) == 1:
+        return [_start_one(con, starts[0], owner)]
     con.execute("SAVEPOINT standfast_start")
     created = con.executemany(_INSERT_INSTANCE, [_columns(s, owner) for s in starts]).rowcount
     if created == len(starts):

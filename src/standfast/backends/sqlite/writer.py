@@ -1,0 +1,94 @@
+"""The connection that writes, and who makes a commit with it: its thread, or the event loop.
+
+Handing a commit to a thread and back takes longer than a fast disk takes for the commit itself: two
+processors are woken, and the interpreter's lock goes to and fro with every statement. A commit of
+many rows is worth that, for the event loop goes on meanwhile. A small one that nothing else waits
+beside is faster, and cheaper for the loop too, when the loop makes it itself. But only while
+commits are fast: how long a slow one takes nobody knows beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from typing import TypeVar
+
+from standfast.backends.sqlite.connection import (
+    CHECKPOINT_PAGES,
+    ConnectionThreads,
+    Work,
+    outcome,
+    settle,
+)
+
+T = TypeVar("T")
+
+_FADES = 0.8
+_SLOW_AT_FIRST = 1.0  # seconds: some 30 fast commits must come before one is trusted to be fast
+_IN_A_ROW = 100
+
+
+class Writer(ConnectionThreads):
+    """One connection on a thread of its own, that the event loop may borrow for a brief write.
+
+    `inline_below`: seconds that commits must have stayed under lately for that. A slow one is
+    forgotten by a fifth with each commit after it.
+    """
+
+    def __init__(self, path: str, *, busy_timeout: float, inline_below: float) -> None:
+        super().__init__(path, count=1, busy_timeout=busy_timeout, name="standfast-sqlite-writer")
+        self._inline_below = inline_below
+        self._lately = _SLOW_AT_FIRST
+        self._in_a_row = 0
+        self._waits = True
+
+    def write(self, work: Work[T]) -> asyncio.Future[T]:
+        """As `submit`, for what is brief: at once, in the caller's thread, if that is faster."""
+        # Another process's lock, and the tidying of the log (a checkpoint), take long: those are
+        # for the thread, so it gets a write now and then.
+        if (
+            self._unsettled
+            or self._lately >= self._inline_below
+            or self._in_a_row >= _IN_A_ROW
+            or self._loop is None
+        ):
+            return self.submit(work)
+        if self._waits:
+            self._wait_for_others(self._con, False)
+        result, error = self._timed(work, self._con)
+        if error is not None and _is_busy(error.__cause__):
+            self._lately = max(self._lately, self._inline_below)
+            return self.submit(work)
+        self._in_a_row += 1
+        future: asyncio.Future[T] = self._loop.create_future()
+        settle(future, result, error)
+        return future
+
+    def _connected(self, con: sqlite3.Connection) -> None:
+        self._con = con
+
+    def _do(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
+        if not self._waits:
+            self._wait_for_others(con, True)
+        self._in_a_row = 0
+        return self._timed(work, con)
+
+    def _timed(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
+        changes, begun = con.total_changes, time.perf_counter()
+        done = outcome(work, con, self._path)
+        if con.total_changes != changes:  # what flushed nothing says nothing about the disk
+            self._lately = max(time.perf_counter() - begun, self._lately * _FADES)
+        return done
+
+    def _wait_for_others(self, con: sqlite3.Connection, waits: bool) -> None:
+        self._waits = waits
+        con.execute(f"PRAGMA busy_timeout = {round(1000 * self._busy_timeout) if waits else 0}")
+        con.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if waits else 0}")
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    return (
+        isinstance(error, sqlite3.OperationalError)
+        and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    )
