@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections import defaultdict
 from contextlib import ExitStack
+from typing import Any
 
 from benchmarks.servers import DurablePostgres, folder, new_postgres_database
 
-CONTENDERS = ("raw", "floor", "standfast", "dbos")
+CONTENDERS = ("raw", "floor", "timed_floor", "standfast", "dbos")
 
 
 def main(arguments: list[str]) -> int:
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--backend", choices=["sqlite", "postgres"], action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=5000, help="sagas per measurement in flight")
+    parser.add_argument("--only", action="append", help="one measurement of recovery or growth")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
@@ -29,8 +31,10 @@ def main(arguments: list[str]) -> int:
     if options.what != "throughput":
         print(f"load average before: {load:.2f}")
         for backend in backends:
-            for round in range(options.rounds):
-                _each_alone(options.what, backend, round)
+            rounds = [
+                _each_alone(options.what, options.only, backend, n) for n in range(options.rounds)
+            ]
+            _print_medians(backend, rounds)
         return 0
     results = {name: _throughput(name, options.rounds, options.count) for name in backends}
     if options.json:
@@ -42,13 +46,20 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _each_alone(what: str, backend: str, round: int) -> None:
+Row = dict[str, Any]
+
+
+def _each_alone(
+    what: str, only: list[str] | None, backend: str, round: int
+) -> list[tuple[str, Row]]:
     """Run and print a module's measurements, each in a process and on a database of its own."""
     module = importlib.import_module(f"benchmarks.sagas.{what}")
+    rows: list[tuple[str, Row]] = []
     with ExitStack() as stack:
         place = stack.enter_context(folder())
         server = stack.enter_context(DurablePostgres()) if backend == "postgres" else None
-        for name, (_, count) in module.MEASUREMENTS.items():
+        for name in only or module.MEASUREMENTS:
+            count = module.MEASUREMENTS[name][1]
             if server is None:
                 url = f"sqlite:///{place}/{name}.db"
             else:
@@ -57,8 +68,27 @@ def _each_alone(what: str, backend: str, round: int) -> None:
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             for line in done.stdout.splitlines():
                 row = json.loads(line)
-                figures = "  ".join(f"{key} {value:,.3f}" for key, value in row.items())
-                print(f"{backend:9} round {round}  {name:8} {count:9,}  {figures}", flush=True)
+                rows.append((name, row))
+                print(f"{backend:9} round {round}  {name:8} {count:9,}  {_text(row)}", flush=True)
+    return rows
+
+
+def _print_medians(backend: str, rounds: list[list[tuple[str, Row]]]) -> None:
+    """Of the rounds, line by line; what isn't a number is the same in all of them."""
+    for same in zip(*rounds, strict=True):
+        name, first = same[0]
+        row = {
+            key: value if isinstance(value, str) else statistics.median(r[key] for _, r in same)
+            for key, value in first.items()
+        }
+        print(f"{backend:9} median of {len(rounds)}  {name:8}  {_text(row)}")
+
+
+def _text(row: Row) -> str:
+    return "  ".join(
+        f"{key} {value}" if isinstance(value, str) else f"{key} {value:,.3f}"
+        for key, value in row.items()
+    )
 
 
 def _throughput(backend: str, rounds: int, count: int) -> dict[str, dict[str, float]]:
@@ -101,8 +131,13 @@ def _print(backend: str, rows: dict[str, dict[str, float]]) -> None:
         )
     for in_flight in (100, 1000):
         ours = rows[f"standfast {in_flight}"]["per_second"]
-        dbos, floor = (rows[f"{n} {in_flight}"]["per_second"] for n in ("dbos", "floor"))
-        print(f"{in_flight} in flight: {ours / dbos:.1f} x DBOS, {ours / floor:.2f} x the floor")
+        dbos, floor, timed = (
+            rows[f"{name} {in_flight}"]["per_second"] for name in ("dbos", "floor", "timed_floor")
+        )
+        print(
+            f"{in_flight} in flight: {ours / dbos:.1f} x DBOS, {ours / floor:.2f} x the floor, "
+            f"{ours / timed:.2f} x the timed floor"
+        )
     alone = rows["standfast 1"]["p50_ms"] / rows["raw 1"]["p50_ms"]
     more = rows["standfast 1000"]["per_second"] / rows["standfast 100"]["per_second"]
     print(f"one at a time: p50 {alone:.2f} x raw commits; 1,000 in flight {more:.2f} x of 100")

@@ -40,17 +40,9 @@ async def standfast(url: str) -> AsyncIterator[RunOne]:
 @asynccontextmanager
 async def dbos(url: str) -> AsyncIterator[RunOne]:
     """DBOS with its defaults: a workflow of three steps."""
-    import logging
-
     from dbos import DBOS
 
-    logging.disable(logging.INFO)
-    if url.startswith("sqlite"):
-        # It leaves the file in the mode that it finds, and WAL is the faster one.
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.close()
-    DBOS(config={"name": "bench", "system_database_url": url, "log_level": "ERROR"})
+    configure_dbos(url)
 
     @DBOS.step()
     async def trivial(order: dict[str, int]) -> dict[str, bool]:
@@ -74,6 +66,21 @@ async def dbos(url: str) -> AsyncIterator[RunOne]:
         DBOS.destroy()
 
 
+def configure_dbos(url: str) -> None:
+    """DBOS with its defaults, except that its SQLite file is in WAL mode, the faster one."""
+    import logging
+
+    from dbos import DBOS
+
+    logging.disable(logging.INFO)
+    if url.startswith("sqlite"):
+        # It leaves the file in the mode that it finds.
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.close()
+    DBOS(config={"name": "bench", "system_database_url": url, "log_level": "ERROR"})
+
+
 @asynccontextmanager
 async def raw(url: str) -> AsyncIterator[RunOne]:
     """Four commits of one row each, on one connection, with nothing in between."""
@@ -92,6 +99,28 @@ async def raw(url: str) -> AsyncIterator[RunOne]:
 @asynccontextmanager
 async def floor(url: str) -> AsyncIterator[RunOne]:
     """The same rows with group commit: what is asked for while a commit runs shares the next."""
+    async with _grouped(url, _step) as run_one:
+        yield run_one
+
+
+@asynccontextmanager
+async def timed_floor(url: str) -> AsyncIterator[RunOne]:
+    """The floor with a time limit on each step: the least that may be called an engine."""
+    async with _grouped(url, _timed_step) as run_one:
+        yield run_one
+
+
+async def _step() -> None:
+    await asyncio.sleep(0)
+
+
+async def _timed_step() -> None:
+    async with asyncio.timeout(10):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def _grouped(url: str, step: Callable[[], Awaitable[None]]) -> AsyncIterator[RunOne]:
     write_sync, write = await _writer(url)
     thread = _Thread(write_sync) if write_sync is not None else None
     group = _Group(write if thread is None else thread.write, lanes=2 if thread is None else 1)
@@ -100,7 +129,7 @@ async def floor(url: str) -> AsyncIterator[RunOne]:
         rows = _rows()
         await group.put(next(rows))
         for row in rows:
-            await asyncio.sleep(0)  # the trivial step
+            await step()
             await group.put(row)
 
     try:
@@ -115,6 +144,7 @@ CONTENDERS: dict[str, Callable[[str], AbstractAsyncContextManager[RunOne]]] = {
     "dbos": dbos,
     "raw": raw,
     "floor": floor,
+    "timed_floor": timed_floor,
 }
 
 
@@ -151,14 +181,17 @@ async def _writer(
 
     import asyncpg
 
-    pool = await asyncpg.create_pool(url, min_size=2, max_size=2)
-    await pool.execute(_TABLE.format(id="uuid", key="PRIMARY KEY (id, seq)"))
+    # As many as lanes. Not a pool: asyncpg's asks the server once more whenever one comes back.
+    free = [await asyncpg.connect(url) for _ in range(2)]
+    await free[0].execute(_TABLE.format(id="uuid", key="PRIMARY KEY (id, seq)"))
 
     async def write(rows: Sequence[Row]) -> None:
-        await pool.execute(
+        connection = free.pop()
+        await connection.execute(
             "INSERT INTO j SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[])",
             *zip(*rows, strict=True),
         )
+        free.append(connection)
 
     return None, write
 

@@ -1,19 +1,21 @@
-"""The cost of a saga while the tables grow: ``python -m benchmarks.sagas.growth growth URL COUNT``.
+"""The cost of a saga while the tables grow: ``python -m benchmarks.sagas.growth …`` prints JSON.
 
-Prints a line of JSON for each size from 1,000 finished sagas to COUNT, then one of the purge. The
-tables are filled with copies of a saga that really ran, under random keys, which is the hardest
-case for the index of keys.
+`growth` prints a line for each size from 1,000 finished sagas to COUNT and each kind of key, then
+one of the purge. The tables are filled with copies of a saga that really ran, under random keys.
+`long` runs COUNT sagas in a row while nothing is vacuumed, and prints a line for each tenth.
 """
 
 import asyncio
 import gc
 import json
+import os
 import sqlite3
 import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -25,6 +27,8 @@ from standfast.ports.journal import Filter
 IN_FLIGHT = 100
 MEASURED = 5000
 WARM_UP = 500
+SETTLED = 50_000
+"""Sagas after which nearly every page of the index of a million keys was written once."""
 PURGED = 100_000
 LONG_AGO = 30 * 86400.0
 
@@ -35,7 +39,12 @@ _COLUMNS = (
 
 
 async def growth(url: str, count: int) -> None:
-    """Measure at each size, then purge the oldest."""
+    """Measure at each size, then purge the oldest.
+
+    `ids`: no key is given, so it is the instance's id, which grows with time. `random`: keys of the
+    user that have no order, the hardest case for their index, just after a checkpoint. `settled`:
+    the same, long after the checkpoint.
+    """
     app = Standfast(url, migrate=True).add(Trivial())
     async with app.running():
         await _run(app, 1)
@@ -46,36 +55,65 @@ async def growth(url: str, count: int) -> None:
         else:
             await _fill_postgres(url, filled, size)
         filled = size
-        async with app.running(), _server_time(url) as server:
-            await _run(app, WARM_UP)
-            gc.collect()
-            await server.begin()
-            cpu, begin = time.process_time(), time.perf_counter()
-            await _run(app, MEASURED)
-            seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-            row = {
-                "finished": size,
-                "wall_ms": 1e3 * seconds / MEASURED,
-                "cpu_ms": 1e3 * cpu / MEASURED,
-                "server_ms": await server.milliseconds() / MEASURED,
-                "claim_ms": await _claim(app),
-                "first_page_ms": await _first_page(app),
-            }
-        print(json.dumps(row), flush=True)
+        async with app.running(), _server(url) as server:
+            for keys in ("ids", "random", "settled"):
+                if keys == "settled":
+                    if size * 10 <= count:
+                        continue
+                    await _run(app, SETTLED, random_keys=True)
+                await _run(app, WARM_UP, random_keys=keys != "ids")
+                cost = await _cost(app, server, MEASURED, random_keys=keys != "ids")
+                _tell({"finished": size, "keys": keys, **cost})
+            _tell(
+                {
+                    "finished": size,
+                    "claim_ms": await _claim(app),
+                    "first_page_ms": await _first_page(app),
+                }
+            )
         size *= 10
     async with app:
         await _purge(app, min(PURGED, count))
 
 
-async def _run(app: Standfast, count: int) -> None:
+async def long(url: str, count: int) -> None:
+    """Measure ten times while the dead versions of rows pile up."""
+    app = Standfast(url, migrate=True).add(Trivial())
+    async with app.running(), _server(url) as server:
+        await server.forbid_vacuum()
+        await _run(app, WARM_UP)
+        for tenth in range(1, 11):
+            cost = await _cost(app, server, count // 10, random_keys=True)
+            _tell({"finished": tenth * count // 10, **cost, **await server.waste()})
+
+
+async def _cost(
+    app: Standfast, server: "_Nothing | _Server", count: int, *, random_keys: bool
+) -> dict[str, float]:
+    """Of one of `count` sagas, on average."""
+    gc.collect()
+    await server.begin()
+    cpu, begin = time.process_time(), time.perf_counter()
+    await _run(app, count, random_keys=random_keys)
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    spent = {name: value / count for name, value in (await server.spent()).items()}
+    return {"wall_ms": 1e3 * seconds / count, "cpu_ms": 1e3 * cpu / count, **spent}
+
+
+async def _run(app: Standfast, count: int, *, random_keys: bool = False) -> None:
     numbers = iter(range(count))
 
     async def lane() -> None:
         for number in numbers:
-            handle = await app.start(Trivial, Order(number), key=uuid.uuid4().hex)
+            key = uuid.uuid4().hex if random_keys else None
+            handle = await app.start(Trivial, Order(number), key=key)
             await handle.result()
 
     await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
+
+
+def _tell(row: dict[str, Any]) -> None:
+    print(json.dumps(row), flush=True)
 
 
 async def _claim(app: Standfast) -> float:
@@ -109,13 +147,14 @@ async def _purge(app: Standfast, count: int) -> None:
         )
         slowest = max(slowest, time.perf_counter() - one)
     seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-    row = {
-        "purged": gone,
-        "per_second": gone / seconds,
-        "cpu_ms": 1e3 * cpu / gone,
-        "slowest_thousand_ms": 1e3 * slowest,
-    }
-    print(json.dumps(row), flush=True)
+    _tell(
+        {
+            "purged": gone,
+            "per_second": gone / seconds,
+            "cpu_ms": 1e3 * cpu / gone,
+            "slowest_thousand_ms": 1e3 * slowest,
+        }
+    )
 
 
 def _fill_sqlite(url: str, first: int, end: int) -> None:
@@ -172,43 +211,80 @@ async def _fill_postgres(url: str, first: int, end: int) -> None:
 
 
 class _Nothing:
-    """SQLite has no server."""
+    """SQLite has no server: all that it costs is in the process's own CPU."""
 
     async def begin(self) -> None: ...
 
-    async def milliseconds(self) -> float:
-        return 0.0
+    async def forbid_vacuum(self) -> None: ...
+
+    async def spent(self) -> dict[str, float]:
+        return {}
+
+    async def waste(self) -> dict[str, float]:
+        return {}
 
 
-class _Statements:
-    """The time that PostgreSQL says its statements took."""
+class _Server:
+    """What PostgreSQL says that it did, and what its processes cost."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._cpu = 0.0
 
     async def begin(self) -> None:
         await self._connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         await self._connection.execute("SELECT pg_stat_statements_reset()")
+        self._cpu = await self._cpu_seconds()
 
-    async def milliseconds(self) -> float:
-        return float(
-            await self._connection.fetchval("SELECT sum(total_exec_time) FROM pg_stat_statements")
+    async def forbid_vacuum(self) -> None:
+        for table in ("instances", "journal"):
+            await self._connection.execute(
+                f"ALTER TABLE standfast.{table} SET (autovacuum_enabled = off)"
+            )
+
+    async def spent(self) -> dict[str, float]:
+        cpu = await self._cpu_seconds() - self._cpu
+        row = await self._connection.fetchrow(
+            "SELECT sum(total_exec_time)::float8 AS statements_ms, sum(wal_fpi)::float8 AS images,"
+            " sum(wal_bytes)::float8 / 1e3 AS wal_kb FROM pg_stat_statements"
         )
+        return {"server_cpu_ms": 1e3 * cpu, **row}
+
+    async def waste(self) -> dict[str, float]:
+        await asyncio.sleep(1.5)  # until the server's processes have told their figures
+        row = await self._connection.fetchrow(
+            "SELECT n_tup_hot_upd::float8 / n_tup_upd AS hot_ratio, n_dead_tup AS dead_rows,"
+            " pg_relation_size(relid) / 1e6::float8 AS table_mb,"
+            " pg_indexes_size(relid) / 1e6::float8 AS indexes_mb, autovacuum_count AS vacuums"
+            " FROM pg_stat_user_tables WHERE relname = 'instances'"
+        )
+        return dict(row)
+
+    async def _cpu_seconds(self) -> float:
+        """Of all processes of the server, those that ended included."""
+        backend = await self._connection.fetchval("SELECT pg_backend_pid()")
+        parent = Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()[1]
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        ticks = 0
+        for process in (parent, *children):
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11 : 15 if process == parent else 13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @asynccontextmanager
-async def _server_time(url: str) -> AsyncIterator[_Nothing | _Statements]:
+async def _server(url: str) -> AsyncIterator[_Nothing | _Server]:
     if url.startswith("sqlite"):
         yield _Nothing()
         return
     connection = await asyncpg.connect(url)
     try:
-        yield _Statements(connection)
+        yield _Server(connection)
     finally:
         await connection.close()
 
 
-MEASUREMENTS = {"growth": (growth, 1_000_000)}
+MEASUREMENTS = {"growth": (growth, 1_000_000), "long": (long, 200_000)}
 
 if __name__ == "__main__":
     name, url, count = sys.argv[1:4]

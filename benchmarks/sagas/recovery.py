@@ -1,6 +1,7 @@
 """Recovery and rest: ``python -m benchmarks.sagas.recovery MEASUREMENT URL COUNT`` prints JSON.
 
-Each measurement is a process of its own, as in `one`.
+Each measurement is a process of its own, as in `one`. `running` and `dbos` measure the same: the
+time from the start of a worker until all sagas of a dead one are in the middle of a step again.
 """
 
 import asyncio
@@ -8,7 +9,10 @@ import gc
 import json
 import math
 import os
+import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.sagas.contenders import configure_dbos
 from benchmarks.sagas.definitions import HELD, Held, Order, Patient
 from standfast import Standfast
 from standfast.ports.journal import Append, Start
@@ -59,7 +64,70 @@ async def running(url: str, count: int) -> dict[str, float]:
             while worker.active:
                 await asyncio.sleep(0.05)
             all_done = time.perf_counter() - begin
-    return {"running_s": seconds, "cpu_s": cpu, "completed_s": all_done}
+    return {
+        "running_s": seconds,
+        "running_ms_each": 1e3 * seconds / count,
+        "cpu_s": cpu,
+        "completed_s": all_done,
+    }
+
+
+async def dbos(url: str, count: int) -> dict[str, float]:
+    """The same of DBOS, whose process before this one was killed for real."""
+    command = [sys.executable, "-m", __spec__.name, "dbos_dies", url, str(count)]
+    died = await asyncio.to_thread(subprocess.run, command, check=False)
+    assert died.returncode == -signal.SIGKILL
+    all_here, _ = _dbos_held(url, count)
+    from dbos import DBOS
+
+    cpu, begin = time.process_time(), time.perf_counter()
+    DBOS.launch()
+    await asyncio.to_thread(all_here.wait)
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    return {"running_s": seconds, "running_ms_each": 1e3 * seconds / count, "cpu_s": cpu}
+
+
+async def dbos_dies(url: str, count: int) -> dict[str, float]:
+    """Start `count` workflows of DBOS and die when all are in the middle of their second step."""
+    all_here, workflow = _dbos_held(url, count)
+    from dbos import DBOS
+
+    DBOS.launch()
+    for number in range(count):
+        await DBOS.start_workflow_async(workflow, {"number": number})
+    await asyncio.to_thread(all_here.wait)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("it survived SIGKILL")
+
+
+def _dbos_held(url: str, count: int) -> tuple[threading.Event, Any]:
+    """`Held` for DBOS: when `count` are in their second step, and the workflow."""
+    from dbos import DBOS
+
+    configure_dbos(url)
+    all_here, missing, lock = threading.Event(), count, threading.Lock()
+
+    @DBOS.step()
+    async def trivial() -> int:
+        return 1
+
+    @DBOS.step()
+    async def held() -> int:
+        nonlocal missing
+        with lock:
+            missing -= 1
+            if not missing:
+                all_here.set()
+        await asyncio.Event().wait()
+        return 2
+
+    @DBOS.workflow()
+    async def place_order(order: dict[str, int]) -> None:
+        await trivial()
+        await held()
+        await trivial()
+
+    return all_here, place_order
 
 
 async def waiting(url: str, count: int) -> dict[str, float]:
@@ -155,8 +223,11 @@ def _batches(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
         yield numbers[begin : begin + BATCH]
 
 
-MEASUREMENTS = {"running": (running, 10_000), "waiting": (waiting, 100_000)}
+MEASUREMENTS = {"running": (running, 10_000), "dbos": (dbos, 1_000), "waiting": (waiting, 100_000)}
 
 if __name__ == "__main__":
     name, url, count = sys.argv[1:4]
-    print(json.dumps(asyncio.run(MEASUREMENTS[name][0](url, int(count)))))
+    measure = dbos_dies if name == "dbos_dies" else MEASUREMENTS[name][0]
+    print(json.dumps(asyncio.run(measure(url, int(count)))), flush=True)
+    if measure is dbos:
+        os._exit(0)  # DBOS would wait for its workflows, which never end
