@@ -3,10 +3,10 @@
 The machine decides (`machine.py`); here are the clock, the lock and the calls. The lock is held for
 a transition of the machine, well under a microsecond, and never across a call, a listener or
 telemetry. It is an ``RLock`` so that a signal handler or a finalizer that calls through the breaker
-can't deadlock. Two hot paths take no lock, for they cause no transition and read one attribute of
-the machine, which is atomic on every build: a success that would change nothing (a full window of
-successes), and a rejection before the wait is over. Whoever changes the machine at the same moment
-comes just after. Only the counts for telemetry could then miss one, on free-threaded builds.
+can't deadlock. Two hot paths take no lock: a rejection before the wait is over reads one attribute
+of the machine, and a success that can open nothing appends its ticket to a list, both of which are
+atomic on every build. Whoever changes the machine at the same moment comes just before or just
+after. Only the count of rejections could then miss one, on free-threaded builds.
 Tasks and threads may share a breaker.
 """
 
@@ -123,9 +123,9 @@ class CircuitBreaker(Policy):
             if slow_call_duration is None
             else seconds(slow_call_duration, name="slow_call_duration")
         )
-        # A success that took so long at most needs no look; one whose result is judged does.
+        # Up to this long a call may be noted as a success; if its result is judged, never.
         self._quick = self._slow if judge_result is None else -_FOR_EVER
-        # Whether the clock matters to a success.
+        # Whether that depends on the clock.
         self._timed = self._quick != _FOR_EVER or not isinstance(window, int)
         self._failure_on, self._success_on, self._ignore_on = failure_on, success_on, ignore_on
         self._judge_result = judge_result

@@ -173,7 +173,7 @@ class Machine:
 
     def count_noted(self) -> None:
         """Count the successes that were only noted."""
-        # Others may append meanwhile, at the end.
+        # Others may append meanwhile, at the end. Late tickets are dropped here as anywhere.
         count = len(self.noted)
         tickets = self.noted[:count]
         del self.noted[:count]
