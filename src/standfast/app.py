@@ -25,7 +25,8 @@ from standfast.saga import facts as fx
 from standfast.saga.blocks import refuse_inside, transaction_open
 from standfast.saga.client import Definitions, SagaHandle, Sagas, unknown
 from standfast.saga.definition import Definition, Saga
-from standfast.saga.telemetry import SagaTelemetry, begin_trace
+from standfast.saga.spans import begin_trace
+from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.worker import Worker
 
 log = logging.getLogger("standfast")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from standfast.errors import CircuitOpen, ConfigurationError, Refused
 from standfast.resilience.backoff import Constant, Exponential
-from standfast.resilience.budget import RetryBudget, do_not_retry, is_marked
+from standfast.resilience.budget import RetryBudget, do_not_retry, is_final, is_marked, let_pass
 from standfast.resilience.deadline import within
 from standfast.resilience.retry import Retry
 from standfast.testing import FaultyFunction, ManualClock
@@ -314,6 +314,18 @@ async def test_do_not_retry_is_at_hand_for_anyone(run):
     with pytest.raises(Bad):
         await run(retry(), function)
     assert len(function.calls) == 1
+
+
+async def test_only_what_somebody_decided_is_final():
+    with pytest.raises(Bad) as exhausted:
+        await retry(attempts=2).call(FaultyFunction(then=Bad).awaited)
+    assert is_marked(exhausted.value)
+    assert not is_final(exhausted.value)
+    assert is_final(do_not_retry(exhausted.value)), "a decision about it weighs more"
+    assert is_final(let_pass(exhausted.value)), "and nothing takes it back"
+    with pytest.raises(KeyError) as later:
+        raise KeyError from exhausted.value
+    assert is_final(later.value)
 
 
 async def test_one_attempt_leaves_no_mark(run):

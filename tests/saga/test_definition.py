@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from standfast import Constant, Context, Refused, Retry, Saga, Standfast, child, step, wait
 from standfast.errors import ConfigurationError, DefinitionError
-from standfast.saga.definition import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY, Definition
+from standfast.saga.definition import Definition
+from standfast.saga.steps import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ def fine(**options: object) -> object:
     return step(no_compensation="none", **options)(nothing)
 
 
+def with_undo(made: Any, **options: Any) -> Any:
+    made.compensation(**options)(nothing)
+    return made
+
+
 def undone(**options: object) -> object:
     made = step(**options)(nothing)
     made.compensation(nothing)
@@ -180,6 +187,22 @@ CASES = {
         {"a": fine(each=lambda *_: [])},
         r"step 'a' has each=, so it must take \(self, input, ctx, item\)",
     ),
+    "transactional without tx": (
+        {"a": fine(transactional=True)},
+        r"step 'a' is transactional, so it must take \(self, input, ctx, tx\)",
+    ),
+    "undo of an item without item": (
+        {"a": with_undo(step(each=lambda *_: [])(of_item))},
+        r"the compensation of 'a' has each=, so it must take \(self, input, ctx, item\)",
+    ),
+    "transactional undo without tx": (
+        {"a": with_undo(step(nothing), transactional=True)},
+        r"the compensation of 'a' is transactional, so it must take \(self, input, ctx, tx\)",
+    ),
+    "more than it is given": (
+        {"a": step(no_compensation="none")(of_item)},
+        r"step 'a' must take \(self, input, ctx\): missing a required argument: 'item'",
+    ),
     "timeout": (
         {"a": fine(timeout="soon")},
         r"a\.timeout='soon'",
@@ -209,6 +232,9 @@ def test_refused_when_it_is_written():
     made.compensation(nothing)
     with pytest.raises(DefinitionError, match="two compensations: keep one"):
         made.compensation(nothing)
+    inner = child(Whole, lambda self, order, ctx: order)
+    with pytest.raises(DefinitionError, match="that undoes itself"):
+        inner.compensation(nothing)
     with pytest.raises(DefinitionError, match="don't go together"):
         step(each=lambda *_: [], transactional=True)(of_item)
     with pytest.raises(DefinitionError, match="limit=0 must be 1 or more"):

@@ -38,8 +38,8 @@ class Everything(Saga[Order]):
         """
         return ""
 
-    @reserve.compensation(timeout="1m", retry=Retry(attempts=7))
-    async def release(self, order: Order, ctx: Context) -> None:
+    @reserve.compensation(timeout="1m", retry=Retry(attempts=7), transactional=True)
+    async def release(self, order: Order, ctx: Context, tx: object) -> None:
         pass
 
     @step(after=reserve, each=lambda saga, order, ctx: [1], limit=2, no_compensation="cardboard")
@@ -96,7 +96,7 @@ And a second paragraph.
 
 | step | undone by | timeout | retry |
 |---|---|---|---|
-| `reserve` | `release` | 1m | 7 attempts |
+| `reserve` | `release` (transactional) | 1m | 7 attempts |
 | `pack` | needs none: cardboard |  |  |
 | `book` | needs none: rows \\| only |  |  |
 | `parcel` | asking the child saga to undo itself |  |  |

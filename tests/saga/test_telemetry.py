@@ -121,15 +121,31 @@ async def test_a_saga_is_one_trace_over_restarts(backend, request, tmp_path, wor
         "request",
         "action reserve",
         "action reserve",
+        "step reserve",
+        "step word",
         "action refuse",
+        "step refuse",
         "compensation reserve",
         "compensation reserve",
+        "undo reserve",
         "saga paused compensated",
     ]
     assert {span.context.trace_id for span in found} == {request_span.get_span_context().trace_id}
     by_id = {span.context.span_id: span.name for span in found}
     parents = [by_id[span.parent.span_id] for span in found if span.name != "request"]
-    assert parents == ["request"] + ["saga paused start"] * 6
+    assert parents == [
+        "request",
+        "step reserve",
+        "step reserve",
+        "saga paused compensated",
+        "saga paused compensated",
+        "step refuse",
+        "saga paused compensated",
+        "undo reserve",
+        "undo reserve",
+        "saga paused compensated",
+        "saga paused start",
+    ]
     attempts = [span for span in found if "standfast.attempt" in span.attributes]
     assert [s.attributes["standfast.attempt"] for s in attempts] == [1, 2, 1, 1, 2]
     assert [s.status.status_code for s in attempts] == [

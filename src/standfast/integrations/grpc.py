@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from standfast.resilience.budget import do_not_retry
+from standfast.resilience.budget import let_pass
 from standfast.resilience.policy import Policy
 
 FAILURES: Collection[grpc.StatusCode] = frozenset(
@@ -81,7 +81,7 @@ class _Judge:
         failure = FailedCall(call, code, metadata)
         method = details.method
         name = method.decode() if isinstance(method, bytes) else method
-        raise failure if code in _NOT_DONE or self._idempotent(name) else do_not_retry(failure)
+        raise failure if code in _NOT_DONE or self._idempotent(name) else let_pass(failure)
 
 
 class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]
@@ -94,7 +94,7 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
 
     A call is made again only if the server says that it did nothing (UNAVAILABLE,
     RESOURCE_EXHAUSTED) or if `idempotent` says True for its method (``"/package.Service/Method"``).
-    Any other failure is marked `do_not_retry`.
+    Any other failure is marked, so that no `Retry` around tries again.
     """
 
     def intercept_unary_unary(

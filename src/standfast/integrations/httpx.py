@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import httpx
 
-from standfast.resilience.budget import do_not_retry
+from standfast.resilience.budget import let_pass
 from standfast.resilience.policy import Policy
 
 IsFailure: TypeAlias = Callable[[httpx.Response], bool]
@@ -53,12 +53,12 @@ class _Judge:
     def refuse(self, request: httpx.Request, response: httpx.Response) -> FailedResponse:
         failure = FailedResponse(response)
         if response.status_code == 429:  # Nothing was done, whatever the method.
-            return failure if _can_be_read_again(request) else do_not_retry(failure)
-        return failure if _may_repeat(request) else do_not_retry(failure)
+            return failure if _can_be_read_again(request) else let_pass(failure)
+        return failure if _may_repeat(request) else let_pass(failure)
 
     def mark(self, request: httpx.Request, error: httpx.TransportError) -> None:
         if not (_may_repeat(request) or isinstance(error, _UNSENT)):
-            do_not_retry(error)
+            let_pass(error)
 
 
 def _may_repeat(request: httpx.Request) -> bool:
@@ -80,7 +80,7 @@ class PolicyTransport(httpx.BaseTransport):
 
     A request is sent again only if its method is idempotent or it has an ``Idempotency-Key``, if
     the answer was 429, or if it can't have been sent; and never if its body was a stream. Any other
-    failure is marked `do_not_retry`.
+    failure is marked, so that no `Retry` around tries again.
 
     An attempt ends with the response's headers: its body is read outside of the policy.
     """

@@ -3,7 +3,8 @@
 Retries help while few calls fail. When most fail, each retry is load on something that is already
 down, and layers that retry around layers that retry multiply it. A `RetryBudget` bounds retries to
 a share of the calls; the mark that an exhausted retry leaves on its exception stops the layers
-around it.
+around it. A saga's step is no such layer: its retries are durable and far apart, so what was
+exhausted inside it counts as one attempt. Only a mark made by you ends those too.
 
 Source of the budget: Finagle's ``RetryBudget`` (a share of the calls, and a few per second for the
 quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
@@ -95,23 +96,45 @@ class RetryBudget:
 
 
 def do_not_retry(error: E) -> E:
-    """Mark `error` so that no `Retry` around tries again: ``raise do_not_retry(error)``.
+    """Mark `error` so that nothing around tries again: ``raise do_not_retry(error)``.
 
-    An exhausted `Retry` does this to the error that it lets through. The mark belongs to the
-    exception object; it doesn't cross a process, a network, or an ``except`` that raises something
-    else without ``from error``.
+    No `Retry` does, and no retry of a saga's step or compensation: it fails at once, as if its
+    attempts were used up. (Raise `Refused` instead if the step certainly had no effect.) The mark
+    belongs to the exception object; it doesn't cross a process, a network, or an ``except`` that
+    raises something else without ``from error``.
     """
-    setattr(error, _MARK, True)
+    setattr(error, _MARK, "for good")
+    return error
+
+
+def let_pass(error: E) -> E:
+    """Mark `error` so that no `Retry` around tries again; a saga's step may.
+
+    An exhausted `Retry` does this to the error that it lets through, and a transport to a failure
+    after which it can't send the same request again.
+    """
+    if not hasattr(error, _MARK):
+        setattr(error, _MARK, "here")
     return error
 
 
 def is_marked(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, says "don't retry"."""
+    """Whether `error`, or an error that it was raised from, is to pass every `Retry`."""
+    return bool(_marks(error))
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether `error`, or an error that it was raised from, was given to `do_not_retry`."""
+    return "for good" in _marks(error)
+
+
+def _marks(error: BaseException) -> list[str]:
+    found: list[str] = []
     cause: BaseException | None = error
     for _ in range(20):  # chains can be circular
         if cause is None:
-            return False
-        if getattr(cause, _MARK, False):
-            return True
+            break
+        if hasattr(cause, _MARK):
+            found.append(getattr(cause, _MARK))
         cause = cause.__cause__
-    return False
+    return found

@@ -48,7 +48,7 @@ class Retry(Policy):
 
     There is no attempt that would start after the deadline of a `Timeout` around. When attempts,
     time or budget are used up, the last error comes out as it is (or the last result), marked so
-    that retries around this one let it pass (`do_not_retry`).
+    that retries around this one let it pass (but not those of a saga's step).
 
     Use it as a decorator, with `call`, in a `Pipeline`, or around a block (which can't judge
     results)::

@@ -11,7 +11,7 @@ from typing import Any
 
 from standfast.clock import pause
 from standfast.errors import ConfigurationError
-from standfast.resilience.budget import do_not_retry, is_marked
+from standfast.resilience.budget import is_marked, let_pass
 from standfast.resilience.deadline import remaining
 from standfast.resilience.policy import AsyncCall, Call
 from standfast.resilience.retry import Retry
@@ -54,7 +54,7 @@ class Tries:
             )
             return self.delay
         if retry.attempts != 1:  # who makes one attempt has amplified nothing
-            do_not_retry(error)
+            let_pass(error)
             error.add_note(f"standfast: not tried again after attempt {self.made}: {why}")
         self._gave_up(why, error)
         return None

@@ -1,14 +1,15 @@
 """Sagas by orchestration: a class, its steps and their compensations, run durably.
 
-`definition` is how a saga is written, `plan` its checked shape, `machine` (with `state`, `branch`,
-`facts`, `events`) every decision, `runner` (with `attempt`, `active`) carries them out, `worker`
-shares the work, and `client` starts, signals and reads.
+`definition` and `steps` are how a saga is written, `plan` its checked shape, `machine` (with
+`state`, `branch`, `facts`, `events`) every decision, `runner` (with `attempt`, `active`) carries
+them out, `worker` shares the work, and `client` starts, signals and reads.
 """
 
 from standfast.saga.client import SagaHandle, SagaResult, Sagas, Story
 from standfast.saga.context import Context
-from standfast.saga.definition import Migration, Saga, Step, child, step, wait
+from standfast.saga.definition import Migration, Saga
 from standfast.saga.state import FINISHED, STATUSES
+from standfast.saga.steps import Step, child, step, wait
 
 __all__ = [
     "FINISHED",

@@ -11,6 +11,7 @@ import msgspec
 from standfast.clock import Clock
 from standfast.errors import CodecError, Refused, Rejected
 from standfast.ports.journal import Start
+from standfast.resilience.budget import is_final
 from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.branch import Branch
@@ -58,18 +59,12 @@ class Attempts:
         """Run one attempt, or ask the definition, and answer with what came of it."""
         if isinstance(command, Resolve):
             return self._answer(active, command.branch)
-        branch = command.branch
-        if branch.step.kind == "child":
-            return ev.Undone(branch.id)
+        if command.branch.step.kind == "child":
+            return ev.Undone(command.branch.id)
         try:
-            value = await self.call(active, command, None)
-            if isinstance(command, Undo):
-                return ev.Undone(branch.id)
-            raw = active.definition.codec.encode(value)
+            return self.success(active, command, await self.call(active, command, None))
         except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             return self.failure(command, error)
-        branch.value = value
-        return ev.Succeeded(branch.id, msgspec.Raw(raw))
 
     async def call(self, active: Active, command: Run | Undo, tx: Any) -> Any:
         """Run the user's method for one attempt, with the transaction if there is one."""
@@ -83,7 +78,7 @@ class Attempts:
             args.append(self._item(active, branch))
         if tx is not None:
             args.append(tx)
-        with self.telemetry.attempt(active.machine, ctx, branch.id):
+        with self.telemetry.attempt(active.machine, ctx, branch):
             if timeout is None:
                 return await self._uncancelled(function(*args))
             async with asyncio.timeout(timeout):
@@ -104,22 +99,33 @@ class Attempts:
         item_type = active.definition.item_types[branch.step.name]
         return active.definition.codec.decode(branch.item_value, item_type)
 
-    def failure(self, command: Run | Undo, error: Exception) -> ev.Event:
+    def success(self, active: Active, command: Run | Undo, value: Any) -> ev.Event:
+        """What it means that the user's code returned. Raises `CodecError`."""
+        branch = command.branch
+        if isinstance(command, Undo):
+            return ev.Undone(branch.id)
+        raw = active.definition.codec.encode(value)
+        branch.value = value
+        return ev.Succeeded(branch.id, msgspec.Raw(raw))
+
+    def failure(self, command: Run | Undo, error: Exception) -> ev.Failed | ev.UndoFailed:
         """What an exception from the user's code means."""
         branch = command.branch
         step = branch.step
         message, text = told(error), describe(error)
         if isinstance(error, TimeoutError) and not message:
             text = "timed out: the outcome is unknown"
+        again = not is_final(error)  # what a `Retry` inside gave up on is one attempt of this one
         if isinstance(command, Undo):
-            return ev.UndoFailed(branch.id, text, step.undo_retry.is_retriable(error))
+            again = again and step.undo_retry.is_retriable(error)
+            return ev.UndoFailed(branch.id, text, again)
         if isinstance(error, Refused):
             return ev.Failed(branch.id, message[:ERROR_LENGTH] or "refused", refused=True)
         after = (error.retry_after or 0.0) if isinstance(error, Rejected) else 0.0
         if not math.isfinite(after):
             after = 0.0  # JSON has no infinity, so it couldn't be stored
-        retriable = not isinstance(error, CodecError) and step.retry.is_retriable(error)
-        return ev.Failed(branch.id, text, retriable=retriable, retry_after=after)
+        again = again and not isinstance(error, CodecError) and step.retry.is_retriable(error)
+        return ev.Failed(branch.id, text, retriable=again, retry_after=after)
 
     def _answer(self, active: Active, branch: Branch) -> ev.Event:
         """Ask the definition's own functions about a branch."""
@@ -149,7 +155,7 @@ class Attempts:
             input,
             key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
             correlation_id=machine.started.correlation_id,
-            trace=machine.started.trace,
+            trace=self.telemetry.trace_of_child(machine, branch),
             id=machine.child_id(branch),
             parent=(machine.id, branch.id),
         )

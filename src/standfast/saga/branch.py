@@ -19,13 +19,14 @@ class Branch:
     "failed" (outcome unknown) or "parked", which may open again. `undo` is "" (not needed), "due",
     "done", "failed" or "skipped". `attempt` counts the failed attempts of whichever of the two is
     going on, of which `forgiven` don't count against the retry policy. `value` keeps the live
-    object of `result`.
+    object of `result`. `begun_at` is when it opened first, `opened_at` when it did last.
     """
 
     __slots__ = (
         "answered",
         "asked_child",
         "attempt",
+        "begun_at",
         "child",
         "children",
         "completed_at",
@@ -43,6 +44,7 @@ class Branch:
         "step",
         "touched",
         "undo",
+        "undone_at",
         "unsettled_items",
         "value",
     )
@@ -57,11 +59,13 @@ class Branch:
     ) -> None:
         self.id: str = id
         self.step: StepPlan = step
+        self.begun_at: float = opened_at
         self.opened_at: float = opened_at
         self.item: int | None = item
         self.item_value: msgspec.Raw | None = item_value
         self.state: str = "open"
         self.undo: str = ""
+        self.undone_at: float = 0.0
         self.attempt: int = 0
         self.forgiven: int = 0
         self.retry_at: float = 0.0
@@ -82,6 +86,17 @@ class Branch:
     def is_open(self) -> bool:
         """Whether its forward work isn't settled and may go on."""
         return self.state == "open"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its forward work is settled for good."""
+        return self.state not in ("open", "parked")
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its forward work was begun, as far as is known."""
+        waits = self.step.kind == "wait" and not self.step.conditional
+        return self.touched or self.answered or waits or self.is_closed
 
     @property
     def fans_out(self) -> bool:

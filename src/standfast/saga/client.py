@@ -29,9 +29,10 @@ from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.blocks import refuse_inside
-from standfast.saga.definition import Definition, Saga, Step
+from standfast.saga.definition import Definition, Saga
 from standfast.saga.machine import Machine
 from standfast.saga.state import FINISHED, SagaState, replay
+from standfast.saga.steps import Step
 from standfast.text import checked
 
 R = TypeVar("R")

@@ -1,4 +1,4 @@
-"""Whether today's code can go on with what is stored: journals are replayed, nothing is run."""
+"""Whether today's code can go on with what is stored: journals are replayed, no step is run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from standfast.ports.journal import Filter, Instance, Loaded
 from standfast.saga import facts as fx
 from standfast.saga.client import PATTERN, Definitions
 from standfast.saga.definition import Definition
+from standfast.saga.move import fold
 from standfast.saga.operations import Operations
 from standfast.saga.state import SagaState, replay
 
@@ -22,9 +23,9 @@ AT_ONCE = 100
 class Problem:
     """What would break, and where.
 
-    `kind` is "journal" (unreadable), "version" (not registered), "step" (gone), "order" (a step
-    that couldn't have begun there, or has another kind now), "input", "result" or "signal" (doesn't
-    decode).
+    `kind` is "journal" (unreadable), "version" (not registered: the text says whether `standfast
+    sagas migrate` would move it), "step" (gone), "order" (a step that couldn't have begun there, or
+    has another kind now), "input", "result" or "signal" (doesn't decode).
     """
 
     kind: str
@@ -68,9 +69,7 @@ def problems(definitions: Definitions, loaded: Loaded) -> list[Problem]:
             version = fact.version
     definition = definitions.by_kind.get((PATTERN, name, version))
     if definition is None:
-        known = sorted(v for _, n, v in definitions.by_kind if n == name)
-        has = f"versions {', '.join(map(str, known))}" if known else "no version of it"
-        return [Problem("version", f"version {version} isn't registered; this app has {has}")]
+        return [_unregistered(definitions, loaded, facts, version)]
     gone = _gone(definition, facts)
     if gone is not None:
         return [gone]
@@ -89,6 +88,33 @@ def problems(definitions: Definitions, loaded: Loaded) -> list[Problem]:
         left = ", ".join(n for n in definition.steps if n not in state.branches) or "some steps"
         found.append(Problem("order", f"it is finished, but to this code {left} isn't done"))
     return found
+
+
+def _unregistered(
+    definitions: Definitions, loaded: Loaded, facts: Sequence[fx.AnyFact], version: int
+) -> Problem:
+    """That its version isn't there, and whether `standfast sagas migrate` would help."""
+    name, id = loaded.instance.name, loaded.instance.id
+    others = sorted((d for d in definitions.by_kind.values() if d.name == name), key=_version)
+    known = ", ".join(str(d.version) for d in others)
+    has = f"version{'s' * (len(others) > 1)} {known}" if others else "no version of it"
+    text = f"version {version} isn't registered; this app has {has}"
+    if loaded.instance.finished_at is None:
+        for other in reversed(others):
+            if version not in other.saga.migrations:
+                continue
+            try:
+                fold(other, id, facts, version)
+            except Exception as error:  # noqa: BLE001 - as in `problems`; it is told
+                text += f"; it can't move to version {other.version}: {error}"
+            else:
+                text += f"; it can move: `standfast sagas migrate {id} --to {other.version}`"
+                break
+    return Problem("version", text)
+
+
+def _version(definition: Definition) -> int:
+    return definition.version
 
 
 def _gone(definition: Definition, facts: Sequence[fx.AnyFact]) -> Problem | None:

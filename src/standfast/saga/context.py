@@ -11,8 +11,9 @@ from standfast.message import CORRELATION_HEADER, BranchKey, Operation
 from standfast.saga.branch import UNSET, Branch
 
 if TYPE_CHECKING:  # the definition module needs Context at run time, so one of the two can't
-    from standfast.saga.definition import Definition, Step
+    from standfast.saga.definition import Definition
     from standfast.saga.state import SagaState
+    from standfast.saga.steps import Step
 
 R = TypeVar("R")
 _logger = logging.getLogger("standfast.saga")

@@ -7,8 +7,9 @@ from typing import Any
 
 from standfast.durations import human, seconds
 from standfast.resilience.retry import Retry
-from standfast.saga.definition import Definition, Step
+from standfast.saga.definition import Definition
 from standfast.saga.plan import StepPlan
+from standfast.saga.steps import Step
 
 
 def describe(definition: Definition) -> str:
@@ -69,7 +70,8 @@ def _items(limit: int | None) -> str:
 
 def _undo(plan: StepPlan, step: Step[Any, Any], pivot: str | None) -> list[str]:
     if step.undo_function is not None:
-        name = f"`{step.undo_function.__name__}`"
+        mark = " (transactional)" if plan.undo_transactional else ""
+        name = f"`{step.undo_function.__name__}`{mark}"
         return [f"`{plan.name}`", name, _timeout(plan.undo_timeout), _retry(plan.undo_retry)]
     if plan.no_compensation:
         why = f"needs none: {plan.no_compensation}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -90,13 +91,28 @@ def _moved(
     definition = definitions.by_kind.get((PATTERN, loaded.instance.name, asked.version))
     if definition is None:
         raise SagaNotFound(f"version {asked.version} isn't registered here")
+    machine, data = fold(definition, loaded.instance.id, facts, version)
+    input = definition.codec.decode(data, definition.input_type)
+    renamed = definition.saga.migrations[version].renamed
+    move = ev.MigrateAsked(asked.version, data, renamed, asked.by)
+    return Opened(definition, machine, input, move, mail)
+
+
+def fold(
+    definition: Definition, id: UUID, facts: Sequence[fx.AnyFact], version: int
+) -> tuple[Machine, msgspec.Raw]:
+    """An instance of another version as it would be under `definition`, and its new input.
+
+    Raises `ConfigurationError` where there is no migration from `version`, or its input function
+    raises; `CorruptRecord` or `CodecError` where the journal doesn't fit.
+    """
     migration = definition.saga.migrations.get(version)
     if migration is None:
         raise ConfigurationError(
             f"it has no migration from version {version}: give it migrations = "
             f"{{{version}: Migration()}}"
         )
-    machine = Machine(loaded.instance.id, definition.plan)
+    machine = Machine(id, definition.plan)
     replay(machine, facts, renamed=migration.renamed)
     data = machine.started.input
     if migration.input is not None:
@@ -106,9 +122,8 @@ def _moved(
             raise ConfigurationError(
                 f"its input function raised {type(error).__name__}: {error}"
             ) from error
-    input = definition.codec.decode(data, definition.input_type)
+    definition.codec.decode(data, definition.input_type)
     for branch in machine.branches.values():
         if branch.result is not None and not branch.fans_out:
             definition.codec.decode(branch.result, definition.result_types[branch.step.name])
-    move = ev.MigrateAsked(asked.version, data, migration.renamed, asked.by)
-    return Opened(definition, machine, input, move, mail)
+    return machine, data

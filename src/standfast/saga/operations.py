@@ -28,8 +28,8 @@ from standfast.saga import facts as fx
 from standfast.saga.client import PATTERN, SagaHandle, Sagas
 from standfast.saga.definition import Definition
 from standfast.saga.export import record
+from standfast.saga.spans import begin_trace
 from standfast.saga.state import FINISHED, RESUME, STATUSES, UNFINISHED
-from standfast.saga.telemetry import begin_trace
 
 PAGE = 500
 EXPORT_PAGE = 100

@@ -36,6 +36,7 @@ class StepPlan:
     undo: bool = False
     undo_timeout: float | None = None
     undo_retry: Retry = field(default_factory=Retry)
+    undo_transactional: bool = False
     no_compensation: str = ""
     transactional: bool = False
     signal: str = ""

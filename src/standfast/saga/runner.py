@@ -32,7 +32,7 @@ from standfast.saga.active import Active
 from standfast.saga.attempt import Attempts, describe
 from standfast.saga.blocks import transaction_open
 from standfast.saga.client import Sagas
-from standfast.saga.machine import Command, Run
+from standfast.saga.machine import Command, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.state import FINISHED
 from standfast.saga.telemetry import SagaTelemetry
@@ -128,7 +128,7 @@ class Runner:
     async def _read_if_ours(self, active: Active) -> bool:
         return await self.check_lease() and await self._reload(active, None)
 
-    async def _reload(self, active: Active, event: ev.Failed | None) -> bool:
+    async def _reload(self, active: Active, event: ev.Failed | ev.UndoFailed | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
         for task in active.tasks:
             task.cancel()
@@ -136,8 +136,11 @@ class Runner:
         if not found or found[0].instance.owner != self.owner:
             return False
         active.renew(open_instance(self.sagas.definitions, found[0]), found[0].mails)
-        if event is not None and active.machine.branches[event.branch].is_open:
-            active.post(event)  # otherwise what seemed to fail had been written
+        if event is not None:
+            branch = active.machine.branches[event.branch]
+            undo = isinstance(event, ev.UndoFailed)
+            if branch.undo == "due" if undo else branch.is_open:
+                active.post(event)  # otherwise what seemed to fail had been written
         return True
 
     async def set_aside(self, id: UUID, cause: str) -> None:
@@ -193,8 +196,7 @@ class Runner:
                 await self._await_event(active, machine.wake_at())
                 facts = self._digest(active)
                 continue
-            if _is_transactional(inline):
-                assert isinstance(inline, Run)
+            if isinstance(inline, (Run, Undo)) and _is_transactional(inline):
                 facts = await self._transact(active, inline)
                 if machine.outcome and not facts:
                     return  # the commit let it go too
@@ -321,9 +323,8 @@ class Runner:
         return self._mail(machine.started.parent, f"end:{machine.id}:{machine.sequence}", event)
 
     def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
-        for fact in facts:
-            if type(fact) is not fx.StepCompleted:
-                self.telemetry.count(active.definition.name, fact)
+        if facts:
+            self.telemetry.stored(active.definition.name, active.machine, facts)
         if append.change is not None and append.change.finished_at is not None and facts:
             self.telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
         for start in append.starts:
@@ -332,22 +333,22 @@ class Runner:
         for mail in append.mails:
             self.on_sent(mail.to)
 
-    # -- transactional steps -----------------------------------------------------------------
+    # -- transactional steps and undos -------------------------------------------------------
 
-    async def _transact(self, active: Active, command: Run) -> list[fx.Fact]:
-        """Run a transactional step: its rows and its facts commit together, or neither does.
+    async def _transact(self, active: Active, command: Run | Undo) -> list[fx.Fact]:
+        """Run a transactional attempt: its rows and its facts commit together, or neither does.
 
         Answers with the facts still to be stored, which are none if it committed.
         """
-        branch, machine = command.branch, active.machine
+        machine = active.machine
         decided = False
         try:
             async with self.database.transaction() as tx:
                 given, committed = self.sagas.wrap(tx)
                 with transaction_open(self.sagas):
                     value = await self.attempts.call(active, command, given)
-                raw = msgspec.Raw(active.definition.codec.encode(value))
-                facts = machine.handle(ev.Succeeded(branch.id, raw), self.clock.now())
+                success = self.attempts.success(active, command, value)
+                facts = machine.handle(success, self.clock.now())
                 decided = True
                 append = self._append_of(active, facts, release=bool(machine.outcome), wake_at=None)
                 problem = await tx.append(self.owner, append)
@@ -357,12 +358,10 @@ class Runner:
             raise
         except Exception as error:
             failure = self.attempts.failure(command, error)
-            assert isinstance(failure, ev.Failed)
             if decided:
                 # The machine has moved on but the store may not have: only a reload can tell.
                 raise _Reload(failure) from error
             return machine.handle(failure, self.clock.now(), random.random())  # noqa: S311
-        branch.value = value
         self._stored(active, append, facts)
         committed()
         return []
@@ -374,11 +373,14 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 def _is_transactional(command: Command) -> bool:
-    return isinstance(command, Run) and command.branch.step.transactional
+    step = command.branch.step
+    if isinstance(command, Undo):
+        return step.undo_transactional
+    return isinstance(command, Run) and step.transactional
 
 
 class _Reload(Exception):
     """The instance must be read anew, and then be told of this event."""
 
-    def __init__(self, event: ev.Failed) -> None:
-        self.event: ev.Failed = event
+    def __init__(self, event: ev.Failed | ev.UndoFailed) -> None:
+        self.event: ev.Failed | ev.UndoFailed = event

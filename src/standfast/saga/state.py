@@ -56,7 +56,8 @@ class SagaState:
     `branches` are all that ever opened, `open` those whose forward work isn't settled, `running`
     those being run by this process right now, the one part that isn't in the journal. `closing`
     counts the undos that aren't settled. `reports`: a parent saga must be told how it stands.
-    `names`: what its branches were called before it moved to this version.
+    `undoing_at` is when it began to compensate, and `reopened` counts how often that was after it
+    had ended. `names`: what its branches were called before it moved to this version.
     """
 
     __slots__ = (
@@ -70,12 +71,14 @@ class SagaState:
         "open",
         "outcome",
         "plan",
+        "reopened",
         "reports",
         "running",
         "sequence",
         "signals",
         "started",
         "undoing",
+        "undoing_at",
         "unsettled",
         "waiting_for",
     )
@@ -95,6 +98,8 @@ class SagaState:
         }
         self.signals: list[fx.SignalReceived] = []
         self.undoing: bool = False
+        self.undoing_at: float = 0.0
+        self.reopened: int = 0
         self.closing: int = 0
         self.outcome: str = ""
         self.cause: str = ""
@@ -186,6 +191,15 @@ class SagaState:
             and not b.asked_child
             and not (self.plan.descendants[b.step.name] & held)
         ]
+
+    def undo_began_at(self, branch: Branch) -> float:
+        """When nothing that builds on a branch was left to undo, so that its own undo could begin.
+
+        It may have begun a little later, if an attempt that came to nothing was still in flight.
+        """
+        later = self.plan.descendants[branch.step.name]
+        undone = [b.undone_at for b in self.branches.values() if b.step.name in later]
+        return max(self.undoing_at, branch.completed_at, *undone)
 
     # -- the fold ----------------------------------------------------------------------------
 
@@ -319,6 +333,8 @@ class SagaState:
 
     def _fold_compensation(self, fact: fx.CompensationStarted) -> None:
         self.undoing = True
+        self.undoing_at = fact.at
+        self.reopened += bool(self.outcome)
         self.outcome = ""
         self.cause = fact.cause
         self.failed_step = fact.step
@@ -341,15 +357,16 @@ class SagaState:
     def _fold_undone(self, fact: fx.CompensationCompleted) -> None:
         branch = self.branches[fact.branch]
         branch.attempt = fact.attempt
-        self._undo_settled(branch, "done")
+        self._undo_settled(branch, "done", fact.at)
 
     def _fold_undo_skipped(self, fact: fx.CompensationSkipped) -> None:
-        self._undo_settled(self.branches[fact.branch], "skipped")
+        self._undo_settled(self.branches[fact.branch], "skipped", fact.at)
 
-    def _undo_settled(self, branch: Branch, undo: str) -> None:
+    def _undo_settled(self, branch: Branch, undo: str, at: float) -> None:
         if branch.undo in ("due", "failed"):
             self.closing -= 1
         branch.undo = undo
+        branch.undone_at = at
 
     def _fold_undo_failed(self, fact: fx.CompensationFailed) -> None:
         branch = self.branches[fact.branch]

@@ -1,45 +1,26 @@
 """What a worker tells about its sagas: OpenTelemetry metrics over plain counters, and spans.
 
-Counting costs an integer addition; spans and histograms cost nothing until an SDK is set. The trace
-context of a saga's start is kept in its journal, so the spans of one saga form one trace over
-crashes, restarts and machines.
+Counting costs an integer addition; spans and histograms cost nothing until an SDK is set.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from opentelemetry import metrics, propagate, trace
+from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from standfast._version import __version__
 from standfast.saga import facts as fx
+from standfast.saga.branch import Branch
 from standfast.saga.context import Context
+from standfast.saga.spans import Spans, is_tracing
 from standfast.saga.state import SagaState
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
-
-
-def is_tracing() -> bool:
-    """Whether a tracer provider has been set, so that spans go somewhere."""
-    return not isinstance(
-        trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
-    )
-
-
-def begin_trace(saga: str, key: str) -> dict[str, str]:
-    """The trace context to keep in a new instance's journal ({} when nobody traces)."""
-    if not is_tracing():
-        return {}
-    carrier: dict[str, str] = {}
-    with trace.get_tracer("standfast.saga", __version__).start_as_current_span(
-        f"saga {saga} start", attributes={"standfast.saga": saga, "standfast.key": key}
-    ):
-        propagate.inject(carrier)
-    return carrier
 
 
 class SagaTelemetry:
@@ -54,8 +35,7 @@ class SagaTelemetry:
         self.recovered: int = 0
         self.set_aside: int = 0
         self.in_flight: Callable[[], dict[str, int]] = in_flight or dict
-        self.tracing: bool = is_tracing()
-        self._tracer = trace.get_tracer("standfast.saga", __version__)
+        self.spans: Spans | None = Spans() if is_tracing() else None
         meter = metrics.get_meter("standfast.saga", __version__)
         self._duration = meter.create_histogram(
             "standfast.saga.duration", unit="s", description="From start to end, by outcome"
@@ -117,8 +97,15 @@ class SagaTelemetry:
         """Count a start that was committed here."""
         self.started[saga] += 1
 
-    def count(self, saga: str, fact: fx.Fact) -> None:
-        """Count what a stored fact says."""
+    def stored(self, saga: str, state: SagaState, facts: Sequence[fx.Fact]) -> None:
+        """Tell what facts say that were just stored, and folded into `state`."""
+        for fact in facts:
+            if type(fact) is not fx.StepCompleted:
+                self._count(saga, fact)
+        if self.spans is not None:
+            self.spans.stored(state, facts)
+
+    def _count(self, saga: str, fact: fx.Fact) -> None:
         if isinstance(fact, fx.AttemptFailed):
             self.failures[saga, _step(fact.branch), "retried"] += 1
         elif isinstance(fact, fx.StepFailed):
@@ -139,37 +126,18 @@ class SagaTelemetry:
         """Count an end, and record how long the saga took."""
         self.finished[saga, state.outcome] += 1
         self._duration.record(at - state.started.at, {"saga": saga, "outcome": state.outcome})
-        if self.tracing:
-            parent = propagate.extract(state.started.trace)
-            span = self._tracer.start_span(
-                f"saga {saga} {state.outcome}",
-                context=parent,
-                start_time=int(state.started.at * 1e9),
-                attributes={"standfast.saga.id": str(state.id), "standfast.saga": saga},
-            )
-            if state.outcome != "completed":
-                span.set_attribute("standfast.cause", state.cause)
-            span.end(int(at * 1e9))
+        if self.spans is not None:
+            self.spans.ended(state, at)
 
-    def attempt(self, state: SagaState, ctx: Context, branch: str) -> AbstractContextManager[None]:
+    def attempt(
+        self, state: SagaState, ctx: Context, branch: Branch
+    ) -> AbstractContextManager[None]:
         """A span around one attempt of an action or a compensation."""
-        return self._span(state, ctx, branch) if self.tracing else _NOTHING
+        return _NOTHING if self.spans is None else self.spans.attempt(state, ctx, branch)
 
-    @contextmanager
-    def _span(self, state: SagaState, ctx: Context, branch: str) -> Iterator[None]:
-        with self._tracer.start_as_current_span(
-            f"{ctx.operation} {ctx.step}",
-            context=propagate.extract(state.started.trace),
-            attributes={
-                "standfast.saga": state.plan.name,
-                "standfast.saga.id": str(state.id),
-                "standfast.branch": branch,
-                "standfast.operation": ctx.operation,
-                "standfast.attempt": ctx.attempt,
-                "standfast.correlation_id": ctx.correlation_id,
-            },
-        ):
-            yield
+    def trace_of_child(self, state: SagaState, branch: Branch) -> dict[str, str]:
+        """The trace context that the child saga of a branch starts with."""
+        return state.started.trace if self.spans is None else self.spans.of_child(state, branch)
 
 
 def _step(branch: str) -> str:

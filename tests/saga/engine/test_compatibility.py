@@ -1,11 +1,13 @@
 """What `check-compat` says of journals that today's code can, and can't, go on with."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 
-from standfast import Context, Saga, Standfast, child, step, wait
+from standfast import Context, Migration, Saga, Standfast, child, step, wait
 from standfast.saga.compatibility import check, problems
+from standfast.saga.move import open_instance
 from standfast.saga.operations import Operations
 from standfast.saga.state import UNFINISHED
 from tests.saga.engine.world import until
@@ -58,6 +60,21 @@ class Same(Today):
 
 class NewVersion(Today):
     version = 2
+
+
+class Moved(NewVersion):
+    """Version 1 can move here."""
+
+    migrations: ClassVar = {1: Migration()}
+
+
+class MovedFurther(Moved):
+    version = 3
+
+
+class CantConvert(NewVersion):
+    version = 3
+    migrations: ClassVar = {1: Migration(input=lambda old: old["street"])}
 
 
 class Gone(_Order):
@@ -142,7 +159,7 @@ async def told(stored: Standfast, *sagas):
     found = [one async for one in check(ops, ops.select(statuses=UNFINISHED))]
     ((instance, problems),) = found
     assert instance.key == "1"
-    return [(problem.kind, problem.text) for problem in problems]
+    return [(problem.kind, problem.text.replace(str(instance.id), "ID")) for problem in problems]
 
 
 @pytest.mark.parametrize("saga", [Today, Same])
@@ -154,7 +171,13 @@ async def test_what_fits_has_no_problem(stored, saga):
     ("sagas", "kinds", "said"),
     [
         ([], ["version"], "version 1 isn't registered; this app has no version of it"),
-        ([NewVersion], ["version"], "this app has versions 2"),
+        ([NewVersion], ["version"], "version 1 isn't registered; this app has version 2"),
+        ([Moved], ["version"], "has version 2; it can move: `standfast sagas migrate ID --to 2`"),
+        ([MovedFurther, Moved], ["version"], "versions 2, 3; it can move: `standfast sagas mig"),
+        ([MovedFurther, Moved], ["version"], "ID --to 3`"),
+        ([Moved, CantConvert], ["version"], "3; it can't move to version 3: its input function"),
+        ([Moved, CantConvert], ["version"], "KeyError: 'street'; it can move: `standfast"),
+        ([CantConvert], ["version"], "it can't move to version 3: its input function raised"),
         ([Gone], ["step"], "step 'reserve' is gone from the code"),
         ([Inserted], ["order"], "speaks of 'reserve', which order version 1 can't have begun"),
         ([OtherInput], ["input"], "missing required field `street`"),
@@ -170,6 +193,34 @@ async def test_what_would_break_is_told(stored, sagas, kinds, said):
     found = await told(stored, *(saga() for saga in sagas))
     assert sorted(kind for kind, _ in found) == sorted(kinds)
     assert said in " ".join(text for _, text in found)
+
+
+async def test_one_without_a_migration_is_not_said_to_move(stored):
+    ((_, text),) = await told(stored, NewVersion())
+    assert "move" not in text
+
+
+async def test_what_is_said_to_move_does(stored):
+    """By the act that the message names."""
+    other = Standfast(stored.database).add(Moved())
+    handle = await stored.saga(Today, "1")
+    ops = Operations(other.sagas, stored.database)
+    act = ops.move(2, [await stored.sagas.instance(handle.id)])
+    assert [sent async for sent in ops.tell(act, [handle.id])] == [1]
+    (loaded,) = await stored.database.journal.load([handle.id])
+    opened = open_instance(other.definitions, loaded)
+    assert opened.definition.version == 2
+    assert opened.move is not None
+    assert not opened.move.problem
+
+
+async def test_a_finished_one_needn_t_move(stored):
+    handle = await stored.saga(Today, "1")
+    await handle.signal("confirmed", 1)
+    await handle.result(timeout=10)
+    (loaded,) = await stored.database.journal.load([handle.id])
+    (problem,) = problems(Standfast(stored.database).add(Moved()).definitions, loaded)
+    assert problem.text == "version 1 isn't registered; this app has version 2"
 
 
 async def test_a_finished_one_that_would_go_on(stored):

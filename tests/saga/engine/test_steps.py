@@ -5,7 +5,17 @@ import time
 
 import pytest
 
-from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, step
+from standfast import (
+    Constant,
+    Context,
+    Refused,
+    Retry,
+    Saga,
+    SagaCompensated,
+    SagaParked,
+    step,
+)
+from standfast.resilience import do_not_retry
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from tests.saga.engine.world import SOON, Order, Receipt, Trip, World
@@ -78,6 +88,72 @@ async def test_a_timeout_interrupts_the_attempt(work, world):
     assert result["charge"].number == "charge"
     assert 0.1 <= interrupted[0] - begun < 1.5
     assert world.calls == ["reserve", "charge", "charge", "note"]
+
+
+async def test_what_a_retry_inside_gave_up_on_is_one_attempt(work, world):
+    """Layers within an attempt don't multiply; the step's own retries are far apart, and go on."""
+    quick = Retry(attempts=3, backoff=Constant(0.001))
+    act = quick(quick(quick(world.act)))
+
+    class Call(Saga[Order]):
+        @step(retry=Retry(attempts=2, backoff=Constant(0.2)))
+        async def ask(self, order: Order, ctx: Context) -> None:
+            await act("ask")
+
+        @ask.compensation(retry=Retry(attempts=2, backoff=Constant(0.2)))
+        async def undo_ask(self, order: Order, ctx: Context) -> None:
+            await act("undo ask")
+
+    world.will("ask", *[OSError("down") for _ in range(6)])
+    world.will("undo ask", *[OSError("down") for _ in range(5)])
+    begun = time.monotonic()
+    app = await work(Call())
+    handle = await app.start(Call, Order("1"))
+    with pytest.raises(SagaCompensated, match="OSError: down"):
+        await handle.result(timeout=5)
+    assert world.calls == ["ask"] * 6 + ["undo ask"] * 6
+    assert time.monotonic() - begun > 0.4, "at the step's own pace"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_do_not_retry_ends_the_attempts_of_a_step(work, world, wrapped):
+    async def hopeless():
+        if not wrapped:
+            raise do_not_retry(OSError("gone for good"))
+        try:
+            raise do_not_retry(OSError("gone for good"))
+        except OSError as error:
+            raise RuntimeError("gone for good") from error
+
+    world.will("charge", hopeless)
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"))
+    with pytest.raises(SagaCompensated, match="gone for good"):
+        await handle.result(timeout=5)
+    # Its outcome is unknown, other than of one that was refused: so it is undone.
+    assert world.calls == ["reserve", "charge", "refund", "release"]
+
+
+async def test_do_not_retry_parks_a_step_that_parks_and_an_undo(work, world):
+    class Parks(Saga[Order]):
+        @step(retry=SOON, on_exhausted="park")
+        async def go(self, order: Order, ctx: Context) -> None:
+            await world.act("go")
+
+        @go.compensation(retry=SOON)
+        async def back(self, order: Order, ctx: Context) -> None:
+            await world.act("back")
+
+    world.will("go", do_not_retry(OSError("hopeless")))
+    world.will("back", do_not_retry(OSError("hopeless")))
+    app = await work(Parks())
+    handle = await app.start(Parks, Order("1"))
+    with pytest.raises(SagaParked, match="parked"):
+        await handle.result(timeout=5)
+    await handle.cancel()
+    with pytest.raises(SagaParked, match="compensation_failed"):
+        await handle.result(timeout=5)
+    assert world.calls == ["go", "back"]
 
 
 async def test_an_undo_that_is_exhausted_is_parked_and_can_be_retried(work, world):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from standfast.errors import Refused
 from standfast.message import Operation
 from standfast.saga.context import Context
-from standfast.saga.definition import Definition, Step
+from standfast.saga.definition import Definition
+from standfast.saga.steps import Step
 
 if TYPE_CHECKING:
     from standfast.testing.simulation.play import Play

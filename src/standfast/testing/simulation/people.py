@@ -146,7 +146,7 @@ class Operator:
     def _is_known_done(self, observed: Observed, machine: Machine) -> bool:
         """Whether all that is parked is done in truth, though the saga doesn't know.
 
-        A transactional step that failed was rolled back, whatever its function did.
+        A transactional attempt that failed was rolled back, whatever its function did.
         """
         undoing = machine.undoing
         stuck = [
@@ -160,9 +160,13 @@ class Operator:
             for c in self.play.calls
             if c.instance == str(observed.id) and c.returned and c.operation == operation
         }
+
+        def is_rolled_back(branch: str) -> bool:
+            step = observed.step(branch)
+            return step.undo_transactional if undoing else step.transactional
+
         return all(
-            observed.label + branch in returned and not observed.step(branch).transactional
-            for branch in stuck
+            observed.label + branch in returned and not is_rolled_back(branch) for branch in stuck
         )
 
     def _may_force(self, observed: Observed, machine: Machine) -> bool:

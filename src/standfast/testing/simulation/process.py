@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -12,7 +11,6 @@ from standfast.ports.journal import Loaded
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.client import Definitions
-from standfast.saga.context import Context
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import open_instance
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from standfast.testing.simulation.play import Play
 
 FOREVER = 1e9
-_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Silent(SagaTelemetry):
@@ -32,19 +29,16 @@ class Silent(SagaTelemetry):
 
     def __init__(self) -> None:
         self.set_aside = 0
+        self.spans = None
 
     def begun(self, saga: str) -> None:
         """Not counted."""
 
-    def count(self, saga: str, fact: fx.Fact) -> None:
+    def stored(self, saga: str, state: SagaState, facts: Sequence[fx.Fact]) -> None:
         """Not counted."""
 
     def ended(self, saga: str, state: SagaState, at: float) -> None:
         """Not counted."""
-
-    def attempt(self, state: SagaState, ctx: Context, branch: str) -> AbstractContextManager[None]:
-        """No span."""
-        return _NOTHING
 
 
 class SimulatedDefinitions(Definitions):

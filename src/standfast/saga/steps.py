@@ -1,0 +1,345 @@
+"""How the steps of a saga are written: `step`, `wait` and `child`, and their compensations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints, overload
+
+from standfast.durations import Duration, seconds
+from standfast.errors import DefinitionError
+from standfast.resilience.backoff import Exponential
+from standfast.resilience.retry import Retry
+from standfast.saga.plan import OnExhausted, OnTimeout, StepKind, StepPlan
+from standfast.text import is_storable
+
+if TYPE_CHECKING:  # a saga is made of steps, and a child step runs a saga
+    from standfast.saga.definition import Saga
+
+I = TypeVar("I")  # noqa: E741 — the saga's input
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+STEP_RETRY = Retry(attempts=5, backoff=Exponential(0.1, maximum=10))
+FORWARD_RETRY = Retry(attempts=20, backoff=Exponential(0.1, maximum=30))
+UNDO_RETRY = Retry(attempts=20, backoff=Exponential(0.1, maximum=30))
+
+
+class Step(Generic[I, R]):
+    """One step of a saga, as `step`, `wait` and `child` make it.
+
+    Calling it on an instance (``saga.reserve(order, ctx)``) calls the plain function, for unit
+    tests.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Awaitable[R]] | None,
+        *,
+        kind: StepKind = "action",
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.name: str = ""
+        self.kind: StepKind = kind
+        self.function: Callable[..., Awaitable[R]] | None = function
+        self.options: dict[str, Any] = options or {}
+        self.undo_function: Callable[..., Awaitable[Any]] | None = None
+        self.undo_options: dict[str, Any] = {}
+        self.when: Callable[..., bool] | None = self.options.get("when")
+        self.each: Callable[..., Iterable[Any]] | None = self.options.get("each")
+        self.child: type[Saga[Any]] | None = None
+        self.child_input: Callable[..., Any] | None = None
+        self.__doc__ = function.__doc__ if function is not None else None
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, saga: Any, owner: type | None = None) -> Step[I, R]:
+        if saga is None or self.function is None:
+            return self
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__, function=self.function.__get__(saga))
+        return bound
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[R]:
+        """Run the step's function itself: no journal, no retry."""
+        if self.function is None:
+            raise TypeError(f"{self.name} is a {self.kind} step: it has no function")
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+    @overload
+    def compensation(self, function: F, /) -> F: ...
+    @overload
+    def compensation(
+        self,
+        /,
+        *,
+        timeout: Duration | None = None,
+        retry: Retry | None = None,
+        transactional: bool = False,
+    ) -> Callable[[F], F]: ...
+    def compensation(
+        self,
+        function: Any = None,
+        /,
+        *,
+        timeout: Duration | None = None,
+        retry: Retry | None = None,
+        transactional: bool = False,
+    ) -> Any:
+        """Mark the method that undoes this step. It may run although the step never took effect.
+
+        It takes (input, ctx), then the item where the step has `each`, then the transaction with
+        `transactional`: its rows commit together with the journal, so the undo takes effect exactly
+        once. `timeout` bounds an attempt (seconds or text); `retry` defaults to 20 attempts. When
+        they are exhausted the saga is parked as ``compensation_failed`` for an operator.
+        """
+
+        def mark(function: F) -> F:
+            _must_be_async(function, "a compensation")
+            if self.kind == "child":
+                raise DefinitionError(
+                    f"{function.__name__!r} can't undo a child saga: that undoes itself, by the "
+                    "compensations of its own steps"
+                )
+            if self.undo_function is not None:
+                raise DefinitionError(
+                    f"step {self.name or self.function!r} has two compensations: keep one"
+                )
+            self.undo_function = function
+            self.undo_options = {"timeout": timeout, "retry": retry, "transactional": transactional}
+            return function
+
+        return mark if function is None else mark(function)
+
+    def plan(self, after: tuple[str, ...], *, past_pivot: bool) -> StepPlan:
+        """The step without its code."""
+        given = self.options
+        pivot = bool(given.get("pivot"))
+        forward = pivot or past_pivot
+        timeout = given.get("timeout")
+        undo_timeout = self.undo_options.get("timeout")
+        default: OnExhausted = "park" if forward else "compensate"
+        return StepPlan(
+            name=self.name,
+            kind=self.kind,
+            after=after,
+            pivot=pivot,
+            conditional=self.when is not None,
+            fans_out=self.each is not None,
+            limit=given.get("limit"),
+            timeout=None if timeout is None else seconds(timeout, name=f"{self.name}.timeout"),
+            retry=given.get("retry") or (FORWARD_RETRY if forward else STEP_RETRY),
+            on_exhausted=given.get("on_exhausted") or default,
+            undo=self.undo_function is not None,
+            undo_timeout=None
+            if undo_timeout is None
+            else seconds(undo_timeout, name=f"{self.name} compensation timeout"),
+            undo_retry=self.undo_options.get("retry") or UNDO_RETRY,
+            undo_transactional=bool(self.undo_options.get("transactional")),
+            no_compensation=given.get("no_compensation") or "",
+            transactional=bool(given.get("transactional")),
+            signal=given.get("signal") or "",
+            on_timeout=given.get("on_timeout") or default,
+        )
+
+
+def _must_be_async(function: Any, what: str) -> None:
+    if not inspect.iscoroutinefunction(function):
+        raise DefinitionError(
+            f"{getattr(function, '__qualname__', function)!r} can't be {what}: write it with "
+            "`async def` (run blocking code with asyncio.to_thread)"
+        )
+
+
+After = str | Step[Any, Any] | Sequence[str | Step[Any, Any]]
+
+
+@overload
+def step(function: Callable[[Any, I, Any], Awaitable[R]], /) -> Step[I, R]: ...
+@overload
+def step(
+    *,
+    each: Callable[[Any, Any, Any], Iterable[Any]],
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    limit: int | None = None,
+    timeout: Duration | None = None,
+    retry: Retry | None = None,
+    on_exhausted: OnExhausted | None = None,
+    pivot: bool = False,
+    no_compensation: str = "",
+) -> Callable[[Callable[[Any, I, Any, Any], Awaitable[R]]], Step[I, list[R]]]: ...
+@overload
+def step(
+    *,
+    transactional: bool,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    timeout: Duration | None = None,
+    retry: Retry | None = None,
+    on_exhausted: OnExhausted | None = None,
+    pivot: bool = False,
+    no_compensation: str = "",
+) -> Callable[[Callable[[Any, I, Any, Any], Awaitable[R]]], Step[I, R]]: ...
+@overload
+def step(
+    *,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    timeout: Duration | None = None,
+    retry: Retry | None = None,
+    on_exhausted: OnExhausted | None = None,
+    pivot: bool = False,
+    no_compensation: str = "",
+) -> Callable[[Callable[[Any, I, Any], Awaitable[R]]], Step[I, R]]: ...
+def step(function: Any = None, /, **options: Any) -> Any:
+    """Make an ``async def`` method a step of its saga.
+
+    The method takes (input, ctx), and a third argument where it has one: the item with `each`, the
+    transaction with `transactional`.
+
+    `after`: the steps that must be done first (names or steps; ``()`` for none), by default the
+    one defined before. `when(saga, input, ctx)`: skip the step if false. `each(saga, input,
+    ctx)`: a list; the step runs once an item, at most `limit` at a time. Both must depend on
+    nothing but the input and earlier results. `timeout` bounds one attempt, in seconds or text.
+    `retry` defaults to 5 attempts (20 from the pivot on). `on_exhausted`: ``"compensate"``, or
+    ``"park"`` until an operator or a ``resume`` signal goes on. `pivot`: the point of no return.
+    `no_compensation`: why it needs none. `transactional`: the step's rows commit together with the
+    journal, so it takes effect exactly once.
+    """
+
+    def make(function: Any) -> Any:
+        _must_be_async(function, "a step")
+        if options.get("each") is not None and options.get("transactional"):
+            raise DefinitionError(
+                f"step {function.__name__!r}: each= and transactional=True don't go together; loop "
+                "over the items inside the one transaction"
+            )
+        limit = options.get("limit")
+        if limit is not None and limit < 1:
+            raise DefinitionError(f"step {function.__name__!r}: limit={limit} must be 1 or more")
+        return Step(function, options=options)
+
+    return make if function is None else make(function)
+
+
+@overload
+def wait(
+    signal: str,
+    *,
+    type: type[R],
+    timeout: Duration | None = None,
+    on_timeout: OnTimeout | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, R]: ...
+@overload
+def wait(
+    signal: str,
+    *,
+    type: Any = None,
+    timeout: Duration | None = None,
+    on_timeout: OnTimeout | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, Any]: ...
+def wait(
+    signal: str,
+    *,
+    type: type[R] | Any = None,
+    timeout: Duration | None = None,
+    on_timeout: OnTimeout | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, R]:
+    """A step that waits for ``handle.signal(signal, payload)``; its result is the payload.
+
+    Signals that came early are kept, and each is taken once. `timeout` counts from when the step is
+    reached (seconds or text, default for ever). `on_timeout`: ``"compensate"`` (default before the
+    pivot), ``"park"`` (default after it) or ``"continue"`` without a result. `type`: the payload's
+    type, checked when the signal is sent. A waiting saga uses no memory and no polling of its own.
+    """
+    options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
+    made: Step[Any, R] = Step(None, kind="wait", options={**options, "type": type, "when": when})
+    if not signal or not is_storable(signal):
+        raise DefinitionError(f"signal {signal!r} can't be stored: name it with plain text")
+    if signal == "resume":
+        raise DefinitionError('signal "resume" is taken: it resumes parked steps. Rename yours')
+    made.when = when
+    return made
+
+
+def child(
+    saga: type[Saga[I]],
+    input: Callable[[Any, Any, Any], I],
+    *,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    no_compensation: str = "",
+) -> Step[Any, dict[str, Any]]:
+    """A step that runs another saga to its end, on the input of ``input(self, order, ctx)``.
+
+    Its result is a dict of the child's results by step name, as plain JSON values. If it
+    compensates, the step counts as refused. To undo the step the child is asked to undo itself,
+    even when it had completed (a child past its pivot can't, so give `no_compensation` then).
+    """
+    made: Step[Any, dict[str, Any]] = Step(
+        None,
+        kind="child",
+        options={"after": after, "no_compensation": no_compensation, "when": when},
+    )
+    made.child, made.child_input = saga, input
+    return made
+
+
+def _hints(current: Step[Any, Any]) -> dict[str, Any]:
+    if current.function is None:
+        return {}
+    try:
+        return get_type_hints(current.function)
+    except NameError as error:
+        raise DefinitionError(
+            f"step {current.name!r}: its annotations name something that can't be found "
+            f"({error}): move the type to module level"
+        ) from error
+
+
+def result_type(current: Step[Any, Any]) -> Any:
+    """The type to decode a stored result to: the return annotation, or plain JSON without one."""
+    if current.kind == "wait":
+        return current.options.get("type") or Any
+    found = _hints(current).get("return", Any)
+    return Any if isinstance(found, TypeVar) else found
+
+
+def item_type(current: Step[Any, Any]) -> Any:
+    """The annotation of the item in a step that fans out: the third argument after self."""
+    assert current.function is not None
+    names = list(inspect.signature(current.function).parameters)
+    return _hints(current).get(names[3], Any)
+
+
+def check_parameters(current: Step[Any, Any]) -> None:
+    """Raise `DefinitionError` where a method can't take what it will be given."""
+    fans_out = current.each is not None
+    for function, options, what in (
+        (current.function, current.options, f"step {current.name!r}"),
+        (current.undo_function, current.undo_options, f"the compensation of {current.name!r}"),
+    ):
+        if function is None:
+            continue
+        given, why = ["self", "input", "ctx"], ""
+        if fans_out:
+            given.append("item")
+            why = " has each=, so it"
+        if options.get("transactional"):
+            given.append("tx")
+            why = " is transactional, so it"
+        try:
+            inspect.signature(function).bind(*given)
+        except TypeError as error:
+            raise DefinitionError(f"{what}{why} must take ({', '.join(given)}): {error}") from error
