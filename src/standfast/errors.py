@@ -35,6 +35,8 @@ A driver's own error is always chained (``__cause__``) and never raised bare.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class StandfastError(Exception):
     """The root of everything raised on purpose by this library."""
@@ -71,6 +73,13 @@ class Rejected(StandfastError):
 
 class CircuitOpen(Rejected):
     """A circuit breaker is open, or has no half-open permit left."""
+
+    # Without a dict to be made, a rejection is cheaper.
+    __slots__ = ("retry_after",)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled and copied with its dict, but without its slots.
+        return type(self), self.args, {**vars(self), "retry_after": self.retry_after}
 
 
 class BulkheadFull(Rejected):

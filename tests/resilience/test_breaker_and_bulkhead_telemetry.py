@@ -68,3 +68,47 @@ def test_the_sdk_reads_counters_states_and_waits_and_spans_get_events() -> None:
         "standfast.circuit_breaker.changed",
         "standfast.circuit_breaker.rejected",
     ]
+
+
+IMPORTED_LATER = """
+import sys
+from standfast.errors import CircuitOpen
+from standfast.resilience.breaker import CircuitBreaker
+
+breaker = CircuitBreaker("payments")
+breaker.open()
+call = breaker(print)
+
+def rejected():
+    try:
+        call()
+    except CircuitOpen:
+        return
+    raise AssertionError("it was let through")
+
+rejected()
+assert "opentelemetry.trace" not in sys.modules, "this test needs it to come later"
+from opentelemetry import baggage, context
+from opentelemetry.sdk.trace import TracerProvider
+
+with TracerProvider().get_tracer("test").start_as_current_span("call") as span:
+    rejected()
+token = context.attach(baggage.set_baggage("key", "value", context.Context()))
+rejected()  # a context, but no span in it
+context.detach(token)
+rejected()
+print([(event.name, dict(event.attributes)) for event in span.events], breaker.rejected)
+"""
+
+
+def test_spans_get_events_also_if_tracing_is_imported_after_the_breaker_was_made() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED_LATER],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    event = ("standfast.circuit_breaker.rejected", {"name": "payments"})
+    assert done.stdout.strip() == f"{[event]} 4"

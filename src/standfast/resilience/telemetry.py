@@ -8,9 +8,8 @@ events of the current span, for those are the slow paths anyway.
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 from weakref import ref
 
@@ -36,6 +35,9 @@ CALLS: dict[str, Instrument] = {
 # The table in docs/reference/resilience-telemetry.md is made from this.
 INSTRUMENTS: dict[str, Instrument] = {}
 
+context: Callable[[], Mapping[str, object]] = dict
+"""The current context, where the current span stands: OpenTelemetry's, once it is imported."""
+
 # By identity, for equal policies are still two.
 _watched: dict[int, ref[Policy]] = {}
 _lock = threading.Lock()
@@ -45,6 +47,9 @@ _histograms: dict[str, Any] = {}
 
 def watch(policy: Policy, instruments: dict[str, Instrument]) -> None:
     """Observe `policy` through `instruments`, for as long as it lives."""
+    global context
+    from opentelemetry.context import get_current as context
+
     with _lock:
         key = id(policy)
         _watched[key] = ref(policy, lambda _: _watched.pop(key, None))
@@ -94,9 +99,10 @@ def record(name: str, value: float, attributes: dict[str, str], *, description: 
 
 def span_event(name: str, /, **attributes: str | float) -> None:
     """Add an event ``standfast.<name>`` to the current span, if there is one that records."""
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
-        return  # without it nobody can have started a span, and rejections must be cheap
+    if not context():
+        return  # nor is there a span; this is much cheaper to ask, and rejections must be cheap
+    from opentelemetry import trace
+
     span = trace.get_current_span()
     if span.is_recording():
         span.add_event(f"standfast.{name}", attributes)

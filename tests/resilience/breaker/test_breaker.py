@@ -1,12 +1,16 @@
 """What a circuit breaker promises, one promise a test, around `def` and `async def`."""
 
 import asyncio
+import copy
 import gc
 import logging
+import pickle
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -239,6 +243,77 @@ def test_1000_rejections_leave_the_traceback_at_the_length_of_one(clock: Any, ki
         assert lengths == {2}, "here and the wrapper"
 
 
+@both
+def test_a_rejection_leaves_nothing_to_the_garbage_collector(clock: Any, kind: str) -> None:
+    policy = breaker(clock)
+    policy.open()
+
+    async def body() -> None: ...
+
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            if kind == "sync":
+                policy.call(answer)
+            else:
+                policy(body)().send(None)
+        except CircuitOpen as rejection:
+            gone = weakref.ref(rejection)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_rejection_can_be_shown_copied_and_pickled(clock: Any) -> None:
+    policy = breaker(clock)
+    policy.open()
+    with pytest.raises(CircuitOpen) as caught:
+        policy.call(answer)
+    rejection = caught.value
+    rejection.add_note("while paying")
+    message = "circuit 'payments' is open: the call was not made"
+    by_hand = CircuitOpen(message, retry_after=30.0)
+    by_hand.add_note("while paying")
+    for one in (
+        rejection,
+        by_hand,
+        copy.copy(rejection),
+        copy.deepcopy(rejection),
+        pickle.loads(pickle.dumps(rejection)),
+    ):
+        assert type(one) is CircuitOpen
+        assert str(one) == message
+        assert repr(one) == f"CircuitOpen({message!r})".replace("'circuit ", '"circuit ')
+        assert one.args == (message,)
+        assert one.retry_after == 30
+        assert one.__notes__ == ["while paying"]
+    assert CircuitOpen().retry_after is None
+
+
+@both
+def test_a_rejection_tells_when_to_come_back_if_that_is_known(clock: Any, kind: str) -> None:
+    policy = breaker(clock, half_open_calls=1, half_open_timeout="60s")
+    call = calls(policy, kind)
+
+    def told() -> float | None:
+        with pytest.raises(CircuitOpen) as caught:
+            call(answer)
+        return caught.value.retry_after
+
+    policy.open()
+    clock.advance(29)
+    assert told() == 1
+    clock.advance(1)
+    policy.acquire()
+    assert told() is None, "a probe is under way"
+    clock.advance(70)
+    assert told() == 20, "it expired 10 seconds ago, and that opened it for 30"
+    policy.force_open()
+    assert told() is None
+    assert policy.rejected == 4
+
+
 def test_a_late_success_from_before_an_opening_does_not_close_it(clock: Any) -> None:
     policy = breaker(clock, half_open_calls=1)
     early = policy.acquire()
@@ -253,6 +328,62 @@ def test_a_late_success_from_before_an_opening_does_not_close_it(clock: Any) -> 
     assert other.state is State.HALF_OPEN
     early.success()
     assert other.state is State.HALF_OPEN
+
+
+@both
+def test_successes_that_cost_little_count_like_any(clock: Any, kind: str) -> None:
+    """Of 10 calls 5 failed: whichever way their successes were counted, that opens it."""
+    policy = breaker(clock, window=10, failure_rate=0.5, consecutive_failures=None)
+    call = calls(policy, kind)
+    for _ in range(1000):
+        call(answer)
+    assert policy.successes == 1000
+    open_by_failures(call, 4)
+    for _ in range(5):
+        call(answer)
+    open_by_failures(call, 1)
+    assert policy.state is State.OPEN
+    assert (policy.successes, policy.failures) == (1005, 5)
+
+
+@both
+def test_a_success_that_completes_the_minimum_opens_it(clock: Any, kind: str) -> None:
+    policy = breaker(clock, failure_rate=0.5, minimum_calls=10, consecutive_failures=None)
+    call = calls(policy, kind)
+    open_by_failures(call, 5)
+    for _ in range(4):
+        call(answer)
+    assert policy.state is State.CLOSED
+    call(answer)
+    assert policy.state is State.OPEN
+
+
+@both
+def test_a_success_opens_it_when_older_ones_have_left_the_window(clock: Any, kind: str) -> None:
+    policy = breaker(
+        clock, window="10s", failure_rate=0.5, minimum_calls=4, consecutive_failures=None
+    )
+    call = calls(policy, kind)
+    for _ in range(10):
+        call(answer)
+    clock.advance(5)
+    open_by_failures(call, 3)
+    call(answer)
+    clock.advance(5)
+    assert policy.state is State.CLOSED
+    call(answer)
+    assert policy.state is State.OPEN
+
+
+def test_noted_successes_take_little_memory(clock: Any) -> None:
+    for prepare in (CircuitBreaker.reset, CircuitBreaker.disable, CircuitBreaker.metrics_only):
+        policy = breaker(clock)
+        prepare(policy)
+        wrapped = policy(answer)
+        for _ in range(10_000):
+            wrapped()
+            assert len(policy._machine.noted) < 1000
+        assert policy.successes == 10_000
 
 
 def test_setting_the_system_clock_changes_nothing(clock: Any) -> None:
@@ -493,17 +624,66 @@ def test_bad_options_are_refused_when_it_is_built(options: Any, message: str) ->
         CircuitBreaker(**options)
 
 
-def test_many_threads_lose_no_outcome() -> None:
-    policy = CircuitBreaker("counted", window=50, failure_rate=1.0)
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
 
-    def work(number: int) -> None:
-        for turn in range(500):
+
+@pytest.mark.parametrize("window", [1_000_000, "1h"])
+@pytest.mark.usefixtures("restless_threads")
+def test_many_threads_lose_no_outcome(window: Any) -> None:
+    policy = CircuitBreaker("counted", window=window, failure_rate=1.0)
+    call = policy(answer)
+    failing = policy(fail)
+
+    def work() -> None:
+        for turn in range(2000):
+            call()
             with policy:
-                assert number * turn >= 0
+                pass
+            if turn % 20 == 0:
+                with pytest.raises(OSError, match="down"):
+                    failing()
+            if turn % 500 == 0:
+                assert policy.successes > turn
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert policy.successes == 2000
+    assert (policy.successes, policy.failures) == (16_000, 400)
+    counted = policy._machine.window
+    assert (counted.calls, counted.failures) == (16_400, 400)
+
+
+def test_a_call_in_the_midst_of_another_s_transition_does_not_deadlock(clock: Any) -> None:
+    """As from a signal handler or a finalizer: here the clock calls while the lock is held."""
+    policy = breaker(clock, failure_rate=0.9, consecutive_failures=None, minimum_calls=1)
+    call, nested = policy(answer), []
+
+    class Nested:
+        def __init__(self) -> None:
+            self.armed = False
+
+        def monotonic(self) -> float:
+            if self.armed:
+                self.armed = False
+                nested.append(policy.call(answer, policy.successes))
+                with pytest.raises(OSError, match="down"):
+                    policy.call(fail)
+            return float(clock.monotonic())
+
+    inner = Nested()
+    policy._monotonic = inner.monotonic
+    for _ in range(10):
+        call()
+    inner.armed = True
+    with pytest.raises(OSError, match="down"):
+        policy.call(fail)
+    assert nested == [10]
+    assert (policy.successes, policy.failures, policy.state) == (11, 2, State.CLOSED)

@@ -3,10 +3,10 @@
 The machine decides (`machine.py`); here are the clock, the lock and the calls. The lock is held for
 a transition of the machine, well under a microsecond, and never across a call, a listener or
 telemetry. It is an ``RLock`` so that a signal handler or a finalizer that calls through the breaker
-can't deadlock. Two hot paths take no lock, for they cause no transition and read one attribute of
-the machine, which is atomic on every build: a success that would change nothing (a full window of
-successes), and a rejection before the wait is over. Whoever changes the machine at the same moment
-comes just after. Only the counts for telemetry could then miss one, on free-threaded builds.
+can't deadlock. Two hot paths take no lock: a rejection before the wait is over reads one attribute
+of the machine, and a success that can open nothing appends its ticket to a list, both of which are
+atomic on every build. Whoever changes the machine at the same moment comes just before or just
+after. Only the count of rejections could then miss one, on free-threaded builds.
 Tasks and threads may share a breaker.
 """
 
@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import timedelta
 from random import random
-from sys import modules
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -28,7 +27,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import CircuitOpen, Refused, Rejected
 from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
-from standfast.resilience.breaker.machine import Change, Machine, State
+from standfast.resilience.breaker.machine import NOTED, Change, Machine, State
 from standfast.resilience.breaker.options import Verdict, check
 from standfast.resilience.breaker.permit import Permit
 from standfast.resilience.breaker.registry import CircuitRegistry, circuits
@@ -119,12 +118,15 @@ class CircuitBreaker(Policy):
             on_cancellation=on_cancellation,
         )
         self._machine = Machine(settings, random())  # noqa: S311
-        self._timed = slow_call_duration is not None
         self._slow = (
-            float("inf")
+            _FOR_EVER
             if slow_call_duration is None
             else seconds(slow_call_duration, name="slow_call_duration")
         )
+        # Up to this long a call may be noted as a success; if its result is judged, never.
+        self._quick = self._slow if judge_result is None else -_FOR_EVER
+        # Whether that depends on the clock.
+        self._timed = self._quick != _FOR_EVER or not isinstance(window, int)
         self._failure_on, self._success_on, self._ignore_on = failure_on, success_on, ignore_on
         self._judge_result = judge_result
         self._on_cancellation: Verdict = on_cancellation
@@ -132,13 +134,12 @@ class CircuitBreaker(Policy):
         self._listeners = list(listeners)
         self._monotonic = clock.monotonic
         self._lock = threading.RLock()
-        self.successes: int = 0
         self.failures: int = 0
         self.ignored: int = 0
         self.rejected: int = 0
         self._transitions: dict[State, int] = {}
         self.name: str = registry.add(self, name)
-        self._rejection = f"circuit {self.name!r} is open: the call was not made"
+        self._message = f"circuit {self.name!r} is open: the call was not made"
         telemetry.watch(self, INSTRUMENTS)
 
     def __repr__(self) -> str:
@@ -148,72 +149,62 @@ class CircuitBreaker(Policy):
 
     def around(self, call: Call) -> Call:
         """A function that makes `call` if the circuit lets it."""
-        machine, admit, raised, returned = self._machine, self._admit, self._raised, self._ok
-        lock, monotonic, tell = self._lock, self._monotonic, self._tell
-        timed, judged, limit = self._timed, self._judge_result is not None, self._slow
+        machine, admit, rejection = self._machine, self._admit, self._rejection
+        raised, returned = self._raised, self._ok
+        monotonic, timed, quick = self._monotonic, self._timed, self._quick
+        window, noted, note = machine.window, machine.noted, machine.noted.append
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             ticket = machine.closed
             if not ticket:
-                admitted = admit()
-                if isinstance(admitted, CircuitOpen):
-                    raise admitted
-                ticket = admitted
+                now = monotonic()
+                if now < machine.rejects_until or not (ticket := admit(now)):
+                    raise rejection(now)
             started = monotonic() if timed else 0.0
             try:
                 result = call(*args, **kwargs)
             except BaseException as error:
                 raised(ticket, started, error)
                 raise
-            if judged:
-                returned(ticket, started, result)
-                return result
-            # As `returned`, without another frame.
-            slow = timed and monotonic() - started > limit
-            if ticket == machine.steady and not slow:
-                self.successes += 1
+            if (
+                ticket == machine.calm
+                and len(noted) < NOTED
+                and (not timed or ((now := monotonic()) - started <= quick and now < window.ends))
+            ):
+                note(ticket)
             else:
-                with lock:
-                    self.successes += 1
-                    machine.succeed(ticket, monotonic(), slow)
-                if machine.changes:
-                    tell()
+                returned(ticket, started, result)
             return result
 
         return wrapper
 
     def around_async(self, call: AsyncCall) -> AsyncCall:
         """A coroutine function that awaits `call` if the circuit lets it."""
-        machine, admit, raised, returned = self._machine, self._admit, self._raised, self._ok
-        lock, monotonic, tell = self._lock, self._monotonic, self._tell
-        timed, judged, limit = self._timed, self._judge_result is not None, self._slow
+        machine, admit, rejection = self._machine, self._admit, self._rejection
+        raised, returned = self._raised, self._ok
+        monotonic, timed, quick = self._monotonic, self._timed, self._quick
+        window, noted, note = machine.window, machine.noted, machine.noted.append
 
         async def wrapper(*args: Any, **kwargs: Any) -> Any:
             ticket = machine.closed
             if not ticket:
-                admitted = admit()
-                if isinstance(admitted, CircuitOpen):
-                    raise admitted
-                ticket = admitted
+                now = monotonic()
+                if now < machine.rejects_until or not (ticket := admit(now)):
+                    raise rejection(now)
             started = monotonic() if timed else 0.0
             try:
                 result = await call(*args, **kwargs)
             except BaseException as error:
                 raised(ticket, started, error)
                 raise
-            if judged:
-                returned(ticket, started, result)
-                return result
-            # As `returned`, without another frame.
-            slow = timed and monotonic() - started > limit
-            if ticket == machine.steady and not slow:
-                self.successes += 1
+            if (
+                ticket == machine.calm
+                and len(noted) < NOTED
+                and (not timed or ((now := monotonic()) - started <= quick and now < window.ends))
+            ):
+                note(ticket)
             else:
-                with lock:
-                    self.successes += 1
-                    machine.succeed(ticket, monotonic(), slow)
-                if machine.changes:
-                    tell()
+                returned(ticket, started, result)
             return result
 
         return wrapper
@@ -223,10 +214,10 @@ class CircuitBreaker(Policy):
 
         A probe's permit that is never settled counts as failed after `half_open_timeout`.
         """
-        ticket = self._admit()
-        if isinstance(ticket, CircuitOpen):
-            raise ticket
-        return Permit(self, ticket, self._monotonic())
+        now = self._monotonic()
+        if now < self._machine.rejects_until or not (ticket := self._admit(now)):
+            raise self._rejection(now)
+        return Permit(self, ticket, now)
 
     def __enter__(self) -> Permit:
         permit = self.acquire()
@@ -275,6 +266,13 @@ class CircuitBreaker(Policy):
             state = self._machine.look(self._monotonic())
         self._tell()
         return state
+
+    @property
+    def successes(self) -> int:
+        """Calls that counted as success."""
+        with self._lock:
+            self._machine.count_noted()
+            return self._machine.successes
 
     @property
     def retry_after(self) -> float | None:
@@ -335,29 +333,27 @@ class CircuitBreaker(Policy):
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _admit(self) -> int | CircuitOpen:
-        """A ticket, or the `CircuitOpen` for the caller to raise: each frame costs a rejection."""
-        machine = self._machine
-        now = self._monotonic()
-        left = machine.rejects_until - now
-        wait: float | None = left
-        if left <= 0:
-            with self._lock:
-                ticket = machine.acquire(now)
-                wait = machine.retry_after(now)
-            if machine.changes:
-                self._tell()
-            if ticket:
-                return ticket
-        elif left == _FOR_EVER:
-            wait = None
+    def _admit(self, now: float) -> int:
+        """A ticket, or `REJECTED`."""
+        with self._lock:
+            ticket = self._machine.acquire(now)
+        self._tell()
+        return ticket
+
+    def _rejection(self, now: float) -> CircuitOpen:
+        """The exception for the caller to raise and not to keep: each frame in it costs.
+
+        A variable in the frame that raises it would close a cycle through its traceback, which
+        only the garbage collector could break.
+        """
         self.rejected += 1
-        if "opentelemetry.trace" in modules:  # as span_event asks, without the call
+        if telemetry.context():  # an empty one has no span, and is cheaper to ask for
             telemetry.span_event("circuit_breaker.rejected", name=self.name)
+        left = self._machine.rejects_until - now
         # A new exception each time: one that is kept would collect the tracebacks of all callers.
         # Made without its __init__, a Python function that costs as much as all the rest.
-        rejection = _new(CircuitOpen, self._rejection)
-        rejection.retry_after = wait
+        rejection = _new(CircuitOpen, self._message)
+        rejection.retry_after = left if 0 < left < _FOR_EVER else None
         return rejection
 
     def _ok(self, ticket: int, started: float, result: Any) -> None:
@@ -387,7 +383,6 @@ class CircuitBreaker(Policy):
             now = self._monotonic()
             slow = now - started > self._slow
             if verdict == "success":
-                self.successes += 1
                 self._machine.succeed(ticket, now, slow)
             elif verdict == "failure":
                 self.failures += 1

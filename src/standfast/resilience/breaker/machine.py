@@ -25,6 +25,9 @@ from standfast.resilience.breaker.window import FAILED, SLOW, Window
 REJECTED = 0
 """The ticket of a call that must not be made."""
 
+NOTED = 256
+"""So many successes may be noted before they are counted, for they take memory."""
+
 
 class State(Enum):
     """Where a circuit breaker is. The last three last until an operator says otherwise."""
@@ -41,9 +44,6 @@ class State(Enum):
     """Every call passes and is counted, and nothing opens."""
     DISABLED = "disabled"
     """Every call passes and nothing is counted."""
-
-
-_DISABLED = State.DISABLED  # looking up a member costs as much as a call
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,12 @@ class Settings:
 class Machine:
     """One breaker's state. Not safe by itself: the runner lets in one caller at a time.
 
-    Three attributes spare a runner the usual way, for each can be read at once and needs no lock.
+    Some attributes spare a runner the usual way, for each can be read at once and needs no lock.
     `closed` is the generation while calls may pass without asking, else `REJECTED`: take it as the
-    ticket. While `steady` equals a ticket, its success would change nothing: leave it out. Until
-    `rejects_until`, every `acquire` would be rejected.
+    ticket. Until `rejects_until`, every `acquire` would be rejected. While `calm` equals a ticket,
+    before `window.ends`, its success, unless slow, can open nothing: append the ticket to `noted`
+    instead of calling `succeed`. What is noted is counted before anything that depends on it.
+    Once there are `NOTED`, call `succeed`, which clears them away.
 
     `changes` are those the runner has yet to tell.
     """
@@ -93,33 +95,33 @@ class Machine:
         "_probe_slow",
         "_probes",
         "_settings",
-        "_suspicious",
         "_waited",
+        "calm",
         "chance",
         "changes",
         "closed",
         "consecutive",
         "generation",
+        "noted",
         "rejects_until",
         "state",
-        "steady",
+        "successes",
         "window",
     )
 
     def __init__(self, settings: Settings, chance: float = 0.5) -> None:
         self._settings = settings
-        rates = [rate for rate in (settings.failure_rate, settings.slow_call_rate) if rate]
-        self._suspicious = 0.5 * min(rates, default=float("inf"))  # half, as on alert
         self.window = settings.window()
         self.state = State.CLOSED
-        self.generation = self.closed = 1
+        self.generation = self.closed = self.calm = 1
+        self.noted: list[int] = []
+        self.successes = 0  # of all tickets, also late ones; without those in `noted`
         self.consecutive = 0
         self.chance = chance
         self.changes: list[Change] = []
         self._openings = 0  # in a row, with no closing between them
         self._waited = 0.0
         self.rejects_until = float("-inf")
-        self.steady = REJECTED
         self._from_server = False
         self._alert_until = float("-inf")
         self._forget_probes()
@@ -143,24 +145,10 @@ class Machine:
 
     def succeed(self, ticket: int, now: float = 0.0, slow: bool = False) -> None:
         """The call answered. Late tickets change nothing."""
+        self.count_noted()
+        self.successes += 1
         if ticket == self.closed:
-            if self.state is _DISABLED:
-                return
-            window = self.window
-            if slow:
-                self.steady = REJECTED
-                window.record(SLOW, now)
-            else:
-                window.record(0, now)
-            self.consecutive = 0
-            bad = window.failures + window.slow
-            if bad:
-                # A success, too, can complete the minimum or make older ones leave the window; but
-                # as long as there are too few bad calls for any rate, that needs no judgement.
-                if bad >= self._suspicious * window.calls:
-                    self._judge(now)
-            elif window.settled:
-                self.steady = ticket
+            self._count(SLOW if slow else 0, now)
         elif self._settle(ticket, now):
             self._probe_passes += 1
             self._probe_slow += slow
@@ -170,13 +158,9 @@ class Machine:
         self, ticket: int, now: float, slow: bool = False, retry_after: float | None = None
     ) -> None:
         """The call failed; `retry_after` is how long the other side asked to be left alone."""
+        self.count_noted()
         if ticket == self.closed:
-            if self.state is _DISABLED:
-                return
-            self.steady = REJECTED
-            self.window.record(FAILED | SLOW if slow else FAILED, now)
-            self.consecutive += 1
-            self._judge(now, retry_after)
+            self._count(FAILED | SLOW if slow else FAILED, now, retry_after)
         elif self._settle(ticket, now):
             self._probe_failures += 1
             self._probe_slow += slow
@@ -186,6 +170,25 @@ class Machine:
         """The call says nothing about the other side. A probe's permit is free again."""
         if ticket != self.closed:
             self._settle(ticket, now)
+
+    def count_noted(self) -> None:
+        """Count the successes that were only noted."""
+        # Others may append meanwhile, at the end. Late tickets are dropped here as anywhere.
+        count = len(self.noted)
+        tickets = self.noted[:count]
+        del self.noted[:count]
+        self.successes += count
+        on_time = tickets.count(self.closed)
+        if on_time and self.state is not State.DISABLED:
+            self.window.add_successes(on_time)
+            self.consecutive = 0
+
+    def _count(self, outcome: int, now: float, retry_after: float | None = None) -> None:
+        if self.state is State.DISABLED:
+            return
+        self.window.record(outcome, now)
+        self.consecutive = self.consecutive + 1 if outcome & FAILED else 0
+        self._judge(now, retry_after)
 
     # -- from outside ----------------------------------------------------------------------------
 
@@ -199,6 +202,8 @@ class Machine:
     def alert(self, until: float) -> None:
         """Until then half the usual evidence is enough to open."""
         self._alert_until = max(self._alert_until, until)
+        if self.state is State.CLOSED:
+            self.calm = REJECTED  # the next success, too, is judged by that
 
     def probe_early(self, now: float) -> None:
         """End the wait in OPEN now, unless the other side itself asked for it."""
@@ -237,6 +242,7 @@ class Machine:
 
     def _judge(self, now: float, retry_after: float | None = None) -> None:
         if self.state is not State.CLOSED:
+            self.calm = self.closed
             return
         settings, window = self._settings, self.window
         share = 0.5 if now < self._alert_until else 1.0
@@ -246,13 +252,17 @@ class Machine:
             reason = f"{self.consecutive} failures in a row"
         if count is not None and window.failures >= count * share:
             reason = f"{window.failures} failures among the last {window.calls} calls"
-        if window.calls >= settings.minimum_calls * share:
-            for what, bad, rate in (
-                ("failed", window.failures, settings.failure_rate),
-                ("were slow", window.slow, settings.slow_call_rate),
-            ):
-                if rate is not None and bad and bad >= rate * share * window.calls:
+        enough, calm = window.calls >= settings.minimum_calls * share, self.closed
+        for what, bad, rate in (
+            ("failed", window.failures, settings.failure_rate),
+            ("were slow", window.slow, settings.slow_call_rate),
+        ):
+            if rate is not None and bad and bad >= rate * share * window.calls:
+                if enough:
                     reason = f"{bad} of {window.calls} calls {what}"
+                else:
+                    calm = REJECTED  # a success, too, can complete the minimum
+        self.calm = calm
         if reason:
             self._open(now, reason + (", on alert" if share < 1 else ""), retry_after)
 
@@ -291,12 +301,11 @@ class Machine:
         self.changes.append(Change(self.state, state, reason, wait))
         self.state = state
         self.generation += 1
-        self.steady = REJECTED
         if state is not State.OPEN:
             forced = state is State.FORCED_OPEN
             self.rejects_until = float("inf") if forced else float("-inf")
         passes = state in (State.CLOSED, State.METRICS_ONLY, State.DISABLED)
-        self.closed = self.generation if passes else REJECTED
+        self.closed = self.calm = self.generation if passes else REJECTED
         self._forget_probes()
         if passes:
             self.window.clear()

@@ -6,6 +6,7 @@ that recording costs the same however long it is. After the sliding windows of r
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 FAILED = 1
@@ -15,17 +16,32 @@ SLOW = 2
 class Window(Protocol):
     """Running totals of what happened lately."""
 
-    calls: int
-    failures: int
-    slow: int
+    @property
+    def calls(self) -> int:
+        """How many calls are in it."""
+        ...
 
     @property
-    def settled(self) -> bool:
-        """Whether one more fast success would leave everything as it is, at any time."""
+    def failures(self) -> int:
+        """How many of them failed."""
+        ...
+
+    @property
+    def slow(self) -> int:
+        """How many of them were slow, failed or not."""
+        ...
+
+    @property
+    def ends(self) -> float:
+        """Until then, in monotonic seconds, time alone changes nothing in it."""
         ...
 
     def record(self, outcome: int, now: float) -> None:
         """Take in one outcome; `now` is in monotonic seconds."""
+        ...
+
+    def add_successes(self, count: int) -> None:
+        """Take in `count` successes from after the last `record` and before `ends`."""
         ...
 
     def clear(self) -> None:
@@ -34,9 +50,11 @@ class Window(Protocol):
 
 
 class CountWindow:
-    """The last `size` calls, exactly."""
+    """The last `size` calls, exactly. It numbers them all and remembers only the bad ones."""
 
-    __slots__ = ("_next", "_outcomes", "_size", "calls", "failures", "slow")
+    ends = float("inf")
+
+    __slots__ = ("_failed", "_recorded", "_size", "_slow")
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -44,32 +62,40 @@ class CountWindow:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._outcomes = bytearray(self._size)
-        self._next = self.calls = self.failures = self.slow = 0
+        self._recorded = 0
+        self._failed: deque[int] = deque()  # their numbers
+        self._slow: deque[int] = deque()
 
     @property
-    def settled(self) -> bool:
-        """Whether it is full of successes."""
-        return self.calls == self._size and not (self.failures or self.slow)
+    def calls(self) -> int:
+        """How many calls are in it."""
+        return min(self._recorded, self._size)
+
+    @property
+    def failures(self) -> int:
+        """How many of them failed."""
+        return len(self._failed)
+
+    @property
+    def slow(self) -> int:
+        """How many of them were slow, failed or not."""
+        return len(self._slow)
 
     def record(self, outcome: int, now: float) -> None:
-        """Take in one outcome in place of the oldest."""
-        if not (outcome or self.failures or self.slow):
-            # Among successes only it doesn't matter which is the oldest.
-            if self.calls < self._size:
-                self.calls += 1
-            return
-        place = self._next
-        before = self._outcomes[place]
-        if before != outcome:
-            # A place that was never used reads as a success, and so does no harm.
-            self._outcomes[place] = outcome
-            self.failures += (outcome & FAILED) - (before & FAILED)
-            self.slow += ((outcome & SLOW) - (before & SLOW)) // SLOW
-        place += 1
-        self._next = place if place < self._size else 0
-        if self.calls < self._size:
-            self.calls += 1
+        """Take in one outcome."""
+        self.add_successes(1)
+        if outcome & FAILED:
+            self._failed.append(self._recorded)
+        if outcome & SLOW:
+            self._slow.append(self._recorded)
+
+    def add_successes(self, count: int) -> None:
+        """Take in `count` successes."""
+        self._recorded += count
+        left = self._recorded - self._size
+        for bad in (self._failed, self._slow):
+            while bad and bad[0] <= left:
+                bad.popleft()
 
 
 class TimeWindow:
@@ -81,14 +107,13 @@ class TimeWindow:
     """
 
     BUCKETS = 10
-    settled = False  # never: time passes
 
-    __slots__ = ("_bucket", "_buckets", "_ends", "_number", "_width", "calls", "failures", "slow")
+    __slots__ = ("_bucket", "_buckets", "_number", "_width", "calls", "ends", "failures", "slow")
 
     def __init__(self, span: float) -> None:
         self._width = span / self.BUCKETS
         self._number = 0  # of the current bucket, since the clock began
-        self._ends = 0.0  # when the current bucket does
+        self.ends = 0.0  # when the current bucket does
         self.clear()
 
     def clear(self) -> None:
@@ -99,7 +124,7 @@ class TimeWindow:
 
     def record(self, outcome: int, now: float) -> None:
         """Take in one outcome at `now`."""
-        if now >= self._ends:
+        if now >= self.ends:
             self._advance(now)
         bucket = self._bucket
         bucket[0] += 1
@@ -112,6 +137,11 @@ class TimeWindow:
                 bucket[2] += 1
                 self.slow += 1
 
+    def add_successes(self, count: int) -> None:
+        """Take in `count` successes of the current bucket."""
+        self._bucket[0] += count
+        self.calls += count
+
     def _advance(self, now: float) -> None:
         """Empty the buckets that time has passed."""
         # Two threads may read the clock in one order and come here in the other: never go back.
@@ -122,5 +152,5 @@ class TimeWindow:
             self.failures -= bucket[1]
             self.slow -= bucket[2]
             bucket[:] = 0, 0, 0
-        self._number, self._ends = number, (number + 1) * self._width
+        self._number, self.ends = number, (number + 1) * self._width
         self._bucket = self._buckets[number % self.BUCKETS]
