@@ -324,28 +324,42 @@ class Worker:
             self._empty.set()
 
     async def _pump(self) -> None:
-        """Claim what is due whenever there is a hint, a timer or a doubt."""
-        flagged_at = 0.0
+        """Claim what is due whenever there is a hint, a timer or a doubt.
+
+        When there is none of these for a while, it asks whether anything is due before it claims:
+        an idle worker costs the store one query every `poll` seconds.
+        """
+        flagged_at = unsure_until = 0.0
+        due_at = -math.inf  # when the next one is due, as far as is known
         while True:
+            if self._due.is_set() or time.monotonic() < unsure_until:
+                due_at = -math.inf
             self._due.clear()
             self._looks_at = math.inf
             timeout = self.poll
             try:
                 if self.runner is not None:
-                    await self._claim(self.runner)
+                    if due_at > self.sagas.clock.now():
+                        due_at = await self._next_wake()
+                    is_due = due_at <= self.sagas.clock.now()
+                    if is_due:
+                        await self._claim(self.runner)
                     await self._look_into_doubts(self.runner)
                     await self._collect(self.runner)
                     if time.monotonic() - flagged_at > max(self.lease, self.poll):
                         flagged_at = time.monotonic()
                         await self._flag()
-                    if not self._due.is_set():
-                        wake = await self.database.journal.next_wake(self._open_kinds())
-                        if wake is not None:
-                            timeout = min(timeout, max(0.005, wake - self.sagas.clock.now()))
-            except StoreUnavailable as error:
-                log.error("can't reach the store for work: %s", error)
-            except Exception:  # as in _beat
-                log.exception("taking work failed; trying again in %g s", self.poll)
+                    if is_due and not self._due.is_set():
+                        due_at = await self._next_wake()
+                    timeout = min(timeout, max(0.005, due_at - self.sagas.clock.now()))
+            except Exception as error:  # as in _beat
+                # A claim may have been carried out though its answer was lost: the owner hears of
+                # such ones with its next claims.
+                unsure_until = time.monotonic() + DOUBTED_FOR
+                if isinstance(error, StoreUnavailable):
+                    log.error("can't reach the store for work: %s", error)
+                else:
+                    log.exception("taking work failed; trying again in %g s", self.poll)
             self._looks_at = self.sagas.clock.now() + timeout
             try:
                 async with asyncio.timeout(timeout):
@@ -353,8 +367,14 @@ class Worker:
             except TimeoutError:
                 self._look_at_all = True
 
-    def _open_kinds(self) -> list[tuple[str, str, int]]:
-        return [d.kind for d in self.sagas.definitions.by_kind.values() if self.has_room(d)]
+    async def _next_wake(self) -> float:
+        """When the next one is due for which there is room."""
+        definitions = self.sagas.definitions.by_kind.values()
+        kinds = [definition.kind for definition in definitions if self.has_room(definition)]
+        if len(kinds) < len(definitions):
+            self._starved = True  # whoever leaves makes room for what wasn't asked for
+        wake = await self.database.journal.next_wake(kinds)
+        return math.inf if wake is None else wake
 
     async def _claim(self, runner: Runner) -> None:
         self._starved = False
