@@ -13,6 +13,7 @@ from standfast.durations import Duration, human, seconds
 from standfast.errors import TimedOut
 from standfast.resilience.deadline import DEADLINE
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.running import current_task
 from standfast.resilience.telemetry import Instrument, span_event, watch
 from standfast.resilience.threads import Abandoned, start
 from standfast.resilience.timers import DeadlineQueue, Scope, queue_of
@@ -124,7 +125,7 @@ class Timeout(Policy):
         traceback: TracebackType | None,
     ) -> None:
         """End the block; raises `TimedOut` if it was its deadline that cancelled it."""
-        task = asyncio.current_task()
+        task = current_task()
         scopes = None if task is None else self._open.get(task)
         if task is None or not scopes:
             raise RuntimeError("a Timeout block must be left by the task that entered it")
@@ -135,7 +136,7 @@ class Timeout(Policy):
             raise self._too_late(clipped=scope.deadline == scope.outer) from error
 
     def _begin(self) -> Scope:
-        task = asyncio.current_task()
+        task = current_task()
         if task is None:
             raise RuntimeError("a Timeout works inside a task only: there is nothing to cancel")
         now = self.clock.monotonic()
