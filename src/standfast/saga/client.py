@@ -33,7 +33,7 @@ from standfast.saga.definition import Definition, Saga
 from standfast.saga.machine import Machine
 from standfast.saga.state import FINISHED, SagaState, replay
 from standfast.saga.steps import Step
-from standfast.saga.waiting import Poller
+from standfast.saga.waiting import Poller, next_look
 from standfast.text import checked
 
 R = TypeVar("R")
@@ -205,7 +205,7 @@ class Sagas:
         self.definitions: Definitions = definitions
         self.clock: Clock = clock
         self.poll: float = poll
-        self._poller = Poller(store, clock)
+        self._poller = Poller(store)
         self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
         self.runs_here: Callable[[UUID], bool] = _nowhere
         self.works_here: bool = False
@@ -415,7 +415,8 @@ class Sagas:
                     moves = is_due or _is_spoken_to(found, by_fact=by_fact)
                     if status in FINISHED or not moves:
                         return _outcome(definition, state, row)
-            await self._poller.pause(begun, self.poll)
+            now = self.clock.monotonic()
+            await self.clock.sleep(next_look(now, now - begun, self.poll) - now)
 
     def settled(self, id: UUID, definition: Definition, state: SagaState) -> None:
         """Tell those who wait here that the instance ended or parked."""

@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from standfast.batching import Batcher
-from standfast.clock import Clock
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded
 
 T = TypeVar("T")
@@ -27,14 +26,13 @@ PATIENCE = 1 / 4
 
 
 class Poller:
-    """Reads instances for those who wait, and tells them when to look again.
+    """Reads instances for those who wait.
 
     `row` and `whole` answer None for an unknown id, and raise what the store raises, to each who
     shared the query. Giving up on one leaves the others alone. Nothing runs while nobody asks.
     """
 
-    def __init__(self, store: JournalStore, clock: Clock) -> None:
-        self._clock: Clock = clock
+    def __init__(self, store: JournalStore) -> None:
         self._rows: _Shared[Instance] = _Shared(
             lambda ids: store.find(Filter(ids=tuple(ids)), limit=len(ids)), lambda row: row.id
         )
@@ -50,18 +48,13 @@ class Poller:
         """The instance with its journal and mail. Not to be changed: others have it too."""
         return await self._wholes.read(id)
 
-    async def pause(self, begun: float, longest: float) -> None:
-        """Until one who has waited since `begun` (monotonic) looks again, in `longest` seconds."""
-        now = self._clock.monotonic()
-        await self._clock.sleep(next_look(now, now - begun, longest) - now)
-
 
 def next_look(now: float, age: float, longest: float) -> float:
-    """When to look again, for a waiter of that age: a time on the clock of `now`.
+    """When a waiter of that age looks again: a time on the monotonic clock of `now`.
 
-    Between looks lies `longest`, halved until it is a small part of the age. The times are the
-    multiples of that on the clock, which are multiples of all shorter ones too: so the old look
-    when the young do anyway, and share their query.
+    Between looks lie `longest` seconds, halved until they are a small part of the age. The times
+    are the multiples of that on the clock, which are multiples of all shorter ones too: so the old
+    look when the young do anyway, and share their query.
     """
     between = longest
     while between > SHORTEST and between > age * PATIENCE:
