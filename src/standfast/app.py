@@ -139,10 +139,11 @@ class Standfast:
     ) -> AsyncIterator[Worker]:
         """Work in the background of the block: run sagas, take over from the dead.
 
-        `lease`: after this long without a sign of life, others take over. `max_in_flight`: sagas in
-        memory at once. `drain`: how long the attempts in flight may take at the end. `poll`: how
-        often to look for work that nobody hinted at. `linger`: sagas that sleep for longer leave
-        memory. On SQLite, waits here while another process is the worker.
+        `lease`: within this time of its death others take over; stuck for less than half of it, it
+        keeps its sagas. Give all workers the same. `max_in_flight`: sagas in memory at once.
+        `drain`: how long the attempts in flight may take at the end. `poll`: how often to look for
+        work that nobody hinted at. `linger`: sagas that sleep for longer leave memory. On SQLite,
+        waits here while another process is the worker.
         """
         if self.worker is not None:
             raise ConfigurationError("this app is running already: one worker per app and process")

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 
 import asyncpg
@@ -195,6 +196,51 @@ async def test_the_watchdog_names_what_blocks_the_loop(work, world, caplog):
     assert "grind_away" in told
     assert "asyncio.to_thread" in told
     assert "test_inside.py" in told
+
+
+async def test_a_worker_that_is_blocked_for_less_than_half_its_lease_keeps_it(shared_url):
+    """At the worst moment: just before it renews. Another one, on a thread, looks out for it."""
+    lease, blocked = 4.0, 1.6
+    began, over = threading.Event(), threading.Event()
+
+    async def second() -> list[int]:
+        app = Standfast(shared_url)
+        expire, ended = app.database.leases.expire, []
+
+        async def noted() -> list[int]:
+            ended.extend(found := await expire())
+            return found
+
+        app.database.leases.expire = noted
+        async with app.running(lease=lease / 10, drain=2):  # it looks often
+            began.set()
+            await asyncio.to_thread(over.wait)
+        return ended
+
+    first = Standfast(shared_url, migrate=True)
+    renew, renewed = first.database.leases.renew, asyncio.Event()
+
+    async def told(*args, **options) -> bool:
+        answer = await renew(*args, **options)
+        renewed.set()
+        return answer
+
+    first.database.leases.renew = told
+    async with first.running(lease=lease, drain=2) as worker:
+        looking = asyncio.get_running_loop().run_in_executor(None, asyncio.run, second())
+        try:
+            await until(began.is_set)
+            owner = worker.runner.owner
+            renewed.clear()
+            await renewed.wait()
+            await asyncio.sleep(lease / 4 - 0.1)
+            renewed.clear()
+            grind_away(blocked)
+            await renewed.wait()
+        finally:
+            over.set()
+        assert await looking == []
+        assert worker.runner.owner == owner
 
 
 async def test_a_blocked_workers_sagas_are_taken_over_and_its_writes_refused(shared_url, caplog):

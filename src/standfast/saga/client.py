@@ -33,6 +33,7 @@ from standfast.saga.definition import Definition, Saga
 from standfast.saga.machine import Machine
 from standfast.saga.state import FINISHED, SagaState, replay
 from standfast.saga.steps import Step
+from standfast.saga.waiting import Poller, next_look
 from standfast.text import checked
 
 R = TypeVar("R")
@@ -204,6 +205,7 @@ class Sagas:
         self.definitions: Definitions = definitions
         self.clock: Clock = clock
         self.poll: float = poll
+        self._poller = Poller(store)
         self.watchers: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
         self.runs_here: Callable[[UUID], bool] = _nowhere
         self.works_here: bool = False
@@ -374,7 +376,12 @@ class Sagas:
         return out
 
     async def outcome(self, id: UUID) -> SagaResult:
-        """Wait until the instance ends or parks. Errors as in `SagaHandle.result`."""
+        """Wait until the instance ends or parks. Errors as in `SagaHandle.result`.
+
+        Where it isn't run in this process, it is looked for in the store, every `poll` seconds at
+        last and much more often at first, in one query for all who wait.
+        """
+        begun = self.clock.monotonic()
         while True:
             if self.runs_here(id):
                 future: asyncio.Future[tuple[Definition, SagaState]]
@@ -385,27 +392,31 @@ class Sagas:
                 except _Gone:
                     continue
                 return _outcome(definition, state)
-            status = (await self.instance(id)).status
+            seen = await self._poller.row(id)
+            if seen is None:
+                raise unknown(id)
+            status = seen.status
             if status in FINISHED or status in ("parked", "compensation_failed"):
-                found = await self.store.load([id])
-                if not found:
+                found = await self._poller.whole(id)
+                if found is None:
                     raise unknown(id)
-                row = found[0].instance
+                row = found.instance
                 if row.status != status:
                     continue
                 try:
-                    definition, state = self.definitions.machine(found[0])
+                    definition, state = self.definitions.machine(found)
                 except (SagaNotFound, CorruptRecord) as error:
-                    if status in FINISHED or not _is_spoken_to(found[0], by_fact=False):
+                    if status in FINISHED or not _is_spoken_to(found, by_fact=False):
                         raise SagaParked(f"saga {id}: {error}", cause=row.cause) from error
                 else:
                     by_fact = state.status == status
                     # It was found without a worker of its version, and now there is one here.
                     is_due = self.works_here and not by_fact and row.wake_at is not None
-                    moves = is_due or _is_spoken_to(found[0], by_fact=by_fact)
+                    moves = is_due or _is_spoken_to(found, by_fact=by_fact)
                     if status in FINISHED or not moves:
                         return _outcome(definition, state, row)
-            await self.clock.sleep(self.poll)
+            now = self.clock.monotonic()
+            await self.clock.sleep(next_look(now, now - begun, self.poll) - now)
 
     def settled(self, id: UUID, definition: Definition, state: SagaState) -> None:
         """Tell those who wait here that the instance ended or parked."""

@@ -39,12 +39,20 @@ log = logging.getLogger("standfast.saga.worker")
 CLAIM_BATCH = 500
 UNCLAIMABLE_AFTER = 5.0
 DOUBTED_FOR = 60.0
+BEAT = 1 / 4
+"""Of a lease: how often it is renewed, and how often a worker looks for those that ran out.
+
+In the store a lease holds for all beats but one. So the sagas of a worker that dies just after a
+beat are taken over at the last beat of its lease at the latest, and one that is late by up to two
+beats (half the lease) keeps it.
+"""
 
 
 class Worker:
     """Runs the sagas of one app in this process.
 
-    `lease`: seconds after which others may take over when this process is dead or stuck.
+    `lease`: seconds within which a worker, whose own isn't longer, takes over when this process is
+    dead. Stuck for less than half of it, this one keeps what it has.
     `max_in_flight`: instances in memory at once; more wait in the store. `poll`: seconds between
     looks at the store when nothing hints at work. `linger`: seconds for which a sleeping instance
     stays in memory. `keep_time()` sets the clock right, with every renewal of the lease.
@@ -67,6 +75,8 @@ class Worker:
         self.database: Database = database
         self.name: str = name or f"{socket.gethostname()}:{os.getpid()}"
         self.lease: float = lease
+        self._beats_every = lease * BEAT
+        self._ttl = lease - self._beats_every
         self.max_in_flight: int = max_in_flight
         self.poll: float = poll
         self.linger: float = linger
@@ -152,13 +162,13 @@ class Worker:
         told = False
         while True:
             kinds = list(self.sagas.definitions.by_kind)
-            token = await self.database.leases.register(self.name, kinds, ttl=self.lease)
+            token = await self.database.leases.register(self.name, kinds, ttl=self._ttl)
             if token is not None:
                 break
             if not told:
                 log.info("another worker holds this database: standing by")
                 told = True
-            await asyncio.sleep(min(0.5, self.lease / 4))
+            await asyncio.sleep(min(0.5, self._beats_every))
         self.runner = Runner(
             self.sagas,
             self.database,
@@ -181,9 +191,12 @@ class Worker:
     # -- the lease ---------------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        """Renew the lease, and expire those of the dead."""
+        """Renew the lease, then expire those of the dead: not its own, late as it may be."""
+        loop = asyncio.get_running_loop()
+        at = loop.time()
         while True:
-            await asyncio.sleep(self.lease / 3)
+            at = max(at + self._beats_every, loop.time())  # what it takes delays no later beat
+            await asyncio.sleep(at - loop.time())
             try:
                 if not await self._check_lease():
                     await self._lost()
@@ -196,20 +209,20 @@ class Worker:
             except StoreError as error:
                 log.error("can't reach the store to renew the lease: %s", error)
             except Exception:  # the heart must beat on: without it the worker is dead, unnoticed
-                log.exception("renewing the lease failed; trying again in %g s", self.lease / 3)
+                log.exception("renewing the lease failed; trying again in %g s", self._beats_every)
 
     async def _check_lease(self) -> bool:
         async with self._renewing:
             if self.runner is None:  # lost, and the store went away before there was a new one
                 return False
-            return await self.database.leases.renew(self.runner.owner, ttl=self.lease)
+            return await self.database.leases.renew(self.runner.owner, ttl=self._ttl)
 
     async def _lost(self) -> None:
         if self.runner is not None:
             log.error(
                 "this worker's lease was lost (it was paused, blocked or cut off for over %g s): "
                 "its %d sagas went to another worker",
-                self.lease,
+                self.lease / 2,
                 len(self.active),
             )
         self.runner = None
@@ -226,15 +239,15 @@ class Worker:
                 self._loop.call_soon_threadsafe(ran.set)
             except RuntimeError:  # the loop is closed
                 return
-            patience = self.lease / 2
+            patience = self._beats_every
             while not ran.wait(patience) and not self._watched.is_set():
                 frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001
                 stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
                 log.error(
-                    "the event loop hasn't run for %.1f s; after %g s the lease is lost. Move "
+                    "the event loop hasn't run for %.1f s; after %g s the lease may be lost. Move "
                     "blocking code to asyncio.to_thread. It is here:\n%s",
                     time.monotonic() - asked,
-                    self.lease,
+                    self.lease / 2,
                     stack,
                 )
                 patience = self.lease
@@ -311,28 +324,42 @@ class Worker:
             self._empty.set()
 
     async def _pump(self) -> None:
-        """Claim what is due whenever there is a hint, a timer or a doubt."""
-        flagged_at = 0.0
+        """Claim what is due whenever there is a hint, a timer or a doubt.
+
+        When there is none of these for a while, it asks whether anything is due before it claims:
+        an idle worker costs the store one query every `poll` seconds.
+        """
+        flagged_at = unsure_until = 0.0
+        due_at = -math.inf  # when the next one is due, as far as is known
         while True:
+            if self._due.is_set() or time.monotonic() < unsure_until:
+                due_at = -math.inf
             self._due.clear()
             self._looks_at = math.inf
             timeout = self.poll
             try:
                 if self.runner is not None:
-                    await self._claim(self.runner)
+                    if due_at > self.sagas.clock.now():
+                        due_at = await self._next_wake()
+                    is_due = due_at <= self.sagas.clock.now()
+                    if is_due:
+                        await self._claim(self.runner)
                     await self._look_into_doubts(self.runner)
                     await self._collect(self.runner)
                     if time.monotonic() - flagged_at > max(self.lease, self.poll):
                         flagged_at = time.monotonic()
                         await self._flag()
-                    if not self._due.is_set():
-                        wake = await self.database.journal.next_wake(self._open_kinds())
-                        if wake is not None:
-                            timeout = min(timeout, max(0.005, wake - self.sagas.clock.now()))
-            except StoreUnavailable as error:
-                log.error("can't reach the store for work: %s", error)
-            except Exception:  # as in _beat
-                log.exception("taking work failed; trying again in %g s", self.poll)
+                    if is_due and not self._due.is_set():
+                        due_at = await self._next_wake()
+                    timeout = min(timeout, max(0.005, due_at - self.sagas.clock.now()))
+            except Exception as error:  # as in _beat
+                # A claim may have been carried out though its answer was lost: the owner hears of
+                # such ones with its next claims.
+                unsure_until = time.monotonic() + DOUBTED_FOR
+                if isinstance(error, StoreUnavailable):
+                    log.error("can't reach the store for work: %s", error)
+                else:
+                    log.exception("taking work failed; trying again in %g s", self.poll)
             self._looks_at = self.sagas.clock.now() + timeout
             try:
                 async with asyncio.timeout(timeout):
@@ -340,8 +367,14 @@ class Worker:
             except TimeoutError:
                 self._look_at_all = True
 
-    def _open_kinds(self) -> list[tuple[str, str, int]]:
-        return [d.kind for d in self.sagas.definitions.by_kind.values() if self.has_room(d)]
+    async def _next_wake(self) -> float:
+        """When the next one is due for which there is room."""
+        definitions = self.sagas.definitions.by_kind.values()
+        kinds = [definition.kind for definition in definitions if self.has_room(definition)]
+        if len(kinds) < len(definitions):
+            self._starved = True  # whoever leaves makes room for what wasn't asked for
+        wake = await self.database.journal.next_wake(kinds)
+        return math.inf if wake is None else wake
 
     async def _claim(self, runner: Runner) -> None:
         self._starved = False

@@ -1,4 +1,6 @@
-"""A worker process for tests of signals and takeovers: `python -m tests.saga.engine.steward URL`.
+"""A worker process for tests of signals and takeovers.
+
+`python -m tests.saga.engine.steward URL DRAIN LEASE`, the last two in seconds.
 
 It says a line for each step that begins, ends or is cut off. A step lasts `order.amount` tenths of
 a second.
@@ -12,8 +14,6 @@ import sys
 
 from standfast import Context, Saga, Standfast, step
 from tests.saga.engine.world import SOON, Order
-
-LEASE = 1.0
 
 
 def say(text: str) -> None:
@@ -41,10 +41,10 @@ class Chore(Saga[Order]):
         await self._do("second", order)
 
 
-async def main(url: str, drain: str) -> None:
+async def main(url: str, drain: str, lease: str) -> None:
     app = Standfast(url).add(Chore())
     ready = asyncio.create_task(_tell(app))
-    await app.run(lease=LEASE, poll=0.2, drain=float(drain))
+    await app.run(lease=float(lease), poll=0.2, drain=float(drain))
     await ready
     say("done")
 

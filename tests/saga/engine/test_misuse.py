@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 
 import pytest
 
@@ -19,6 +20,7 @@ from standfast import (
     step,
     wait,
 )
+from standfast.clock import SystemClock
 from standfast.errors import CodecError, DefinitionError, Rejected
 from standfast.ids import new_id
 from standfast.saga import events as ev
@@ -301,14 +303,9 @@ async def test_a_result_asked_for_right_after_a_retry_waits_for_it(work, world):
         assert here[Late.pay] == there[Late.pay] == "pay"
 
 
-class Behind:
-    def now(self) -> float:
-        import time
-
+class Behind(SystemClock):
+    def now(self) -> float:  # type: ignore[override]
         return time.time() - 3600
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
 
 class Paid(Saga[Order]):
