@@ -146,8 +146,8 @@ def _of_one(statement: str) -> str:
     return re.sub(r"unnest\(([^()]*)\)( WITH ORDINALITY)?", values, statement)
 
 
-# The same for lists of one, given as their elements: nothing to unpack, to sort or to pair, which is
-# a good part of what a lone write takes.
+# The same for lists of one, given as their elements: nothing to unpack, sort or pair, a good part
+# of what a lone write takes.
 OF_ONE = {
     statement: _of_one(statement)
     for statement in (START_OWNED, START_PASSIVE, APPEND, APPEND_AND_CHANGE)
