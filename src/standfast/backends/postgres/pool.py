@@ -40,8 +40,8 @@ class Pool:
     victim of a deadlock is run again.
 
     A connection that comes back sound stays at hand for the next call, `min_size` of them at most
-    and only while nobody waits for one: asyncpg's pool takes a task and turns of the event loop for
-    each loan, a good part of a lone commit.
+    and only while nobody waits for one: each loan of asyncpg's pool takes tasks and turns of the
+    event loop, a good part of a lone commit.
     """
 
     def __init__(self, dsn: str, place: str, options: PostgresOptions) -> None:
@@ -141,19 +141,16 @@ class Pool:
         self._users += 1
         try:
             connection = await self._take(pool)
+            stays = False
             try:
                 yield connection
-            except BaseException:
-                await pool.release(connection, timeout=self.timeout)
-                raise
-            if (
-                self._waiting
-                or len(self._at_hand) >= self.options.min_size
-                or not _is_sound(connection)
-            ):
-                await pool.release(connection, timeout=self.timeout)
-            else:
-                self._at_hand.append(connection)
+                room = not self._waiting and len(self._at_hand) < self.options.min_size
+                stays = room and _is_sound(connection)
+            finally:
+                if stays:
+                    self._at_hand.append(connection)
+                else:
+                    await pool.release(connection, timeout=self.timeout)
         finally:
             self._users -= 1
             if not self._users:
