@@ -3,6 +3,8 @@
 `raw` is what a saga costs the database at least when it is alone: a commit for the start and one
 for each step, the end riding with the last. `floor` is the same with group commit, and nothing
 else: no machine, no retries, no recovery, no telemetry. What an engine adds is its distance to it.
+`journal` is Standfast's store without its engine: the rows that a saga needs so that it can be
+found, taken over and purged, in the same four commits.
 """
 
 import asyncio
@@ -110,6 +112,33 @@ async def timed_floor(url: str) -> AsyncIterator[RunOne]:
         yield run_one
 
 
+@asynccontextmanager
+async def journal(url: str) -> AsyncIterator[RunOne]:
+    """Start, two facts, and the last with the end, as the engine would write them."""
+    from standfast.backends import open_database
+    from standfast.conformance.samples import finish, register, start
+    from standfast.ports.journal import Append
+
+    database = open_database(url)
+    await database.open()
+    try:
+        await database.migrate()
+        owner = await register(database)
+        fact = '{"type":"completed","at":1790000000.12,"branch":"charge","result":{"ok":true}}'
+
+        async def run_one(number: int) -> None:
+            one = start(fact='{"type":"started","at":1790000000.12,"input":{"number":1}}')
+            id = one.instance.id
+            await database.journal.start([one], owner=owner)
+            for last in range(2):
+                await database.journal.append(owner, [Append(id, last, [fact])])
+            await database.journal.append(owner, [finish(id, 2, [fact, '{"type":"ended"}'])])
+
+        yield run_one
+    finally:
+        await database.close()
+
+
 async def _step() -> None:
     await asyncio.sleep(0)
 
@@ -145,6 +174,7 @@ CONTENDERS: dict[str, Callable[[str], AbstractAsyncContextManager[RunOne]]] = {
     "raw": raw,
     "floor": floor,
     "timed_floor": timed_floor,
+    "journal": journal,
 }
 
 

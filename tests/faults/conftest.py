@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,10 +41,13 @@ class SmallDisk:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """4 MB, where mounting is allowed (as root, say); elsewhere as with a missing server."""
-    folder = tmp_path / "small"
-    folder.mkdir()
+def small_disk() -> Iterator[SmallDisk]:
+    """4 MB, where mounting is allowed (as root, say); elsewhere as with a missing server.
+
+    Not in pytest's own folder: a server that runs as another user must get into it, and any other
+    run of pytest that begins closes that folder to others.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="standfast-small-"))
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
         capture_output=True,
@@ -51,9 +55,11 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         check=False,
     )
     if mounted.returncode:
+        folder.rmdir()
         without(ServerMissing(f"a small file system can't be mounted: {mounted.stderr.strip()}"))
     os.chmod(folder, 0o777)
     try:
         yield SmallDisk(folder)
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()

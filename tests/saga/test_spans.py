@@ -36,21 +36,6 @@ from tests.saga.engine.world import SOON, Order, World, until
 LATER = Retry(attempts=3, backoff=Constant(0.4))
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def spans(monkeypatch):
-    """A tracer provider for this test alone; the API itself takes one per process."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    return exporter.get_finished_spans
-
-
 def tree(spans) -> list[str]:
     """Each span with what it says, below its parent, in order of their beginnings."""
     assert len({span.context.trace_id for span in spans}) == 1, "one trace"

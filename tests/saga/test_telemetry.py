@@ -8,9 +8,6 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import _internal as metrics_internal
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
 from standfast import (
@@ -31,22 +28,6 @@ from standfast.saga import events as ev
 from tests.saga.engine.world import SOON, Order, Trip, World, until
 
 ONCE = Retry(attempts=1)
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def spans(monkeypatch):
-    """A tracer provider for this test alone; the API itself takes one per process."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    assert trace.get_tracer_provider() is provider
-    return exporter.get_finished_spans
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from asyncio import current_task
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError
 from types import TracebackType
@@ -16,6 +15,7 @@ from standfast.resilience.deadline import remaining
 from standfast.resilience.policy import AsyncCall, Call
 from standfast.resilience.retry import Retry
 from standfast.resilience.retry_after import retry_after
+from standfast.resilience.running import current_task
 from standfast.resilience.telemetry import CALLS, Instrument, span_event, watch
 
 INSTRUMENTS = {

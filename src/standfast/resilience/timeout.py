@@ -13,6 +13,7 @@ from standfast.durations import Duration, human, seconds
 from standfast.errors import TimedOut
 from standfast.resilience.deadline import DEADLINE
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.running import current_task
 from standfast.resilience.telemetry import Instrument, span_event, watch
 from standfast.resilience.threads import Abandoned, start
 from standfast.resilience.timers import DeadlineQueue, Scope, queue_of
@@ -96,17 +97,35 @@ class Timeout(Policy):
     def around_async(self, call: AsyncCall) -> AsyncCall:
         """`call`, cancelled when its time is up."""
         self._watch()
-        begin, end = self._begin, self._end
+        begin, end, queue_on = self._begin, self._end, self._queue_on
+        monotonic, set_deadline = self.clock.monotonic, DEADLINE.set
+        after, simple = self.after, self.clock is SYSTEM_CLOCK
 
         async def timed(*args: Any, **kwargs: Any) -> Any:
-            scope = begin()
+            task = current_task()
+            if task is not None and simple and DEADLINE.get() is None:
+                # As `_begin`, without another frame.
+                loop, last = task.get_loop(), self._last_queue
+                queue = last[1] if last is not None and last[0]() is loop else queue_on(loop)
+                deadline = monotonic() + after
+                scope = Scope(task, deadline, None, queue)
+                queue.scopes[scope] = None
+                if not queue.armed:
+                    queue.arm(loop, deadline)
+                set_deadline(deadline)
+            else:
+                scope = begin()
             try:
                 result = await call(*args, **kwargs)
             except BaseException as error:
                 if end(scope, error):
                     raise self._too_late(clipped=scope.deadline == scope.outer) from error
                 raise
-            end(scope, None)
+            if scope.queue is None or scope.expired:
+                end(scope, None)
+            else:  # as `_end`, without another frame
+                set_deadline(scope.outer)
+                del scope.queue.scopes[scope]
             return result
 
         return timed
@@ -124,7 +143,7 @@ class Timeout(Policy):
         traceback: TracebackType | None,
     ) -> None:
         """End the block; raises `TimedOut` if it was its deadline that cancelled it."""
-        task = asyncio.current_task()
+        task = current_task()
         scopes = None if task is None else self._open.get(task)
         if task is None or not scopes:
             raise RuntimeError("a Timeout block must be left by the task that entered it")
@@ -135,7 +154,7 @@ class Timeout(Policy):
             raise self._too_late(clipped=scope.deadline == scope.outer) from error
 
     def _begin(self) -> Scope:
-        task = asyncio.current_task()
+        task = current_task()
         if task is None:
             raise RuntimeError("a Timeout works inside a task only: there is nothing to cancel")
         now = self.clock.monotonic()
@@ -143,17 +162,19 @@ class Timeout(Policy):
         outer = DEADLINE.get()
         if (outer is not None and outer < deadline) or self.clock is not SYSTEM_CLOCK:
             return self._begin_with_own_timer(task, now, deadline, outer)
-        loop = task.get_loop()
-        last = self._last_queue
-        if last is None or last[0]() is not loop:
-            last = self._last_queue = (ref(loop), queue_of(loop, self.after))
-        queue = last[1]
+        loop, last = task.get_loop(), self._last_queue
+        queue = last[1] if last is not None and last[0]() is loop else self._queue_on(loop)
         scope = Scope(task, deadline, outer, queue)
         queue.scopes[scope] = None
         if not queue.armed:
             queue.arm(loop, deadline)
         DEADLINE.set(deadline)
         return scope
+
+    def _queue_on(self, loop: asyncio.AbstractEventLoop) -> DeadlineQueue:
+        queue = queue_of(loop, self.after)
+        self._last_queue = (ref(loop), queue)
+        return queue
 
     def _begin_with_own_timer(
         self, task: asyncio.Task[Any], now: float, deadline: float, outer: float | None

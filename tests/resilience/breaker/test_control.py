@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import pytest
 from tests.servers.redis import Redis
 
 from standfast.backends.redis.circuit_control import RedisCircuitControl
 from standfast.errors import CircuitOpen, StoreUnavailable
+from standfast.ports.circuit_control import Hint, Order
 from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, State
 from standfast.resilience.breaker.control import OperatorControl
 
@@ -165,3 +166,37 @@ async def test_a_redis_that_is_away_at_the_start_delays_nothing(redis_server: Re
 
         await asyncio.wait_for(ordered(), 60)
         await until(lambda: instance.breaker.state is State.FORCED_OPEN)
+
+
+class Forgetful:
+    """A control whose `follow` forgets the first cancellation."""
+
+    forgotten = False
+
+    async def follow(self) -> AsyncGenerator[Hint | None, None]:
+        yield None
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if self.forgotten:
+                    raise
+                self.forgotten = True
+
+    async def orders(self) -> Mapping[str, Order]:
+        return {}
+
+    async def order(self, name: str, order: Order | None) -> None: ...
+
+    async def hint(self, hint: Hint) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+async def test_it_ends_though_the_driver_forgets_a_cancellation() -> None:
+    """As redis-py does now and then, through `asyncio.wait_for` before Python 3.12."""
+    forgetful = Forgetful()
+    async with asyncio.timeout(10):
+        async with OperatorControl(forgetful, registry=CircuitRegistry()):
+            await asyncio.sleep(0.01)
+    assert forgetful.forgotten

@@ -19,7 +19,6 @@ from standfast.backends.memory import MemoryDatabase
 from standfast.backends.postgres import PostgresDatabase
 from standfast.backends.sqlite import SqliteDatabase
 from standfast.ports.database import Capabilities
-from tests.saga.engine.world import World
 
 BACKENDS = {
     "memory": MemoryDatabase.capabilities,
@@ -59,11 +58,6 @@ def shared_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=_having(lambda c: c.many_processes and not c.many_workers))
 def lone_url(request: pytest.FixtureRequest) -> str:
     return _url(request)
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
 
 
 @pytest.fixture

@@ -207,6 +207,11 @@ async def test_what_is_said_to_move_does(stored):
     ops = Operations(other.sagas, stored.database)
     act = ops.move(2, [await stored.sagas.instance(handle.id)])
     assert [sent async for sent in ops.tell(act, [handle.id])] == [1]
+
+    async def is_handed_over():
+        return (await stored.sagas.instance(handle.id)).version == 2
+
+    await until(is_handed_over)
     (loaded,) = await stored.database.journal.load([handle.id])
     opened = open_instance(other.definitions, loaded)
     assert opened.definition.version == 2

@@ -98,9 +98,12 @@ class OperatorControl:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Once may not be enough: until Python 3.12 `asyncio.wait_for`, which redis-py writes with,
+        # forgets a cancellation that comes just when it is done.
+        while waiting := [task for task in self._tasks if not task.done()]:
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting, timeout=0.1)
         self._end()
         for breaker in self._registry:
             breaker.forget(self._changed)
