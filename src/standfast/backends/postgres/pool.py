@@ -16,8 +16,11 @@ from standfast.errors import StoreError, StoreUnavailable
 _VICTIM_ATTEMPTS = 8
 
 # The statements of the library are kept as prepared plans, made when a table may still be small;
-# without these a plan that reads the whole table could stay in use while the table grows.
+# without these a plan that reads the whole table could stay in use while the table grows. Left to
+# choose, the server would plan most writes anew each time, since it takes a list of one for cheaper
+# than a list whose length it doesn't know: dearer than the write itself.
 _PLANNING = {
+    "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "jit": "off",
     "default_transaction_isolation": "read committed",
@@ -35,6 +38,10 @@ class Pool:
 
     Every call is bounded by the timeout of the options. A statement that the server chose as the
     victim of a deadlock is run again.
+
+    A connection that comes back sound stays at hand for the next call, `min_size` of them at most
+    and only while nobody waits for one: each loan of asyncpg's pool takes tasks and turns of the
+    event loop, a good part of a lone commit.
     """
 
     def __init__(self, dsn: str, place: str, options: PostgresOptions) -> None:
@@ -44,6 +51,8 @@ class Pool:
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
         self._pool: asyncpg.Pool | None = None
+        self._at_hand: list[Any] = []
+        self._waiting = 0
         self._users = 0
         self._idle = asyncio.Event()
 
@@ -83,12 +92,15 @@ class Pool:
                     self._idle.clear()
                     await self._idle.wait()
                 self._pool = None
+                while self._at_hand:
+                    await pool.release(self._at_hand.pop())
                 await pool.close()
         except DRIVER_ERRORS:
             # The server doesn't answer any more, so there is nothing to say goodbye to.
             pool.terminate()
         finally:
             self._pool = None
+            self._at_hand.clear()
 
     async def connect(self) -> asyncpg.Connection:
         """A connection of its own, outside the pool. Driver errors come through."""
@@ -128,26 +140,38 @@ class Pool:
             )
         self._users += 1
         try:
-            async with self._acquired(pool) as connection:
+            connection = await self._take(pool)
+            stays = False
+            try:
                 yield connection
+                room = not self._waiting and len(self._at_hand) < self.options.min_size
+                stays = room and _is_sound(connection)
+            finally:
+                if stays:
+                    self._at_hand.append(connection)
+                else:
+                    await pool.release(connection, timeout=self.timeout)
         finally:
             self._users -= 1
             if not self._users:
                 self._idle.set()
 
-    @asynccontextmanager
-    async def _acquired(self, pool: Any) -> AsyncIterator[Any]:
+    async def _take(self, pool: Any) -> Any:
+        while self._at_hand:
+            connection = self._at_hand.pop()
+            if _is_sound(connection):
+                return connection
+            await pool.release(connection, timeout=self.timeout)
+        self._waiting += 1
         try:
-            connection = await pool.acquire(timeout=self.timeout)
+            return await pool.acquire(timeout=self.timeout)
         except TimeoutError as error:
             raise StoreUnavailable(
                 f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
                 f"that it answers, or raise max_size={self.options.max_size}"
             ) from error
-        try:
-            yield connection
         finally:
-            await pool.release(connection, timeout=self.timeout)
+            self._waiting -= 1
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Any]:
@@ -200,6 +224,14 @@ def drop(connection: Any) -> None:
     """Cut the connection, when its state isn't known; the pool makes another."""
     with suppress(asyncpg.InterfaceError):  # It is gone already.
         connection.terminate()
+
+
+def _is_sound(connection: Any) -> bool:
+    """Whether it is open and in no transaction: as good as new for the next call."""
+    try:
+        return not (connection.is_closed() or connection.is_in_transaction())
+    except asyncpg.InterfaceError:  # It is gone, and asyncpg's pool knows.
+        return False
 
 
 async def _reset(connection: Any) -> None:

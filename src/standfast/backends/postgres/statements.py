@@ -23,6 +23,8 @@ The time "now" is the server's, in seconds since the epoch.
 
 from __future__ import annotations
 
+import re
+
 # ruff: noqa: S608 - only constants of this module are put into the SQL text
 
 CHANNEL = "standfast"
@@ -135,6 +137,21 @@ APPEND_AND_CHANGE = f"""\
        (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
         FROM changed WHERE due HAVING count(*) > 0)
 """
+
+
+def _of_one(statement: str) -> str:
+    def values(match: re.Match[str]) -> str:
+        return f"(SELECT {match[1].replace('[]', '')}{', 1' if match[2] else ''})"
+
+    return re.sub(r"unnest\(([^()]*)\)( WITH ORDINALITY)?", values, statement)
+
+
+# The same for lists of one, given as their elements: nothing to unpack, sort or pair, a good part
+# of what a lone write takes.
+OF_ONE = {
+    statement: _of_one(statement)
+    for statement in (START_OWNED, START_PASSIVE, APPEND, APPEND_AND_CHANGE)
+}
 
 EXISTING_FACTS = """\
 SELECT DISTINCT f.id FROM unnest($1::uuid[], $2::int[]) AS f (id, seq)

@@ -47,7 +47,8 @@ async def start(fetch: Fetch, starts: Sequence[Start], *, owner: int | None) -> 
     rows = [start.instance for start in reversed(unique.values())]
     ids = [row.id for row in rows]
     statement = sql.START_PASSIVE if owner is None else sql.START_OWNED
-    answer = await fetch(
+    answer = await _write(
+        fetch,
         statement,
         owner,
         ids,
@@ -74,6 +75,14 @@ async def start(fetch: Fetch, starts: Sequence[Start], *, owner: int | None) -> 
     if not rest and len(ids) == len(starts):
         return [Started(row.id, True, row.input_hash) for row in rows]
     return await _among_holders(fetch, starts, owner, rest)
+
+
+def _write(
+    fetch: Fetch, statement: str, owner: int | None, *lists: list[Any]
+) -> Awaitable[list[Any]]:
+    if all(len(values) == 1 for values in lists):
+        return fetch(sql.OF_ONE[statement], owner, *(values[0] for values in lists))
+    return fetch(statement, owner, *lists)
 
 
 async def _among_holders(
@@ -150,11 +159,12 @@ async def append(
         if one.change is not None or one.release or one.consumed:
             changed.append(one)
     if not changed:
-        answer = await fetch(sql.APPEND, owner, ids, fact_ids, numbers, facts)
+        answer = await _write(fetch, sql.APPEND, owner, ids, fact_ids, numbers, facts)
         return set(answer[0][0])
     changes = [one.change for one in changed]
     ended = [change is not None and change.finished_at is not None for change in changes]
-    answer = await fetch(
+    answer = await _write(
+        fetch,
         sql.APPEND_AND_CHANGE,
         owner,
         ids,
