@@ -79,20 +79,17 @@ class Attempts:
         if tx is not None:
             args.append(tx)
         with self.telemetry.attempt(active.machine, ctx, branch):
-            if timeout is None:
-                return await self._uncancelled(function(*args))
-            async with asyncio.timeout(timeout):
-                return await self._uncancelled(function(*args))
-
-    async def _uncancelled(self, attempt: Any) -> Any:
-        """Await; a cancellation that nobody asked of this task is the attempt's own failure."""
-        try:
-            return await attempt
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():
-                raise RuntimeError("the step was cancelled from within") from None
-            raise
+            try:
+                if timeout is None:
+                    return await function(*args)
+                async with asyncio.timeout(timeout):
+                    return await function(*args)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and not task.cancelling():
+                    # Nobody asked it of this task, so it is the attempt's own failure.
+                    raise RuntimeError("the step was cancelled from within") from None
+                raise
 
     def _item(self, active: Active, branch: Branch) -> Any:
         assert branch.item_value is not None

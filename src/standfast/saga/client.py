@@ -163,8 +163,9 @@ class SagaHandle(Generic[R]):
         (unless it has just been told something, by an operator say), `TimeoutError` after `timeout`
         (seconds or text), `SagaNotFound`.
         """
-        limit = None if timeout is None else seconds(timeout, name="timeout")
-        async with asyncio.timeout(limit):
+        if timeout is None:
+            return await self._sagas.outcome(self.id)
+        async with asyncio.timeout(seconds(timeout, name="timeout")):
             return await self._sagas.outcome(self.id)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:

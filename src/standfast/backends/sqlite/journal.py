@@ -59,7 +59,10 @@ class SqliteJournal:
 
         def work(con: sqlite3.Connection) -> Sequence[StandfastError | None]:
             try:
-                transact(con, all_of_them)
+                if len(appends) == 1 and writing.is_one_fact(appends[0]):
+                    all_of_them(con)  # one statement is a transaction of its own
+                else:
+                    transact(con, all_of_them)
             except writing.REFUSED:
                 return transact(con, one_by_one)
             return [None] * len(appends)

@@ -182,6 +182,15 @@ def append(con: sqlite3.Connection, owner: int, appends: Sequence[Append], *, no
         send(con, mails, now=now)
 
 
+def is_one_fact(append: Append) -> bool:
+    """Whether it is written by one statement."""
+    return (
+        len(append.facts) == 1
+        and append.change is None
+        and not (append.release or append.consumed or append.starts or append.mails)
+    )
+
+
 def _insert_facts(con: sqlite3.Connection, owner: int, facts: list[bytes | int | str]) -> None:
     begin = 0
     for size in _SIZES:
