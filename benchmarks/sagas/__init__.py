@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.servers import DurablePostgres, folder, new_postgres_database
 
-CONTENDERS = ("raw", "floor", "timed_floor", "journal", "standfast", "dbos")
+CONTENDERS = ("raw", "floor", "timed_floor", "rows", "standfast", "dbos")
 
 
 def main(arguments: list[str]) -> int:

@@ -1,21 +1,23 @@
 """Those who run three trivial steps durably: each yields a function that runs one saga to its end.
 
 `raw` is what a saga costs the database at least when it is alone: a commit for the start and one
-for each step, the end riding with the last. `floor` is the same with group commit, and nothing
-else: no machine, no retries, no recovery, no telemetry. What an engine adds is its distance to it.
-`journal` is Standfast's store without its engine: the rows that a saga needs so that it can be
-found, taken over and purged, in the same four commits.
+for each step, the end riding with the last. `rows` is the same with the rows that a saga has, so
+that it can be found, taken over and purged. `floor` is `raw` with group commit, and nothing else:
+no machine, no retries, no recovery, no telemetry. What an engine adds is its distance to these.
 """
 
 import asyncio
 import queue
 import sqlite3
 import threading
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+from standfast.ids import new_id
 
 RunOne = Callable[[int], Awaitable[Any]]
 Row = tuple[uuid.UUID, int, str, str]
@@ -85,11 +87,13 @@ def configure_dbos(url: str) -> None:
 
 @asynccontextmanager
 async def raw(url: str) -> AsyncIterator[RunOne]:
-    """Four commits of one row each, on one connection, with nothing in between."""
+    """Four commits of one row each, on one connection, with nothing but the steps in between."""
     write_sync, write = await _writer(url)
 
     async def run_one(number: int) -> None:
         for row in _rows():
+            if row[1]:
+                await _step()
             if write_sync is not None:
                 write_sync([row])  # no thread in between: this is the least there can be
             else:
@@ -113,30 +117,68 @@ async def timed_floor(url: str) -> AsyncIterator[RunOne]:
 
 
 @asynccontextmanager
-async def journal(url: str) -> AsyncIterator[RunOne]:
-    """Start, two facts, and the last with the end, as the engine would write them."""
+async def rows(url: str) -> AsyncIterator[RunOne]:
+    """Start, two facts, and the last with the end: Standfast's own rows, by plain SQL."""
     from standfast.backends import open_database
-    from standfast.conformance.samples import finish, register, start
-    from standfast.ports.journal import Append
 
     database = open_database(url)
     await database.open()
-    try:
-        await database.migrate()
-        owner = await register(database)
-        fact = '{"type":"completed","at":1790000000.12,"branch":"charge","result":{"ok":true}}'
+    await database.migrate()
+    await database.close()
+    if url.startswith("sqlite"):
+        connection = _connect(url)
+        instance, fact, end = (sql.format("standfast_") for sql in (_INSTANCE, _FACT, _END))
 
         async def run_one(number: int) -> None:
-            one = start(fact='{"type":"started","at":1790000000.12,"input":{"number":1}}')
-            id = one.instance.id
-            await database.journal.start([one], owner=owner)
-            for last in range(2):
-                await database.journal.append(owner, [Append(id, last, [fact])])
-            await database.journal.append(owner, [finish(id, 2, [fact, '{"type":"ended"}'])])
+            id = new_id()
+            key, name, now = id.bytes, str(id), time.time()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(instance, (key, name, now))
+            connection.execute(fact, (key, 0, _STARTED))
+            connection.execute("COMMIT")
+            for step in (1, 2):
+                await _step()
+                connection.execute(fact, (key, step, _DONE))
+            await _step()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(fact, (key, 3, _DONE))
+            connection.execute(end, (key, now))
+            connection.execute("COMMIT")
 
         yield run_one
-    finally:
-        await database.close()
+        return
+
+    import asyncpg
+
+    server = await asyncpg.connect(url)
+    instance, fact, end = (sql.format("standfast.") for sql in (_INSTANCE, _FACT, _END))
+    start = f"WITH instance AS ({instance}) {fact.replace('$2, $3', '0, $4')}"
+    finish = f"WITH instance AS ({end}) {fact.replace('$2, $3', '3, $3')}"
+
+    async def run_one_there(number: int) -> None:
+        id, now = new_id(), time.time()
+        await server.execute(start, id, str(id), now, _STARTED)
+        for step in (1, 2):
+            await _step()
+            await server.execute(fact, id, step, _DONE)
+        await _step()
+        await server.execute(finish, id, now, _DONE)
+
+    yield run_one_there
+
+
+_INSTANCE = (
+    "INSERT INTO {}instances (id, pattern, name, version, key, correlation_id, input_hash, status,"
+    " step, cause, owner, created_at, updated_at) VALUES ($1, 'saga', 'trivial', 1, $2, $2,"
+    " '3f1c0a9be2d84c7715aa09f6', 'running', '', '', 1, $3, $3)"
+)
+_FACT = "INSERT INTO {}journal (id, seq, fact) VALUES ($1, $2, $3)"
+_END = (
+    "UPDATE {}instances SET status = 'completed', owner = NULL, updated_at = $2, finished_at = $2"
+    " WHERE id = $1"
+)
+_STARTED = '{"kind":"started","at":1790000000.12,"input":{"number":1},"version":1,"key":"1"}'
+_DONE = '{"kind":"step_completed","at":1790000000.12,"branch":"charge","result":{"ok":true}}'
 
 
 async def _step() -> None:
@@ -174,7 +216,7 @@ CONTENDERS: dict[str, Callable[[str], AbstractAsyncContextManager[RunOne]]] = {
     "raw": raw,
     "floor": floor,
     "timed_floor": timed_floor,
-    "journal": journal,
+    "rows": rows,
 }
 
 
@@ -190,11 +232,7 @@ async def _writer(
 ) -> tuple[Callable[[Sequence[Row]], None] | None, Callable[[Sequence[Row]], Awaitable[Any]]]:
     """How to commit rows: in this thread (SQLite), and as a coroutine."""
     if url.startswith("sqlite"):
-        connection = sqlite3.connect(
-            Path(url.removeprefix("sqlite:///")), check_same_thread=False, isolation_level=None
-        )
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection = _connect(url)
         connection.execute(_TABLE.format(id="blob", key="PRIMARY KEY (id, seq)") + " WITHOUT ROWID")
 
         def write_sync(rows: Sequence[Row]) -> None:
@@ -224,6 +262,14 @@ async def _writer(
         free.append(connection)
 
     return None, write
+
+
+def _connect(url: str) -> sqlite3.Connection:
+    path = Path(url.removeprefix("sqlite:///"))
+    connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
 
 
 class _Group:

@@ -27,7 +27,6 @@ from standfast.saga import facts as fx
 from standfast.saga.blocks import refuse_inside, transaction_open
 from standfast.saga.client import Definitions, SagaHandle, Sagas, unknown
 from standfast.saga.definition import Definition, Saga
-from standfast.saga.spans import begin_trace
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.worker import Worker
 
@@ -249,8 +248,12 @@ class Standfast:
         key: str | None,
         correlation_id: str | None,
     ) -> tuple[Definition, Start, fx.Started]:
-        trace = begin_trace(self.definitions.of(saga).name, key or "")
-        return self.sagas.prepare(saga, input, key=key, correlation_id=correlation_id, trace=trace)
+        definition = self.definitions.of(saga)
+        spans = None if self.telemetry is None else self.telemetry.spans
+        trace = None if spans is None else spans.begin(definition.name, key or "")
+        return self.sagas.prepare(
+            definition, input, key=key, correlation_id=correlation_id, trace=trace
+        )
 
     def _began(
         self,
@@ -275,10 +278,10 @@ class Standfast:
         self, batch: Sequence[tuple[Start, int | None]]
     ) -> Awaitable[Sequence[Started | Exception]]:
         """Write starts that share an owner, as nearly always, in one commit."""
-        owner = batch[0][1]
-        if all(its == owner for _, its in batch):
-            return self.database.journal.start([start for start, _ in batch], owner=owner)
-        return self._write_by_owner(batch)
+        starts, owners = zip(*batch, strict=True)
+        if len(set(owners)) > 1:
+            return self._write_by_owner(batch)
+        return self.database.journal.start(starts, owner=owners[0])
 
     async def _write_by_owner(
         self, batch: Sequence[tuple[Start, int | None]]

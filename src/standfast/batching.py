@@ -112,7 +112,11 @@ class Batcher(Generic[T, R]):
         self._alone = self._eager and len(items) == 1
         write: asyncio.Future[Sequence[R | Exception]]
         try:
-            write = asyncio.ensure_future(self._write(items), loop=loop)
+            writing = self._write(items)
+            if isinstance(writing, asyncio.Future):
+                write = writing
+            else:
+                write = asyncio.ensure_future(writing, loop=loop)
         except BaseException as error:
             write = loop.create_future()
             write.set_exception(error)

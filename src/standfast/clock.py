@@ -52,18 +52,16 @@ class AdjustedClock:
     Less than a second of difference is left alone.
     """
 
-    __slots__ = ("_inner", "_offset")
+    __slots__ = ("_inner", "_offset", "monotonic", "now")
 
     def __init__(self, inner: Clock) -> None:
         self._inner: Clock = inner
         self._offset: float = 0.0
-
-    def monotonic(self) -> float:
-        """As the inner clock's."""
-        return self._inner.monotonic()
-
-    def now(self) -> float:
+        self.monotonic: Callable[[], float] = inner.monotonic
+        self.now: Callable[[], float] = inner.now
         """Seconds since the Unix epoch, by the store's clock."""
+
+    def _adjusted(self) -> float:
         return self._inner.now() + self._offset
 
     async def sleep(self, seconds: float) -> None:
@@ -83,6 +81,7 @@ class AdjustedClock:
                 "behind" if offset > 0 else "ahead of",
             )
         self._offset = offset
+        self.now = self._adjusted if offset else self._inner.now
 
 
 SYSTEM_CLOCK = SystemClock()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -69,13 +70,17 @@ def with_defaults(value: T) -> T:
     for the same.
     """
     parts: Iterable[Any]
-    if dataclasses.is_dataclass(value) and hasattr(value, "__dict__"):
+    its_type: type = type(value)
+    if its_type in _ATOMS:
+        return value
+    if names := _fields(its_type):
         state = vars(value)
-        filled = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        rest = {name: state[name] for name in state if name not in filled}
-        state.clear()
-        state.update(filled, **rest)
-        parts = filled.values()
+        if tuple(state) != names:
+            filled = {name: getattr(value, name) for name in names}
+            rest = {name: state[name] for name in state if name not in filled}
+            state.clear()
+            state.update(filled, **rest)
+        parts = [state[name] for name in names]
     elif isinstance(value, msgspec.Struct):
         parts = [getattr(value, name) for name in value.__struct_fields__]
     elif isinstance(value, dict):
@@ -87,6 +92,17 @@ def with_defaults(value: T) -> T:
     for part in parts:
         with_defaults(part)
     return value
+
+
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+@lru_cache(maxsize=1024)
+def _fields(type: type) -> tuple[str, ...]:
+    """The fields of a dataclass whose instances keep them in ``__dict__``."""
+    if not dataclasses.is_dataclass(type) or not type.__dictoffset__:
+        return ()
+    return tuple(field.name for field in dataclasses.fields(type))
 
 
 def _name(type: Any) -> str:

@@ -35,7 +35,7 @@ def where(con=None):
 def writes(monkeypatch):
     """Where each start and append of the journal was written."""
     seen = []
-    for name in ("start", "append"):
+    for name in ("start", "append", "append_fact"):
         real = getattr(journal.writing, name)
 
         def spy(*args, real=real, **options):

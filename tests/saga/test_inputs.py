@@ -35,12 +35,26 @@ class SendLetter(Saga[Letter]):
         return letter.pages
 
 
+class Send(Saga[Any]):
+    @step(no_compensation="it only looks")
+    async def look(self, thing: Any, ctx: Context) -> str:
+        return f"{thing}"
+
+
+class SendUntyped(Saga):  # type: ignore[type-arg]
+    @step(no_compensation="it only looks")
+    async def look(self, thing, ctx):  # type: ignore[no-untyped-def]
+        return f"{thing}"
+
+
 @pytest.mark.parametrize(
     ("saga", "input", "step_name", "answer"),
     [
         (SendParcel, {"weight": 3}, "weigh", 3),
         (SendLetters, [Letter(1), Letter(2)], "count", 3),
         (SendLetter, Letter(2), "count", 2),
+        (Send, 7, "look", "7"),
+        (SendUntyped, ["a"], "look", "['a']"),
     ],
 )
 async def test_inputs_of_many_types(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -35,7 +36,7 @@ class Attempts:
     def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
         machine, step = active.machine, command.branch.step
         now = self.clock.now()
-        forward = isinstance(command, Run)
+        forward = type(command) is Run
         timeout = step.timeout if forward else step.undo_timeout
         saga_deadline = machine.started.deadline_at
         if forward and saga_deadline is not None and not (step.pivot or machine.past_pivot):
@@ -78,18 +79,11 @@ class Attempts:
             args.append(self._item(active, branch))
         if tx is not None:
             args.append(tx)
-        with self.telemetry.attempt(active.machine, ctx, branch):
-            try:
-                if timeout is None:
-                    return await function(*args)
-                async with asyncio.timeout(timeout):
-                    return await function(*args)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and not task.cancelling():
-                    # Nobody asked it of this task, so it is the attempt's own failure.
-                    raise RuntimeError("the step was cancelled from within") from None
-                raise
+        spans = self.telemetry.spans
+        if spans is None:
+            return await _within(timeout, function, args)
+        with spans.attempt(active.machine, ctx, branch):
+            return await _within(timeout, function, args)
 
     def _item(self, active: Active, branch: Branch) -> Any:
         assert branch.item_value is not None
@@ -157,6 +151,22 @@ class Attempts:
             parent=(machine.id, branch.id),
         )
         return start
+
+
+async def _within(
+    timeout: float | None, function: Callable[..., Awaitable[Any]], args: list[Any]
+) -> Any:
+    try:
+        if timeout is None:
+            return await function(*args)
+        async with asyncio.timeout(timeout):
+            return await function(*args)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            # Nobody asked it of this task, so it is the attempt's own failure.
+            raise RuntimeError("the step was cancelled from within") from None
+        raise
 
 
 def describe(error: BaseException) -> str:

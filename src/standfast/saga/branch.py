@@ -117,7 +117,9 @@ class Branch:
     @property
     def is_runnable(self) -> bool:
         """Whether its action may be run."""
-        return self.state == "open" and self.step.kind == "action" and not self.fans_out
+        step = self.step
+        is_whole = step.fans_out and self.item is None
+        return self.state == "open" and step.kind == "action" and not is_whole
 
     @property
     def is_wait(self) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar, is_typeddict
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -217,7 +217,7 @@ class Sagas:
 
     def prepare(
         self,
-        saga: type[Saga[Any]] | str,
+        saga: type[Saga[Any]] | str | Definition,
         input: Any,
         *,
         key: str | None = None,
@@ -227,9 +227,9 @@ class Sagas:
         parent: tuple[UUID, str] | None = None,
     ) -> tuple[Definition, Start, fx.Started]:
         """Check a start and put it into the form that is stored. Raises `ConfigurationError`."""
-        definition = self.definitions.of(saga)
-        expected = definition.input_type
-        if _is_checkable(expected) and not isinstance(input, expected):
+        definition = saga if isinstance(saga, Definition) else self.definitions.of(saga)
+        expected = definition.input_class
+        if expected is not None and not isinstance(input, expected):
             raise ConfigurationError(
                 f"saga {definition.name!r} takes a {expected.__name__}, not a "
                 f"{type(input).__name__}"
@@ -453,11 +453,6 @@ def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
 
 def _as_it_is(store: StoreTransaction) -> tuple[Any, Callable[[], None]]:
     return store, lambda: None
-
-
-def _is_checkable(expected: Any) -> bool:
-    """Whether ``isinstance`` can tell: it can't for TypedDicts and generic aliases."""
-    return isinstance(expected, type) and not is_typeddict(expected)
 
 
 def _nowhere(id: UUID) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin, is_typeddict
 
 from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
@@ -91,6 +91,7 @@ class Definition:
         self.version: int = cls.version
         self.max_in_flight: int | None = cls.max_in_flight
         self.input_type: Any = input_type(cls)
+        self.input_class: type | None = _class_of(self.input_type)
         if not self.name or len(self.name) > 200 or not is_storable(self.name):
             raise DefinitionError(
                 f"saga name {self.name[:40]!r} can't be stored: give 1 to 200 characters, without "
@@ -195,6 +196,12 @@ def input_type(cls: type[Saga[Any]]) -> Any:
                 (found,) = get_args(generic)
                 return Any if isinstance(found, TypeVar) else found
     return Any
+
+
+def _class_of(expected: Any) -> type | None:
+    """The type if ``isinstance`` can tell: it can't for TypedDicts and generic aliases."""
+    is_class = isinstance(expected, type) and not is_typeddict(expected) and expected is not Any
+    return expected if is_class else None
 
 
 def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:

@@ -83,11 +83,12 @@ class Machine(SagaState):
                     continue
                 if branch.needs_answer:
                     out.append(Resolve(branch))
-                    self.running.add(branch.id)
                 elif branch.is_runnable and self.has_room(branch):
                     branch.touched = True
                     out.append(Run(branch, branch.attempt + 1))
-                    self.running.add(branch.id)
+                else:
+                    continue
+                self.running.add(branch.id)  # `has_room` counts them
         for command in out:
             self.running.add(command.branch.id)
             command.branch.since = command.branch.since or now
@@ -368,8 +369,9 @@ class Machine(SagaState):
     def _settle(self, now: float) -> None:
         if self.outcome or self.undoing:
             return
-        while any(self._settle_wait(branch, now) for branch in self.open_waits()):
-            pass
+        if self.plan.has_waits:
+            while any(self._settle_wait(branch, now) for branch in self.open_waits()):
+                pass
         if self.past_pivot:
             return
         if self.cancel is not None and (self.cancel.force or not self.pivot_in_doubt):

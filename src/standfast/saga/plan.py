@@ -50,7 +50,17 @@ class Plan:
     whatever a pivot forbids.
     """
 
-    __slots__ = ("deadline", "descendants", "name", "pivot", "steps", "successors", "version")
+    __slots__ = (
+        "deadline",
+        "descendants",
+        "has_waits",
+        "name",
+        "pivot",
+        "steps",
+        "successors",
+        "version",
+        "waiting_for",
+    )
 
     def __init__(
         self, name: str, version: int, steps: Iterable[StepPlan], deadline: float | None = None
@@ -77,6 +87,8 @@ class Plan:
                     )
                 self.successors[before].append(step.name)
         self.descendants: dict[str, frozenset[str]] = self._reach()
+        self.waiting_for: dict[str, int] = {n: len(s.after) for n, s in self.steps.items()}
+        self.has_waits: bool = any(step.kind == "wait" for step in self.steps.values())
         pivots = [s.name for s in self.steps.values() if s.pivot]
         if len(pivots) > 1:
             raise self._error(

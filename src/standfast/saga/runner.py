@@ -32,7 +32,7 @@ from standfast.saga.active import Active
 from standfast.saga.attempt import Attempts, describe
 from standfast.saga.blocks import transaction_open
 from standfast.saga.client import Sagas
-from standfast.saga.machine import Command, Run, Undo
+from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.state import FINISHED
 from standfast.saga.telemetry import SagaTelemetry
@@ -40,6 +40,7 @@ from standfast.saga.telemetry import SagaTelemetry
 log = logging.getLogger("standfast.saga")
 
 T = TypeVar("T")
+STORE_AWAY = (StoreUnavailable, StoreFull)
 AT_REST = (*FINISHED, "parked", "compensation_failed")
 
 
@@ -48,7 +49,7 @@ class Runner:
 
     `linger`: an instance whose next timer is more than this many seconds away leaves memory.
     `on_rest(active)` is called when one has left. `check_lease()` tells whether the lease still
-    holds; `on_sent(id)` that an instance was sent something.
+    holds; `on_sent(id)` that an instance was sent something; `alone()` whether it drives but one.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Runner:
         on_rest: Callable[[Active], None],
         check_lease: Callable[[], Awaitable[bool]],
         on_sent: Callable[[UUID], None],
+        alone: Callable[[], bool],
     ) -> None:
         self.sagas: Sagas = sagas
         self.database: Database = database
@@ -73,6 +75,7 @@ class Runner:
         self.on_rest: Callable[[Active], None] = on_rest
         self.check_lease: Callable[[], Awaitable[bool]] = check_lease
         self.on_sent: Callable[[UUID], None] = on_sent
+        self.alone: Callable[[], bool] = alone
         self.draining: bool = False
         self.appends: Batcher[Append, None] = Batcher(
             lambda batch: database.journal.append(owner, batch),
@@ -121,7 +124,7 @@ class Runner:
         while True:
             try:
                 return await work()
-            except (StoreUnavailable, StoreFull) as error:
+            except STORE_AWAY as error:
                 log.error("saga %s: %s: %s", active.id, what, error)
                 await self.clock.sleep(delay)
                 delay = min(2.0, delay * 2)
@@ -190,14 +193,17 @@ class Runner:
                     active.sleeps_until = wake_at
                     return
             inline = self._inline(active, commands)
-            for command in commands:
-                if command is not inline and command.branch.id in machine.running:
-                    self._spawn(active, command)
+            others = [c for c in commands if c is not inline and c.branch.id in machine.running]
+            for command in others:
+                self._spawn(active, command)
+            if others:
+                await asyncio.sleep(0)  # they have begun before anything else is decided
             if inline is None:
                 await self._await_event(active, machine.wake_at())
                 facts = self._digest(active)
                 continue
-            if isinstance(inline, (Run, Undo)) and _is_transactional(inline):
+            if _is_transactional(inline):
+                assert not isinstance(inline, Resolve)
                 facts = await self._transact(active, inline)
                 if machine.outcome and not facts:
                     return  # the commit let it go too
@@ -213,6 +219,8 @@ class Runner:
         A lone one needs no task of its own. A transactional one must keep the driver from storing
         anything else meanwhile, so others of its kind are put back until next time.
         """
+        if len(commands) == 1 and not active.tasks:
+            return commands[0]
         chosen: Command | None = None
         for command in commands:
             if _is_transactional(command):
@@ -220,8 +228,6 @@ class Runner:
                     chosen = command
                 else:
                     active.machine.running.discard(command.branch.id)
-        if chosen is None and len(commands) == 1 and not active.tasks:
-            chosen = commands[0]
         return chosen
 
     def _spawn(self, active: Active, command: Command) -> None:
@@ -265,9 +271,18 @@ class Runner:
     ) -> None:
         """Store facts, trying for as long as the lease lasts."""
         append = self._append_of(active, facts, release=release, wake_at=wake_at)
-        await self._insist(
-            active, "its facts wait to be stored", lambda: self.appends.submit(append)
-        )
+        try:
+            # A step forward of the only one here has nobody to share a commit with. All else goes
+            # through the event loop: attempts without a pause between them would starve it.
+            if facts and type(facts[-1]) is fx.StepCompleted and self.alone():
+                (error,) = await self.database.journal.append(self.owner, [append])
+                if error is not None:
+                    raise error
+            else:
+                await self.appends.submit(append)
+        except STORE_AWAY:
+            again = partial(self.appends.submit, append)
+            await self._insist(active, "its facts wait to be stored", again)
         self._stored(active, append, facts)
 
     def _append_of(
@@ -374,10 +389,9 @@ def _wake(waiter: asyncio.Future[None]) -> None:
 
 
 def _is_transactional(command: Command) -> bool:
-    step = command.branch.step
-    if isinstance(command, Undo):
-        return step.undo_transactional
-    return isinstance(command, Run) and step.transactional
+    if type(command) is Run:
+        return command.branch.step.transactional
+    return type(command) is Undo and command.branch.step.undo_transactional
 
 
 class _Reload(Exception):

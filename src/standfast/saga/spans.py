@@ -42,14 +42,7 @@ def is_tracing() -> bool:
 
 def begin_trace(saga: str, key: str) -> dict[str, str]:
     """The trace context to keep in a new instance's journal ({} when nobody traces)."""
-    if not is_tracing():
-        return {}
-    carrier: dict[str, str] = {}
-    with trace.get_tracer(*_SCOPE).start_as_current_span(
-        f"saga {saga} start", attributes={"standfast.saga": saga, "standfast.key": key}
-    ):
-        propagate.inject(carrier)
-    return carrier
+    return Spans().begin(saga, key) if is_tracing() else {}
 
 
 class Spans:
@@ -62,6 +55,15 @@ class Spans:
     def __init__(self) -> None:
         self._tracer = trace.get_tracer(*_SCOPE)
         self._has_ids = _let_ids_be_chosen(self._tracer)
+
+    def begin(self, saga: str, key: str) -> dict[str, str]:
+        """The trace context to keep in a new instance's journal."""
+        carrier: dict[str, str] = {}
+        with self._tracer.start_as_current_span(
+            f"saga {saga} start", attributes={"standfast.saga": saga, "standfast.key": key}
+        ):
+            propagate.inject(carrier)
+        return carrier
 
     @contextmanager
     def attempt(self, state: SagaState, ctx: Context, branch: Branch) -> Iterator[None]:

@@ -24,17 +24,16 @@ class Names:
 
     __slots__ = ("_firsts", "_now")
 
-    def __init__(self) -> None:
+    def __init__(self, *migrations: Mapping[str, str]) -> None:
+        """Take note of the renames, old to new, of each migration in turn."""
         self._firsts: dict[str, str] = {}
         self._now: dict[str, str] = {}
-
-    def rename(self, renamed: Mapping[str, str]) -> None:
-        """Take note of a migration's renames, old to new."""
-        for old, new in renamed.items():
-            first = self._firsts.pop(old, old)
-            self._firsts[new] = first
-            self._now = {name: new if now == old else now for name, now in self._now.items()}
-            self._now[old] = self._now[first] = new
+        for renamed in migrations:
+            for old, new in renamed.items():
+                first = self._firsts.pop(old, old)
+                self._firsts[new] = first
+                self._now = {name: new if now == old else now for name, now in self._now.items()}
+                self._now[old] = self._now[first] = new
 
     def first(self, branch: str) -> str:
         """The name under which the branch was begun, or could have been."""
@@ -43,6 +42,9 @@ class Names:
     def current(self, branch: str) -> str:
         """Today's name of a branch that may be called by an old one."""
         return _with_step(branch, self._now)
+
+
+NEVER_RENAMED = Names()
 
 
 def _with_step(branch: str, names: Mapping[str, str]) -> str:
@@ -89,16 +91,14 @@ class SagaState:
     def __init__(self, id: UUID, plan: Plan) -> None:
         self.id: UUID = id
         self.plan: Plan = plan
-        self.names: Names = Names()
+        self.names: Names = NEVER_RENAMED
         self.started: fx.Started = None  # type: ignore[assignment]
         self.sequence: int = -1
         self.branches: dict[str, Branch] = {}
         self.open: dict[str, Branch] = {}
         self.running: set[str] = set()
         self.unsettled: int = len(plan.steps)
-        self.waiting_for: dict[str, int] = {
-            name: len(step.after) for name, step in plan.steps.items()
-        }
+        self.waiting_for: dict[str, int] = plan.waiting_for.copy()
         self.signals: list[fx.SignalReceived] = []
         self.undoing: bool = False
         self.undoing_at: float = 0.0
@@ -443,10 +443,9 @@ def replay(
     open at the end may have run: they are marked so. Raises `CorruptRecord`, naming the row, when
     the journal doesn't fit the plan.
     """
-    for fact in facts:
-        if isinstance(fact, fx.Migrated):
-            state.names.rename(fact.renamed)
-    state.names.rename(renamed or {})
+    migrations = [fact.renamed for fact in facts if isinstance(fact, fx.Migrated)]
+    if migrations or renamed:
+        state.names = Names(*migrations, renamed or {})
     for number, fact in enumerate(_renamed(facts, dict(renamed or {}))):
         if isinstance(fact, fx.Started) != (number == 0):
             raise CorruptRecord(f"journal row {number} is {type(fact).__name__}: out of place")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from opentelemetry import metrics
@@ -16,11 +15,8 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from standfast._version import __version__
 from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
-from standfast.saga.context import Context
 from standfast.saga.spans import Spans, is_tracing
 from standfast.saga.state import SagaState
-
-_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class SagaTelemetry:
@@ -128,12 +124,6 @@ class SagaTelemetry:
         self._duration.record(at - state.started.at, {"saga": saga, "outcome": state.outcome})
         if self.spans is not None:
             self.spans.ended(state, at)
-
-    def attempt(
-        self, state: SagaState, ctx: Context, branch: Branch
-    ) -> AbstractContextManager[None]:
-        """A span around one attempt of an action or a compensation."""
-        return _NOTHING if self.spans is None else self.spans.attempt(state, ctx, branch)
 
     def trace_of_child(self, state: SagaState, branch: Branch) -> dict[str, str]:
         """The trace context that the child saga of a branch starts with."""

@@ -178,6 +178,7 @@ class Worker:
             on_rest=self._on_rest,
             check_lease=self._check_lease,
             on_sent=self.hint,
+            alone=self.has_one,
         )
         self._look_at_all = True
         self._due.set()
@@ -275,6 +276,10 @@ class Worker:
             and len(self.active) + self._promised < self.max_in_flight
             and (limit is None or self.per_saga[definition.name] < limit)
         )
+
+    def has_one(self) -> bool:
+        """Whether it has one instance at most, those about to be included."""
+        return len(self.active) + self._promised <= 1
 
     def promise(self, definition: Definition) -> bool:
         """Keep a place for one that is being started; whether there is one. End it with `free`."""

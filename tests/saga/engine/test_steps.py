@@ -365,3 +365,19 @@ async def test_a_condition_that_raises_fails_the_step_with_its_error(work, world
     with pytest.raises(SagaCompensated, match="ZeroDivisionError"):
         await (await app.start(Odd, Order("1"))).result(timeout=5)
     assert world.log == []
+
+
+async def test_attempts_without_a_pause_leave_the_event_loop_to_others(work):
+    """The only saga here writes without waiting for others; what fails for ever must not."""
+
+    class Hopeless(Saga[Order]):
+        @step(no_compensation="it has no effect", retry=Retry(attempts=None, backoff=Constant(0)))
+        async def fail(self, order: Order, ctx: Context) -> None:
+            raise OSError("again")
+
+    app = await work(Hopeless())
+    handle = await app.start(Hopeless, Order("1"))
+    await asyncio.sleep(0.05)
+    await handle.cancel()
+    with pytest.raises(SagaCompensated):
+        await handle.result(timeout=5)

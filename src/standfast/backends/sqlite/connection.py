@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from standfast.backends.sqlite.errors import DRIVER_ERRORS, translate
 from standfast.errors import StoreError
@@ -106,7 +106,7 @@ def settle(future: asyncio.Future[T], result: T | None, error: Exception | None)
     if future.done():
         return
     if error is None:
-        future.set_result(cast(T, result))
+        future.set_result(result)  # type: ignore[arg-type]  # without an error it is one
     else:
         future.set_exception(error)
 

@@ -153,7 +153,8 @@ class SqliteDatabase:
 
         `brief` work may be done at once, in the caller's thread.
         """
-        self.refuse_nesting()
+        if self._transactions:
+            self.refuse_nesting()
         return self._writer.write(work) if brief else self._writer.submit(work)
 
     def read(self, work: Work[T]) -> asyncio.Future[T]:
@@ -173,13 +174,12 @@ class SqliteDatabase:
 
     def refuse_nesting(self) -> None:
         """A task that holds the writer and asks for it again would wait for itself for ever."""
-        if self._transactions:
-            task = asyncio.current_task()
-            if any(transaction.task is task for transaction in self._transactions):
-                raise StoreError(
-                    "this task has a transaction open, and SQLite has one writer: use that "
-                    "transaction (`tx.start(...)`, `tx.send(...)`), or end its block first"
-                )
+        task = asyncio.current_task()
+        if any(transaction.task is task for transaction in self._transactions):
+            raise StoreError(
+                "this task has a transaction open, and SQLite has one writer: use that "
+                "transaction (`tx.start(...)`, `tx.send(...)`), or end its block first"
+            )
 
 
 def _path(url: str) -> str:

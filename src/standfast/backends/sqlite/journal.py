@@ -49,6 +49,9 @@ class SqliteJournal:
         self, owner: int, appends: Sequence[Append]
     ) -> Future[Sequence[StandfastError | None]]:
         """See `JournalStore.append`."""
+        one = appends[0] if len(appends) == 1 else None
+        if one is not None and writing.is_one_fact(one):
+            return self._append_fact(owner, one)
         now, path = self._database.now(), self._database.path
 
         def all_of_them(con: sqlite3.Connection) -> None:
@@ -59,15 +62,26 @@ class SqliteJournal:
 
         def work(con: sqlite3.Connection) -> Sequence[StandfastError | None]:
             try:
-                if len(appends) == 1 and writing.is_one_fact(appends[0]):
-                    all_of_them(con)  # one statement is a transaction of its own
-                else:
-                    transact(con, all_of_them)
+                transact(con, all_of_them)
             except writing.REFUSED:
                 return transact(con, one_by_one)
             return [None] * len(appends)
 
-        return self._database.write(work, brief=len(appends) == 1 and _is_brief(appends[0]))
+        return self._database.write(work, brief=one is not None and _is_brief(one))
+
+    def _append_fact(self, owner: int, one: Append) -> Future[Sequence[StandfastError | None]]:
+        def by_itself(con: sqlite3.Connection) -> list[StandfastError | None]:
+            now, path = self._database.now(), self._database.path
+            return writing.append_each(con, owner, [one], now=now, path=path)
+
+        def work(con: sqlite3.Connection) -> Sequence[StandfastError | None]:
+            try:
+                writing.append_fact(con, owner, one)
+            except writing.REFUSED:
+                return transact(con, by_itself)
+            return [None]
+
+        return self._database.write(work, brief=len(one.facts[0]) < _BRIEF)
 
     async def claim(self, owner: int, kinds: Kinds, *, now: float, limit: int) -> list[Loaded]:
         """See `JournalStore.claim`. With an owner whose lease is lost: `StaleWriter`."""

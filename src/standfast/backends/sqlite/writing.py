@@ -18,9 +18,10 @@ from standfast.errors import StaleWriter, StandfastError
 from standfast.ports.journal import Append, Mail, Start, Started
 
 _INSERT_INSTANCE = (
-    "INSERT INTO standfast_instances (id, pattern, name, version, key, correlation_id, input_hash,"
-    " status, step, cause, owner, wake_at, deadline_at, created_at, updated_at, finished_at)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO standfast_instances (owner, id, pattern, name, version, key, correlation_id,"
+    " input_hash, status, step, cause, wake_at, deadline_at, created_at, updated_at, finished_at)"
+    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16"
+    " WHERE ?1 IS NULL OR EXISTS (SELECT 1 FROM standfast_workers WHERE token = ?1)"
     " ON CONFLICT (pattern, name, key) DO NOTHING"
 )
 _INSERT_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES (?, ?, ?)"
@@ -74,8 +75,6 @@ REFUSED = (
 
 def start(con: sqlite3.Connection, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
     """`JournalStore.start`."""
-    if owner is not None and not has_lease(con, owner):
-        raise lost(owner)
     if len(starts) == 1:
         return [_start_one(con, starts[0], owner)]
     con.execute("SAVEPOINT standfast_start")
@@ -84,7 +83,7 @@ def start(con: sqlite3.Connection, starts: Sequence[Start], *, owner: int | None
         con.execute("RELEASE standfast_start")
         con.executemany(_INSERT_FACT, [(s.instance.id.bytes, 0, s.fact) for s in starts])
         return [Started(s.instance.id, True, s.instance.input_hash) for s in starts]
-    # Some keys are taken, and only one by one does SQLite tell which.
+    # Some keys are taken (or the lease is lost), and only one by one does SQLite tell which.
     con.execute("ROLLBACK TO standfast_start")
     con.execute("RELEASE standfast_start")
     return [_start_one(con, start, owner) for start in starts]
@@ -95,6 +94,8 @@ def _start_one(con: sqlite3.Connection, start: Start, owner: int | None) -> Star
     if con.execute(_INSERT_INSTANCE, _columns(start, owner)).rowcount:
         con.execute(_INSERT_FACT, (row.id.bytes, 0, start.fact))
         return Started(row.id, True, row.input_hash)
+    if owner is not None and not has_lease(con, owner):
+        raise lost(owner)
     holder, input_hash = con.execute(
         "SELECT id, input_hash FROM standfast_instances WHERE pattern = ? AND name = ? AND key = ?",
         (row.pattern, row.name, row.key),
@@ -105,6 +106,7 @@ def _start_one(con: sqlite3.Connection, start: Start, owner: int | None) -> Star
 def _columns(start: Start, owner: int | None) -> tuple[Any, ...]:
     row = start.instance
     return (
+        owner,
         row.id.bytes,
         row.pattern,
         row.name,
@@ -115,7 +117,6 @@ def _columns(start: Start, owner: int | None) -> tuple[Any, ...]:
         row.status,
         row.step,
         row.cause,
-        owner,
         row.wake_at if owner is None else None,
         row.deadline_at,
         row.created_at,
@@ -180,6 +181,13 @@ def append(con: sqlite3.Connection, owner: int, appends: Sequence[Append], *, no
         start(con, starts, owner=None)
     if mails:
         send(con, mails, now=now)
+
+
+def append_fact(con: sqlite3.Connection, owner: int, append: Append) -> None:
+    """As `append`, for what `is_one_fact`: a statement that is a transaction of its own."""
+    row = (append.id.bytes, append.after + 1, append.facts[0], owner)
+    if con.execute(_INSERT_OWNED_FACTS[1], row).rowcount != 1:
+        raise Stale
 
 
 def is_one_fact(append: Append) -> bool:

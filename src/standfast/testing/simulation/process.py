@@ -82,6 +82,7 @@ class Process:
             on_rest=self._rested,
             check_lease=self._check_lease,
             on_sent=self._sent,
+            alone=lambda: len(self.active) <= 1,
         )
         self.work: asyncio.Task[None] = play.loop.create_task(self._work())
 
