@@ -129,30 +129,33 @@ async def test_a_cancelled_write_cancels_its_submitters_and_frees_the_lane():
     assert await batcher.submit(2) == 2
 
 
-async def test_eager_begins_at_once_after_a_write_of_one():
-    writes = Writes()
-    batcher = Batcher(writes, eager=True)
-    assert await asyncio.gather(batcher.submit(1), batcher.submit(2)) == [10, 20]
-    assert await batcher.submit(3) == 30
-    futures = [batcher.submit(n) for n in (4, 5, 6)]
-    assert await asyncio.gather(*futures) == [40, 50, 60]
-    assert await asyncio.gather(batcher.submit(7), batcher.submit(8)) == [70, 80]
-    assert writes.batches == [[1, 2], [3], [4], [5, 6], [7, 8]]
+async def test_patience_lets_those_who_were_just_answered_join_the_next_write():
+    async def come_again(batcher, times):
+        for _ in range(times):
+            await asyncio.sleep(0)  # a brief step
+            await batcher.submit(0)
+
+    async def sizes(patience):
+        writes = Writes()
+        batcher = Batcher(writes, patience=patience)
+        early = asyncio.create_task(come_again(batcher, 5))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        await asyncio.gather(early, *(come_again(batcher, 5) for _ in range(3)))
+        return [len(batch) for batch in writes.batches]
+
+    assert len(await sizes(patience=0)) > 7, "two groups, that wait for each other"
+    assert len(await sizes(patience=2)) == 5
 
 
-async def test_a_write_that_is_done_when_it_answers_costs_no_iteration():
+async def test_a_write_may_answer_with_a_future_that_is_done():
     def write(items):
         done = asyncio.get_running_loop().create_future()
         done.set_result([item * 10 for item in items])
         return done
 
-    batcher = Batcher(write, eager=True)
-    assert await batcher.submit(1) == 10
-    future = batcher.submit(2)
-    assert future.done()
-    second = batcher.submit(3)  # but the next waits, so that the event loop is never starved
-    assert not second.done()
-    assert (await future, await second) == (20, 30)
+    batcher = Batcher(write)
+    assert await asyncio.gather(batcher.submit(1), batcher.submit(2)) == [10, 20]
     await batcher.close()
 
 
@@ -166,30 +169,11 @@ async def test_a_write_that_raises_before_it_answers_fails_the_batch():
         done.set_result(items)
         return done
 
-    batcher = Batcher(write, eager=True)
+    batcher = Batcher(write)
     with pytest.raises(OSError, match="away"):
         await batcher.submit(1)
     broken = False
     assert await batcher.submit(2) == 2
-
-
-async def test_an_interrupted_write_reaches_its_caller_and_frees_the_lane():
-    interrupt = True
-
-    def write(items):
-        if interrupt and items == [2]:
-            raise KeyboardInterrupt
-        done = asyncio.get_running_loop().create_future()
-        done.set_result(items)
-        return done
-
-    batcher = Batcher(write, eager=True)
-    assert await batcher.submit(1) == 1
-    with pytest.raises(KeyboardInterrupt):
-        batcher.submit(2)
-    interrupt = False
-    assert await batcher.submit(3) == 3
-    await batcher.close()
 
 
 async def test_close_drains():

@@ -88,7 +88,7 @@ class Standfast:
                 if self.telemetry is None:
                     self.telemetry = SagaTelemetry()
                 lanes = self.database.capabilities.write_lanes
-                self._starts = Batcher(self._write_starts, lanes=lanes, eager=True)
+                self._starts = Batcher(self._write_starts, lanes=lanes)
             self._opened += 1
         return self
 
@@ -225,7 +225,10 @@ class Standfast:
             assert worker.runner is not None
             owner = worker.runner.owner
             try:
-                answer = await self._starts.submit((start, owner))
+                if worker.has_one():
+                    (answer,) = await self.database.journal.start([start], owner=owner)
+                else:
+                    answer = await self._starts.submit((start, owner))
             except StaleWriter:
                 owner = None
             except BaseException:

@@ -27,23 +27,23 @@ class Batcher(Generic[T, R]):
     submitted in the same iteration of the event loop share a write. With several lanes nothing is
     said about the order in which writes end.
 
-    `eager`: after a write of one item the next item is written at once, not at the end of the
-    iteration: for those who come one at a time each iteration is a good part of the wait.
+    `patience`: how many iterations of the event loop more a write is put off. Where there is one
+    lane, that makes those who were just answered, and soon come again, share the next write; else
+    two groups would form, that wait for each other's writes.
 
     For one event loop. A submitter that is cancelled doesn't affect the others, and its item is
     written nevertheless. Raises `ConfigurationError` for `lanes` or `max_batch` below one.
     """
 
     __slots__ = (
-        "_alone",
         "_closed",
-        "_eager",
         "_free",
         "_futures",
         "_items",
         "_lanes",
         "_loop",
         "_max_batch",
+        "_patience",
         "_scheduled",
         "_write",
         "_writes",
@@ -55,20 +55,19 @@ class Batcher(Generic[T, R]):
         *,
         lanes: int = 1,
         max_batch: int = 1000,
-        eager: bool = False,
+        patience: int = 0,
     ) -> None:
         for name, value in (("lanes", lanes), ("max_batch", max_batch)):
             if value < 1:
                 raise ConfigurationError(f"{name}={value!r}: must be at least 1")
         self._write = write
-        self._eager = eager
+        self._patience = patience
         self._lanes = self._free = lanes
         self._max_batch = max_batch
         self._items: list[T] = []
         self._futures: list[asyncio.Future[R]] = []
         self._writes: set[asyncio.Future[Sequence[R | Exception]]] = set()
         self._scheduled = False
-        self._alone = False  # eager, and the latest write was of one item
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -84,9 +83,7 @@ class Batcher(Generic[T, R]):
         self._futures.append(future)
         if self._free and not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)
-            if self._alone:
-                self._begin(loop)
+            loop.call_soon(self._flush, self._patience)
         return future
 
     async def close(self) -> None:
@@ -98,9 +95,12 @@ class Batcher(Generic[T, R]):
             else:
                 await asyncio.sleep(0)
 
-    def _flush(self) -> None:
-        self._scheduled = False
+    def _flush(self, patience: int) -> None:
         assert self._loop is not None
+        if patience:
+            self._loop.call_soon(self._flush, patience - 1)
+            return
+        self._scheduled = False
         while self._free and self._items:
             self._begin(self._loop)
 
@@ -109,21 +109,12 @@ class Batcher(Generic[T, R]):
         items, self._items = self._items[:size], self._items[size:]
         futures, self._futures = self._futures[:size], self._futures[size:]
         self._free -= 1
-        self._alone = self._eager and len(items) == 1
         write: asyncio.Future[Sequence[R | Exception]]
         try:
-            writing = self._write(items)
-            if isinstance(writing, asyncio.Future):
-                write = writing
-            else:
-                write = asyncio.ensure_future(writing, loop=loop)
-        except BaseException as error:
+            write = asyncio.ensure_future(self._write(items), loop=loop)
+        except Exception as error:  # noqa: BLE001 - handed to every submitter of the batch
             write = loop.create_future()
             write.set_exception(error)
-            self._end(futures, write)
-            if not isinstance(error, Exception):
-                raise
-            return
         if write.done():
             self._end(futures, write)
         else:
@@ -159,4 +150,4 @@ class Batcher(Generic[T, R]):
         if self._items and not self._scheduled:
             # After the submitters woken above have run, so that their next items come along.
             self._scheduled = True
-            write.get_loop().call_soon(self._flush)
+            write.get_loop().call_soon(self._flush, self._patience)

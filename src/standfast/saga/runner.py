@@ -41,6 +41,8 @@ log = logging.getLogger("standfast.saga")
 
 T = TypeVar("T")
 STORE_AWAY = (StoreUnavailable, StoreFull)
+PATIENCE = 2
+"""Iterations of the event loop within which a brief step has ended, and its saga writes again."""
 AT_REST = (*FINISHED, "parked", "compensation_failed")
 
 
@@ -77,10 +79,11 @@ class Runner:
         self.on_sent: Callable[[UUID], None] = on_sent
         self.alone: Callable[[], bool] = alone
         self.draining: bool = False
+        lanes = database.capabilities.write_lanes
         self.appends: Batcher[Append, None] = Batcher(
             lambda batch: database.journal.append(owner, batch),
-            lanes=database.capabilities.write_lanes,
-            eager=True,
+            lanes=lanes,
+            patience=PATIENCE if lanes == 1 else 0,
         )
 
     def launch(self, active: Active) -> None:
