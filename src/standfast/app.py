@@ -25,8 +25,10 @@ from standfast.ports.journal import Mail, Start, Started
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.blocks import refuse_inside, transaction_open
-from standfast.saga.client import Definitions, SagaHandle, Sagas, unknown
+from standfast.saga.client import Sagas, unknown
 from standfast.saga.definition import Definition, Saga
+from standfast.saga.handle import SagaHandle
+from standfast.saga.registry import Definitions
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.worker import Worker
 

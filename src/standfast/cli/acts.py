@@ -19,8 +19,8 @@ from standfast.cli.sagas import print_instances, sagas
 from standfast.errors import ConfigurationError
 from standfast.ports.journal import Instance
 from standfast.saga import events as ev
-from standfast.saga.client import SagaHandle
 from standfast.saga.export import row
+from standfast.saga.handle import SagaHandle
 from standfast.saga.operations import Operations, check, operating_user
 
 By = Annotated[str, typer.Option(help="Who asks, for the journal.", show_default="you")]

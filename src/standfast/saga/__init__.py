@@ -5,9 +5,10 @@
 them out, `worker` shares the work, and `client` starts, signals and reads.
 """
 
-from standfast.saga.client import SagaHandle, SagaResult, Sagas, Story
+from standfast.saga.client import Sagas
 from standfast.saga.context import Context
 from standfast.saga.definition import Migration, Saga
+from standfast.saga.handle import SagaHandle, SagaResult, Story
 from standfast.saga.state import FINISHED, STATUSES
 from standfast.saga.steps import Step, child, step, wait
 

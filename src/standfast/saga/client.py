@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.codec import JSON, Codec, with_defaults
-from standfast.durations import Duration, seconds
+from standfast.codec import with_defaults
 from standfast.errors import (
     ConfigurationError,
     CorruptRecord,
-    DefinitionError,
-    SagaCompensated,
     SagaConflict,
     SagaNotFound,
     SagaParked,
@@ -30,165 +26,13 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.blocks import refuse_inside
 from standfast.saga.definition import Definition, Saga
-from standfast.saga.machine import Machine
-from standfast.saga.state import FINISHED, SagaState, replay
-from standfast.saga.steps import Step
+from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
+from standfast.saga.registry import PATTERN, Definitions
+from standfast.saga.state import FINISHED, SagaState
 from standfast.saga.waiting import Poller, next_look
 from standfast.text import checked
 
-R = TypeVar("R")
-PATTERN = "saga"
 NAME_LENGTH = 500
-
-
-class Definitions:
-    """The sagas that this process knows, by class and by (name, version)."""
-
-    def __init__(self, codec: Codec = JSON) -> None:
-        self.codec: Codec = codec
-        self.by_class: dict[type[Saga[Any]], Definition] = {}
-        self.by_kind: dict[tuple[str, str, int], Definition] = {}
-
-    def add(self, saga: Saga[Any]) -> Definition:
-        """Check and register. Raises `DefinitionError`."""
-        definition = Definition(saga, self.codec)
-        if definition.kind in self.by_kind:
-            raise DefinitionError(
-                f"saga {definition.name!r} version {definition.version} is added twice: raise the "
-                "version of the newer one, or rename it"
-            )
-        self.by_class[type(saga)] = definition
-        self.by_kind[definition.kind] = definition
-        return definition
-
-    def of(self, saga: type[Saga[Any]] | str) -> Definition:
-        """By class, or the newest version by name. Raises `ConfigurationError`."""
-        if isinstance(saga, str):
-            found = [d for d in self.by_kind.values() if d.name == saga]
-            if found:
-                return max(found, key=lambda d: d.version)
-            names = sorted({d.name for d in self.by_kind.values()})
-            raise ConfigurationError(
-                f"no saga is named {saga!r}: this app has {', '.join(names) or 'none'}"
-            )
-        if not isinstance(saga, type):
-            raise ConfigurationError(
-                f"{saga!r} isn't a saga: give its class or its name, such as PlaceOrder"
-            )
-        try:
-            return self.by_class[saga]
-        except KeyError:
-            raise ConfigurationError(
-                f"{saga.__name__} isn't known here: app.add({saga.__name__}(…)) first"
-            ) from None
-
-    def machine(self, loaded: Loaded) -> tuple[Definition, Machine]:
-        """The instance's state, folded from its journal by the definition of its version.
-
-        Raises `CorruptRecord` for an unreadable journal and `SagaNotFound` for an unknown version.
-        """
-        facts = [fx.decode(text, number) for number, text in enumerate(loaded.facts)]
-        instance = loaded.instance
-        version = instance.version
-        for fact in facts:
-            if isinstance(fact, (fx.Started, fx.Migrated)):
-                version = fact.version
-        definition = self.by_kind.get((PATTERN, instance.name, version))
-        if definition is None:
-            raise SagaNotFound(f"version {version} of saga {instance.name!r} isn't registered here")
-        machine = Machine(instance.id, definition.plan)
-        replay(machine, facts)
-        return definition, machine
-
-
-class SagaResult:
-    """What a completed saga's steps returned.
-
-    ``result[PlaceOrder.ship]`` (typed) or ``result["ship"]``; `ResultUnavailable` where a step was
-    skipped. `as_dict` has all there are.
-    """
-
-    __slots__ = ("_definition", "_state")
-
-    def __init__(self, definition: Definition, state: SagaState) -> None:
-        self._definition: Definition = definition
-        self._state: SagaState = state
-
-    def __getitem__(self, step: Step[Any, R] | str) -> R:
-        name = step if isinstance(step, str) else step.name
-        return self._definition.result(self._state, name)  # type: ignore[no-any-return]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Results by step name; steps without one are left out."""
-        return self._definition.results(self._state)
-
-    def __repr__(self) -> str:
-        return f"SagaResult({self.as_dict()!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """One instance with all that happened to it: the row, the facts in order, the folded state.
-
-    `state` is None, and `problem` says why, when the journal doesn't fit the code at hand.
-    """
-
-    instance: Instance
-    facts: Sequence[fx.AnyFact]
-    state: SagaState | None
-    problem: str = ""
-
-
-class SagaHandle(Generic[R]):
-    """One instance, by id. Cheap to make; every method reads or writes the database."""
-
-    __slots__ = ("_sagas", "created", "id")
-
-    def __init__(self, sagas: Sagas, id: UUID, created: bool = False) -> None:
-        self._sagas: Sagas = sagas
-        self.id: UUID = id
-        self.created: bool = created
-
-    def __repr__(self) -> str:
-        return f"SagaHandle({self.id})"
-
-    async def status(self) -> str:
-        """One of `standfast.saga.STATUSES`. Raises `SagaNotFound`."""
-        return (await self._sagas.instance(self.id)).status
-
-    async def result(self, timeout: Duration | None = None) -> SagaResult:
-        """Wait for the end and answer with the steps' results.
-
-        Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator
-        (unless it has just been told something, by an operator say), `TimeoutError` after `timeout`
-        (seconds or text), `SagaNotFound`.
-        """
-        if timeout is None:
-            return await self._sagas.outcome(self.id)
-        async with asyncio.timeout(seconds(timeout, name="timeout")):
-            return await self._sagas.outcome(self.id)
-
-    async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
-        """Send a signal; it is kept until a wait step takes it.
-
-        With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
-        doesn't fit the wait's type, `SagaNotFound`, `ConfigurationError` inside a transaction of
-        the same app: `Transaction.signal` commits with it.
-        """
-        await self._sagas.signal(self.id, name, payload, mail_id=id)
-
-    async def cancel(self, reason: str = "", *, force: bool = False, by: str = "") -> None:
-        """Ask for compensation. An attempt in flight may end first; past the pivot it is ignored.
-
-        `force`: also when the pivot's outcome is unknown, taking it as not done. Raises
-        `SagaNotFound`, `ConfigurationError` inside a transaction (there: `Transaction.cancel`).
-        """
-        await self._sagas.send(self.id, ev.CancelAsked(reason, by, force))
-
-    async def story(self) -> Story:
-        """All that happened so far."""
-        (story,) = await self._sagas.stories([self.id])
-        return story
 
 
 class Sagas:
@@ -392,7 +236,7 @@ class Sagas:
                     definition, state = await future
                 except _Gone:
                     continue
-                return _outcome(definition, state)
+                return outcome(definition, state)
             seen = await self._poller.row(id)
             if seen is None:
                 raise unknown(id)
@@ -415,7 +259,7 @@ class Sagas:
                     is_due = self.works_here and not by_fact and row.wake_at is not None
                     moves = is_due or _is_spoken_to(found, by_fact=by_fact)
                     if status in FINISHED or not moves:
-                        return _outcome(definition, state, row)
+                        return outcome(definition, state, row)
             now = self.clock.monotonic()
             await self.clock.sleep(next_look(now, now - begun, self.poll) - now)
 
@@ -465,20 +309,3 @@ def _nothing(id: UUID) -> None:
 
 class _Gone(Exception):
     """The instance isn't run in this process any more."""
-
-
-def _outcome(definition: Definition, state: SagaState, row: Instance | None = None) -> SagaResult:
-    """The result or its error; the `row` knows of one that was put aside, the `state` doesn't."""
-    name, key = definition.name, state.started.key
-    if state.outcome == "completed":
-        return SagaResult(definition, state)
-    if state.outcome == "compensated":
-        raise SagaCompensated(
-            f"saga {name!r} with key {key!r} was compensated: {state.cause}", cause=state.cause
-        )
-    status, cause = (state.status, state.cause) if row is None else (row.status, row.cause)
-    raise SagaParked(
-        f"saga {name!r} with key {key!r} is {status} ({cause}): see "
-        f"`standfast sagas show {state.id}`, then `retry`, `skip` or `resolve` it",
-        cause=cause,
-    )

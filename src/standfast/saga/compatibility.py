@@ -9,11 +9,12 @@ from typing import Any
 from standfast.errors import CodecError, CorruptRecord
 from standfast.ports.journal import Filter, Instance, Loaded
 from standfast.saga import facts as fx
-from standfast.saga.client import PATTERN, Definitions
 from standfast.saga.definition import Definition
 from standfast.saga.move import fold
 from standfast.saga.operations import Operations
-from standfast.saga.state import SagaState, replay
+from standfast.saga.registry import PATTERN, Definitions
+from standfast.saga.replay import replay
+from standfast.saga.state import SagaState
 
 AT_ONCE = 100
 """How many journals are in memory at once."""

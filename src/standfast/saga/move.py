@@ -19,10 +19,10 @@ from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, St
 from standfast.ports.journal import Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.client import PATTERN, Definitions
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
-from standfast.saga.state import replay
+from standfast.saga.registry import PATTERN, Definitions
+from standfast.saga.replay import replay
 
 MIGRATE = "migrate"
 

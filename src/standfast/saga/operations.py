@@ -25,9 +25,11 @@ from standfast.ports.database import Database
 from standfast.ports.journal import Filter, Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.client import PATTERN, SagaHandle, Sagas
+from standfast.saga.client import Sagas
 from standfast.saga.definition import Definition
 from standfast.saga.export import record
+from standfast.saga.handle import SagaHandle
+from standfast.saga.registry import PATTERN
 from standfast.saga.spans import begin_trace
 from standfast.saga.state import FINISHED, RESUME, STATUSES, UNFINISHED
 

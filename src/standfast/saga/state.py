@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 from uuid import UUID
 
 import msgspec
 
-from standfast.errors import CorruptRecord
 from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
+from standfast.saga.names import NEVER_RENAMED, Names
 from standfast.saga.plan import Plan
 
 RESUME = "resume"
 FINISHED = frozenset({"completed", "compensated"})
 UNFINISHED = ("running", "waiting", "parked", "compensating", "compensation_failed")
 STATUSES = (*UNFINISHED, "completed", "compensated")
-
-
-class Names:
-    """What branches were called under earlier versions: keys of effects must outlive a rename."""
-
-    __slots__ = ("_firsts", "_now")
-
-    def __init__(self, *migrations: Mapping[str, str]) -> None:
-        """Take note of the renames, old to new, of each migration in turn."""
-        self._firsts: dict[str, str] = {}
-        self._now: dict[str, str] = {}
-        for renamed in migrations:
-            for old, new in renamed.items():
-                first = self._firsts.pop(old, old)
-                self._firsts[new] = first
-                self._now = {name: new if now == old else now for name, now in self._now.items()}
-                self._now[old] = self._now[first] = new
-
-    def first(self, branch: str) -> str:
-        """The name under which the branch was begun, or could have been."""
-        return _with_step(branch, self._firsts)
-
-    def current(self, branch: str) -> str:
-        """Today's name of a branch that may be called by an old one."""
-        return _with_step(branch, self._now)
-
-
-NEVER_RENAMED = Names()
-
-
-def _with_step(branch: str, names: Mapping[str, str]) -> str:
-    step, bracket, item = branch.partition("[")
-    return names.get(step, step) + bracket + item
 
 
 class SagaState:
@@ -432,50 +399,3 @@ class SagaState:
         fx.Resolved: _fold_resolved,
         fx.Migrated: _fold_migrated,
     }
-
-
-def replay(
-    state: SagaState, facts: Sequence[fx.AnyFact], *, renamed: Mapping[str, str] | None = None
-) -> None:
-    """Fold a stored journal into a fresh `state`, renaming branches as migrations said.
-
-    `renamed`: the new names that a migration after these facts is about to give. Actions that were
-    open at the end may have run: they are marked so. Raises `CorruptRecord`, naming the row, when
-    the journal doesn't fit the plan.
-    """
-    migrations = [fact.renamed for fact in facts if isinstance(fact, fx.Migrated)]
-    if migrations or renamed:
-        state.names = Names(*migrations, renamed or {})
-    for number, fact in enumerate(_renamed(facts, dict(renamed or {}))):
-        if isinstance(fact, fx.Started) != (number == 0):
-            raise CorruptRecord(f"journal row {number} is {type(fact).__name__}: out of place")
-        name = getattr(fact, "branch", None)
-        if name is not None and name not in state.branches:
-            raise CorruptRecord(
-                f"journal row {number} ({type(fact).__name__}) speaks of {name!r}, which "
-                f"{state.plan.name} version {state.plan.version} can't have begun there"
-            )
-        state.apply(fact)
-    for branch in state.open.values():
-        if branch.step.kind == "action":
-            branch.touched = True
-
-
-def _renamed(facts: Sequence[fx.AnyFact], names: dict[str, str]) -> list[fx.AnyFact]:
-    """The facts with the names that the migrations after each of them gave to its steps."""
-    out: list[fx.AnyFact] = []
-
-    def new(name: str) -> str:
-        return _with_step(name, names)
-
-    for fact in reversed(facts):
-        if isinstance(fact, fx.Migrated):
-            names = {**names, **{old: names.get(now, now) for old, now in fact.renamed.items()}}
-        elif isinstance(fact, fx.CompensationStarted) and names:
-            doubt = [new(name) for name in fact.in_doubt]
-            fact = msgspec.structs.replace(fact, step=new(fact.step), in_doubt=doubt)
-        elif names and (branch := getattr(fact, "branch", None)) is not None:
-            fact = msgspec.structs.replace(fact, branch=new(branch))
-        out.append(fact)
-    out.reverse()
-    return out

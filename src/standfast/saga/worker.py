@@ -26,10 +26,11 @@ from standfast.ports.journal import Loaded, Start
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.attempt import ERROR_LENGTH
-from standfast.saga.client import PATTERN, Sagas
+from standfast.saga.client import Sagas
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import MoveRefused, open_instance
+from standfast.saga.registry import PATTERN
 from standfast.saga.runner import Runner
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.text import told

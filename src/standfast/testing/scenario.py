@@ -41,7 +41,7 @@ from standfast.saga import facts as fx
 from standfast.saga.definition import Definition, Saga
 from standfast.saga.machine import Machine, Resolve, Run
 from standfast.saga.plan import Plan
-from standfast.saga.state import replay
+from standfast.saga.replay import replay
 from standfast.testing.scenario_text import (
     Act,
     Begin,

@@ -10,12 +10,13 @@ from uuid import UUID
 from standfast.ports.journal import Loaded
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
-from standfast.saga.client import Definitions
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import open_instance
+from standfast.saga.registry import Definitions
+from standfast.saga.replay import replay
 from standfast.saga.runner import Runner
-from standfast.saga.state import SagaState, replay
+from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
 
 if TYPE_CHECKING:

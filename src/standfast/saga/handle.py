@@ -1,0 +1,130 @@
+"""One saga instance, seen from any process: what to ask it, what it answers, how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from uuid import UUID
+
+from standfast.durations import Duration, seconds
+from standfast.errors import SagaCompensated, SagaParked
+from standfast.ports.journal import Instance
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.definition import Definition
+from standfast.saga.state import SagaState
+from standfast.saga.steps import Step
+
+if TYPE_CHECKING:  # it makes the handles
+    from standfast.saga.client import Sagas
+
+R = TypeVar("R")
+
+
+class SagaResult:
+    """What a completed saga's steps returned.
+
+    ``result[PlaceOrder.ship]`` (typed) or ``result["ship"]``; `ResultUnavailable` where a step was
+    skipped. `as_dict` has all there are.
+    """
+
+    __slots__ = ("_definition", "_state")
+
+    def __init__(self, definition: Definition, state: SagaState) -> None:
+        self._definition: Definition = definition
+        self._state: SagaState = state
+
+    def __getitem__(self, step: Step[Any, R] | str) -> R:
+        name = step if isinstance(step, str) else step.name
+        return self._definition.result(self._state, name)  # type: ignore[no-any-return]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Results by step name; steps without one are left out."""
+        return self._definition.results(self._state)
+
+    def __repr__(self) -> str:
+        return f"SagaResult({self.as_dict()!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """One instance with all that happened to it: the row, the facts in order, the folded state.
+
+    `state` is None, and `problem` says why, when the journal doesn't fit the code at hand.
+    """
+
+    instance: Instance
+    facts: Sequence[fx.AnyFact]
+    state: SagaState | None
+    problem: str = ""
+
+
+class SagaHandle(Generic[R]):
+    """One instance, by id. Cheap to make; every method reads or writes the database."""
+
+    __slots__ = ("_sagas", "created", "id")
+
+    def __init__(self, sagas: Sagas, id: UUID, created: bool = False) -> None:
+        self._sagas: Sagas = sagas
+        self.id: UUID = id
+        self.created: bool = created
+
+    def __repr__(self) -> str:
+        return f"SagaHandle({self.id})"
+
+    async def status(self) -> str:
+        """One of `standfast.saga.STATUSES`. Raises `SagaNotFound`."""
+        return (await self._sagas.instance(self.id)).status
+
+    async def result(self, timeout: Duration | None = None) -> SagaResult:
+        """Wait for the end and answer with the steps' results.
+
+        Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator
+        (unless it has just been told something, by an operator say), `TimeoutError` after `timeout`
+        (seconds or text), `SagaNotFound`.
+        """
+        if timeout is None:
+            return await self._sagas.outcome(self.id)
+        async with asyncio.timeout(seconds(timeout, name="timeout")):
+            return await self._sagas.outcome(self.id)
+
+    async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
+        """Send a signal; it is kept until a wait step takes it.
+
+        With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
+        doesn't fit the wait's type, `SagaNotFound`, `ConfigurationError` inside a transaction of
+        the same app: `Transaction.signal` commits with it.
+        """
+        await self._sagas.signal(self.id, name, payload, mail_id=id)
+
+    async def cancel(self, reason: str = "", *, force: bool = False, by: str = "") -> None:
+        """Ask for compensation. An attempt in flight may end first; past the pivot it is ignored.
+
+        `force`: also when the pivot's outcome is unknown, taking it as not done. Raises
+        `SagaNotFound`, `ConfigurationError` inside a transaction (there: `Transaction.cancel`).
+        """
+        await self._sagas.send(self.id, ev.CancelAsked(reason, by, force))
+
+    async def story(self) -> Story:
+        """All that happened so far."""
+        (story,) = await self._sagas.stories([self.id])
+        return story
+
+
+def outcome(definition: Definition, state: SagaState, row: Instance | None = None) -> SagaResult:
+    """The result or its error; the `row` knows of one that was put aside, the `state` doesn't."""
+    name, key = definition.name, state.started.key
+    if state.outcome == "completed":
+        return SagaResult(definition, state)
+    if state.outcome == "compensated":
+        raise SagaCompensated(
+            f"saga {name!r} with key {key!r} was compensated: {state.cause}", cause=state.cause
+        )
+    status, cause = (state.status, state.cause) if row is None else (row.status, row.cause)
+    raise SagaParked(
+        f"saga {name!r} with key {key!r} is {status} ({cause}): see "
+        f"`standfast sagas show {state.id}`, then `retry`, `skip` or `resolve` it",
+        cause=cause,
+    )
