@@ -52,8 +52,6 @@ class AdjustedClock:
     Less than a second of difference is left alone.
     """
 
-    __slots__ = ("_inner", "_offset", "monotonic", "now")
-
     def __init__(self, inner: Clock) -> None:
         self._inner: Clock = inner
         self._offset: float = 0.0

@@ -200,8 +200,9 @@ def input_type(cls: type[Saga[Any]]) -> Any:
 
 def _class_of(expected: Any) -> type | None:
     """The type if ``isinstance`` can tell: it can't for TypedDicts and generic aliases."""
-    is_class = isinstance(expected, type) and not is_typeddict(expected) and expected is not Any
-    return expected if is_class else None
+    if expected is Any or is_typeddict(expected) or not isinstance(expected, type):
+        return None
+    return expected
 
 
 def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
