@@ -144,10 +144,12 @@ class Standfast:
         keeps its sagas. Give all workers the same. `max_in_flight`: sagas in memory at once.
         `drain`: how long the attempts in flight may take at the end. `poll`: how often to look for
         work that nobody hinted at. `linger`: sagas that sleep for longer leave memory. On SQLite,
-        waits here while another process is the worker.
+        waits here while another process is the worker. Raises `DefinitionError` where a saga has a
+        child that isn't added.
         """
         if self.worker is not None:
             raise ConfigurationError("this app is running already: one worker per app and process")
+        self.definitions.check_children()
         if max_in_flight < 1:
             raise ConfigurationError(f"max_in_flight={max_in_flight}: must be 1 or more")
         patience = seconds(drain, name="drain", positive=False)
@@ -227,8 +229,9 @@ class Standfast:
             assert worker.runner is not None
             owner = worker.runner.owner
             try:
-                if worker.has_one():
-                    (answer,) = await self.database.journal.start([start], owner=owner)
+                if worker.has_one():  # and so nobody to share a commit with
+                    write = self.database.journal.start([start], owner=owner)
+                    (answer,) = await asyncio.shield(write)
                 else:
                     answer = await self._starts.submit((start, owner))
             except StaleWriter:

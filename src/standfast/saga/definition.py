@@ -9,11 +9,16 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin, is_typ
 
 from standfast.codec import JSON, Codec
 from standfast.durations import Duration, seconds
-from standfast.errors import CodecError, DefinitionError, ResultUnavailable
+from standfast.errors import (
+    CodecError,
+    ConfigurationError,
+    DefinitionError,
+    ResultUnavailable,
+)
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
 from standfast.saga.plan import Plan
-from standfast.saga.state import SagaState
+from standfast.saga.state import RESUME, SagaState
 from standfast.saga.steps import Step, check_parameters, item_type, result_type
 from standfast.text import is_storable
 
@@ -177,7 +182,16 @@ class Definition:
         return found
 
     def check_signal(self, name: str, payload: Any) -> bytes:
-        """Encode a signal's payload, checked against its wait's type. Raises `CodecError`."""
+        """Encode a signal's payload, checked against its wait's type.
+
+        Raises `ConfigurationError` when no step waits for it, `CodecError`.
+        """
+        known = {step.signal for step in self.plan.steps.values() if step.signal} | {RESUME}
+        if name not in known:
+            raise ConfigurationError(
+                f"saga {self.name!r} version {self.version} waits for no signal {name!r}: choose "
+                f"from {', '.join(sorted(known))}"
+            )
         data = self.codec.encode(payload)
         for candidate in self.steps.values():
             if candidate.options.get("signal") == name:

@@ -91,11 +91,12 @@ class SagaHandle(Generic[R]):
             return await self._sagas.outcome(self.id)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
-        """Send a signal; it is kept until a wait step takes it.
+        """Send a signal; it is kept until a wait step takes it. ``resume`` moves what is parked.
 
         With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
-        doesn't fit the wait's type, `SagaNotFound`, `ConfigurationError` inside a transaction of
-        the same app: `Transaction.signal` commits with it.
+        doesn't fit the wait's type, `SagaNotFound`, `ConfigurationError` where the saga, as this
+        process knows it, waits for no such signal, or inside a transaction of the same app:
+        `Transaction.signal` commits with it.
         """
         await self._sagas.signal(self.id, name, payload, mail_id=id)
 

@@ -31,7 +31,7 @@ from standfast.saga.export import record
 from standfast.saga.handle import SagaHandle
 from standfast.saga.registry import PATTERN
 from standfast.saga.spans import begin_trace
-from standfast.saga.state import FINISHED, RESUME, STATUSES, UNFINISHED
+from standfast.saga.state import FINISHED, STATUSES, UNFINISHED
 
 PAGE = 500
 EXPORT_PAGE = 100
@@ -270,12 +270,6 @@ class Operations:
             definition = self.sagas.definitions.by_kind.get(kind)
             if definition is None:
                 continue
-            known = {s.signal for s in definition.plan.steps.values() if s.signal} | {RESUME}
-            if name not in known:
-                raise ConfigurationError(
-                    f"saga {definition.name!r} version {definition.version} waits for no signal "
-                    f"{name!r}: choose from {', '.join(sorted(known))}"
-                )
             try:
                 definition.check_signal(name, value)
             except CodecError as error:

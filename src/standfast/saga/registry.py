@@ -57,6 +57,17 @@ class Definitions:
                 f"{saga.__name__} isn't known here: app.add({saga.__name__}(…)) first"
             ) from None
 
+    def check_children(self) -> None:
+        """Raise `DefinitionError` where a saga has a child that isn't added."""
+        for definition in self.by_kind.values():
+            for step in definition.steps.values():
+                if step.child is not None and step.child not in self.by_class:
+                    child = step.child.__name__
+                    raise DefinitionError(
+                        f"saga {definition.name!r}, step {step.name!r} starts a {child}, which "
+                        f"isn't known here: app.add({child}(…)) too"
+                    )
+
     def machine(self, loaded: Loaded) -> tuple[Definition, Machine]:
         """The instance's state, folded from its journal by the definition of its version.
 

@@ -261,12 +261,36 @@ async def test_an_error_with_unfit_text_is_told_and_harms_nobody(work, world, er
             assert (await handle.result(timeout=10))[Mixed.charge] == id
 
 
+async def test_a_signal_that_nothing_waits_for_is_refused(work, world):
+    app = await work(Asked(world))
+    handle = await app.start(Asked, Order("1"))
+    with pytest.raises(ConfigurationError, match="no signal 'anwser': choose from answer, resume"):
+        await handle.signal("anwser", 1)
+    with pytest.raises(ConfigurationError, match="no signal 'anwser'"):
+        async with app.transaction() as tx:
+            await tx.signal(handle, "anwser", 1)
+    await handle.signal("answer", 1)
+    assert (await handle.result(timeout=5))["note"] == "answer 1"
+
+
+async def test_a_child_that_isnt_added_is_told_when_the_work_begins(world):
+    class Parent(Saga[Order]):
+        asked = child(Asked, lambda self, order, ctx: order)
+
+    app = Standfast("memory://").add(Parent())
+    with pytest.raises(DefinitionError, match=r"step 'asked' starts a Asked.*app.add\(Asked"):
+        async with app.running():
+            pass
+    async with app.add(Asked(world)).running():
+        pass
+
+
 async def test_a_payload_that_cant_be_encoded_is_refused_at_once(work, world):
     app = await work(Asked(world))
     handle = await app.start(Asked, Order("1"))
     for payload in (object(), UNFIT[1], {"a": math}):
         with pytest.raises(CodecError, match="can't be encoded"):
-            await handle.signal("other", payload)
+            await handle.signal("answer", payload)
     with pytest.raises(CodecError, match="can't be encoded"):
         await app.start(Asked, Order(UNFIT[1]))
 
