@@ -12,10 +12,7 @@ import logging
 import math
 import os
 import socket
-import sys
-import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from uuid import UUID
@@ -33,6 +30,7 @@ from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.registry import PATTERN
 from standfast.saga.runner import Runner
 from standfast.saga.telemetry import SagaTelemetry
+from standfast.saga.watchdog import Watchdog
 from standfast.text import told
 
 log = logging.getLogger("standfast.saga.worker")
@@ -99,11 +97,7 @@ class Worker:
         self._empty = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._renewing = asyncio.Lock()
-        self._watchdog = threading.Thread(
-            target=self._watch, name="standfast-watchdog", daemon=True
-        )
-        self._watched = threading.Event()
-        self._loop_thread = threading.get_ident()
+        self._watchdog = Watchdog(lease)
 
     @property
     def is_running(self) -> bool:
@@ -119,9 +113,9 @@ class Worker:
         self.sagas.works_here = True
         self.sagas.on_sent = self.hint
         self._unsubscribe = self.database.journal.on_due(self._on_due)
-        loop = self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._beat()), loop.create_task(self._pump())]
-        self._watchdog.start()
+        self._watchdog.start(loop)
 
     async def stop(self, drain: float = 30.0) -> None:
         """Drain: finish the attempts in flight for at most `drain` seconds, then leave.
@@ -146,7 +140,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._watched.set()
+        self._watchdog.stop()
         if self.runner is not None:
             await self.runner.appends.close()
             try:
@@ -230,29 +224,6 @@ class Worker:
         self.runner = None
         await self._drop_all()
         await self._register()
-
-    def _watch(self) -> None:
-        """On a thread: when the event loop is blocked for long, say by what."""
-        ran = threading.Event()
-        while not self._watched.wait(self.lease / 8):
-            ran.clear()
-            asked = time.monotonic()
-            try:
-                self._loop.call_soon_threadsafe(ran.set)
-            except RuntimeError:  # the loop is closed
-                return
-            patience = self._beats_every
-            while not ran.wait(patience) and not self._watched.is_set():
-                frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001
-                stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
-                log.error(
-                    "the event loop hasn't run for %.1f s; after %g s the lease may be lost. Move "
-                    "blocking code to asyncio.to_thread. It is here:\n%s",
-                    time.monotonic() - asked,
-                    self.lease / 2,
-                    stack,
-                )
-                patience = self.lease
 
     # -- taking work -------------------------------------------------------------------------
 
