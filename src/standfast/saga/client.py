@@ -78,28 +78,9 @@ class Sagas:
                 f"saga {definition.name!r} takes a {expected.__name__}, not a "
                 f"{type(input).__name__}"
             )
-        return self._prepare(
-            definition,
-            definition.codec.encode(with_defaults(input)),
-            key,
-            correlation_id,
-            trace or {},
-            id or new_id(),
-            parent,
-        )
-
-    def _prepare(
-        self,
-        definition: Definition,
-        data: bytes,
-        key: str | None,
-        correlation_id: str | None,
-        trace: dict[str, str],
-        id: UUID,
-        parent: tuple[UUID, str] | None,
-    ) -> tuple[Definition, Start, fx.Started]:
-        now = self.clock.now()
+        now, id = self.clock.now(), id or new_id()
         name, plan = definition.name, definition.plan
+        data = definition.codec.encode(with_defaults(input))
         key = str(id) if key is None else checked(key, name="key", longest=NAME_LENGTH)
         if correlation_id:
             checked(correlation_id, name="correlation_id", longest=NAME_LENGTH)
@@ -111,7 +92,7 @@ class Sagas:
             key=key,
             correlation_id=correlation_id or key,
             deadline_at=deadline,
-            trace=trace,
+            trace=trace or {},
             parent=parent[0] if parent else None,
             parent_branch=parent[1] if parent else "",
         )

@@ -83,7 +83,7 @@ class Machine(SagaState):
                     continue
                 if branch.needs_answer:
                     out.append(Resolve(branch))
-                elif branch.is_runnable and self.has_room(branch):
+                elif branch.is_runnable and (branch.step.limit is None or self.has_room(branch)):
                     branch.touched = True
                     out.append(Run(branch, branch.attempt + 1))
                 else:

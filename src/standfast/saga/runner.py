@@ -292,7 +292,7 @@ class Runner:
         self, active: Active, facts: list[fx.Fact], *, release: bool, wake_at: float | None
     ) -> Append:
         machine = active.machine
-        append = Append(active.id, machine.sequence - len(facts), [fx.encode(f) for f in facts])
+        append = Append(active.id, machine.sequence - len(facts), list(map(fx.encode, facts)))
         append.release = release
         append.wake_at = wake_at
         if active.consumed:
