@@ -195,51 +195,48 @@ class Runner:
                 if release:
                     active.sleeps_until = wake_at
                     return
-            inline = self._inline(active, commands)
-            others = [c for c in commands if c is not inline and c.branch.id in machine.running]
-            for command in others:
-                self._spawn(active, command)
-            if others:
-                await asyncio.sleep(0)  # they have begun before anything else is decided
-            if inline is None:
+            own: Command | None = None
+            if len(commands) == 1 and not active.tasks:
+                own = commands[0]  # a lone one needs no task of its own
+            elif commands:
+                own = self._spawn(active, commands)
+                await asyncio.sleep(0)  # the others have begun before anything else is decided
+            if own is None:
                 await self._await_event(active, machine.wake_at())
                 facts = self._digest(active)
                 continue
-            if _is_transactional(inline):
-                assert not isinstance(inline, Resolve)
-                facts = await self._transact(active, inline)
+            if _is_transactional(own):
+                assert not isinstance(own, Resolve)
+                facts = await self._transact(active, own)
                 if machine.outcome and not facts:
                     return  # the commit let it go too
             else:
-                event = await self.attempts.carry_out(active, inline)
+                event = await self.attempts.carry_out(active, own)
                 facts = machine.handle(event, self.clock.now(), random.random())  # noqa: S311
             if active.inbox:
                 facts.extend(self._digest(active))
 
-    def _inline(self, active: Active, commands: list[Command]) -> Command | None:
-        """The command to carry out in the driving task itself.
+    def _spawn(self, active: Active, commands: list[Command]) -> Command | None:
+        """Begin each in a task of its own; the answer is for the driving task itself.
 
-        A lone one needs no task of its own. A transactional one must keep the driver from storing
-        anything else meanwhile, so others of its kind are put back until next time.
+        That is a transactional one: it must keep the driver from storing anything else meanwhile.
+        Others of its kind are put back until next time.
         """
-        if len(commands) == 1 and not active.tasks:
-            return commands[0]
-        chosen: Command | None = None
-        for command in commands:
-            if _is_transactional(command):
-                if chosen is None:
-                    chosen = command
-                else:
-                    active.machine.running.discard(command.branch.id)
-        return chosen
 
-    def _spawn(self, active: Active, command: Command) -> None:
-        async def carry_out() -> None:
+        async def carry_out(command: Command) -> None:
             active.post(await self.attempts.carry_out(active, command))
 
-        task = asyncio.get_running_loop().create_task(carry_out())
-        active.tasks.add(task)
-        task.add_done_callback(active.tasks.discard)
+        own: Command | None = None
+        for command in commands:
+            if not _is_transactional(command):
+                task = asyncio.get_running_loop().create_task(carry_out(command))
+                active.tasks.add(task)
+                task.add_done_callback(active.tasks.discard)
+            elif own is None:
+                own = command
+            else:
+                active.machine.running.discard(command.branch.id)
+        return own
 
     async def _await_event(self, active: Active, wake_at: float | None) -> None:
         if active.inbox:
