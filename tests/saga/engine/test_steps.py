@@ -369,15 +369,20 @@ async def test_a_condition_that_raises_fails_the_step_with_its_error(work, world
 
 async def test_attempts_without_a_pause_leave_the_event_loop_to_others(work):
     """The only saga here writes without waiting for others; what fails for ever must not."""
+    attempts = 0
 
     class Hopeless(Saga[Order]):
         @step(no_compensation="it has no effect", retry=Retry(attempts=None, backoff=Constant(0)))
         async def fail(self, order: Order, ctx: Context) -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 20_000:
+                raise Refused("nobody else came to run")
             raise OSError("again")
 
     app = await work(Hopeless())
     handle = await app.start(Hopeless, Order("1"))
     await asyncio.sleep(0.05)
-    await handle.cancel()
-    with pytest.raises(SagaCompensated):
-        await handle.result(timeout=5)
+    await handle.cancel("enough")
+    with pytest.raises(SagaCompensated, match="cancelled: enough"):
+        await handle.result(timeout=10)
