@@ -18,10 +18,10 @@ from standfast.errors import StaleWriter, StandfastError
 from standfast.ports.journal import Append, Mail, Start, Started
 
 _INSERT_INSTANCE = (
-    "INSERT INTO standfast_instances (owner, id, pattern, name, version, key, correlation_id,"
-    " input_hash, status, step, cause, wake_at, deadline_at, created_at, updated_at, finished_at)"
-    " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16"
-    " WHERE ?1 IS NULL OR EXISTS (SELECT 1 FROM standfast_workers WHERE token = ?1)"
+    "INSERT INTO standfast_instances (id, pattern, name, version, key, correlation_id, input_hash,"
+    " status, step, cause, owner, wake_at, deadline_at, created_at, updated_at, finished_at)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+    " WHERE ? IS NULL OR EXISTS (SELECT 1 FROM standfast_workers WHERE token = ?)"
     " ON CONFLICT (pattern, name, key) DO NOTHING"
 )
 _INSERT_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES (?, ?, ?)"
@@ -106,7 +106,6 @@ def _start_one(con: sqlite3.Connection, start: Start, owner: int | None) -> Star
 def _columns(start: Start, owner: int | None) -> tuple[Any, ...]:
     row = start.instance
     return (
-        owner,
         row.id.bytes,
         row.pattern,
         row.name,
@@ -117,11 +116,14 @@ def _columns(start: Start, owner: int | None) -> tuple[Any, ...]:
         row.status,
         row.step,
         row.cause,
+        owner,
         row.wake_at if owner is None else None,
         row.deadline_at,
         row.created_at,
         row.updated_at,
         row.finished_at,
+        owner,
+        owner,
     )
 
 
