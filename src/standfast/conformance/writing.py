@@ -105,12 +105,13 @@ class WritingSuite(Suite):
         assert len({x.id for (x,) in answers}) == 1
 
     async def test_start_with_a_lost_lease(self, database: Database, stale: int) -> None:
-        """`StaleWriter`, and nothing written."""
-        it = start("k")
-        with pytest.raises(StaleWriter):
-            await database.journal.start([it], owner=stale)
+        """`StaleWriter`, and nothing written, however many they are and whoever has the key."""
+        await passive(database, key="held")
+        for starts in ([start("k")], [start("k"), start("l")], [start("held")]):
+            with pytest.raises(StaleWriter):
+                await database.journal.start(starts, owner=stale)
+            assert await database.journal.load([it.instance.id for it in starts]) == []
         assert await database.journal.by_key("saga", "order", "k") is None
-        assert await database.journal.load([it.instance.id]) == []
 
     async def test_start_of_nothing(self, database: Database) -> None:
         """An empty batch is answered with an empty list."""
