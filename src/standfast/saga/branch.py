@@ -18,7 +18,8 @@ class Branch:
     `state` goes from "open" to "completed", "skipped", "refused" (known to have had no effect),
     "failed" (outcome unknown) or "parked", which may open again. `undo` is "" (not needed), "due",
     "done", "failed" or "skipped". `attempt` counts the failed attempts of whichever of the two is
-    going on, of which `forgiven` don't count against the retry policy. `value` keeps the live
+    going on, of which `forgiven` don't count against the retry policy; `tried` those of the action
+    when its undo became due, for it may be in flight then. `value` keeps the live
     object of `result`. `begun_at` is when it opened first, `opened_at` when it did last.
     """
 
@@ -43,6 +44,7 @@ class Branch:
         "state",
         "step",
         "touched",
+        "tried",
         "undo",
         "undone_at",
         "unsettled_items",
@@ -67,6 +69,7 @@ class Branch:
         self.undo: str = ""
         self.undone_at: float = 0.0
         self.attempt: int = 0
+        self.tried: int = 0
         self.forgiven: int = 0
         self.retry_at: float = 0.0
         self.since: float = 0.0
@@ -81,6 +84,11 @@ class Branch:
         self.asked_child: bool = False
         self.children: list[Branch] = []
         self.unsettled_items: int = 0
+
+    @property
+    def action_attempt(self) -> int:
+        """The number of the action's attempt that goes on, or would be next."""
+        return (self.tried if self.undo else self.attempt) + 1
 
     @property
     def is_open(self) -> bool:
@@ -147,6 +155,7 @@ class Branch:
 
     def restart(self) -> None:
         """Count attempts anew, for the undo."""
+        self.tried = self.attempt
         self.attempt = self.forgiven = 0
         self.retry_at = self.since = self.delay = 0.0
 

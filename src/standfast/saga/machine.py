@@ -129,13 +129,13 @@ class Machine(SagaState):
         branch = self.branches[event.branch]
         self._emit(
             fx.StepCompleted(
-                at=now, branch=branch.id, result=event.result, attempt=branch.attempt + 1
+                at=now, branch=branch.id, result=event.result, attempt=branch.action_attempt
             )
         )
 
     def _failed(self, event: ev.Failed, now: float, random: float) -> None:
         branch = self.branches[event.branch]
-        attempt = branch.attempt + 1
+        attempt = branch.action_attempt
         error = event.error
         if event.refused:
             if self.plan.pivot and self.plan.is_before(self.plan.pivot, branch.step.name):
