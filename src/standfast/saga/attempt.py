@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from standfast.clock import Clock
-from standfast.errors import CodecError, Refused, Rejected
+from standfast.durations import human, seconds
+from standfast.errors import CodecError, Refused
 from standfast.ports.journal import Start
 from standfast.resilience.budget import is_final
+from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.branch import Branch
@@ -102,20 +103,24 @@ class Attempts:
     def failure(self, command: Run | Undo, error: Exception) -> ev.Failed | ev.UndoFailed:
         """What an exception from the user's code means."""
         branch = command.branch
-        step = branch.step
+        undo = isinstance(command, Undo)
+        policy = branch.step.undo_retry if undo else branch.step.retry
         message, text = told(error), describe(error)
+        if isinstance(error, Refused) and not undo:
+            return ev.Failed(branch.id, message[:ERROR_LENGTH] or "refused", refused=True)
         if isinstance(error, TimeoutError) and not message:
             text = "timed out: the outcome is unknown"
-        again = not is_final(error)  # what a `Retry` inside gave up on is one attempt of this one
-        if isinstance(command, Undo):
-            again = again and step.undo_retry.is_retriable(error)
-            return ev.UndoFailed(branch.id, text, again)
-        if isinstance(error, Refused):
-            return ev.Failed(branch.id, message[:ERROR_LENGTH] or "refused", refused=True)
-        after = (error.retry_after or 0.0) if isinstance(error, Rejected) else 0.0
-        if not math.isfinite(after):
-            after = 0.0  # JSON has no infinity, so it couldn't be stored
-        again = again and not isinstance(error, CodecError) and step.retry.is_retriable(error)
+        # What a `Retry` inside gave up on is one attempt of this one.
+        again = not is_final(error) and policy.is_retriable(error)
+        if isinstance(error, CodecError) and not undo:
+            again = False
+        after = retry_after(error, self.clock.now()) or 0.0
+        longest = seconds(policy.max_retry_after, name="max_retry_after", positive=False)
+        if undo:  # it goes on all the same, rather than to wait for an operator
+            return ev.UndoFailed(branch.id, text, again, min(after, longest))
+        if again and after > longest:
+            text += f" (asked to wait {human(after)}, max_retry_after={human(longest)})"
+            again = False
         return ev.Failed(branch.id, text, retriable=again, retry_after=after)
 
     def _answer(self, active: Active, branch: Branch) -> ev.Event:

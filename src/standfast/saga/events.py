@@ -55,11 +55,12 @@ class Undone(Event):
 
 
 class UndoFailed(Event):
-    """A compensation raised."""
+    """A compensation raised. `retry_after`: as in `Failed`."""
 
     branch: str
     error: str
     retriable: bool = True
+    retry_after: float = 0.0
 
 
 class Signalled(Mailed):

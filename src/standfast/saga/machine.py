@@ -218,6 +218,7 @@ class Machine(SagaState):
                 fx.CompensationFailed(at=now, branch=branch.id, error=event.error, attempt=attempt)
             )
         else:
+            delay = max(delay, event.retry_after)
             self._emit(
                 fx.CompensationAttemptFailed(
                     at=now,

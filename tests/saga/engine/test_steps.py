@@ -386,3 +386,41 @@ async def test_attempts_without_a_pause_leave_the_event_loop_to_others(work):
     await handle.cancel("enough")
     with pytest.raises(SagaCompensated, match="cancelled: enough"):
         await handle.result(timeout=10)
+
+
+class Busy(Exception):
+    """As an HTTP client raises it."""
+
+    def __init__(self, wait: str) -> None:
+        super().__init__("503")
+        self.headers = {"Retry-After": wait}
+
+
+async def test_a_step_and_an_undo_wait_as_long_as_the_participant_asks(work, world):
+    world.will("charge", Busy("0.3"))
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"))
+    await handle.result(timeout=5)
+    facts = (await handle.story()).facts
+    (failed,) = (f for f in facts if isinstance(f, fx.AttemptFailed))
+    assert failed.delay == 0.3
+    (done,) = (f for f in facts if isinstance(f, fx.StepCompleted) and f.branch == "charge")
+    assert done.at >= failed.at + 0.3
+
+    world.will("note", Refused("no paper"))
+    world.will("refund", Busy("0.3"))
+    handle = await app.start(Trip, Order("2"))
+    with pytest.raises(SagaCompensated):
+        await handle.result(timeout=5)
+    facts = (await handle.story()).facts
+    (failed,) = (f for f in facts if isinstance(f, fx.CompensationAttemptFailed))
+    assert failed.delay == 0.3
+
+
+async def test_a_step_doesnt_wait_longer_than_its_policy_allows(work, world):
+    world.will("charge", Busy("120"))
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"))
+    with pytest.raises(SagaCompensated, match=r"503 \(asked to wait 2m, max_retry_after=1m\)"):
+        await handle.result(timeout=5)
+    assert world.calls == ["reserve", "charge", "refund", "release"]
