@@ -176,6 +176,37 @@ async def test_a_write_that_raises_before_it_answers_fails_the_batch():
     assert await batcher.submit(2) == 2
 
 
+async def test_alone_a_write_goes_past_the_queue():
+    writes = Writes()
+    batcher = Batcher(writes)
+    waiting = batcher.submit(1)
+    assert await batcher.write_alone(2) == 20
+    assert await waiting == 10
+    with pytest.raises(ValueError, match="no"):
+        await batcher.write_alone(ValueError("no"))
+    assert writes.batches[0] == [2]
+
+
+async def test_alone_a_write_whose_submitter_is_cancelled_is_finished():
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes)
+    submitter = asyncio.create_task(batcher.write_alone(1))
+    await asyncio.sleep(0)
+    submitter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitter
+    closing = asyncio.create_task(batcher.close())
+    await asyncio.sleep(0.001)
+    assert not closing.done()
+    assert writes.in_flight == 1
+    go.set()
+    await closing
+    assert writes.in_flight == 0
+    with pytest.raises(RuntimeError, match="closed"):
+        await batcher.write_alone(2)
+
+
 async def test_close_drains():
     go = asyncio.Event()
     writes = Writes(go)

@@ -229,11 +229,9 @@ class Standfast:
             assert worker.runner is not None
             owner = worker.runner.owner
             try:
-                if worker.has_one():  # and so nobody to share a commit with
-                    write = self.database.journal.start([start], owner=owner)
-                    (answer,) = await asyncio.shield(write)
-                else:
-                    answer = await self._starts.submit((start, owner))
+                alone = worker.has_one()  # and so nobody to share a commit with
+                write = self._starts.write_alone if alone else self._starts.submit
+                answer = await write((start, owner))
             except StaleWriter:
                 owner = None
             except BaseException:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import asyncpg
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase
@@ -31,13 +30,6 @@ async def other(postgres_dsn, database):
     await other.open()
     yield other
     await other.close()
-
-
-@pytest.fixture
-async def direct(postgres_dsn):
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def overdue(direct, token):

@@ -3,7 +3,6 @@
 import asyncio
 import time
 
-import asyncpg
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase, PostgresOptions, statements
@@ -26,13 +25,6 @@ async def database(postgres_dsn):
     await database.migrate()
     yield database
     await database.close()
-
-
-@pytest.fixture
-async def direct(postgres_dsn):
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 @pytest.mark.slow

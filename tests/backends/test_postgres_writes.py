@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import asdict
 
-import asyncpg
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase, statements
@@ -19,13 +18,6 @@ async def database(postgres_dsn):
     await database.migrate()
     yield database
     await database.close()
-
-
-@pytest.fixture
-async def direct(postgres_dsn):
-    connection = await asyncpg.connect(postgres_dsn)
-    yield connection
-    await connection.close()
 
 
 async def all_sorts(database, token, *, together):

@@ -275,9 +275,7 @@ class Runner:
             # A step forward of the only one here has nobody to share a commit with. All else goes
             # through the event loop: attempts without a pause between them would starve it.
             if facts and type(facts[-1]) is fx.StepCompleted and self.alone():
-                (error,) = await self.database.journal.append(self.owner, [append])
-                if error is not None:
-                    raise error
+                await self.appends.write_alone(append)
             else:
                 await self.appends.submit(append)
         except STORE_AWAY:
