@@ -13,6 +13,7 @@ from standfast.lazy import exports
 
 if TYPE_CHECKING:
     from standfast.app import Standfast, Transaction
+    from standfast.branch_key import BranchKey
     from standfast.durations import Duration
     from standfast.errors import (
         ConfigurationError,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
         StoreError,
     )
     from standfast.idempotency import barrier
-    from standfast.message import BranchKey
     from standfast.resilience.backoff import Constant, Decorrelated, Exponential
     from standfast.resilience.retry import Retry
     from standfast.saga import Context, Migration, Saga, SagaHandle, SagaResult, child, step, wait
@@ -46,7 +46,7 @@ _HOMES = {
         "StoreError",
     ),
     "idempotency": ("barrier",),
-    "message": ("BranchKey",),
+    "branch_key": ("BranchKey",),
     "resilience.backoff": ("Constant", "Decorrelated", "Exponential"),
     "resilience.retry": ("Retry",),
     "saga": (

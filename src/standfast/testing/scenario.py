@@ -38,10 +38,11 @@ from standfast.durations import human
 from standfast.errors import CorruptRecord
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition, Saga
+from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine, Resolve, Run
 from standfast.saga.plan import Plan
 from standfast.saga.replay import replay
+from standfast.saga.saga import Saga
 from standfast.testing.scenario_text import (
     Act,
     Begin,

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from standfast.branch_key import Operation
 from standfast.errors import Refused
-from standfast.message import Operation
 from standfast.saga.context import Context
 from standfast.saga.definition import Definition
 from standfast.saga.steps import Step

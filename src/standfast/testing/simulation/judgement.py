@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from standfast.backends.memory.journal.state import JournalState
 from standfast.testing.simulation.invariants import (
     Observed,
     Violation,
@@ -25,7 +26,7 @@ def judge(play: Play) -> None:
     """Check what must hold at the end of a run. Raises `Violation`."""
     if play.loop.is_runaway:
         raise Violation("endless", f"it doesn't end: {play.loop.turns} turns of the event loop")
-    records = play.database.state.records
+    records = play.database.state(JournalState).records
     statuses = {id: record.instance.status for id, record in records.items()}
     for call in play.calls:
         if not call.ended and not call.late:
@@ -80,7 +81,7 @@ def check(play: Play, checks: Sequence[Callable[[World], Any]]) -> None:
 
 def world_of(play: Play) -> World:
     """The world as it is now."""
-    record = play.database.state.record(play.root)
+    record = play.database.state(JournalState).record(play.root)
     observed = play.instances.get(play.root)
 
     def results() -> dict[str, Any]:

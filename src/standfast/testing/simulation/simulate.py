@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import Any
 
 from standfast.errors import ConfigurationError, StandfastError
-from standfast.saga.definition import Definition, Saga
+from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
+from standfast.saga.saga import Saga
 from standfast.testing.simulation.calls import Stage, wrap
 from standfast.testing.simulation.chance import Chance, Faults
 from standfast.testing.simulation.invariants import World
