@@ -176,7 +176,7 @@ class MemoryDatabase:
                 self._holder = None
 
     def begin(self) -> MemoryTransaction:
-        """A new transaction, for its turn."""
+        """A new transaction: for a block of a user's, and for each act of a port."""
         return MemoryTransaction(self)
 
     def mine(self, tx: StoreTransaction) -> MemoryTransaction:
