@@ -68,24 +68,25 @@ class Worker:
         self._membership, self.owner = duty.membership, duty.token
         await duty.membership.can_run(self.name, list(executor.kinds))
         due.everything()
-        unsubscribe = (
+        subscriptions = (
             self._journal.on_due(due.told),
             duty.membership.on_takeover(due.takeover),
             duty.membership.leases.on_freed(due.takeover),
         )
         executor.begin(self)
-        pump = asyncio.get_running_loop().create_task(self._pump(duty.membership.lease))
-        stopping = asyncio.get_running_loop().create_task(duty.stopping.wait())
+        loop = asyncio.get_running_loop()
+        pump = loop.create_task(self._pump(duty.membership.lease))
+        stopping = loop.create_task(duty.stopping.wait())
         try:
             duty.ready()
             await asyncio.wait((pump, stopping), return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
-            await self._stop(pump, unsubscribe)
+            pump.cancel()
             await self._drain(duty.drain)
         finally:
-            for end in unsubscribe:
-                end()
+            for unsubscribe in subscriptions:
+                unsubscribe()
             for task in (pump, stopping):
                 task.cancel()
             await executor.cut_off()

@@ -79,15 +79,14 @@ class Runner:
 
     def __init__(self, home: Home, desk: Desk, *, linger: float) -> None:
         self.desk: Desk = desk
-        self.attempts: AttemptRunner = AttemptRunner(
-            home.definitions, home.telemetry, home.host.clock
-        )
         self._home = home
+        self._telemetry = home.telemetry
         self._journal = home.journal
         self._owner = desk.owner
-        self._clock = home.host.clock
+        self._clock = clock = home.host.clock
         self._linger = linger
         self._draining = False
+        self.attempts: AttemptRunner = AttemptRunner(home.definitions, home.telemetry, clock)
         lanes = home.host.database.capabilities.write_lanes
         self.appends: Batcher[Append, None] = Batcher(
             partial(self._journal.append, desk.owner),
@@ -126,6 +125,8 @@ class Runner:
             # Cut short, the machine may be ahead of what is stored, and another worker differ.
             settled = at_rest and active.machine.status in AT_REST
             self._home.rested(active, active.machine if settled else None)
+            if not at_rest:
+                self.desk.wake()  # how it stands in the store isn't known: it may be due
 
     async def _insist(self, active: Active, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Ask the store until it can answer. Only the loss of the lease ends this from outside."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 import msgspec
@@ -369,7 +369,7 @@ class SagaState:
         self.branches[fact.branch].asked_child = True
 
     def _fold_resolved(self, fact: fx.Resolved) -> None:
-        self.outcome = fact.outcome
+        self.outcome = cast(Outcome, fact.outcome)  # as it was checked when it was asked for
         self.cause = f"resolved by hand: {fact.reason}"
         self.reports = True
 

@@ -214,7 +214,7 @@ class Player:
         if machine is None:
             return ["= not begun: give it an input"]
         lines = [f"{what} {branch}" for branch, what in self.busy.items()]
-        status = machine.status
+        status: str = machine.status
         if machine.cause and status != "completed":
             status += f": {machine.cause}"
         wake_at = machine.wake_at()

@@ -50,7 +50,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     @property
     def waits_for(self) -> float:
         """Seconds to the next timer, infinite if there is none."""
-        return self._scheduled[0].when() - self.elapsed if self._scheduled else math.inf
+        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        return timers[0].when() - self.elapsed if timers else math.inf
 
     def time(self) -> float:
         """Seconds since the loop was made, virtually."""

@@ -334,9 +334,10 @@ class Play:
     def _call_operator(self, append: Append, observed: Observed) -> None:
         """Whoever looks after what is parked hears of one that leaves memory like that."""
         active = self.process.active.get(append.id) if self.process is not None else None
-        if active is not None and append.release and active.machine.status in STUCK:
-            if self.rules.operated:
-                self.operator.called(observed, active.machine)
+        if active is None or not (append.release and self.rules.operated):
+            return
+        if active.machine.status in STUCK:
+            self.operator.called(observed, active.machine)
 
     def _compare(self, append: Append, observed: Observed) -> None:
         """The live machine must be what its journal says."""
