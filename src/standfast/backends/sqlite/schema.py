@@ -129,8 +129,8 @@ def _execute(con: sqlite3.Connection, sql: str) -> None:
 
 def _statements(sql: str) -> Iterator[str]:
     statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
+    for part in sql.split(";")[:-1]:  # what follows the last one is blank
+        statement += f"{part};"
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
