@@ -152,4 +152,4 @@ def _make(database: SqliteDatabase) -> SqliteLeases:
     return SqliteLeases(database.file)
 
 
-PROVIDES = {LeaseStore: Provided(_make, LINE)}
+PROVIDES: dict[type, Provided] = {LeaseStore: Provided(_make, LINE)}

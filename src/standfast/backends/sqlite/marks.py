@@ -113,4 +113,4 @@ def _make(database: SqliteDatabase) -> SqliteMarks:
     return SqliteMarks(database.file)
 
 
-PROVIDES = {MarkStore: Provided(_make, LINE)}
+PROVIDES: dict[type, Provided] = {MarkStore: Provided(_make, LINE)}

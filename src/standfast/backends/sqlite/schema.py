@@ -42,7 +42,7 @@ UPDATE sqlite_sequence SET name = 'standfast_leases' WHERE name = 'standfast_wor
 DROP TABLE standfast_workers;
 INSERT INTO standfast_schema_migrations (line, number, name, applied_at)
     SELECT v.column1, 1, v.column2, m.applied_at FROM standfast_migrations AS m, (VALUES
-        ('coordination', 'leases'), ('journal', 'instances, facts and mail'), ('marks', 'marks')
+        ('coordination', 'leases'), ('journal', 'instances, journal and mail'), ('marks', 'marks')
     ) AS v WHERE m.number = 1;
 DROP TABLE standfast_migrations;
 """
@@ -140,4 +140,4 @@ def _make(database: SqliteDatabase) -> SqliteSchema:
     return SqliteSchema(database.file)
 
 
-PROVIDES = {Schema: Provided(_make)}
+PROVIDES: dict[type, Provided] = {Schema: Provided(_make)}

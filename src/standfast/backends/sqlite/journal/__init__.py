@@ -12,4 +12,4 @@ def _make(database: SqliteDatabase) -> SqliteJournal:
     return SqliteJournal(database.file)
 
 
-PROVIDES = {JournalStore: Provided(_make, LINE, needs=(LeaseStore,))}
+PROVIDES: dict[type, Provided] = {JournalStore: Provided(_make, LINE, needs=(LeaseStore,))}

@@ -12,7 +12,7 @@ LINE = SchemaLine(
     (
         SchemaMigration(
             1,
-            "instances, facts and mail",
+            "instances, journal and mail",
             """\
 CREATE TABLE standfast_instances (
     id BLOB NOT NULL PRIMARY KEY,
