@@ -154,6 +154,8 @@ class Worker:
             if due.begin_look() or clock.monotonic() < unsure_until:
                 due_at = -math.inf
             timeout = self._poll
+            # Before the claim: one that leaves from now on, with mail, is due.
+            hinted = due.take_hints(self._executor.active)
             try:
                 around = clock.monotonic() - looked_around_at > max(lease, self._poll)
                 left_over = due.take_takeover() or around
@@ -165,7 +167,7 @@ class Worker:
                 if is_due:
                     await self._claim()
                 await self._look_into_doubts()
-                await self._collect()
+                await self._collect(hinted)
                 if around:
                     looked_around_at = clock.monotonic()
                     await self._flag()
@@ -176,6 +178,7 @@ class Worker:
                 # A claim may have been carried out though its answer was lost: the owner hears of
                 # such ones with its next claims.
                 unsure_until = clock.monotonic() + DOUBTED_FOR
+                due.forgot()
                 if isinstance(error, StoreUnavailable):
                     log.error("can't reach the store for work: %s", error)
                 else:
@@ -232,11 +235,14 @@ class Worker:
             if loaded.instance.owner == self.owner and id not in self._executor.active:
                 await self._executor.take_in(loaded)
 
-    async def _collect(self) -> None:
+    async def _collect(self, hinted: Collection[UUID]) -> None:
+        """Fetch the mail of instances in memory; one that has left meanwhile must be claimed."""
         active = self._executor.active
-        ids = [id for id in self._due.take_hints(active) if id in active]
+        ids = [id for id in hinted if id in active]
         if ids:
             self._executor.deliver(await self._journal.collect(self.owner, ids))
+        if any(id not in active for id in hinted):
+            self._due.now()
 
     async def _flag(self) -> None:
         flagged = await self._journal.flag_unclaimable(
@@ -284,6 +290,10 @@ class _Due:
         self._everything = self._takeover = True
         self._event.set()
 
+    def forgot(self) -> None:
+        """A look failed: the next one, whenever it comes, is for everything."""
+        self._everything = self._takeover = True
+
     def takeover(self) -> None:
         """Leases were ended: look for what they left."""
         self._takeover = True
@@ -310,8 +320,8 @@ class _Due:
         return takeover
 
     def take_hints(self, active: Collection[UUID]) -> Collection[UUID]:
-        """The instances to look for mail of."""
-        ids: Collection[UUID] = list(active) if self._everything else self.hints
+        """The instances in memory to look for mail of."""
+        ids = list(active) if self._everything else [id for id in self.hints if id in active]
         self._everything, self.hints = False, set()
         return ids
 

@@ -200,7 +200,8 @@ class Runner:
             if facts or release or active.consumed:
                 await self._store(active, facts, release=release, wake_at=wake_at)
                 if release:
-                    active.sleeps_until = wake_at
+                    # Mail that came while this was stored makes it due at once.
+                    active.sleeps_until = now if active.inbox else wake_at
                     return
             own: Command | None = None
             if len(commands) == 1 and not active.tasks:

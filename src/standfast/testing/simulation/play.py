@@ -97,7 +97,7 @@ class Play:
         self.violation: Violation | None = None
         self.story: list[tuple[float, str]] | None = [] if tell else None
         self.process: Process | None = None
-        self._boots = 0
+        self._processes: list[Process] = []  # the dead too, or their tasks would be garbage
         self.operator = Operator(self)
         self.senders = Senders(self)
         self.down_until: dict[str, float] = {}
@@ -159,9 +159,10 @@ class Play:
         process.begin(self.loop, work()).add_done_callback(self._ended)
 
     def _new_process(self) -> Process:
-        self._boots += 1
-        linger = LINGER[self.chance.choose(f"linger {self._boots}", len(LINGER))]
+        number = len(self._processes) + 1
+        linger = LINGER[self.chance.choose(f"linger {number}", len(LINGER))]
         self.process = Process(self.database, self, self.clock, self.definitions, linger=linger)
+        self._processes.append(self.process)
         return self.process
 
     def _born(self, id: UUID, definition: Definition, label: str, started: fx.Started) -> None:
