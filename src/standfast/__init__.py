@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         StandfastError,
         StoreError,
     )
-    from standfast.idempotency import barrier
+    from standfast.idempotency import Barrier, barrier
     from standfast.resilience.backoff import Constant, Decorrelated, Exponential
     from standfast.resilience.retry import Retry
     from standfast.saga import Context, Migration, Saga, SagaHandle, SagaResult, child, step, wait
@@ -45,7 +45,7 @@ _HOMES = {
         "StandfastError",
         "StoreError",
     ),
-    "idempotency": ("barrier",),
+    "idempotency": ("Barrier", "barrier"),
     "branch_key": ("BranchKey",),
     "resilience.backoff": ("Constant", "Decorrelated", "Exponential"),
     "resilience.retry": ("Retry",),
@@ -62,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Barrier",
     "BranchKey",
     "ConfigurationError",
     "Constant",

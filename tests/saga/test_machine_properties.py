@@ -26,7 +26,7 @@ from standfast.saga import facts as fx
 from standfast.saga.machine import Machine, Resolve, Run, Undo
 from standfast.saga.plan import Plan, StepPlan
 from standfast.saga.replay import replay
-from standfast.saga.state import STATUSES
+from standfast.saga.status import STATUSES
 from tests.saga.random_plans import Chance, Dice, random_plan
 
 MAX = 1500

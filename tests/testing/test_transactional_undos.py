@@ -95,11 +95,10 @@ def test_an_undo_of_what_was_rolled_back_is_found():
 
 def test_an_engine_that_commits_the_two_apart_is_found(monkeypatch):
     async def apart(self, active, command):
-        async with self.database.transaction() as tx:
-            given, _ = self.sagas.wrap(tx)
-            value = await self.attempts.call(active, command, given)
+        async with self._home.host.transaction() as tx:
+            value = await self.attempts.call(active, command, tx)
         success = self.attempts.success(active, command, value)
-        return active.machine.handle(success, self.clock.now())
+        return active.machine.handle(success, self._clock.now())
 
     monkeypatch.setattr(Runner, "_transact", apart)
     with pytest.raises(InvariantViolated):

@@ -217,6 +217,7 @@ class Runner:
                 assert not isinstance(own, Resolve)
                 facts = await self._transact(active, own)
                 if machine.outcome and not facts:
+                    active.sleeps_until = now if active.inbox else None
                     return  # the commit let it go too
             else:
                 event = await self.attempts.carry_out(active, own)
