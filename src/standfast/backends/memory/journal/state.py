@@ -1,4 +1,4 @@
-"""What the memory backend holds, and changes to it that happen whole or not at all."""
+"""What the journal in memory holds, and changes to it that happen whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 from uuid import UUID
 
-from standfast.errors import ConstraintViolated, StaleWriter, StandfastError, StoreError
-from standfast.ports.database import Mark
-from standfast.ports.journal import Append, Instance, Loaded, Mail, Start, Started
-from standfast.ports.leases import Worker
+from standfast.backends.memory.hints import Hints
+from standfast.errors import ConstraintViolated, StaleWriter, StandfastError
+from standfast.ports.journal import Append, Instance, Loaded, Mail, Start, StartAnswer
 
 
 @dataclass(slots=True)
@@ -35,29 +34,8 @@ class Record:
         )
 
 
-@dataclass(slots=True)
-class Lease:
-    """A worker's lease: `expires_at` on the store's clock."""
-
-    name: str
-    kinds: tuple[tuple[str, str, int], ...]
-    expires_at: float
-
-    def worker(self, token: int, *, now: float, owned: int) -> Worker:
-        """The public view of it."""
-        return Worker(token, self.name, self.kinds, self.expires_at - now, owned)
-
-
-@dataclass(slots=True)
-class StoredMark:
-    """A mark with the time it was set."""
-
-    mark: Mark
-    at: float
-
-
 class View(Protocol):
-    """What a `Change` lies over: the `State`, or another `Change`."""
+    """What a `StagedJournal` lies over: the `JournalState`, or another `StagedJournal`."""
 
     def record(self, id: UUID) -> Record | None:
         """The instance, not to be changed."""
@@ -67,35 +45,26 @@ class View(Protocol):
         """Who holds (pattern, name, key)."""
         ...
 
-    def find_mark(self, key: tuple[str, str]) -> StoredMark | None:
-        """The mark (key, operation)."""
-        ...
-
-    def has_lease(self, token: int) -> bool:
-        """Whether nobody has ended it."""
-        ...
-
     def next_number(self) -> int:
         """A mail number larger than any before."""
         ...
 
-    def apply(self, change: Change) -> None:
-        """Take a change over."""
+    def apply(self, staged: StagedJournal) -> None:
+        """Take over what is staged."""
         ...
 
 
-class State:
-    """Everything committed. Changed by `apply` alone, except for leases and purging."""
+class JournalState:
+    """Everything committed. Changed by `apply` alone, except for purging."""
 
     def __init__(self) -> None:
         self.records: dict[UUID, Record] = {}
         self.keys: dict[tuple[str, str, str], UUID] = {}
-        self.marks: dict[tuple[str, str], StoredMark] = {}
-        self.leases: dict[int, Lease] = {}
-        self.tokens = 0
         self.waiting: dict[UUID, float] = {}
         """The passive instances that are due some time, and when."""
         self.owned: dict[int, set[UUID]] = {}
+        """Those that are owned, by owner."""
+        self.hints: Hints[[UUID | None]] = Hints()
         self._numbers = 0
 
     def record(self, id: UUID) -> Record | None:
@@ -106,22 +75,14 @@ class State:
         """See `View`."""
         return self.keys.get(key)
 
-    def find_mark(self, key: tuple[str, str]) -> StoredMark | None:
-        """See `View`."""
-        return self.marks.get(key)
-
-    def has_lease(self, token: int) -> bool:
-        """See `View`."""
-        return token in self.leases
-
     def next_number(self) -> int:
         """See `View`."""
         self._numbers += 1
         return self._numbers
 
-    def apply(self, change: Change) -> None:
+    def apply(self, staged: StagedJournal) -> None:
         """See `View`."""
-        for id, record in change.records.items():
+        for id, record in staged.records.items():
             self._forget(id)
             self.records[id] = record
             row = record.instance
@@ -129,8 +90,9 @@ class State:
                 self.owned.setdefault(row.owner, set()).add(id)
             elif row.wake_at is not None:
                 self.waiting[id] = row.wake_at
-        self.keys.update(change.keys)
-        self.marks.update(change.marks)
+        self.keys.update(staged.keys)
+        for id in dict.fromkeys(staged.due):
+            self.hints.tell(id)
 
     def delete(self, id: UUID) -> None:
         """Remove an instance with all that belongs to it."""
@@ -142,19 +104,21 @@ class State:
         self.waiting.pop(id, None)
         before = self.records.get(id)
         if before is not None and before.instance.owner is not None:
-            self.owned.get(before.instance.owner, set()).discard(id)
+            owned = self.owned[before.instance.owner]
+            owned.discard(id)
+            if not owned:
+                del self.owned[before.instance.owner]
 
 
-class Change:
+class StagedJournal:
     """Changes on top of a view, seen through here only until `commit`."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self.records: dict[UUID, Record] = {}
         self.keys: dict[tuple[str, str, str], UUID] = {}
-        self.marks: dict[tuple[str, str], StoredMark] = {}
         self.due: list[UUID] = []
-        """Those made due by mail or a start."""
+        """Those made due, by mail, by a start, or because they were freed."""
 
     def commit(self) -> None:
         """Give everything to the view below."""
@@ -168,24 +132,15 @@ class Change:
         """See `View`."""
         return self.keys.get(key) or self._view.holder(key)
 
-    def find_mark(self, key: tuple[str, str]) -> StoredMark | None:
-        """See `View`."""
-        return self.marks.get(key) or self._view.find_mark(key)
-
-    def has_lease(self, token: int) -> bool:
-        """See `View`."""
-        return self._view.has_lease(token)
-
     def next_number(self) -> int:
         """See `View`."""
         return self._view.next_number()
 
-    def apply(self, change: Change) -> None:
+    def apply(self, staged: StagedJournal) -> None:
         """See `View`."""
-        self.records.update(change.records)
-        self.keys.update(change.keys)
-        self.marks.update(change.marks)
-        self.due += change.due
+        self.records.update(staged.records)
+        self.keys.update(staged.keys)
+        self.due += staged.due
 
     def edit(self, id: UUID) -> Record | None:
         """The instance, to be changed here."""
@@ -197,20 +152,18 @@ class Change:
             record = self.records[id] = below.copy()
         return record
 
-    def start(self, starts: Iterable[Start], *, owner: int | None) -> list[Started]:
-        """See `JournalStore.start`."""
-        if owner is not None and not self.has_lease(owner):
-            raise lost(owner)
+    def start(self, starts: Iterable[Start], *, owner: int | None) -> list[StartAnswer]:
+        """See `JournalStore.start`, of an owner that has its lease."""
         return [self._start(start, owner) for start in starts]
 
-    def _start(self, start: Start, owner: int | None) -> Started:
+    def _start(self, start: Start, owner: int | None) -> StartAnswer:
         row = start.instance
         key = (row.pattern, row.name, row.key)
         holder = self.holder(key)
         if holder is not None:
             held = self.record(holder)
             assert held is not None  # a key is removed with its record
-            return Started(holder, False, held.instance.input_hash)
+            return StartAnswer(holder, False, held.instance.input_hash)
         if self.record(row.id) is not None:
             raise ConstraintViolated(f"instance {row.id} exists, with another key than {row.key!r}")
         wake_at = row.wake_at if owner is None else None
@@ -218,13 +171,11 @@ class Change:
         self.keys[key] = row.id
         if wake_at is not None:
             self.due.append(row.id)
-        return Started(row.id, True, row.input_hash)
+        return StartAnswer(row.id, True, row.input_hash)
 
     def append(self, owner: int, append: Append, *, now: float) -> StandfastError | None:
-        """See `JournalStore.append`: on an error nothing is changed."""
+        """See `JournalStore.append`, of an owner that has its lease: an error changes nothing."""
         record = self.record(append.id)
-        if not self.has_lease(owner):
-            return lost(owner)
         if record is None or record.instance.owner != owner:
             return not_owned(append.id, owner)
         if append.facts and append.after + 1 != len(record.facts):
@@ -232,13 +183,24 @@ class Change:
                 f"instance {append.id} has {len(record.facts)} facts, not {append.after + 1}: "
                 "load it anew"
             )
-        inner = Change(self)
+        inner = StagedJournal(self)
         try:
             inner._write(append, now)
         except ConstraintViolated as error:
             return error
         inner.commit()
         return None
+
+    def free(self, owner: int, ids: Iterable[UUID], *, now: float) -> int:
+        """Make those that `owner` owns passive and due now; how many."""
+        count = 0
+        for id in ids:
+            record = self.edit(id)
+            if record is not None and record.instance.owner == owner:
+                record.instance.owner, record.instance.wake_at = None, now
+                self.due.append(id)
+                count += 1
+        return count
 
     def _write(self, append: Append, now: float) -> None:
         record = self.edit(append.id)
@@ -275,26 +237,6 @@ class Change:
                 record.instance.wake_at = earliest(record.instance.wake_at, mail.at, now)
                 self.due.append(mail.to)
         return answers
-
-    def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
-        """See `StoreTransaction.mark`."""
-        there = self.find_mark((key, operation))
-        if there is not None:
-            return there.mark
-        self.marks[key, operation] = StoredMark(Mark(reason, None), at)
-        return None
-
-    def keep_result(self, key: str, operation: str, result: str) -> None:
-        """See `StoreTransaction.keep_result`."""
-        there = self.find_mark((key, operation))
-        if there is None:
-            raise StoreError(f"no mark ({key!r}, {operation!r}) is set: call mark() first")
-        self.marks[key, operation] = StoredMark(replace(there.mark, result=result), there.at)
-
-
-def lost(token: int) -> StaleWriter:
-    """The error for a writer whose lease was ended."""
-    return StaleWriter(f"the lease of worker {token} was ended: register again for a new token")
 
 
 def not_owned(id: UUID, owner: int) -> StaleWriter:
