@@ -22,20 +22,26 @@ Fetch: TypeAlias = Callable[..., Awaitable[Any]]
 _VICTIM_ATTEMPTS = 8
 
 # The statements of the library are kept as prepared plans, made when a table may still be small;
-# without these a plan that reads the whole table could stay in use while the table grows. Left to
-# choose, the server would plan most writes anew each time, since it takes a list of one for cheaper
-# than a list whose length it doesn't know: dearer than the write itself.
+# without these a plan that walks through the whole table (or its index, to join it with a list)
+# could stay in use while the table grows. Left to choose, the server would plan most writes anew
+# each time, since it takes a list of one for cheaper than a list whose length it doesn't know:
+# dearer than the write itself.
 _PLANNING = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
     "default_transaction_isolation": "read committed",
 }
 
 _BEGIN = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED; "
-    "SET LOCAL idle_in_transaction_session_timeout = {idle}; "
-    "SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = force_custom_plan"
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {idle}"
+)
+# For the user's statements, and those of the library that do read a whole table.
+_PLAN_FREELY = (
+    "; SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; "
+    "SET LOCAL enable_mergejoin = on; SET LOCAL plan_cache_mode = force_custom_plan"
 )
 
 
@@ -56,6 +62,7 @@ class Pool:
         self.options = options
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
+        self._begin_freely = self._begin + _PLAN_FREELY
         self._pool: asyncpg.Pool | None = None
         self._at_hand: list[Any] = []
         self._spoiled: list[Any] = []
@@ -217,13 +224,13 @@ class Pool:
             self._idle.set()
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Any]:
+    async def begin(self, *, freely: bool = False) -> AsyncIterator[Any]:
         """A connection in a transaction: committed at the end, rolled back if the block raises.
 
-        Driver errors come through.
+        `freely`: its statements are planned anew, each for itself. Driver errors come through.
         """
         async with self.acquire() as connection:
-            await self.begin_on(connection)
+            await self.begin_on(connection, freely=freely)
             try:
                 yield connection
             except BaseException:
@@ -231,9 +238,9 @@ class Pool:
                 raise
             await self.commit(connection)
 
-    async def begin_on(self, connection: Any) -> None:
+    async def begin_on(self, connection: Any, *, freely: bool) -> None:
         """BEGIN."""
-        await connection.execute(self._begin)
+        await connection.execute(self._begin_freely if freely else self._begin)
 
     async def commit(self, connection: Any) -> None:
         """COMMIT. Raises `StoreError` when the transaction had failed: nothing is written."""

@@ -44,7 +44,7 @@ ALTER SEQUENCE standfast.workers_token_seq RENAME TO leases_token_seq;
 ALTER TABLE standfast.leases RENAME COLUMN name TO holder;
 ALTER TABLE standfast.leases RENAME COLUMN kinds TO note;
 ALTER TABLE standfast.leases ADD COLUMN name text,
-    ALTER COLUMN note TYPE json USING json_build_object('kinds', note);
+    ALTER COLUMN note TYPE json USING ('{{"kinds": ' || note::text || '}}')::json;
 UPDATE standfast.leases SET name = 'member:' || token;
 ALTER TABLE standfast.leases ALTER COLUMN name SET NOT NULL,
     ADD CONSTRAINT leases_name_key UNIQUE (name);
@@ -94,9 +94,12 @@ class PostgresSchema:
 
     def script(self, line: SchemaLine, migration: SchemaMigration) -> str:
         """See `Schema.script`. Run it in one transaction."""
+        sql = migration.sql.strip()
+        if not sql.endswith(";"):
+            sql += "\n;"
         noted = f"{_literal(line.name)}, {migration.number:d}, {_literal(migration.name)}"
         return (
-            f"{_BOOKKEEPING}\n{migration.sql.strip()}\n\n"
+            f"{_BOOKKEEPING}\n{sql}\n\n"
             "INSERT INTO standfast.schema_migrations (line, number, name)\n"
             f"VALUES ({noted});\n"
         )

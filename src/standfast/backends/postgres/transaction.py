@@ -113,7 +113,7 @@ class PostgresTransaction:
                 connection = await self._stack.enter_async_context(self._pool.acquire())
                 self._connection = connection
                 try:
-                    await self._pool.begin_on(connection)
+                    await self._pool.begin_on(connection, freely=True)
                 except BaseException:
                     drop(connection)
                     raise

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Final
-from uuid import UUID
 
 _SEPARATOR: Final = "\x1f"
-
-
-def uuids(values: Iterable[UUID]) -> str:
-    """An array of UUIDs."""
-    return "{" + ",".join([value.hex for value in values]) + "}"
 
 
 def numbers(values: Iterable[float | None]) -> str:

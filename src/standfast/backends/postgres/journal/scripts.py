@@ -20,8 +20,8 @@ from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
 _NONE: frozenset[UUID] = frozenset()
 
 # The columns $2 … $16 of a start, and how lists of each are written.
-_START_COLUMNS: dict[str, Callable[[Any], str]] = {
-    "id": literals.uuids,
+_START_COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "id": list,
     "pattern": literals.texts,
     "name": literals.texts,
     "version": literals.numbers,
@@ -41,8 +41,8 @@ _of_start: Callable[[Instance], tuple[Any, ...]] = attrgetter(*_START_COLUMNS)
 _START_WRITES = tuple(_START_COLUMNS.values())
 
 # How lists of the columns $6 … $15 of an append are written.
-_CHANGE_WRITES: tuple[Callable[[Any], str], ...] = (
-    literals.uuids,
+_CHANGE_WRITES: tuple[Callable[[Any], Any], ...] = (
+    list,
     literals.numbers,
     *[literals.texts] * 3,
     *[literals.numbers] * 5,
@@ -186,7 +186,7 @@ def append(
             statement = sql.OF_ONE[statement]
             args = (owner, ids[0], numbers[0], facts[0])
         else:
-            args = (owner, literals.uuids(ids), literals.numbers(numbers), facts)
+            args = (owner, ids, literals.numbers(numbers), facts)
     else:
         statement = sql.APPEND_AND_CHANGE
         rows = [_changed(one, folded.get(one.id, 0) if folded else 0) for one in changed]
@@ -197,7 +197,7 @@ def append(
             columns = zip(*rows, strict=True)
             args = (
                 owner,
-                literals.uuids(ids),
+                ids,
                 literals.numbers(numbers),
                 facts,
                 literals.numbers(changes),

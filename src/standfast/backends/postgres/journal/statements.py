@@ -22,13 +22,16 @@ are inserted in their own order, and the victim of a deadlock runs again.
 
 **Flat cost.** Instances come and go, so until a vacuum the index of owners holds many dead entries:
 where ids are known, ``owner IS NOT DISTINCT FROM`` says the same as ``=`` but can't use that index.
-The planner takes every list for a short one, so what a batch changes is joined with the table's
-rows at once: joined with another list, it was paired each with each.
+A plan is made once (`pool`), maybe while the table is small, and the planner takes every list for a
+short one. So what a batch writes is looked up row by row (a subquery, or one with a lock that is
+joined LATERAL), which can't become a walk through the whole table, and a list meets another one
+only as a set (``IN`` where it can't become a join), never each with each.
 
-**Cheap lists.** The driver looks at every element of a list, several times. So the lists of the hot
-statements are handed over as PostgreSQL writes arrays (`literals`), and only the facts, whose text
-would have to be quoted and unquoted, as lists. What a batch wrote is counted, and told one by one
-only if something is missing.
+**Cheap lists.** The driver looks at every element of a list, several times: dearer than all else
+that a batch takes in Python. So the lists of the hot statements are handed over as PostgreSQL
+writes arrays (`literals`); only those of ids, which the server reads slowly as text, and of facts,
+which are full of quotes, are lists. What a batch wrote is counted, and told one by one only if
+something is missing.
 
 The time "now" is the server's, in seconds since the epoch.
 """
@@ -58,7 +61,7 @@ WITH {lease}created AS (
     SELECT s.id, s.pattern, s.name, s.version, s.key, s.correlation_id, s.input_hash, s.status,
            s.step, s.cause, $1::bigint, {wake}, s.deadline_at, s.created_at, s.updated_at,
            s.finished_at
-    FROM unnest($2::text::uuid[], $3::text::text[], $4::text::text[], $5::text::int[],
+    FROM unnest($2::uuid[], $3::text::text[], $4::text::text[], $5::text::int[],
                 $6::text::text[], $7::text::text[], $8::text::text[], $9::text::text[],
                 $10::text::text[], $11::text::text[], $12::text::float8[], $13::text::float8[],
                 $14::text::float8[], $15::text::float8[], $16::text::float8[]) WITH ORDINALITY
@@ -69,8 +72,8 @@ WITH {lease}created AS (
     RETURNING id
 ), facts AS (
     INSERT INTO standfast.journal (id, seq, fact)
-    SELECT s.id, 0, s.fact FROM unnest($2::text::uuid[], $17::text[]) AS s (id, fact)
-    WHERE s.id IN (SELECT id FROM created)
+    SELECT s.id, 0, s.fact FROM unnest($2::uuid[], $17::text[]) AS s (id, fact)
+    WHERE (s.id IN (SELECT id FROM created)) IS TRUE
 )
 SELECT {alive} AS alive,
        CASE WHEN (SELECT count(*) FROM created) < cardinality($17::text[])
@@ -111,9 +114,9 @@ CROSS JOIN LATERAL (SELECT * FROM standfast.instances i WHERE i.pattern = s.patt
 APPEND = f"""\
 WITH {_LEASE}, written AS (
     INSERT INTO standfast.journal (id, seq, fact)
-    SELECT i.id, f.seq, f.fact
-    FROM lease, unnest($2::text::uuid[], $3::text::int[], $4::text[]) AS f (id, seq, fact)
-    JOIN standfast.instances i ON i.id = f.id AND i.owner IS NOT DISTINCT FROM $1
+    SELECT f.id, f.seq, f.fact
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text[]) AS f (id, seq, fact)
+    WHERE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1
     RETURNING id
 )
 SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($4::text[])
@@ -125,20 +128,24 @@ SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($4::text[])
 # whether it is released, and its wake_at then; how many mails were folded in.
 APPEND_AND_CHANGE = f"""\
 WITH {_LEASE}, locked AS MATERIALIZED (
-    SELECT c.* FROM lease, unnest($6::text::uuid[], $7::text::bool[], $8::text::text[],
-                                  $9::text::text[], $10::text::text[], $11::text::int[],
-                                  $12::text::float8[], $13::text::bool[], $14::text::float8[],
-                                  $15::text::int[])
-         AS c (id, replaces, status, step, cause, version, finished_at, release, wake_at, folded)
-    JOIN standfast.instances i ON i.id = c.id AND i.owner IS NOT DISTINCT FROM $1
-    ORDER BY i.id FOR NO KEY UPDATE OF i
+    SELECT c.* FROM lease, (
+        SELECT * FROM unnest($6::uuid[], $7::text::bool[], $8::text::text[],
+                             $9::text::text[], $10::text::text[], $11::text::int[],
+                             $12::text::float8[], $13::text::bool[], $14::text::float8[],
+                             $15::text::int[])
+        AS c (id, replaces, status, step, cause, version, finished_at, release, wake_at, folded)
+        ORDER BY c.id
+    ) c CROSS JOIN LATERAL (
+        SELECT FROM standfast.instances i
+        WHERE i.id = c.id AND i.owner IS NOT DISTINCT FROM $1 FOR NO KEY UPDATE
+    ) i
 ), written AS (
     INSERT INTO standfast.journal (id, seq, fact)
-    SELECT i.id, f.seq, f.fact
-    FROM lease, unnest($2::text::uuid[], $3::text::int[], $4::text[], $5::text::bool[])
+    SELECT f.id, f.seq, f.fact
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text[], $5::text::bool[])
          AS f (id, seq, fact, changes)
-    JOIN standfast.instances i ON i.id = f.id AND i.owner IS NOT DISTINCT FROM $1
-    WHERE NOT f.changes OR f.id IN (SELECT id FROM locked)
+    WHERE CASE WHEN f.changes THEN f.id IN (SELECT id FROM locked)
+          ELSE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1 END
     RETURNING id
 ), changed AS (
     UPDATE standfast.instances i SET
@@ -159,7 +166,7 @@ WITH {_LEASE}, locked AS MATERIALIZED (
     RETURNING i.id, c.release AND i.unread > 0 AS due
 )
 SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($4::text[])
-              OR (SELECT count(*) FROM changed) < cardinality($6::text::uuid[])
+              OR (SELECT count(*) FROM changed) < cardinality($6::uuid[])
             THEN ARRAY(SELECT id FROM written UNION SELECT id FROM changed) END AS written,
        (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
         FROM changed WHERE due HAVING count(*) > 0)
@@ -250,10 +257,10 @@ WITH {_LEASE}, due AS MATERIALIZED (
     ) d ORDER BY d.wake_at LIMIT $6
 ), claimed AS (
     UPDATE standfast.instances i SET owner = $1, wake_at = NULL, claim = $7
-    FROM due WHERE i.id = due.id RETURNING i.id
+    FROM due WHERE i.id = due.id RETURNING i.id, due.wake_at
 )
 SELECT EXISTS (SELECT FROM lease) AS alive,
-       ARRAY(SELECT due.id FROM due JOIN claimed USING (id) ORDER BY due.wake_at) AS ids
+       ARRAY(SELECT id FROM claimed ORDER BY claimed.wake_at) AS ids
 """
 
 CLAIMED = "SELECT id, claim FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"

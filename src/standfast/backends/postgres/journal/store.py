@@ -242,7 +242,7 @@ class PostgresJournal:
     async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
         """See `JournalStore.count`. Reads the whole table."""
         try:
-            async with self._pool.begin() as connection:
+            async with self._pool.begin(freely=True) as connection:
                 rows = await connection.fetch(sql.COUNT, pattern)
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place) from error
@@ -251,7 +251,7 @@ class PostgresJournal:
     async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
         try:
-            async with self._pool.begin() as connection:
+            async with self._pool.begin(freely=True) as connection:
                 rows = await connection.fetch(sql.DOOMED, pattern, finished_before, limit)
                 ids = [row[0] for row in rows]
                 for statement in sql.PURGE if ids else ():
