@@ -193,7 +193,7 @@ class PostgresRateLimits:
             self._own = PostgresDatabase(url, replace(options, **given))
             self._pool = self._own.pool
         self._max_batch = max_batch
-        self._batcher: Batcher[RateRequest, Decision] = Batcher(self._decide, max_batch=max_batch)
+        self._batcher = self._new_batcher()
         self._purge_every = seconds(purge_every, name="purge_every")
         self._purge_limit = purge_limit
         self._purged_at = time.monotonic()
@@ -212,7 +212,9 @@ class PostgresRateLimits:
 
     async def close(self) -> None:
         """Finish what was asked, then disconnect; not from a `PostgresDatabase` that was given."""
-        await self._batcher.close()
+        # A new one, since a database may be opened again.
+        batcher, self._batcher = self._batcher, self._new_batcher()
+        await batcher.close()
         if self._own is not None:
             await self._own.close()
 
@@ -233,6 +235,9 @@ class PostgresRateLimits:
         """Delete keys whose capacity is whole again, up to `purge_limit`; how many were."""
         self._purged_at = time.monotonic()
         return len(await self._pool.fetch(_PURGE, self._purge_limit))
+
+    def _new_batcher(self) -> Batcher[RateRequest, Decision]:
+        return Batcher(self._decide, max_batch=self._max_batch)
 
     async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
         rates = [request.rate for request in requests]
