@@ -10,7 +10,19 @@ import time
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase
-from standfast.conformance.samples import KIND, KINDS, mail, register, start
+from standfast.conformance.samples import (
+    KIND,
+    KINDS,
+    LONG,
+    PORTS,
+    journal,
+    leases,
+    loaded,
+    mail,
+    migrate,
+    register,
+    start,
+)
 from standfast.errors import StaleWriter, StoreUnavailable
 from standfast.ports.journal import Append, Change
 
@@ -19,7 +31,7 @@ from standfast.ports.journal import Append, Change
 async def database(postgres_dsn):
     database = PostgresDatabase(postgres_dsn, idle_timeout="1s")
     await database.open()
-    await database.migrate()
+    await migrate(database)
     yield database
     await database.close()
 
@@ -34,7 +46,7 @@ async def other(postgres_dsn, database):
 
 async def overdue(direct, token):
     await direct.execute(
-        "UPDATE standfast.workers SET expires_at = now() - interval '1s' WHERE token = $1", token
+        "UPDATE standfast.leases SET expires_at = now() - interval '1s' WHERE token = $1", token
     )
 
 
@@ -49,7 +61,7 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
             while go_on:
                 one = start()
                 try:
-                    await database.journal.start([one], owner=token)
+                    await journal(database).start([one], owner=token)
                 except StaleWriter:
                     return
                 ids.append(one.instance.id)
@@ -62,7 +74,7 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
                     number = after.setdefault(id, 0)
                     with_mail = random.random() < 0.2
                     mails = [mail(id)] if with_mail else []
-                    answer = await database.journal.append(
+                    answer = await journal(database).append(
                         token, [Append(id, number, ["{}"], Change("running"), mails=mails)]
                     )
                     if answer[0] is not None:
@@ -76,9 +88,13 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
         writers = [asyncio.create_task(start_more()), asyncio.create_task(append_more())]
         await asyncio.sleep(random.uniform(0.01, 0.06))
         await overdue(direct, token)
-        assert await other.leases.expire() == [token]
+        assert await leases(other).expire() == [token]
         query = "SELECT count(*) FROM standfast.journal"
         facts = await direct.fetchval(query)
+        assert await journal(other).reclaim() == len(
+            await direct.fetch("SELECT id FROM standfast.instances WHERE wake_at IS NOT NULL")
+        )
+        await direct.execute("UPDATE standfast.instances SET wake_at = NULL")
         assert not await direct.fetchval(
             "SELECT count(*) FROM standfast.instances WHERE owner = $1", token
         )
@@ -96,20 +112,21 @@ async def test_a_worker_frozen_in_a_transaction_holds_up_expire_only_for_a_while
 ):
     frozen, dead = await register(database), await register(other)
     one = start()
-    await database.journal.start([one], owner=frozen)
+    await journal(database).start([one], owner=frozen)
     with pytest.raises(StoreUnavailable):
         async with database.transaction() as tx:
-            assert await tx.append(frozen, Append(one.instance.id, 0, ["{}"])) is None
+            await journal(database).within(tx).append(frozen, Append(one.instance.id, 0, ["{}"]))
             await overdue(direct, frozen)
             await overdue(direct, dead)
             ended = set()
             began = time.monotonic()
             while ended != {frozen, dead} and time.monotonic() - began < 15:
-                ended |= set(await other.leases.expire())
+                ended |= set(await leases(other).expire())
             assert ended == {frozen, dead}
-    (loaded,) = await other.journal.load([one.instance.id])
-    assert (loaded.instance.owner, len(loaded.facts)) == (None, 1)
-    answer = await database.journal.append(frozen, [Append(one.instance.id, 0, ["{}"])])
+    assert await journal(other).reclaim() == 1
+    stored = await loaded(other, one.instance.id)
+    assert (stored.instance.owner, len(stored.facts)) == (None, 1)
+    answer = await journal(database).append(frozen, [Append(one.instance.id, 0, ["{}"])])
     assert isinstance(answer[0], StaleWriter)
 
 
@@ -117,14 +134,15 @@ _WRITER = """
 import asyncio, sys
 from uuid import UUID
 from standfast.backends.postgres import PostgresDatabase
-from standfast.ports.journal import Append
+from standfast.ports.journal import Append, JournalStore
 
 async def main(dsn, token, id):
     database = PostgresDatabase(dsn)
     await database.open()
+    journal = database.port(JournalStore)
     number = 0
     while True:
-        (answer,) = await database.journal.append(token, [Append(UUID(id), number, ["{}"])])
+        (answer,) = await journal.append(token, [Append(UUID(id), number, ["{}"])])
         if answer is not None:
             print(type(answer).__name__, flush=True)
             break
@@ -141,7 +159,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
 async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database, direct):
     token = await register(database)
     one = start()
-    await database.journal.start([one], owner=token)
+    await journal(database).start([one], owner=token)
     arguments = [sys.executable, "-c", _WRITER, postgres_dsn, str(token), str(one.instance.id)]
     process = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.PIPE)
     try:
@@ -149,10 +167,11 @@ async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database
         assert await process.stdout.readline() == b"writing\n"
         process.send_signal(signal.SIGSTOP)
         await overdue(direct, token)
-        assert await database.leases.expire() == [token]
+        assert await leases(database).expire() == [token]
+        assert await journal(database).reclaim() == 1
         facts = await direct.fetchval("SELECT count(*) FROM standfast.journal")
         successor = await register(database)
-        (taken,) = await database.journal.claim(successor, KINDS, now=time.time() + 1, limit=10)
+        (taken,) = await journal(database).claim(successor, KINDS, now=time.time() + 1, limit=10)
         assert len(taken.facts) == facts
         process.send_signal(signal.SIGCONT)
         assert await process.stdout.readline() == b"StaleWriter\n"
@@ -167,17 +186,18 @@ async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database
 _CLAIMER = """
 import asyncio, sys, time
 from standfast.backends.postgres import PostgresDatabase
+from standfast.conformance.samples import journal, register
 
 async def main(dsn):
     database = PostgresDatabase(dsn)
     await database.open()
     kinds = [("saga", "order", 1)]
-    token = await database.leases.register("claimer", kinds, ttl=60)
+    token = await register(database, "claimer", kinds=kinds)
     print("ready", flush=True)
     sys.stdin.readline()
     while True:
-        loaded = await database.journal.claim(token, kinds, now=time.time(), limit=20)
-        if not loaded and await database.journal.next_wake(kinds) is None:
+        loaded = await journal(database).claim(token, kinds, now=time.time(), limit=20)
+        if not loaded and await journal(database).next_wake(kinds) is None:
             break
         for one in loaded:
             print(one.instance.id, flush=True)
@@ -189,7 +209,7 @@ asyncio.run(main(sys.argv[1]))
 
 async def test_two_processes_claim_disjoint(postgres_dsn, database):
     starts = [start(wake_at=time.time() - n % 7) for n in range(1000)]
-    await database.journal.start(starts, owner=None)
+    await journal(database).start(starts, owner=None)
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _CLAIMER, postgres_dsn),
@@ -212,22 +232,22 @@ async def test_two_processes_claim_disjoint(postgres_dsn, database):
 async def test_a_release_and_a_mail_at_once_lose_no_wake_up(database, other):
     token = await register(database)
     starts = [start() for _ in range(150)]
-    await database.journal.start(starts, owner=token)
+    await journal(database).start(starts, owner=token)
 
     async def release(one):
         await asyncio.sleep(random.random() * 0.002)
-        assert await database.journal.append(
+        assert await journal(database).append(
             token, [Append(one.instance.id, 0, ["{}"], Change("waiting"), release=True)]
         ) == [None]
 
     async def send(one):
         await asyncio.sleep(random.random() * 0.002)
-        assert await other.journal.send([mail(one.instance.id)]) == [True]
+        assert await journal(other).send([mail(one.instance.id)]) == [True]
 
     for at in range(0, 150, 4):
         some = starts[at : at + 4]
         await asyncio.gather(*(act(one) for one in some for act in (release, send)))
-    taken = await database.journal.claim(token, KINDS, now=time.time() + 1, limit=1000)
+    taken = await journal(database).claim(token, KINDS, now=time.time() + 1, limit=1000)
     assert len(taken) == 150
     assert all(len(one.mails) == 1 for one in taken)
 
@@ -235,7 +255,7 @@ async def test_a_release_and_a_mail_at_once_lose_no_wake_up(database, other):
 async def test_mails_that_cross_are_all_delivered(database, other):
     """Batches of two workers that change their own instances and write to the other's."""
     tokens = [await register(database), await register(other)]
-    stores = [database.journal, other.journal]
+    stores = [journal(database), journal(other)]
     mine = [[start() for _ in range(10)] for _ in tokens]
     for store, token, starts in zip(stores, tokens, mine, strict=True):
         await store.start(starts, owner=token)
@@ -277,7 +297,7 @@ async def test_mails_that_cross_are_all_delivered(database, other):
 async def test_the_victim_of_a_deadlock_runs_again(database, direct):
     token = await register(database)
     first, second = sorted((start(), start()), key=lambda one: one.instance.id)
-    await database.journal.start([first, second], owner=token)
+    await journal(database).start([first, second], owner=token)
     lock = "SELECT 1 FROM standfast.instances WHERE id = $1 FOR UPDATE"
     transaction = direct.transaction()
     await transaction.start()
@@ -285,7 +305,7 @@ async def test_the_victim_of_a_deadlock_runs_again(database, direct):
     await direct.execute("SET LOCAL deadlock_timeout = '1min'")
     await direct.execute(lock, second.instance.id)
     sending = asyncio.create_task(
-        database.journal.send([mail(second.instance.id), mail(first.instance.id)])
+        journal(database).send([mail(second.instance.id), mail(first.instance.id)])
     )
     await asyncio.sleep(0.2)
     taking = asyncio.create_task(direct.execute(lock, first.instance.id))
@@ -296,19 +316,19 @@ async def test_the_victim_of_a_deadlock_runs_again(database, direct):
 
 async def test_a_hint_reaches_other_processes(database, other):
     hints = []
-    stop = other.journal.on_due(hints.append)
+    stop = journal(other).on_due(hints.append)
     while not hints:
         await asyncio.sleep(0.01)
     one, two = start(), start()
-    await database.journal.start([one], owner=None)
-    await database.journal.send([mail(one.instance.id)])
-    await database.journal.start([start(), two], owner=None)
+    await journal(database).start([one], owner=None)
+    await journal(database).send([mail(one.instance.id)])
+    await journal(database).start([start(), two], owner=None)
     async with asyncio.timeout(5):
         while len(hints) < 4:
             await asyncio.sleep(0.01)
     assert hints == [None, one.instance.id, one.instance.id, None]
     stop()
-    await database.journal.send([mail(one.instance.id)])
+    await journal(database).send([mail(one.instance.id)])
     await asyncio.sleep(0.2)
     assert len(hints) == 4
 
@@ -317,16 +337,184 @@ async def test_appends_alone_notify_nobody(database, other):
     token = await register(database)
     one = start()
     hints = []
-    other.journal.on_due(hints.append)
+    journal(other).on_due(hints.append)
     while not hints:
         await asyncio.sleep(0.01)
-    await database.journal.start([one], owner=token)
-    await database.journal.append(token, [Append(one.instance.id, 0, ["{}"])])
-    await database.journal.append(
+    await journal(database).start([one], owner=token)
+    await journal(database).append(token, [Append(one.instance.id, 0, ["{}"])])
+    await journal(database).append(
         token, [Append(one.instance.id, 1, ["{}"], Change("waiting"), release=True)]
     )
     await asyncio.sleep(0.2)
     assert hints == [None]
+
+
+async def test_the_end_of_a_lease_is_told_to_other_processes(database, other):
+    told = []
+    stop = leases(other).on_freed(lambda: told.append("freed"))
+    async with asyncio.timeout(5):
+        while not told:
+            await asyncio.sleep(0.01)
+    for end in ("release", "expire", "acquire"):
+        token = await register(database, ttl=LONG if end == "release" else 0.001)
+        told.clear()
+        await asyncio.sleep(0.05)
+        assert told == []
+        if end == "release":
+            await leases(database).release([token])
+        elif end == "expire":
+            await leases(database).expire()
+        else:
+            await leases(database).acquire(["a"], "me", ttl=LONG)
+        async with asyncio.timeout(5):
+            while not told:
+                await asyncio.sleep(0.01)
+    stop()
+    told.clear()
+    await leases(database).release([await register(database)])
+    await asyncio.sleep(0.2)
+    assert told == []
+
+
+async def test_one_connection_listens_to_everything(database, other, direct):
+    """Whenever who subscribes; and the last that leaves lets go of it."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+    )
+    due, freed = [], []
+    stops = [journal(other).on_due(due.append)]
+    async with asyncio.timeout(5):
+        while not due:
+            await asyncio.sleep(0.01)
+        stops.append(leases(other).on_freed(lambda: freed.append("freed")))
+        while not freed:
+            await asyncio.sleep(0.01)
+        assert await direct.fetchval(query) == 1
+        due.clear()
+        freed.clear()
+        one = start()
+        await journal(database).start([one], owner=None)
+        while not due:
+            await asyncio.sleep(0.01)
+        assert (due, freed) == ([one.instance.id], [])
+        stops.pop(0)()
+        await leases(database).release([await register(database)])
+        while not freed:
+            await asyncio.sleep(0.01)
+        assert due == [one.instance.id]
+        stops.pop()()
+        while await direct.fetchval(query):
+            await asyncio.sleep(0.01)
+
+
+async def test_tokens_grow_for_those_who_compete(database, other):
+    """Each new lease of a name has a larger token than the last, whoever was about to take it."""
+    tokens = []
+
+    async def compete(one):
+        store = leases(one)
+        while len(tokens) < 60:
+            (token,) = await store.acquire(["leader"], "me", ttl=LONG)
+            if token is not None:
+                tokens.append(token)
+                await store.release([token])
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for one in (database, other) * 3:
+            group.create_task(compete(one))
+    assert tokens == sorted(set(tokens))
+
+
+async def test_what_is_in_the_middle_of_a_write_holds_up_no_other_lease(database, other, direct):
+    """Neither when leases run out nor when they are given up."""
+    tokens = [await register(database) for _ in range(40)]
+    one = start()
+    await journal(database).start([one], owner=tokens[1])
+    # One whose server is patient.
+    async with other.transaction() as tx:
+        await journal(other).within(tx).append(tokens[1], Append(one.instance.id, 0, ["{}"]))
+        for token in tokens[:20]:
+            await overdue(direct, token)
+        assert await leases(database).expire() == [tokens[0], *tokens[2:20]]
+        with pytest.raises(StoreUnavailable):
+            await leases(database).release(tokens[1:30])
+        assert [lease.token for lease in await leases(database).leases()] == [
+            tokens[1],
+            *tokens[30:],
+        ]
+        await tx.fetch_value("SELECT 1")
+        # A renewal isn't held up either, and saves what ran out.
+        assert await leases(database).renew(tokens[:3], ttl=LONG) == [False, True, False]
+    assert await leases(database).expire() == []
+    assert await leases(database).renew(tokens[28:32], ttl=LONG) == [False, False, True, True]
+
+
+async def test_what_is_given_back_in_the_middle_of_writes_is_written_whole_or_not(
+    database, other, direct
+):
+    """Facts and the row of an instance agree, whoever was first."""
+    token, successor = await register(database), await register(other)
+    outcomes = set()
+    for _ in range(60):
+        starts = [start() for _ in range(5)]
+        ids = [one.instance.id for one in starts]
+        await journal(database).start(starts, owner=token)
+
+        async def write(ids=ids):
+            await asyncio.sleep(random.random() * 0.002)
+            return await journal(database).append(
+                token, [Append(id, 0, ["mine"], Change("mine")) for id in ids]
+            )
+
+        async def give_back():
+            await asyncio.sleep(random.random() * 0.002)
+            await journal(database).release(token)
+
+        answers, _ = await asyncio.gather(write(), give_back())
+        stored = await journal(database).load(ids)
+        for one, answer in zip(stored, answers, strict=True):
+            done = answer is None
+            outcomes.add(done)
+            assert one.instance.owner is None
+            assert one.facts[1:] == ["mine"] * done
+            assert one.instance.status == ("mine" if done else "running")
+        taken = await journal(other).claim(successor, KINDS, now=time.time() + 1, limit=100)
+        assert len(taken) == 5
+        await journal(other).release(successor)
+        await direct.execute("UPDATE standfast.instances SET wake_at = NULL")
+    assert outcomes == {True, False}
+
+
+async def test_reclaiming_waits_for_none_but_those_about_to_change(database, other, direct):
+    token = await register(database)
+    starts = [start() for _ in range(20)]
+    await journal(database).start(starts, owner=token)
+    held = starts[7].instance.id
+    await leases(database).release([token])
+    async with database.transaction() as tx:
+        await journal(database).within(tx).send([mail(held)])
+        reclaiming = asyncio.create_task(journal(other).reclaim())
+        query = "SELECT count(*) FROM standfast.instances WHERE owner IS NULL"
+        async with asyncio.timeout(5):
+            while await direct.fetchval(query) < 19:
+                await asyncio.sleep(0.01)
+        assert not reclaiming.done()
+    assert await reclaiming == 20
+    assert await journal(other).reclaim() == 0
+
+
+async def test_reclaiming_beside_each_other_counts_each_once(database, other, direct):
+    tokens = [await register(database) for _ in range(4)]
+    for token in tokens:
+        await journal(database).start([start() for _ in range(25)], owner=token)
+    await leases(database).release(tokens[:2])
+    await overdue(direct, tokens[2])  # it holds until somebody ends it
+    counts = await asyncio.gather(*(journal(one).reclaim() for one in (database, other) * 3))
+    assert sum(counts) == 50
+    assert await journal(other).owned() == {tokens[2]: 25, tokens[3]: 25}
+    assert await leases(other).expire() == [tokens[2]]
+    assert await journal(other).reclaim() == 25
 
 
 async def test_migrations_at_the_same_time_apply_once(postgres_dsn):
@@ -334,8 +522,8 @@ async def test_migrations_at_the_same_time_apply_once(postgres_dsn):
     for one in databases:
         await one.open()
     try:
-        done = await asyncio.gather(*(one.migrate() for one in databases))
-        assert sorted(map(len, done)) == [0, 0, 0, 0, len(databases[0].migrations)]
+        done = await asyncio.gather(*(migrate(one) for one in databases))
+        assert sorted(map(len, done)) == [0, 0, 0, 0, len(databases[0].lines(PORTS))]
     finally:
         for one in databases:
             await one.close()
@@ -351,8 +539,8 @@ async def test_100_000_waiting_cost_a_claim_nothing(database, direct):
     )
     await direct.execute("ANALYZE standfast.instances")
     token = await register(database)
-    assert await database.journal.claim(token, [KIND], now=2e9, limit=100) == []
-    assert await database.journal.next_wake([KIND]) == 4e9
+    assert await journal(database).claim(token, [KIND], now=2e9, limit=100) == []
+    assert await journal(database).next_wake([KIND]) == 4e9
     plan = await direct.fetch(
         "EXPLAIN SELECT id FROM standfast.instances WHERE pattern = 'saga' AND name = 'order' "
         "AND version = 1 AND owner IS NULL AND wake_at <= 2e9 ORDER BY wake_at LIMIT 100"

@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
 
-from standfast.backends.postgres import statements as sql
-from standfast.backends.postgres import writing
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
+from standfast.backends.postgres.journal import scripts
+from standfast.backends.postgres.journal import statements as sql
+from standfast.backends.postgres.journal.writer import PostgresJournalWriter, instance_of
 from standfast.backends.postgres.listener import Listener
-from standfast.backends.postgres.pool import Pool
+from standfast.backends.postgres.pool import Pool, run
 from standfast.errors import ConstraintViolated, StaleWriter, StandfastError
-from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, Started
+from standfast.ids import parse_id
+from standfast.ports.database import StoreTransaction
+from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, StartAnswer
 
 Kinds: TypeAlias = Sequence[tuple[str, str, int]]
 
@@ -34,9 +37,9 @@ class PostgresJournal:
         self._doubts: dict[int, dict[int, float]] = {}
         self._numbers = itertools.count(secrets.randbits(62))
 
-    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
+    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[StartAnswer]:
         """See `JournalStore.start`."""
-        return await writing.start(self._pool.fetch, starts, owner=owner)
+        return await self._pool.run(scripts.start(starts, owner))
 
     async def append(
         self, owner: int, appends: Sequence[Append]
@@ -57,7 +60,7 @@ class PostgresJournal:
                 found = await self._taken(left)
                 if not found:
                     raise translate(error, self._pool.place) from error
-                answers |= {one.id: writing.overtaken(one) for one in left if one.id in found}
+                answers |= {one.id: scripts.overtaken(one) for one in left if one.id in found}
                 left = [one for one in left if one.id not in found]
             except (*_DATA_ERRORS, ConstraintViolated) as error:
                 if len(left) == 1:
@@ -71,17 +74,17 @@ class PostgresJournal:
             except DRIVER_ERRORS as error:
                 raise translate(error, self._pool.place) from error
             else:
-                answers |= {id: writing.not_owned(owner, id) for id in refused}
+                answers |= {id: scripts.not_owned(owner, id) for id in refused}
                 break
         if not answers:
             return [None] * len(appends)
         return [answers.get(one.id) for one in appends]
 
-    async def _append_all(self, owner: int, appends: Sequence[Append]) -> set[UUID]:
-        if all(map(writing.is_plain, appends)):
-            return await writing.append(self._pool.fetch_raw, owner, appends)
+    async def _append_all(self, owner: int, appends: Sequence[Append]) -> Collection[UUID]:
+        if all(map(scripts.is_plain, appends)):
+            return await run(self._pool.fetch_raw, scripts.append(owner, appends))
         async with self._pool.begin() as connection:
-            return await writing.append_with_mail(connection.fetch, owner, appends)
+            return await run(connection.fetch, scripts.append_with_mail(owner, appends))
 
     async def _alone(self, owner: int, append: Append) -> StandfastError | None:
         return (await self.append(owner, (append,)))[0]
@@ -96,7 +99,7 @@ class PostgresJournal:
         return {row[0] for row in rows}
 
     async def claim(self, owner: int, kinds: Kinds, *, now: float, limit: int) -> list[Loaded]:
-        """See `JournalStore.claim`. With an owner whose lease is lost: `StaleWriter`.
+        """See `JournalStore.claim`.
 
         When the answer of a claim was lost or it was cancelled, what it may have claimed comes with
         the owner's next claim, beyond `limit`.
@@ -107,7 +110,7 @@ class PostgresJournal:
         try:
             rows = await self._pool.fetch(sql.CLAIM, owner, *_columns(kinds), now, limit, number)
             if not rows[0][0]:
-                raise writing.lost(owner)
+                raise scripts.lost(owner)
             ids = list(rows[0][1])
             if doubts:
                 found = await self._pool.fetch(sql.CLAIMED, owner, list(doubts))
@@ -142,17 +145,17 @@ class PostgresJournal:
 
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
         """See `JournalStore.send`. An id is remembered until its instance is purged."""
-        return await writing.send(self._pool.fetch, mails)
+        return await self._pool.run(scripts.send(mails))
 
     async def set_aside(self, owner: int, id: UUID, *, status: str, cause: str) -> None:
         """See `JournalStore.set_aside`. Raises `StaleWriter` if `owner` doesn't own it."""
         if not await self._pool.fetch(sql.SET_ASIDE, owner, id, status, cause):
-            raise writing.not_owned(owner, id)
+            raise scripts.not_owned(owner, id)
 
     async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
         """See `JournalStore.reassign`."""
         rows = await self._pool.fetch(sql.REASSIGN, list(ids), version)
-        done = {writing.plain(row[0]) for row in rows}
+        done = {scripts.plain(row[0]) for row in rows}
         return [id in done for id in ids]
 
     async def flag_unclaimable(
@@ -161,6 +164,28 @@ class PostgresJournal:
         """See `JournalStore.flag_unclaimable`."""
         rows = await self._pool.fetch(sql.FLAG, pattern, due_before, status, cause)
         return list(map(instance_of, rows))
+
+    async def release(self, owner: int) -> None:
+        """See `JournalStore.release`.
+
+        What the owner was just writing alone, beside no change, may still be written.
+        """
+        await self._pool.fetch(sql.RELEASE, owner)
+
+    async def reclaim(self) -> int:
+        """See `JournalStore.reclaim`. Mail on its way to one of them is waited for."""
+        owners, freed = (await self._pool.fetch(sql.RECLAIM_AT_ONCE))[0][:2]
+        if owners:
+            freed += (await self._pool.fetch(sql.RECLAIM))[0][1]
+        return int(freed)
+
+    async def owned(self) -> Mapping[int, int]:
+        """See `JournalStore.owned`."""
+        return {row[0]: row[1] for row in await self._pool.fetch(sql.OWNED)}
+
+    def within(self, tx: StoreTransaction) -> PostgresJournalWriter:
+        """See `JournalStore.within`."""
+        return PostgresJournalWriter(tx)
 
     async def load(self, ids: Sequence[UUID]) -> list[Loaded]:
         """See `JournalStore.load`. In the order of `ids`."""
@@ -217,7 +242,7 @@ class PostgresJournal:
     async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
         """See `JournalStore.count`. Reads the whole table."""
         try:
-            async with self._pool.begin() as connection:
+            async with self._pool.begin(freely=True) as connection:
                 rows = await connection.fetch(sql.COUNT, pattern)
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place) from error
@@ -226,7 +251,7 @@ class PostgresJournal:
     async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
         try:
-            async with self._pool.begin() as connection:
+            async with self._pool.begin(freely=True) as connection:
                 rows = await connection.fetch(sql.DOOMED, pattern, finished_before, limit)
                 ids = [row[0] for row in rows]
                 for statement in sql.PURGE if ids else ():
@@ -237,34 +262,16 @@ class PostgresJournal:
 
     def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
         """See `JournalStore.on_due`. After a lost connection comes a hint without an id."""
-        return self._listener.subscribe(callback)
+
+        def hear(payload: str | None) -> None:
+            callback(parse_id(payload) if payload else None)
+
+        return self._listener.subscribe(sql.CHANNEL, hear)
 
 
 def _columns(kinds: Kinds) -> tuple[list[str], list[str], list[int]]:
     return [kind[0] for kind in kinds], [kind[1] for kind in kinds], [kind[2] for kind in kinds]
 
 
-def instance_of(row: Any) -> Instance:
-    """The `Instance` of a row of `COLUMNS`."""
-    return Instance(
-        writing.plain(row[0]),
-        row[1],
-        row[2],
-        row[3],
-        row[4],
-        row[5],
-        row[6],
-        row[7],
-        row[8],
-        row[9],
-        row[10],
-        row[11],
-        row[12],
-        row[13],
-        row[14],
-        row[15],
-    )
-
-
 def _mail(row: Any) -> Mail:
-    return Mail(writing.plain(row[0]), row[1], row[2], row[3], row[4], row[5])
+    return Mail(scripts.plain(row[0]), row[1], row[2], row[3], row[4], row[5])

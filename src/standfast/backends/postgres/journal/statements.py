@@ -1,10 +1,17 @@
-"""The SQL of journal and leases, and the reasons why it is safe.
+"""The SQL of the journal, and the reasons why it is safe.
 
-**Fencing.** Every write of a worker first takes ``FOR KEY SHARE`` on the worker's row, and needs to
-find it. A lease is ended by deleting that row, which waits for those who hold such a lock and
-makes those who come later find nothing: so a write came before the end, or is refused. Renewing
-changes no key column, so it doesn't conflict. Nobody else can take an instance from a worker
-whose row is locked, so that a plain read tells whether the worker owns it.
+**Fencing.** Every write of a worker first takes ``FOR KEY SHARE`` on the row of its lease, and
+needs to find it; a lease is ended by deleting that row, which waits for those who hold such a lock:
+so a write came before the end, or is refused (see `leases`). An instance is taken from a worker
+only when its lease was ended (`RECLAIM`), so from none whose row is locked, and a plain read tells
+whether the worker owns it. A snapshot that doesn't find a lease any more sees all that was written
+under it.
+
+One may also give back what it owns and keep its lease (`RELEASE`), in the middle of writes of its
+own. What changes the row of an instance (`APPEND_AND_CHANGE`) locks that row and looks again, for
+facts and row alike, so it is written whole before that or not at all. A fact alone takes no such
+lock: it may come just after, as long as no other owner was first with its number, as if it had
+come just before.
 
 **No lost wake-up.** Whoever sends mail and whoever releases an instance update its row, so one
 waits for the other, and READ COMMITTED evaluates the expressions of the second anew on the row as
@@ -15,8 +22,16 @@ are inserted in their own order, and the victim of a deadlock runs again.
 
 **Flat cost.** Instances come and go, so until a vacuum the index of owners holds many dead entries:
 where ids are known, ``owner IS NOT DISTINCT FROM`` says the same as ``=`` but can't use that index.
-The planner takes every list for a short one, so what a batch changes is joined with the table's
-rows at once: joined with another list, it was paired each with each.
+A plan is made once (`pool`), maybe while the table is small, and the planner takes every list for a
+short one. So what a batch writes is looked up row by row (a subquery, or one with a lock that is
+joined LATERAL), which can't become a walk through the whole table, and a list meets another one
+only as a set (``IN`` where it can't become a join), never each with each.
+
+**Cheap lists.** The driver looks at every element of a list, several times: dearer than all else
+that a batch takes in Python. So the lists of the hot statements are handed over as PostgreSQL
+writes arrays (`literals`); only those of ids, which the server reads slowly as text, and of facts,
+which are full of quotes, are lists. What a batch wrote is counted, and told one by one only if
+something is missing.
 
 The time "now" is the server's, in seconds since the epoch.
 """
@@ -25,21 +40,20 @@ from __future__ import annotations
 
 import re
 
+from standfast.backends.postgres.clock import NOW
+from standfast.backends.postgres.leases import HOLDS
+
 # ruff: noqa: S608 - only constants of this module are put into the SQL text
 
 CHANNEL = "standfast"
 """The channel of NOTIFY; the payload is an instance's id, or empty for several."""
-
-NOW = "extract(epoch FROM clock_timestamp())::float8"
 
 COLUMNS = (
     "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner, "
     "wake_at, deadline_at, created_at, updated_at, finished_at"
 )
 
-_LEASE = (
-    "lease AS MATERIALIZED (SELECT token FROM standfast.workers WHERE token = $1 FOR KEY SHARE)"
-)
+_LEASE = f"lease AS MATERIALIZED ({HOLDS})"
 
 _START = """\
 WITH {lease}created AS (
@@ -47,9 +61,10 @@ WITH {lease}created AS (
     SELECT s.id, s.pattern, s.name, s.version, s.key, s.correlation_id, s.input_hash, s.status,
            s.step, s.cause, $1::bigint, {wake}, s.deadline_at, s.created_at, s.updated_at,
            s.finished_at
-    FROM unnest($2::uuid[], $3::text[], $4::text[], $5::int[], $6::text[], $7::text[], $8::text[],
-                $9::text[], $10::text[], $11::text[], $12::float8[], $13::float8[], $14::float8[],
-                $15::float8[], $16::float8[]) WITH ORDINALITY
+    FROM unnest($2::uuid[], $3::text::text[], $4::text::text[], $5::text::int[],
+                $6::text::text[], $7::text::text[], $8::text::text[], $9::text::text[],
+                $10::text::text[], $11::text::text[], $12::text::float8[], $13::text::float8[],
+                $14::text::float8[], $15::text::float8[], $16::text::float8[]) WITH ORDINALITY
          AS s (id, pattern, name, version, key, correlation_id, input_hash, status, step, cause,
                wake_at, deadline_at, created_at, updated_at, finished_at, n){from_lease}
     ORDER BY s.pattern, s.name, s.key, s.n
@@ -57,17 +72,19 @@ WITH {lease}created AS (
     RETURNING id
 ), facts AS (
     INSERT INTO standfast.journal (id, seq, fact)
-    SELECT id, 0, s.fact
-    FROM unnest($2::uuid[], $17::text[]) AS s (id, fact) JOIN created USING (id)
+    SELECT s.id, 0, s.fact FROM unnest($2::uuid[], $17::text[]) AS s (id, fact)
+    WHERE (s.id IN (SELECT id FROM created)) IS TRUE
 )
 SELECT {alive} AS alive,
-       ARRAY(SELECT s.id FROM unnest($2::uuid[]) AS s (id)
-             WHERE NOT EXISTS (SELECT FROM created WHERE created.id = s.id)) AS rest{notify}
+       CASE WHEN (SELECT count(*) FROM created) < cardinality($17::text[])
+            THEN ARRAY(SELECT id FROM created) END AS created{notify}
 """
 _NOTIFY_CREATED = f""",
        (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
         FROM created HAVING count(*) > 0)"""
 
+# $1: the owner; $2 …: columns of the instances; $17: their first facts. Answers whether the lease
+# holds, and which were created, NULL for all.
 START_OWNED = _START.format(
     lease=f"{_LEASE}, ",
     columns=COLUMNS,
@@ -92,37 +109,51 @@ CROSS JOIN LATERAL (SELECT * FROM standfast.instances i WHERE i.pattern = s.patt
                     AND i.name = s.name AND i.key = s.key) i
 """
 
-# $2: the instances of the batch; $3, $4, $5: instance, number and text of each fact.
-_APPEND = f"""\
-WITH {_LEASE}, mine AS MATERIALIZED (
-    SELECT i.id FROM lease, unnest($2::uuid[]) AS a (id)
-    JOIN standfast.instances i ON i.id = a.id AND i.owner IS NOT DISTINCT FROM $1
-), facts AS (
+# $1: the owner; $2, $3, $4: instance, number and text of each fact. Answers the instances that were
+# written to, NULL for all.
+APPEND = f"""\
+WITH {_LEASE}, written AS (
     INSERT INTO standfast.journal (id, seq, fact)
-    SELECT id, f.seq, f.fact
-    FROM unnest($3::uuid[], $4::int[], $5::text[]) AS f (id, seq, fact) JOIN mine USING (id)
-)"""
-_REFUSED = """
-SELECT ARRAY(SELECT a.id FROM unnest($2::uuid[]) AS a (id)
-             WHERE NOT EXISTS (SELECT FROM mine WHERE mine.id = a.id)) AS refused"""
-APPEND = _APPEND + _REFUSED
+    SELECT f.id, f.seq, f.fact
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text[]) AS f (id, seq, fact)
+    WHERE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1
+    RETURNING id
+)
+SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($4::text[])
+            THEN ARRAY(SELECT DISTINCT id FROM written) END AS written
+"""
 
-# $6 …: of each instance whose row changes too: id, status (NULL: leave status, step, cause, version
-# and finished_at alone), step, cause, version, finished_at, release, wake_at, mails folded in.
+# $5: whether the fact is of an instance whose row changes. $6 …: of each of those: id, whether
+# the next five replace what is there, status, step, cause, version (NULL: stays), finished_at;
+# whether it is released, and its wake_at then; how many mails were folded in.
 APPEND_AND_CHANGE = f"""\
-{_APPEND}, locked AS MATERIALIZED (
-    SELECT c.* FROM lease, unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::int[],
-                                  $11::float8[], $12::bool[], $13::float8[], $14::int[])
-         AS c (id, status, step, cause, version, finished_at, release, wake_at, folded)
-    JOIN standfast.instances i ON i.id = c.id AND i.owner IS NOT DISTINCT FROM $1
-    ORDER BY i.id FOR NO KEY UPDATE OF i
+WITH {_LEASE}, locked AS MATERIALIZED (
+    SELECT c.* FROM lease, (
+        SELECT * FROM unnest($6::uuid[], $7::text::bool[], $8::text::text[],
+                             $9::text::text[], $10::text::text[], $11::text::int[],
+                             $12::text::float8[], $13::text::bool[], $14::text::float8[],
+                             $15::text::int[])
+        AS c (id, replaces, status, step, cause, version, finished_at, release, wake_at, folded)
+        ORDER BY c.id
+    ) c CROSS JOIN LATERAL (
+        SELECT FROM standfast.instances i
+        WHERE i.id = c.id AND i.owner IS NOT DISTINCT FROM $1 FOR NO KEY UPDATE
+    ) i
+), written AS (
+    INSERT INTO standfast.journal (id, seq, fact)
+    SELECT f.id, f.seq, f.fact
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text[], $5::text::bool[])
+         AS f (id, seq, fact, changes)
+    WHERE CASE WHEN f.changes THEN f.id IN (SELECT id FROM locked)
+          ELSE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1 END
+    RETURNING id
 ), changed AS (
     UPDATE standfast.instances i SET
-        status = coalesce(c.status, i.status),
-        step = coalesce(c.step, i.step),
-        cause = coalesce(c.cause, i.cause),
+        status = CASE WHEN c.replaces THEN c.status ELSE i.status END,
+        step = CASE WHEN c.replaces THEN c.step ELSE i.step END,
+        cause = CASE WHEN c.replaces THEN c.cause ELSE i.cause END,
         version = coalesce(c.version, i.version),
-        finished_at = CASE WHEN c.status IS NULL THEN i.finished_at ELSE c.finished_at END,
+        finished_at = CASE WHEN c.replaces THEN c.finished_at ELSE i.finished_at END,
         updated_at = {NOW},
         owner = CASE WHEN c.release THEN NULL ELSE i.owner END,
         claim = CASE WHEN c.release THEN NULL ELSE i.claim END,
@@ -133,7 +164,10 @@ APPEND_AND_CHANGE = f"""\
         unread = i.unread - c.folded
     FROM locked c WHERE i.id = c.id
     RETURNING i.id, c.release AND i.unread > 0 AS due
-){_REFUSED},
+)
+SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($4::text[])
+              OR (SELECT count(*) FROM changed) < cardinality($6::uuid[])
+            THEN ARRAY(SELECT id FROM written UNION SELECT id FROM changed) END AS written,
        (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
         FROM changed WHERE due HAVING count(*) > 0)
 """
@@ -141,9 +175,11 @@ APPEND_AND_CHANGE = f"""\
 
 def _of_one(statement: str) -> str:
     def values(match: re.Match[str]) -> str:
-        return f"(SELECT {match[1].replace('[]', '')}{', 1' if match[2] else ''})"
+        return f"(SELECT {match[1]}{', 1' if match[2] else ''})"
 
-    return re.sub(r"unnest\(([^()]*)\)( WITH ORDINALITY)?", values, statement)
+    statement = re.sub(r"cardinality\([^()]*\)", "1", statement)
+    statement = re.sub(r"unnest\(([^()]*)\)( WITH ORDINALITY)?", values, statement)
+    return re.sub(r"(?:::text)?::(\w+)\[\]", r"::\1", statement)
 
 
 # The same for lists of one, given as their elements: nothing to unpack, sort or pair, a good part
@@ -159,8 +195,8 @@ CROSS JOIN LATERAL (SELECT FROM standfast.journal j WHERE j.id = f.id AND j.seq 
 """
 
 # Locks what a batch with mail touches, before anything is written: $2 its own, $3 all of them.
-LOCK = """\
-WITH lease AS MATERIALIZED (SELECT token FROM standfast.workers WHERE token = $1 FOR KEY SHARE),
+LOCK = f"""\
+WITH {_LEASE},
 locked AS MATERIALIZED (
     SELECT i.id, i.owner FROM standfast.instances i
     WHERE i.id = ANY($3::uuid[]) AND EXISTS (SELECT FROM lease) ORDER BY i.id FOR NO KEY UPDATE
@@ -221,10 +257,10 @@ WITH {_LEASE}, due AS MATERIALIZED (
     ) d ORDER BY d.wake_at LIMIT $6
 ), claimed AS (
     UPDATE standfast.instances i SET owner = $1, wake_at = NULL, claim = $7
-    FROM due WHERE i.id = due.id RETURNING i.id
+    FROM due WHERE i.id = due.id RETURNING i.id, due.wake_at
 )
 SELECT EXISTS (SELECT FROM lease) AS alive,
-       ARRAY(SELECT due.id FROM due JOIN claimed USING (id) ORDER BY due.wake_at) AS ids
+       ARRAY(SELECT id FROM claimed ORDER BY claimed.wake_at) AS ids
 """
 
 CLAIMED = "SELECT id, claim FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
@@ -295,8 +331,9 @@ WITH RECURSIVE kind (name, version) AS (
         ORDER BY i.name, i.version LIMIT 1) n
 ), orphan AS MATERIALIZED (
     SELECT k.name, k.version FROM kind k WHERE NOT EXISTS (
-        SELECT FROM standfast.workers w WHERE w.expires_at > clock_timestamp()
-        AND w.kinds @> jsonb_build_array(jsonb_build_array($1::text, k.name, k.version)))
+        SELECT FROM standfast.leases l WHERE l.expires_at > clock_timestamp()
+        AND (l.note -> 'kinds')::jsonb
+            @> jsonb_build_array(jsonb_build_array($1::text, k.name, k.version)))
 ), found AS MATERIALIZED (
     SELECT f.id FROM orphan o CROSS JOIN LATERAL (
         SELECT i.id FROM standfast.instances i
@@ -330,23 +367,7 @@ PURGE = (
     "DELETE FROM standfast.instances WHERE id = ANY($1::uuid[])",
 )
 
-REGISTER = """\
-INSERT INTO standfast.workers (name, kinds, expires_at)
-VALUES ($1, $2::jsonb, clock_timestamp() + make_interval(secs => $3)) RETURNING token
-"""
-RENEW = """\
-UPDATE standfast.workers SET expires_at = clock_timestamp() + make_interval(secs => $2)
-WHERE token = $1 RETURNING token
-"""
-OVERDUE = "SELECT token FROM standfast.workers WHERE expires_at <= clock_timestamp() ORDER BY token"
-# Evaluated anew on the row as a concurrent renewal left it.
-END_OVERDUE = (
-    "DELETE FROM standfast.workers WHERE token = $1 AND expires_at <= clock_timestamp() "
-    "RETURNING token"
-)
-END = "DELETE FROM standfast.workers WHERE token = $1 RETURNING token"
-# A statement of its own after the end, so that it sees what the worker wrote just before.
-FREE = f"""\
+RELEASE = f"""\
 WITH mine AS MATERIALIZED (
     SELECT id FROM standfast.instances WHERE owner = $1 ORDER BY id FOR NO KEY UPDATE
 ), freed AS (
@@ -355,25 +376,33 @@ WITH mine AS MATERIALIZED (
 )
 SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0
 """
-WORKERS = """\
-SELECT token, name, kinds::text,
-       extract(epoch FROM expires_at - clock_timestamp())::float8 AS expires_in,
-       (SELECT count(*) FROM standfast.instances i WHERE i.owner = w.token) AS owned
-FROM standfast.workers w ORDER BY token
-"""
 
-MARK = """\
-INSERT INTO standfast.marks (key, operation, reason, at) VALUES ($1, $2, $3, $4)
-ON CONFLICT DO NOTHING RETURNING key
-"""
-MARK_THERE = "SELECT reason, result FROM standfast.marks WHERE key = $1 AND operation = $2"
-KEEP_RESULT = (
-    "UPDATE standfast.marks SET result = $3 WHERE key = $1 AND operation = $2 RETURNING key"
+# The owners of instances, by hopping from one to the next in the index. A token is never given
+# again, so an owner without a lease stays one.
+_ORPHANED = """\
+WITH RECURSIVE owner (token) AS (
+    (SELECT i.owner FROM standfast.instances i WHERE i.owner IS NOT NULL ORDER BY i.owner LIMIT 1)
+    UNION ALL
+    SELECT n.owner FROM owner o CROSS JOIN LATERAL (
+        SELECT i.owner FROM standfast.instances i WHERE i.owner > o.token
+        ORDER BY i.owner LIMIT 1) n
+), gone AS MATERIALIZED (
+    SELECT o.token FROM owner o
+    WHERE NOT EXISTS (SELECT FROM standfast.leases l WHERE l.token = o.token)
+)"""
+_RECLAIM = f"""\
+{_ORPHANED}, mine AS MATERIALIZED (
+    SELECT i.id FROM gone JOIN standfast.instances i ON i.owner = gone.token
+    ORDER BY i.id FOR NO KEY UPDATE OF i{{unless_locked}}
+), freed AS (
+    UPDATE standfast.instances i SET owner = NULL, claim = NULL, wake_at = {NOW}
+    FROM mine WHERE i.id = mine.id RETURNING i.id
 )
-COUNT_MARKS = "SELECT count(*) FROM standfast.marks WHERE at < $1"
-
-PURGE_MARKS = """\
-DELETE FROM standfast.marks WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM standfast.marks WHERE at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))
-RETURNING key
+SELECT (SELECT count(*) FROM gone) AS owners, (SELECT count(*) FROM freed) AS freed,
+       (SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0)
 """
+# Those that nobody is about to change come first, and wait for none of the others.
+RECLAIM_AT_ONCE = _RECLAIM.format(unless_locked=" SKIP LOCKED")
+RECLAIM = _RECLAIM.format(unless_locked="")
+
+OWNED = "SELECT owner, count(*) FROM standfast.instances WHERE owner IS NOT NULL GROUP BY owner"

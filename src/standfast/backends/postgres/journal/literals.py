@@ -1,0 +1,27 @@
+"""Lists as PostgreSQL writes arrays: ``{1,2,NULL}``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+_SEPARATOR: Final = "\x1f"
+
+
+def numbers(values: Iterable[float | None]) -> str:
+    """An array of integers, floats or booleans, exactly as they are."""
+    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
+
+
+def texts(values: Sequence[str]) -> str:
+    """An array of any texts."""
+    if not values:
+        return "{}"
+    joined = _SEPARATOR.join(values)
+    if joined.count(_SEPARATOR) >= len(values):  # A text holds it too: one by one.
+        return "{" + ",".join([f'"{_escaped(value)}"' for value in values]) + "}"
+    return '{"' + _escaped(joined).replace(_SEPARATOR, '","') + '"}'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
