@@ -110,16 +110,8 @@ async def test_what_came_while_there_was_no_room_is_taken_as_soon_as_there_is(du
         await until(lambda: saga.began == ["1"])
         async with Standfast(durable_url).add(Single()) as client:
             await client.start(Single, Order("2"))
-        looked = asyncio.Event()
-        next_wake = worker.sagas.store.next_wake
-
-        async def noted(*args: Any) -> Any:
-            answer = await next_wake(*args)
-            looked.set()
-            return answer
-
-        worker.sagas.store.next_wake = noted  # type: ignore[method-assign]
-        await looked.wait()
+        slots = worker.sagas.executor.desk.slots
+        await until(lambda: slots.starved)  # it has looked, and there was no room
         saga.go_on.set()
         await until(lambda: saga.began == ["1", "2"], within=1.0)  # sooner than it looks again
 
