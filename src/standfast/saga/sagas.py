@@ -15,7 +15,7 @@ from standfast.coordination.worker import Worker
 from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, SagaParked
 from standfast.ids import new_id, parse_id
 from standfast.pattern import Host
-from standfast.ports.journal import Filter, Instance, JournalStore, Mail
+from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -27,9 +27,9 @@ from standfast.saga.prepared import NAME_LENGTH
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
-from standfast.saga.status import AT_REST
+from standfast.saga.status import AT_REST, FINISHED, Status
 from standfast.saga.telemetry import SagaTelemetry
-from standfast.saga.verdict import judge, sight_of
+from standfast.saga.verdict import Sight, judge
 from standfast.saga.watchers import Gone
 from standfast.text import checked
 from standfast.transaction import UnitOfWork, refuse_inside
@@ -275,7 +275,7 @@ class Sagas:
         except (SagaNotFound, CorruptRecord) as error:
             problem = error
         works_here = self.executor.desk is not None
-        seen = sight_of(loaded, None if problem else state.status, works_here=works_here)
+        seen = _sight(loaded, None if problem else state.status, works_here=works_here)
         match judge(seen):
             case "wait":
                 return None
@@ -283,6 +283,36 @@ class Sagas:
                 raise SagaParked(f"saga {id}: {problem}", cause=row.cause) from problem
             case "ended" | "stuck":
                 return outcome(definition, state, row)
+
+
+def _sight(loaded: Loaded, status: Status | None, *, works_here: bool) -> Sight:
+    """What is seen of a loaded instance; `status` is its journal's, None if that can't be read."""
+    row = loaded.instance
+    if status is None:
+        return Sight(
+            row.status in FINISHED, False, False, spoken_to=_is_spoken_to(loaded, by_fact=False)
+        )
+    by_fact = status == row.status
+    return Sight(
+        finished=row.status in FINISHED,
+        readable=True,
+        by_fact=by_fact,
+        runnable_here=works_here and not by_fact and row.wake_at is not None,
+        spoken_to=_is_spoken_to(loaded, by_fact=by_fact),
+    )
+
+
+def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
+    """Whether a worker has it, or there is mail for it.
+
+    One that was put aside is only tried again for mail that is newer.
+    """
+    row = loaded.instance
+    if row.owner is not None:
+        return True
+    if row.wake_at is None:
+        return False
+    return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
 
 
 def id_of(id: UUID | str) -> UUID:
