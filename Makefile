@@ -29,6 +29,7 @@ static: sync
 	$(BIN)/python tools/public_types.py
 	$(BIN)/lint-imports
 	$(BIN)/python tools/file_lengths.py
+	$(BIN)/python tools/index_addresses.py
 	$(BIN)/mkdocs build --quiet --strict
 
 bench:  ## Measure against other libraries, in the same run (ARGS=…)
