@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export NO_MKDOCS_2_WARNING := true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs servers static sync lock
+.PHONY: help demo test check bench docs servers static surface sync lock
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ bench:  ## Measure against other libraries, in the same run (ARGS=…)
 
 docs: sync  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+surface: sync  ## Accept the public names and signatures as they are now
+	@$(BIN)/python tools/public_surface.py
 
 servers:  ## Install PostgreSQL and Redis for the tests, if they are missing
 	@scripts/install-servers
