@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export NO_MKDOCS_2_WARNING := true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs servers static surface sync lock
+.PHONY: help demo quick test check soak bench docs servers static surface sync lock
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,13 @@ demo: sync  ## Run the shop while its worker is killed (ARGS="--orders 300 --kil
 
 test: servers static  ## Check everything, then run all tests against real servers (ARGS="-k saga")
 	$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+
+quick: sync  ## In two minutes: lint, types, and the tests without servers, crashes and long runs
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy $(wildcard src examples tests/typing)
+	# One more than there are processors: most of these tests wait.
+	$(BIN)/pytest --quiet --numprocesses 3 -m "not (server or crash or slow)" $(ARGS)
 
 check: static  ## Format, lint, types, layers, file lengths; build the docs and run their code
 	$(BIN)/pytest --quiet --numprocesses 2 tests/docs
@@ -31,6 +38,9 @@ static: sync
 	$(BIN)/python tools/file_lengths.py
 	$(BIN)/python tools/index_addresses.py
 	$(BIN)/mkdocs build --quiet --strict
+
+soak: servers sync  ## What takes long: load, faults, many seeds (ARGS="--list" tells the parts, "--minutes 60")
+	$(BIN)/python -m tests.soak $(ARGS)
 
 bench:  ## Measure against other libraries, in the same run (ARGS=…)
 	@scripts/sync dev bench
