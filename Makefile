@@ -3,6 +3,9 @@
 BIN := .venv/bin
 # For what a program of ours looks up by name; pyright, for one, looks for Python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Images for containers set it. The tests start hundreds of processes, each of which would compile
+# all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # Material for MkDocs advertises its successor on every build.
 export NO_MKDOCS_2_WARNING := true
 
