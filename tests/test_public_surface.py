@@ -1,25 +1,12 @@
 """What Standfast offers is decided, not accidental: tests/public_surface.txt lists it."""
 
 import difflib
-import subprocess
-import sys
 from importlib import import_module
 
 import pytest
 from tools.public_surface import EXPECTED, Surface
 
 import standfast
-
-# What nobody should pay for who only wants a circuit breaker.
-NOT_FOR_RESILIENCE = (
-    "asyncpg",
-    "msgspec",
-    "redis",
-    "sqlite3",
-    "starlette",
-    "typer",
-    "uuid_utils",
-)
 
 PUBLIC = Surface().names
 
@@ -47,13 +34,3 @@ def test_every_name_resolves(module: str) -> None:
 
 def test_the_names_are_in_order() -> None:
     assert list(standfast.__all__) == sorted(standfast.__all__)
-
-
-def test_resilience_alone_loads_no_driver() -> None:
-    script = "import standfast.resilience, sys; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True
-    )
-    loaded = set(done.stdout.split())
-    assert "standfast.resilience" in loaded
-    assert loaded.isdisjoint(NOT_FOR_RESILIENCE), sorted(loaded & set(NOT_FOR_RESILIENCE))
