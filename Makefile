@@ -38,6 +38,7 @@ static: sync
 	$(BIN)/pyright
 	$(BIN)/python tools/public_types.py
 	$(BIN)/lint-imports
+	$(BIN)/python tools/import_circles.py
 	$(BIN)/python tools/file_lengths.py
 	$(BIN)/python tools/index_addresses.py
 	$(BIN)/mkdocs build --quiet --strict
