@@ -76,6 +76,7 @@ def adds_up(world: World) -> None:
             assert sorted(moves) == sorted([-world.input, world.input]), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amount", [50, 500])
 def test_they_happen_exactly_once_whatever_goes_wrong(amount):
     report = simulate(Transfer, amount, seeds=1500, invariants=adds_up, schema=SCHEMA)
