@@ -17,7 +17,7 @@ from standfast.saga.machine import Machine
 from standfast.saga.plan import StepPlan
 from standfast.saga.saga import Saga
 from standfast.testing.ledger import Ledger
-from standfast.testing.simulation.calls import Call
+from standfast.testing.simulation.call import Call
 
 _BRANCH_PARTS = (
     "state",
