@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -162,7 +162,7 @@ class Standfast:
 
     # -- sagas -------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def sagas(self) -> Sagas:
         """The app's sagas: for tests, operators and tools."""
         from standfast.saga.sagas import Sagas
@@ -185,7 +185,7 @@ class Standfast:
         stored, or inside this app's own transaction (`Transaction.start` is for there),
         `CodecError`, `StoreUnavailable`.
         """
-        return await self.sagas.start(saga, input, key=key, correlation_id=correlation_id)
+        return await self.sagas.starter.start(saga, input, key=key, correlation_id=correlation_id)
 
     async def saga(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
         """The instance that was started with `key`. Raises `SagaNotFound`."""
@@ -218,7 +218,7 @@ class Transaction(UnitOfWork):
         correlation_id: str | None = None,
     ) -> SagaHandle[Any]:
         """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
-        return await self._app.sagas.start_within(
+        return await self._app.sagas.starter.start_within(
             self, saga, input, key=key, correlation_id=correlation_id
         )
 

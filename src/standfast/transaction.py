@@ -104,6 +104,8 @@ class _Block:
 
 
 _block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=None)
+innermost: Callable[[], object | None] = _block.get
+"""The innermost transaction that the running code may be inside of; None: it is in none."""
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
 from standfast.saga.polling import Poller, next_look
@@ -58,7 +57,7 @@ class Sagas:
         self.definitions: Definitions = self._given or Definitions(host.codec)
         self.store: JournalStore = host.database.port(JournalStore)
         self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)
-        self.starter: Starter = Starter(self.store, self.executor)
+        self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
         self._poller = Poller(self.store)
 
@@ -90,36 +89,6 @@ class Sagas:
                 poll=options.poll_seconds,
             )
         ]
-
-    # -- starting ----------------------------------------------------------------------------
-
-    async def start(
-        self,
-        saga: type[Saga[Any]] | str | Definition,
-        input: Any,
-        *,
-        key: str | None = None,
-        correlation_id: str | None = None,
-    ) -> SagaHandle[Any]:
-        """See `Standfast.start`."""
-        definition = saga if isinstance(saga, Definition) else self.definitions.of(saga)
-        prepared = self.starter.prepare(definition, input, key, correlation_id)
-        answer = await self.starter.start(prepared)
-        return SagaHandle(self, answer.id, answer.created)
-
-    async def start_within(
-        self,
-        tx: UnitOfWork,
-        saga: type[Saga[Any]] | str,
-        input: Any,
-        *,
-        key: str | None = None,
-        correlation_id: str | None = None,
-    ) -> SagaHandle[Any]:
-        """See `Transaction.start`."""
-        prepared = self.starter.prepare(self.definitions.of(saga), input, key, correlation_id)
-        answer = await self.starter.start_within(tx, prepared)
-        return SagaHandle(self, answer.id, answer.created)
 
     # -- speaking ----------------------------------------------------------------------------
 

@@ -108,7 +108,9 @@ class Play(Scene):
 
         async def work() -> None:
             await process.boot()
-            await process.sagas.starter.start(prepared)
+            await process.sagas.starter.start(
+                self.main.name, self.input, key="simulated", id=self.root
+            )
 
         process.begin(self.loop, work()).add_done_callback(self._ended)
 
