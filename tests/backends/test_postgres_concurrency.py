@@ -294,6 +294,23 @@ async def test_mails_that_cross_are_all_delivered(database, other):
         assert len({(one.to, one.number) for one in mails}) == len(mails)
 
 
+async def test_mails_to_one_instance_from_everywhere_are_numbered_in_turn(database, other):
+    """Several of each batch to the same, and each batch to the same two."""
+    token = await register(database)
+    one, two = start(), start()
+    await journal(database).start([one, two], owner=token)
+    ids = [one.instance.id, two.instance.id]
+
+    async def send(store):
+        for _ in range(20):
+            await store.send([mail(id) for id in random.choices(ids, k=5)])
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(send(journal(each)) for each in (database, other) * 3))
+    mails = await journal(database).collect(token, ids)
+    assert len(mails) == len({(one.to, one.number) for one in mails}) == 600
+
+
 async def test_the_victim_of_a_deadlock_runs_again(database, direct):
     token = await register(database)
     first, second = sorted((start(), start()), key=lambda one: one.instance.id)
