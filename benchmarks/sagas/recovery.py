@@ -33,7 +33,7 @@ LOOK = 10.0
 
 async def fill(app: Standfast, count: int) -> None:
     """Leave `count` sagas as a worker that died leaves them: owned by it, one step done."""
-    journal = app.database.journal
+    journal = app.sagas.store
     dead = await app.database.leases.register(
         "dead", [("saga", Held.name, Held.version)], ttl=600.0
     )
@@ -162,7 +162,7 @@ async def _until_idle(worker: Any) -> None:
 
 async def _next_wake(worker: Any) -> float:
     kinds = list(worker.sagas.definitions.by_kind)
-    return await worker.database.journal.next_wake(kinds) or math.inf
+    return await worker.sagas.store.next_wake(kinds) or math.inf
 
 
 async def _queries(app: Standfast) -> int:

@@ -147,7 +147,7 @@ async def test_workers_killed_and_frozen(crew, postgres_dsn):
         async def end() -> None:
             async with asyncio.timeout(200):
                 while True:
-                    count = await app.database.journal.count("saga")
+                    count = await app.sagas.store.count("saga")
                     if sum(n for (_, status), n in count.items() if status in FINISHED) == SAGAS:
                         return
                     await asyncio.sleep(0.3)
@@ -178,7 +178,7 @@ async def test_workers_killed_and_frozen(crew, postgres_dsn):
 
 async def _nothing_is_lost_or_done_twice(app, direct):
     ends = Counter()
-    for (name, status), number in (await app.database.journal.count("saga")).items():
+    for (name, status), number in (await app.sagas.store.count("saga")).items():
         assert name == "haul"
         ends[status] += number
     assert ends == {"completed": SAGAS * 9 // 10, "compensated": SAGAS // 10}

@@ -313,7 +313,7 @@ async def test_mail_that_cant_be_read_is_dropped_and_told(durable_url, world, ca
         await until(lambda: _is(handle, "waiting"))
         mail = app.sagas.mail(handle.id, ev.Signalled("word"), mail_id="broken")
         mail.body = "{not json"
-        await app.database.journal.send([mail])
+        await app.sagas.store.send([mail])
         await until(lambda: any("unreadable mail broken" in r.message for r in caplog.records))
         await handle.signal("word")
         assert (await handle.result(timeout=10))["after"] == "1"

@@ -6,8 +6,8 @@ searched or claimed. *Mail* is how anyone but the owner speaks to an instance: t
 into the journal, so that a journal has one writer at a time.
 
 Ownership: an instance is *active* while a worker owns it (`owner` is the token of its process's
-lease, its membership) and *passive* otherwise. A passive instance is due when its `wake_at` has passed; None means that only
-mail wakes it. All times are wall-clock seconds since the Unix epoch.
+lease, its membership) and *passive* otherwise. A passive instance is due when its `wake_at` has
+passed; None means that only mail wakes it. All times are wall-clock seconds since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ class JournalStore(Protocol):
     ) -> list[Loaded]:
         """Take up to `limit` passive instances that are due, the longest due first, and load them.
 
-        Only of the given (pattern, name, version) `kinds`. Two workers never get the same one. With an
-        owner whose lease is lost: `StaleWriter`.
+        Only of the given (pattern, name, version) `kinds`. Two workers never get the same one.
+        With an owner whose lease is lost: `StaleWriter`.
         """
         ...
 

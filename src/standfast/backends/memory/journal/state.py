@@ -118,7 +118,7 @@ class StagedJournal:
         self.records: dict[UUID, Record] = {}
         self.keys: dict[tuple[str, str, str], UUID] = {}
         self.due: list[UUID] = []
-        """Those made due, by mail, by a start, or because they were freed."""
+        """Those that were sent mail, or made due by a start or because they were freed."""
 
     def commit(self) -> None:
         """Give everything to the view below."""
@@ -235,7 +235,7 @@ class StagedJournal:
             record.mails.append(replace(mail, number=self.next_number()))
             if record.instance.owner is None:
                 record.instance.wake_at = earliest(record.instance.wake_at, mail.at, now)
-                self.due.append(mail.to)
+            self.due.append(mail.to)
         return answers
 
 

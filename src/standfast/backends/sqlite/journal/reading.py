@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ COLUMNS = (
     "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner,"
     " wake_at, deadline_at, created_at, updated_at, finished_at"
 )
+WIDTH = COLUMNS.count(",") + 1
 _CHUNK = 500
 """How many ids go into one statement."""
 
@@ -65,7 +67,10 @@ def collect(con: sqlite3.Connection, owner: int, ids: Sequence[UUID]) -> list[Ma
     """`JournalStore.collect`."""
     mails: list[Mail] = []
     for chunk, marks in _chunks([id.bytes for id in ids]):
-        owned = f"SELECT id FROM standfast_instances WHERE id IN ({marks}) AND owner = ?"
+        owned = (
+            f"SELECT id FROM standfast_instances WHERE id IN ({marks})"
+            " AND owner = (SELECT token FROM standfast_leases WHERE token = ?)"
+        )
         mails += map(_as_mail, _mail(con, f"recipient IN ({owned})", [*chunk, owner]))
     return sorted(mails, key=lambda mail: mail.number)
 
@@ -112,7 +117,31 @@ def next_wake(con: sqlite3.Connection, kinds: Iterable[tuple[str, str, int]]) ->
     return min(times, default=None)
 
 
-def waiting_kinds(con: sqlite3.Connection, pattern: str) -> Iterator[tuple[str, int]]:
+def unclaimable(
+    con: sqlite3.Connection, pattern: str, *, due_before: float, status: str, now: float
+) -> list[tuple[str, int]]:
+    """The (name, version) that no live worker has and that have instances to flag."""
+    notes = con.execute("SELECT note FROM standfast_leases WHERE expires_at > ?", (now,)).fetchall()
+    live = {kind for (note,) in notes for kind in _kinds(note)}
+    return [
+        (name, version)
+        for name, version in _waiting_kinds(con, pattern)
+        if (pattern, name, version) not in live
+        and con.execute(
+            "SELECT 1 FROM standfast_instances WHERE owner IS NULL AND pattern = ? AND name = ?"
+            " AND version = ? AND wake_at < ? AND status <> ? AND finished_at IS NULL LIMIT 1",
+            (pattern, name, version, due_before, status),
+        ).fetchone()
+    ]
+
+
+def _kinds(note: str) -> list[tuple[Any, ...]]:
+    """What a lease's note says of kinds; notes may hold anything else."""
+    found = json.loads(note)
+    return [tuple(kind) for kind in found.get("kinds", ())] if isinstance(found, dict) else []
+
+
+def _waiting_kinds(con: sqlite3.Connection, pattern: str) -> Iterator[tuple[str, int]]:
     """The (name, version) of the passive instances that are due some time: one look-up each."""
     at: tuple[str, int] = ("", -(2**63))
     while True:
@@ -126,6 +155,27 @@ def waiting_kinds(con: sqlite3.Connection, pattern: str) -> Iterator[tuple[str, 
             return
         at = row
         yield row
+
+
+def orphaned(con: sqlite3.Connection) -> list[int]:
+    """The owners whose lease doesn't exist any more: one look-up in the index for each owner."""
+    rows = con.execute(
+        "WITH RECURSIVE owners (token) AS ("
+        " SELECT min(owner) FROM standfast_instances WHERE owner IS NOT NULL"
+        " UNION ALL SELECT (SELECT min(owner) FROM standfast_instances WHERE owner > owners.token)"
+        " FROM owners WHERE owners.token IS NOT NULL)"
+        " SELECT token FROM owners WHERE token IS NOT NULL"
+        " AND token NOT IN (SELECT token FROM standfast_leases)"
+    ).fetchall()
+    return [token for (token,) in rows]
+
+
+def owned(con: sqlite3.Connection) -> Mapping[int, int]:
+    """`JournalStore.owned`."""
+    rows = con.execute(
+        "SELECT owner, count(*) FROM standfast_instances WHERE owner IS NOT NULL GROUP BY owner"
+    ).fetchall()
+    return dict(rows)
 
 
 def find(

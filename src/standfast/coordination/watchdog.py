@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 
-log = logging.getLogger("standfast.saga.worker")
+log = logging.getLogger("standfast.coordination.watchdog")
 
 
 class Watchdog:

@@ -21,7 +21,7 @@ AT_ONCE = 500
 """How many ids go into one query."""
 SHORTEST = 0.01
 """Seconds between looks at first, at most."""
-PATIENCE = 1 / 4
+AGE_BETWEEN_LOOKS = 1 / 4
 """Of its age: how long a waiter leaves between its looks, at most."""
 
 
@@ -57,7 +57,7 @@ def next_look(now: float, age: float, longest: float) -> float:
     look when the young do anyway, and share their query.
     """
     between = longest
-    while between > SHORTEST and between > age * PATIENCE:
+    while between > SHORTEST and between > age * AGE_BETWEEN_LOOKS:
         between /= 2
     at = (now // between + 1) * between
     return at if at > now else at + between  # the quotient of floats may be rounded up to `now`

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from standfast.errors import StoreUnavailable
 from standfast.ids import new_id
 from standfast.ports.journal import Filter, Instance, Loaded
-from standfast.saga.waiting import AT_ONCE, PATIENCE, SHORTEST, Poller, next_look
+from standfast.saga.polling import AGE_BETWEEN_LOOKS, AT_ONCE, SHORTEST, Poller, next_look
 
 ages = st.floats(0, 1e6)
 clocks = st.floats(0, 1e7)
@@ -23,7 +23,7 @@ clocks = st.floats(0, 1e7)
 def test_looks_are_close_at_first_and_rare_later(now, age, longest):
     between = next_look(now, age, longest) - now
     assert 0 < between <= longest + 1e-6
-    assert between <= max(SHORTEST, age * PATIENCE) + 1e-6
+    assert between <= max(SHORTEST, age * AGE_BETWEEN_LOOKS) + 1e-6
 
 
 @given(clocks, ages, ages)
