@@ -35,6 +35,8 @@ class Way:
         code = frame.f_code
         if not self.watching or event != "call" or not code.co_filename.startswith(ROOT):
             return
+        if "reader" in threading.current_thread().name:  # a look for work, that may run beside
+            return
         if code.co_qualname in AFTER_THE_COMMIT:
             self.watching = False
             return
