@@ -15,7 +15,7 @@ from standfast import Context, Saga, Standfast, step
 
 ROOT = str(Path(standfast.__file__).parent)
 LONGEST = 18
-AFTER_THE_COMMIT = ("ConnectionThreads._done", "Starter._answered")
+AFTER_THE_COMMIT = ("post", "ConnectionThreads._done", "Starter._answered")
 
 
 class Short(Saga[int]):
@@ -39,6 +39,8 @@ class Way:
             return
         if code.co_qualname in AFTER_THE_COMMIT:
             self.watching = False
+            return
+        if code.co_name == "<listcomp>":  # no function any more from Python 3.12 on
             return
         hop = (code.co_filename.removeprefix(ROOT), code.co_qualname)
         if hop not in self.hops:
