@@ -44,6 +44,10 @@ class TcpProxy:
         """Listen, and forward both ways."""
         await self.restore()
 
+    def redirect(self, host: str, port: int) -> None:
+        """Lead new connections there; those that are open stay where they are."""
+        self._target = (host, port)
+
     async def cut(self) -> None:
         """Reset every connection and refuse new ones."""
         if self._listener is not None:
