@@ -44,22 +44,26 @@ class Postgres(Server):
     def __init__(self, *, fsync: bool = False, programs: Path | None = None) -> None:
         self._programs = programs or _programs()
         super().__init__(fsync=fsync)
-        self._data = self.folder / "data"
+        self.data = self.folder / "data"
 
     @property
     def dsn(self) -> str:
         """The address of the database `postgres` of this server."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
+    def program(self, name: str) -> list[str]:
+        """The beginning of a command: a program of this server's version."""
+        return [str(self._programs / name)]
+
     def start(self) -> None:
-        if not self._data.exists():
+        if not self.data.exists():
             self.create()
         super().start()
 
     def create(self) -> None:
         """Make the cluster, before the first start."""
         self.run(
-            *(str(self._programs / "initdb"), "-D", str(self._data), "-U", "postgres"),
+            *(str(self._programs / "initdb"), "-D", str(self.data), "-U", "postgres"),
             *("-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"),
         )
 
@@ -91,7 +95,7 @@ class Postgres(Server):
         options = [
             part for name, value in self.settings().items() for part in ("-c", f"{name}={value}")
         ]
-        return [str(self._programs / "postgres"), "-D", str(self._data), *options]
+        return [str(self._programs / "postgres"), "-D", str(self.data), *options]
 
     def ready(self) -> bool:
         asked = subprocess.run(

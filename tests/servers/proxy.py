@@ -93,6 +93,9 @@ class TcpProxy:
         self._writers.add(writer)
         try:
             await self._link(reader, writer)
+        except asyncio.CancelledError:
+            # By `cut`. Coming out of here, Python 3.11 would log it as an error of a callback.
+            pass
         finally:
             self._links.discard(link)
             self._writers.discard(writer)

@@ -39,6 +39,7 @@ def together(names: Iterable[str], all_of_them: Iterable[Findings]) -> Findings:
     for name, one in zip(names, all_of_them, strict=True):
         found.counts |= {f"{name}: {what}": count for what, count in one.counts.items()}
         found.faults += one.faults
+        found.in_short += f"{'; ' if found.in_short else ''}{name}: {one.in_short}"
     return found
 
 

@@ -29,10 +29,11 @@ class Setting:
 
 @dataclass
 class Findings:
-    """What a part brought: counts for the table, and its faults, each a text that tells all."""
+    """What a part brought: counts, its faults (each a text that tells all), and all in one line."""
 
     counts: dict[str, int | float] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    in_short: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from tests.soak import chaos
+from tests.soak import chaos, pgbouncer, standby
 from tests.soak.part import CannotRun, Findings, Part, Result, Setting, share_out
 from tests.soak.seeds import part as seeds_part
-from tests.soak.show import Show, written
+from tests.soak.show import Show
 
 PARTS = [
     Part(
@@ -30,6 +30,20 @@ PARTS = [
         chaos.play,
         share=5,
         minutes=0.5,
+    ),
+    Part(
+        "pgbouncer",
+        "sagas through PgBouncer in transaction mode, which is killed meanwhile",
+        pgbouncer.play,
+        share=1,
+        minutes=0.3,
+    ),
+    Part(
+        "standby",
+        "sagas while the primary is killed again and again and its standby takes over",
+        standby.play,
+        share=1,
+        minutes=0.3,
     ),
 ]
 
@@ -85,7 +99,7 @@ def _in_words(error: BaseException) -> str:
 
 def _tell(result: Result, show: Show) -> None:
     if result.findings.counts:
-        show.table("", result.findings.counts)
+        show.table(result.findings.counts)
     for fault in result.findings.faults:
         show.say(f"FAULT {fault}", "red")
     if result.why:
@@ -95,16 +109,15 @@ def _tell(result: Result, show: Show) -> None:
 
 def _table(results: Sequence[Result], show: Show) -> None:
     table = Table(title="Soak", title_justify="left")
-    for column in ("part", "result", "time", "faults", "counts"):
+    for column in ("part", "result", "time", "faults", "in short"):
         table.add_column(column, overflow="fold")
     for one in results:
-        counts = ", ".join(f"{name} {written(n)}" for name, n in one.findings.counts.items())
         table.add_row(
             one.part,
             f"[{COLORS[one.verdict]}]{one.verdict}[/]",
             f"{one.seconds:.0f} s",
             str(len(one.findings.faults)),
-            counts or one.why,
+            one.why or one.findings.in_short,
         )
     show.console.print()
     show.console.print(table)

@@ -38,13 +38,16 @@ class Show:
         with progress:
             yield Bar(self, progress, total, what)
 
-    def table(self, title: str, rows: Mapping[str, int | float]) -> None:
-        """A table of counts."""
-        table = Table(title=title, title_justify="left", show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
-        for name, count in rows.items():
-            table.add_row(name, written(count))
+    def table(self, rows: Mapping[str, int | float]) -> None:
+        """A table of counts; those named ``trial: count`` stand side by side, a column a trial."""
+        columns = list(dict.fromkeys(name.rpartition(": ")[0] for name in rows))
+        table = Table(show_header=columns != [""])
+        table.add_column("")
+        for column in columns:
+            table.add_column(column, justify="right")
+        for what in dict.fromkeys(name.rpartition(": ")[2] for name in rows):
+            cells = [rows.get(f"{column}: {what}" if column else what) for column in columns]
+            table.add_row(what, *("" if cell is None else written(cell) for cell in cells))
         self.console.print(table)
 
 

@@ -105,7 +105,9 @@ class Trial:
         self._count_up(told, books, time.monotonic() - begun)
         crews = self.workers.faults + self.starter.faults
         faults = [*self.faults, *crews, *told.faults, *books.faults]
-        return Findings(dict(self.counts), [f"{self.name}: {fault}" for fault in faults])
+        return Findings(
+            dict(self.counts), [f"{self.name}: {fault}" for fault in faults], self._in_short()
+        )
 
     @asynccontextmanager
     async def _crews(self) -> AsyncIterator[None]:
@@ -209,6 +211,13 @@ class Trial:
         ended = Counter(told.ended.values())
         if listed != ended:
             self.faults.append(f"listed are {dict(listed)}, but {dict(ended)} were seen to end")
+
+    def _in_short(self) -> str:
+        blows = sum(self.counts[kind] for kind in self.place.kinds)
+        return (
+            f"{self.counts['sagas']:,} sagas, {blows} blows, "
+            f"{self.counts['lost']} lost, {self.counts['doubled']} doubled"
+        )
 
     def _count_up(self, told: Told, books: Books, seconds: float) -> None:
         ends = Counter(told.ended.values())

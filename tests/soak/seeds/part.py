@@ -127,4 +127,5 @@ class Run:
         counts |= {f"ended {name}": count for name, count in self.outcomes.most_common()}
         speed = counts["seeds"] / max(self.seconds, 0.001)
         counts |= {"seeds/s": round(speed), "violations": len(faults)}
-        return Findings(counts, faults)
+        short = f"{counts['seeds']:,} seeds, {speed:,.0f}/s, {len(faults)} violations"
+        return Findings(counts, faults, short)
