@@ -45,16 +45,14 @@ class Debian:
         await self.must("apt.log", "apt-get", "-qq", "update")
         install = ("apt-get", "-y", "-qq", "install", "--no-install-recommends")
         await self.must("apt.log", *install, *packages)
+        self._give_files()  # the package of certificates has written its own in their place
 
     async def run(self, log: str, *command: str, env: Mapping[str, str] | None = None) -> int:
         """Run a command in it; its exit code."""
-        return await run_to_end(
-            self._leash,
-            # What the command may see of our own environment is said in full.
-            ["unshare", "-m", "env", "-i", *self._environment(env or {}), "sh", "-c", _INSIDE]
-            + [str(self.folder), *command],
-            log=self._logs / log,
-        )
+        # What the command may see of our own environment is said in full.
+        seen = ("env", "-i", *self._environment(env or {}))
+        inside = ("unshare", "-m", *seen, "sh", "-c", _INSIDE, str(self.folder))
+        return await run_to_end(self._leash, [*inside, *command], log=self._logs / log)
 
     async def must(self, log: str, *command: str, env: Mapping[str, str] | None = None) -> None:
         """Run a command that has to succeed. Raises `CannotRun`."""
