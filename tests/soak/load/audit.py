@@ -10,9 +10,10 @@ from tests.crash.voyage import ACTIONS
 from tests.soak.load.told import Told, cancelled, expected
 
 TOLD_AT_MOST = 20
-DONE = (["action"],)
-UNDONE = (["action", "compensation"],)
-NEVER_OR_UNDONE = ([], *UNDONE)
+Allowed = tuple[list[str], ...]
+NEVER: Allowed = ([],)
+DONE: Allowed = (["action"],)
+UNDONE: Allowed = (["action", "compensation"],)
 
 
 @dataclass
@@ -71,12 +72,12 @@ def _branches(books: Books, number: int, outcome: str, branches: dict[str, list[
         wanted = dict.fromkeys((*ACTIONS, "end"), DONE)
     elif cancelled(number):
         # How far it came isn't known, but nothing may be left.
-        wanted = dict.fromkeys(ACTIONS, NEVER_OR_UNDONE)
+        wanted = dict.fromkeys(ACTIONS, NEVER + UNDONE)
     else:
         wanted = dict.fromkeys(ACTIONS, UNDONE)
     for branch in branches.keys() | wanted.keys():
         operations = branches.get(branch, [])
-        if operations in wanted.get(branch, ([],)):
+        if operations in wanted.get(branch, NEVER):
             continue
         text = f"saga {number} ({outcome}), {branch}: {', '.join(operations) or 'no effect'}"
         if max(Counter(operations).values(), default=0) > 1:

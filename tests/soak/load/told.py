@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FAILS_EVERY, CANCELLED_EVERY = 7, 11
+_CUT = " cut short\n"
 
 
 def fails(number: int) -> bool:
@@ -43,6 +44,8 @@ class Told:
         for line in lines:
             if not line.endswith("\n"):
                 break
+            if line.endswith(_CUT):
+                continue
             word, number, rest = (*line.rstrip("\n").split(" ", 2), "")[:3]
             if word == "begun":
                 told.begun.add(int(number))
@@ -81,7 +84,7 @@ class Teller:
         size = os.lseek(self._file, 0, os.SEEK_END)
         if size and os.pread(self._file, 1, size - 1) != b"\n":
             # The one before was killed within a line, which counts for nothing.
-            os.write(self._file, b" cut\n")
+            os.write(self._file, _CUT.encode())
 
     def tell(self, word: str, number: int, rest: str = "") -> None:
         """Append one line."""

@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 
 from standfast import Constant, Retry, Standfast
@@ -41,17 +42,17 @@ async def main(url: str, ledger: str, name: str, lease: float) -> None:
             await stop.wait()
 
 
-async def _unless(stop: asyncio.Event, entering: object) -> None:
+async def _unless(stop: asyncio.Event, entering: Coroutine[None, None, object]) -> None:
     """Enter, unless it is to stop: on SQLite that means standing by, for as long as it takes."""
-    begun = asyncio.ensure_future(entering)  # type: ignore[arg-type, var-annotated]
-    stopping = asyncio.ensure_future(stop.wait())
+    begun = asyncio.create_task(entering)
+    stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({begun, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not begun.done():
+    stopping.cancel()
+    if begun.done():
+        begun.result()
+    else:
         begun.cancel()
         await asyncio.gather(begun, return_exceptions=True)
-    stopping.cancel()
-    if begun.done() and not begun.cancelled():
-        begun.result()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
+from pathlib import Path
+from typing import Any
 
 from tests.soak.machine import CACHE, log_folder
 from tests.soak.part import Findings, Setting
@@ -80,7 +82,7 @@ class Run:
                 self._left -= size
                 yield self.progress.take(name, size)
 
-    async def _player(self, leash: Leash, log, tell) -> None:  # type: ignore[no-untyped-def]
+    async def _player(self, leash: Leash, log: Path, tell: Callable[[float, str], None]) -> None:
         pipe = asyncio.subprocess.PIPE
         command = [sys.executable, "-m", "tests.soak.seeds.player"]
         async with started(leash, command, log=log, output=pipe, input=pipe) as player:
@@ -95,7 +97,7 @@ class Run:
                 self._take(block, json.loads(said))
                 tell(self._so_far(), f"{sum(self.seeds.values()):,} seeds, {self._speed():,.0f}/s")
 
-    def _take(self, block: Block, said: dict) -> None:  # type: ignore[type-arg]
+    def _take(self, block: Block, said: dict[str, Any]) -> None:
         failed = [seed for seed, _ in said["failed"]]
         for seed, text in said["failed"]:
             call = f"CAMPAIGNS[{block.campaign!r}]([{seed}])"
