@@ -45,8 +45,8 @@ def main() -> int:
     )
     try:
         return asyncio.run(soak)
-    except KeyboardInterrupt:
-        show.say("ended by Ctrl-C; the seeds go on where they are with the next run")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        show.say("interrupted; with the next run the seeds go on where they are")
         return 130
 
 

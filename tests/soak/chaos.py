@@ -13,7 +13,7 @@ import asyncpg
 from tests.servers import Postgres, ServerMissing, TcpProxy
 from tests.soak.load.schedule import Blow, Kind
 from tests.soak.load.trial import OF_PROCESSES, Place, Trial
-from tests.soak.machine import log_folder, program, scratch
+from tests.soak.machine import log_folder, program
 from tests.soak.part import Findings, Setting
 
 IMPATIENT = "timeout=4&connect_timeout=4&idle_timeout=4"
@@ -25,9 +25,8 @@ async def play(setting: Setting) -> Findings:
     half = replace(setting, seconds=setting.seconds / 2)
     logs = log_folder("chaos")
     both = []
-    with scratch() as folder:
-        trial = Trial(half, "sqlite", on_sqlite(folder), logs / "sqlite")
-        both.append(await trial.run())
+    trial = Trial(half, "sqlite", on_sqlite(logs), logs / "sqlite")
+    both.append(await trial.run())
     async with on_postgres() as place:
         both.append(await Trial(half, "postgres", place, logs / "postgres").run())
     return together(("sqlite", "postgres"), both)
@@ -44,7 +43,7 @@ def together(names: Iterable[str], all_of_them: Iterable[Findings]) -> Findings:
 
 
 def on_sqlite(folder: Path) -> Place:
-    """Two files: the app's, and the participants' ledger."""
+    """Two files beside the logs: the app's, and the participants' ledger."""
     app, ledger = f"sqlite:///{folder}/app.db", f"sqlite:///{folder}/ledger.db"
     return Place("sqlite", app, ledger, app, ledger)
 

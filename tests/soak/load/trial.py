@@ -103,6 +103,8 @@ class Trial:
             told = Told.read_file(self._told)
             books = audit(told, await self._ledgers())
             await self._ask_the_command_line(told)
+        if not told.ended:
+            self.faults.append("no saga ended, so the trial shows nothing")
         self._count_up(told, books, time.monotonic() - begun)
         crews = self.workers.faults + self.starter.faults
         faults = [*self.faults, *crews, *told.faults, *books.faults]
@@ -213,6 +215,11 @@ class Trial:
         if listed != ended:
             self.faults.append(f"listed are {dict(listed)}, but {dict(ended)} were seen to end")
 
+    def _leases_lost(self) -> int:
+        """How often a worker found that it had been taken for dead: what the pauses are for."""
+        logs = self.logs.glob("worker-*.log")
+        return sum(log.read_text(errors="replace").count("lease was lost") for log in logs)
+
     def _in_short(self) -> str:
         blows = sum(self.counts[kind] for kind in self.place.kinds)
         return (
@@ -229,6 +236,7 @@ class Trial:
                 "completed": ends["completed"],
                 "compensated": ends["compensated"],
                 **blows,
+                "leases lost": self._leases_lost(),
                 "lost": len(books.lost),
                 "doubled": len(books.doubled),
                 "wrong": len(books.wrong),
