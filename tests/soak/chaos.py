@@ -13,7 +13,7 @@ import asyncpg
 from tests.servers import Postgres, ServerMissing, TcpProxy
 from tests.soak.load.schedule import Blow, Kind
 from tests.soak.load.trial import OF_PROCESSES, Place, Trial
-from tests.soak.machine import log_folder, program
+from tests.soak.machine import install, log_folder
 from tests.soak.part import Findings, Setting
 
 IMPATIENT = "timeout=4&connect_timeout=4&idle_timeout=4"
@@ -68,7 +68,7 @@ async def a_postgres() -> Postgres:
     try:
         return Postgres()
     except ServerMissing:
-        await program("postgres", "postgresql")
+        await install("postgresql")
         return Postgres()
 
 

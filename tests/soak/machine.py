@@ -34,11 +34,16 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
+async def install(*packages: str) -> None:
+    """Install Debian packages. Raises `CannotRun`."""
+    await _run(str(ROOT / "scripts" / "apt-install"), *packages)
+
+
 async def program(name: str, package: str) -> str:
     """The path of a program, installed from its Debian package if it is missing."""
     found = _find(name)
     if found is None:
-        await _run(str(ROOT / "scripts" / "apt-install"), package)
+        await install(package)
         found = _find(name)
     if found is None:
         raise CannotRun(f"{name} is missing, and {package} didn't bring it")
