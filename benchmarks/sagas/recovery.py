@@ -40,9 +40,7 @@ async def fill(app: Standfast, count: int) -> None:
     if not app.database.capabilities.many_workers:
         names.append("service:sagas")
     note = json.dumps({"kinds": [["saga", Held.name, Held.version]]})
-    tokens = [
-        token for token in await leases.acquire(names, "dead", ttl=600.0, note=note) if token
-    ]
+    tokens = [token for token in await leases.acquire(names, "dead", ttl=600.0, note=note) if token]
     assert len(tokens) == len(names)
     dead = tokens[0]
     held = app.sagas.definitions.of(Held)
