@@ -57,9 +57,9 @@ class UnitOfWork:
         """The first column of the first row, or None."""
         return await self.store.fetch_value(sql, *args)
 
-    def within(self, kind: type[Rides[W_co]]) -> W_co:
+    def within(self, protocol: type[Rides[W_co]]) -> W_co:
         """A port as part of this transaction: what is written through it commits with it."""
-        return self.database.port(kind).within(self.store)
+        return self.database.port(protocol).within(self.store)
 
     def on_commit(self, act: Callable[[], None]) -> None:
         """Call `act` once this transaction is durable, in the order in which they were given.

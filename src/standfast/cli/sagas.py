@@ -130,7 +130,7 @@ def show(app: Target, address: Address, json: AsJson = False) -> None:
         say("")
         _print_timeline(timeline(story.facts))
         for mail in loaded.mails:
-            say(f"not acted on yet: {mail.kind} {short(mail.body)}, sent {moment(mail.at)}")
+            say(f"not acted on yet: {mail.subject} {short(mail.body)}, sent {moment(mail.at)}")
         if story.problem and (known_here or len(story.facts) < len(loaded.facts)):
             note(f"note: {story.problem}")
 
@@ -241,7 +241,7 @@ def check_compat(
         broken = len({instance.id for instance, _ in bad})
         if json:
             listed = [
-                row(instance) | {"problem": problem.kind, "text": problem.text}
+                row(instance) | {"problem": problem.aspect, "text": problem.text}
                 for instance, problem in bad
             ]
             say(as_json({"checked": checked, "broken": broken, "problems": listed}))
@@ -254,7 +254,7 @@ def check_compat(
                             str(instance.id),
                             f"{instance.name} v{instance.version}",
                             status(instance.status),
-                            problem.kind,
+                            problem.aspect,
                             problem.text,
                         )
                         for instance, problem in bad

@@ -136,12 +136,15 @@ class Database(Protocol):
         """What it can do."""
         ...
 
-    def port(self, kind: type[P]) -> P:
-        """The port of that kind, always the same object. Raises `Unsupported` if there is none."""
+    def port(self, protocol: type[P]) -> P:
+        """The port of that protocol, always the same object.
+
+        Raises `Unsupported` where this backend has none.
+        """
         ...
 
-    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
-        """The tables that ports of these kinds need, in the order in which to make them."""
+    def lines(self, protocols: Iterable[type]) -> Sequence[SchemaLine]:
+        """The tables that these ports need, in the order in which to make them."""
         ...
 
     async def open(self) -> None:

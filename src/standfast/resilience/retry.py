@@ -46,7 +46,7 @@ class Retry(Policy):
                 ...
     """
 
-    kind: ClassVar[str] = "retry"
+    label: ClassVar[str] = "retry"
 
     attempts: int | None = 3
     backoff: Backoff = field(default_factory=Exponential)
@@ -139,7 +139,7 @@ class Retry(Policy):
     def measures(self) -> Iterable[Measure]:
         """Calls by outcome, retries, exhaustions and what is left of the budget."""
         counts, name = self.counts, {"name": self.name}
-        calls = {"policy": self.kind, "name": self.name}
+        calls = {"policy": self.label, "name": self.name}
         yield "standfast.resilience.calls", counts.succeeded, {**calls, "outcome": "success"}
         yield "standfast.resilience.calls", counts.failed, {**calls, "outcome": "failure"}
         yield "standfast.retry.retries", counts.retries, name

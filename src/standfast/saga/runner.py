@@ -350,8 +350,8 @@ class Runner:
         return append
 
     def _mail(self, to: UUID, id: str, event: ev.Mailed) -> Mail:
-        kind, body = ev.to_mail(event)
-        return Mail(to, id, kind, body, self._clock.now())
+        subject, body = ev.to_mail(event)
+        return Mail(to, id, subject, body, self._clock.now())
 
     def _report(self, active: Active) -> Mail:
         machine = active.machine

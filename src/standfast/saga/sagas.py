@@ -117,8 +117,8 @@ class Sagas:
                 checked(value, name=field)
         if mail_id is not None:
             checked(mail_id, name="id", longest=NAME_LENGTH)
-        kind, body = ev.to_mail(event)
-        return Mail(id, mail_id or str(new_id()), kind, body, self.clock.now())
+        subject, body = ev.to_mail(event)
+        return Mail(id, mail_id or str(new_id()), subject, body, self.clock.now())
 
     async def signal(
         self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None

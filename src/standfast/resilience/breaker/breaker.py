@@ -87,7 +87,7 @@ class CircuitBreaker(Policy):
     `retry_after` while it waits, and `ConfigurationError` for options that can't be.
     """
 
-    kind = "circuit_breaker"
+    label = "circuit_breaker"
 
     def __init__(
         self,
@@ -435,7 +435,7 @@ class CircuitBreaker(Policy):
             ("ignored", self.ignored),
             ("rejected", self.rejected),
         ):
-            labels = {"policy": self.kind, "outcome": outcome, **name}
+            labels = {"policy": self.label, "outcome": outcome, **name}
             yield "standfast.resilience.calls", count, labels
         yield "standfast.circuit_breaker.rejected", self.rejected, name
         with self._lock:  # what time alone changed is told with the next call, not to a collector

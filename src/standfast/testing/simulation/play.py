@@ -78,7 +78,7 @@ class Play(Scene):
         try:
             judge(self, self.operator, self.senders)
         except Violation as violation:
-            self.violated(violation.kind, str(violation))
+            self.violated(violation.rule, str(violation))
 
     def _outcome(self) -> Outcome:
         if self.loop.refused is not None:

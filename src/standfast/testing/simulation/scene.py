@@ -99,10 +99,10 @@ class Scene(ABC):
         if self.story is not None:
             self.story.append((self.loop.elapsed, text))
 
-    def violated(self, kind: str, text: str) -> None:
+    def violated(self, rule: str, text: str) -> None:
         """Something doesn't hold: the run ends here."""
         if self.violation is None:
-            self.violation = Violation(kind, text)
+            self.violation = Violation(rule, text)
             self.tell(f"*** {text}")
         self.loop.stop()
 
@@ -133,7 +133,7 @@ class Scene(ABC):
         try:
             observed.check_call(call, branch)
         except Violation as violation:
-            self.violated(violation.kind, str(violation))
+            self.violated(violation.rule, str(violation))
         return call
 
     def repeat_call(self, call: Call) -> Call:
@@ -176,8 +176,8 @@ class Scene(ABC):
         """Somebody sends something to an instance."""
         self.tell(text)
         self._mails += 1
-        kind, body = ev.to_mail(event)
-        mail = Mail(to, f"mail {self._mails}", kind, body, self.clock.now())
+        subject, body = ev.to_mail(event)
+        mail = Mail(to, f"mail {self._mails}", subject, body, self.clock.now())
         self.spawn(self._deliver(mail))
 
     async def _deliver(self, mail: Mail) -> None:

@@ -154,7 +154,7 @@ class Simulation:
         payloads: dict[str, bytes] = {}
         for definition in self.definitions.by_class.values():
             for step in definition.plan.steps.values():
-                if step.kind != "wait" or step.signal in payloads:
+                if step.form != "wait" or step.signal in payloads:
                     continue
                 typed = definition.steps[step.name].options.get("type") is not None
                 if typed and step.signal not in signals:
@@ -267,7 +267,7 @@ class Simulation:
     def _shrink(self, seed: int, found: Outcome) -> set[str]:
         """The places to spare so that as few faults as possible are left: delta debugging."""
         assert found.violation is not None
-        kind = found.violation.kind
+        rule = found.violation.rule
         spared: set[str] = set()
         struck = list(found.struck)
         size = max(1, len(struck) // 2)
@@ -276,7 +276,7 @@ class Simulation:
             for begin in range(0, len(struck), size):
                 tried = spared | set(struck[begin : begin + size])
                 outcome = self.play(seed, tried)
-                if outcome.violation is not None and outcome.violation.kind == kind:
+                if outcome.violation is not None and outcome.violation.rule == rule:
                     spared, struck, smaller = tried, list(outcome.struck), True
                     break
             if smaller:

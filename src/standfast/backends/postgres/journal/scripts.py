@@ -268,7 +268,7 @@ def send(mails: Sequence[Mail]) -> Script[list[bool]]:
         (
             [mail.to for mail in mails],
             [mail.id for mail in mails],
-            [mail.kind for mail in mails],
+            [mail.subject for mail in mails],
             [mail.body for mail in mails],
             [mail.at for mail in mails],
         ),

@@ -246,7 +246,7 @@ def send(mails: Sequence[Mail], *, now: float) -> Script[list[bool]]:
         rows = yield Statement(
             "INSERT INTO standfast_mail (recipient, id, kind, body, at) VALUES ($1, $2, $3, $4, $5)"
             " ON CONFLICT (recipient, id) DO NOTHING",
-            [(to, mail.id, mail.kind, mail.body, mail.at)],
+            [(to, mail.id, mail.subject, mail.body, mail.at)],
             True,
         )
         if rows[0][0]:
