@@ -148,8 +148,8 @@ class Membership:
                 if not stands_too and self._held.get(name) == its:
                     del self._held[name]
                     self._lost.append(name)
-            if stands and self.token == token:
-                self.sure_until = asked + self._ttl
+            if self.token == token:
+                self.sure_until = asked + self._ttl if stands else asked
             return stands
 
     async def tend(self) -> None:
