@@ -241,7 +241,8 @@ class _Post:
                 break
             if not await self._goes_on_after(error or RuntimeError("it ended by itself")):
                 break
-        self._note("end")
+        if self.status.state != "stopped":  # it is, when its lease was lost while it drained
+            self._note("end")
 
     async def _goes_on_after(self, error: BaseException) -> bool:
         if self._first is not None and not self._first.done():
