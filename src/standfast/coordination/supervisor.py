@@ -263,10 +263,8 @@ class _Post:
     async def _enlist(self) -> Duty:
         """Wait for the leases that a turn needs."""
         membership, own = self.supervisor.membership, None
-        while True:
-            token = await self.supervisor.joined()
-            if not self.service.exclusive:
-                break
+        while self.service.exclusive:
+            await self.supervisor.joined()
             try:
                 own = await membership.hold(self.lease_name)
             except StoreError as error:
@@ -277,6 +275,8 @@ class _Post:
                 log.info("another process runs service %r: standing by", self.service.name)
                 self._note("stand_by")
             await self.supervisor.freed()
+        # Asked for last: it may be another than before the service's own lease was asked for.
+        token = await self.supervisor.joined()
         if self.status.state != "starting":
             self._note("begin")
         return Duty(membership, token, own, self._ready)
