@@ -138,8 +138,7 @@ class Supervisor:
             try:
                 if not await membership.check():
                     await self._lost()
-                for name in membership.take_lost():
-                    await self._lost_one(name)
+                await asyncio.gather(*map(self._lost_one, membership.take_lost()))
                 await membership.tend()
                 self._store_answers = True
             except StoreError as error:
@@ -292,7 +291,9 @@ class _Post:
         self._cuts += 1
         if turn is not None:
             turn.cancel()
-            done, _ = await asyncio.wait((turn,), timeout=self.supervisor.membership.lease)
+            # No longer, for the heart waits meanwhile.
+            patience = self.supervisor.membership.beats_every
+            done, _ = await asyncio.wait((turn,), timeout=patience)
             if not done:
                 log.error("service %r doesn't end; going on without it", self.service.name)
 
