@@ -32,6 +32,7 @@ for _state in ("starting", "standing_by", "running", "restarting"):
     _NEXT[_state, "fail"] = "restarting"
     _NEXT[_state, "drain"] = "draining"
     _NEXT[_state, "end"] = "stopped"
+_NEXT["draining", "ready"] = "draining"  # it comes up, and sees that it should stop
 _NEXT["draining", "end"] = "stopped"
 _NEXT["draining", "fail"] = "stopped"
 _NEXT["draining", "lost"] = "stopped"
