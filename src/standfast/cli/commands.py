@@ -177,7 +177,8 @@ def purge_marks(
 ) -> None:
     """Delete old marks of the barrier.
 
-    They are the X
+    They are the memory that makes repeated actions harmless. Keep them for longer than any saga
+    takes: a retry after that would act again.
     """
 
     async def clear() -> None:

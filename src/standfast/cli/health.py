@@ -99,7 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
         checks = {one.name: {"ok": one.ok, "reason": one.reason} for one in report.checks}
         self._answer(200 if report.ok else 503, {"ok": report.ok, "checks": checks})
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        """Answer as to GET, without the report."""
+        self.do_GET()
 
     def _answer(self, status: int, value: Mapping[str, Any]) -> None:
         body = json.dumps(value, indent=2).encode() + b"\n"
