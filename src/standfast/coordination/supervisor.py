@@ -54,6 +54,7 @@ class Supervisor:
         self._joined = asyncio.Event()
         self.is_stopping: bool = False
         self._store_answers = True
+        self._beat_at: float | None = None
         self._telling: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = _nothing
 
@@ -67,6 +68,22 @@ class Supervisor:
         """Whether the last beat reached the store."""
         return self._store_answers
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has joined the others, so that its heart beats."""
+        return self._beat_at is not None
+
+    @property
+    def is_beating(self) -> bool:
+        """Whether the heartbeat goes on: not before the start, nor after the stop."""
+        return any(not task.done() for task in self._tasks)
+
+    @property
+    def beat_age(self) -> float:
+        """Seconds since the last beat ended, well or not; 0 before the first."""
+        at = self._beat_at
+        return 0.0 if at is None else self.clock.monotonic() - at
+
     # -- life --------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -77,6 +94,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         await self._join()
         self._unsubscribe = self.membership.leases.on_freed(self._freed)
+        self._beat_at = self.clock.monotonic()
         self._tasks = [loop.create_task(self._beat())]
         if self.watchdog is not None:
             self.watchdog.start(loop)
@@ -141,6 +159,7 @@ class Supervisor:
                 log.exception(
                     "renewing the lease failed; trying again in %g s", membership.beats_every
                 )
+            self._beat_at = self.clock.monotonic()
 
     async def _lost(self) -> None:
         """The membership was ended by others: begin everything anew under another."""
