@@ -1,8 +1,11 @@
 """What every test may ask for."""
 
+from typing import Any
+
 import pytest
 
 from tests.docs.blocks import ROOT, PageError, pages
+from tests.servers import marking
 from tests.servers.fixtures import (
     _postgres_address,
     _redis_address,
@@ -22,6 +25,19 @@ __all__ = [
     "redis_url",
     "tcp_proxy",
 ]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that use a server: `make quick` leaves them out."""
+    marking.mark(item)
+
+
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> None:
+    """Let no test use a server without being marked."""
+    if isinstance(request.node, pytest.Item):
+        marking.check(fixturedef.argname, request.node)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

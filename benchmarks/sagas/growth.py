@@ -118,12 +118,13 @@ def _tell(row: dict[str, Any]) -> None:
 
 async def _claim(app: Standfast) -> float:
     """Milliseconds of a worker's look for work, when there is none."""
-    assert app.worker is not None
-    assert app.worker.runner is not None
-    journal, kinds = app.database.journal, list(app.definitions.by_kind)
+    assert app.supervisor is not None
+    owner = app.supervisor.membership.token
+    assert owner is not None
+    journal, kinds = app.sagas.store, list(app.sagas.definitions.by_kind)
     begin = time.perf_counter()
     for _ in range(20):
-        await journal.claim(app.worker.runner.owner, kinds, now=time.time(), limit=500)
+        await journal.claim(owner, kinds, now=time.time(), limit=500)
         await journal.next_wake(kinds)
     return 1e3 * (time.perf_counter() - begin) / 20
 
@@ -132,7 +133,7 @@ async def _first_page(app: Standfast) -> float:
     """Milliseconds to list the newest 50."""
     begin = time.perf_counter()
     for _ in range(20):
-        await app.database.journal.find(Filter(), limit=50)
+        await app.sagas.store.find(Filter(), limit=50)
     return 1e3 * (time.perf_counter() - begin) / 20
 
 
@@ -142,7 +143,7 @@ async def _purge(app: Standfast, count: int) -> None:
     gone, slowest = 0, 0.0
     while gone < count:
         one = time.perf_counter()
-        gone += await app.database.journal.purge(
+        gone += await app.sagas.store.purge(
             "saga", finished_before=time.time() - LONG_AGO / 2, limit=1000
         )
         slowest = max(slowest, time.perf_counter() - one)

@@ -52,7 +52,7 @@ def api(app: Standfast) -> Starlette:
         return JSONResponse({"saga": f"{handle.id}"}, 202)
 
     async def count(request: Request) -> Response:
-        counts = await app.database.journal.count("saga")
+        counts = await app.sagas.store.count("saga")
         return JSONResponse({status: number for (_, status), number in counts.items()})
 
     @asynccontextmanager

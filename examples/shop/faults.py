@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from standfast.message import CORRELATION_HEADER
+from standfast.branch_key import CORRELATION_HEADER
 
 SHARES = {"error": 0.06, "lost": 0.05, "slow": 0.04, "late": 0.04}
 PATIENCE = 1.0  # seconds; the saga's steps wait for this long

@@ -13,6 +13,7 @@ from standfast.lazy import exports
 
 if TYPE_CHECKING:
     from standfast.app import Standfast, Transaction
+    from standfast.branch_key import BranchKey
     from standfast.durations import Duration
     from standfast.errors import (
         ConfigurationError,
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
         StandfastError,
         StoreError,
     )
-    from standfast.idempotency import barrier
-    from standfast.message import BranchKey
+    from standfast.idempotency import Barrier, barrier
     from standfast.resilience.backoff import Constant, Decorrelated, Exponential
     from standfast.resilience.retry import Retry
     from standfast.saga import Context, Migration, Saga, SagaHandle, SagaResult, child, step, wait
@@ -45,8 +45,8 @@ _HOMES = {
         "StandfastError",
         "StoreError",
     ),
-    "idempotency": ("barrier",),
-    "message": ("BranchKey",),
+    "idempotency": ("Barrier", "barrier"),
+    "branch_key": ("BranchKey",),
     "resilience.backoff": ("Constant", "Decorrelated", "Exponential"),
     "resilience.retry": ("Retry",),
     "saga": (
@@ -62,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Barrier",
     "BranchKey",
     "ConfigurationError",
     "Constant",

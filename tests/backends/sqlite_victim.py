@@ -8,7 +8,7 @@ import os
 import sys
 
 from standfast.backends.sqlite import SqliteDatabase
-from standfast.conformance.samples import KINDS, start
+from standfast.conformance.samples import journal, register, start
 from standfast.ports.journal import Append
 
 SIZE = 20
@@ -21,18 +21,18 @@ def say(act: str, tag: str) -> None:
 async def main(url: str, life: int) -> None:
     database = SqliteDatabase(url)
     await database.open()
-    token = await database.leases.register("victim", KINDS, ttl=0.001)
+    token = await register(database, "victim", ttl=0.001)
     for number in range(100_000):
         tag = f"{life}.{number}"
         starts = [start(correlation_id=tag) for _ in range(SIZE)]
-        await database.journal.start(starts, owner=token)
+        await journal(database).start(starts, owner=token)
         say("started", tag)
         appends = [Append(one.instance.id, 0, ["1", "2"]) for one in starts]
-        assert list(await database.journal.append(token, appends)) == [None] * SIZE
+        assert list(await journal(database).append(token, appends)) == [None] * SIZE
         say("appended", tag)
         async with database.transaction() as tx:
             await tx.execute("INSERT INTO orders (tag) VALUES ($1)", tag)
-            await tx.start([start(key=f"tx-{tag}")], owner=None)
+            await journal(database).within(tx).start([start(key=f"tx-{tag}")])
         say("ordered", tag)
 
 

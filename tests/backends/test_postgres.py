@@ -3,7 +3,14 @@
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase
-from standfast.conformance import DatabaseSuite, JournalSuite, LeasesSuite, TransactionSuite
+from standfast.conformance import (
+    DatabaseSuite,
+    JournalSuite,
+    LeasesSuite,
+    MarkSuite,
+    TransactionSuite,
+)
+from standfast.conformance.samples import migrate
 
 
 class Postgres:
@@ -18,7 +25,7 @@ class Postgres:
     async def database(self, postgres_dsn):
         database = PostgresDatabase(postgres_dsn)
         await database.open()
-        await database.migrate()
+        await migrate(database)
         yield database
         await database.close()
 
@@ -33,3 +40,6 @@ class TestJournal(Postgres, JournalSuite): ...
 
 
 class TestLeases(Postgres, LeasesSuite): ...
+
+
+class TestMarks(Postgres, MarkSuite): ...

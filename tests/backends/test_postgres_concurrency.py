@@ -10,7 +10,18 @@ import time
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase
-from standfast.conformance.samples import KIND, KINDS, mail, register, start
+from standfast.conformance.samples import (
+    KIND,
+    KINDS,
+    PORTS,
+    journal,
+    leases,
+    loaded,
+    mail,
+    migrate,
+    register,
+    start,
+)
 from standfast.errors import StaleWriter, StoreUnavailable
 from standfast.ports.journal import Append, Change
 
@@ -19,7 +30,7 @@ from standfast.ports.journal import Append, Change
 async def database(postgres_dsn):
     database = PostgresDatabase(postgres_dsn, idle_timeout="1s")
     await database.open()
-    await database.migrate()
+    await migrate(database)
     yield database
     await database.close()
 
@@ -34,7 +45,7 @@ async def other(postgres_dsn, database):
 
 async def overdue(direct, token):
     await direct.execute(
-        "UPDATE standfast.workers SET expires_at = now() - interval '1s' WHERE token = $1", token
+        "UPDATE standfast.leases SET expires_at = now() - interval '1s' WHERE token = $1", token
     )
 
 
@@ -49,7 +60,7 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
             while go_on:
                 one = start()
                 try:
-                    await database.journal.start([one], owner=token)
+                    await journal(database).start([one], owner=token)
                 except StaleWriter:
                     return
                 ids.append(one.instance.id)
@@ -62,7 +73,7 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
                     number = after.setdefault(id, 0)
                     with_mail = random.random() < 0.2
                     mails = [mail(id)] if with_mail else []
-                    answer = await database.journal.append(
+                    answer = await journal(database).append(
                         token, [Append(id, number, ["{}"], Change("running"), mails=mails)]
                     )
                     if answer[0] is not None:
@@ -76,9 +87,13 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
         writers = [asyncio.create_task(start_more()), asyncio.create_task(append_more())]
         await asyncio.sleep(random.uniform(0.01, 0.06))
         await overdue(direct, token)
-        assert await other.leases.expire() == [token]
+        assert await leases(other).expire() == [token]
         query = "SELECT count(*) FROM standfast.journal"
         facts = await direct.fetchval(query)
+        assert await journal(other).reclaim() == len(
+            await direct.fetch("SELECT id FROM standfast.instances WHERE wake_at IS NOT NULL")
+        )
+        await direct.execute("UPDATE standfast.instances SET wake_at = NULL")
         assert not await direct.fetchval(
             "SELECT count(*) FROM standfast.instances WHERE owner = $1", token
         )
@@ -96,20 +111,21 @@ async def test_a_worker_frozen_in_a_transaction_holds_up_expire_only_for_a_while
 ):
     frozen, dead = await register(database), await register(other)
     one = start()
-    await database.journal.start([one], owner=frozen)
+    await journal(database).start([one], owner=frozen)
     with pytest.raises(StoreUnavailable):
         async with database.transaction() as tx:
-            assert await tx.append(frozen, Append(one.instance.id, 0, ["{}"])) is None
+            await journal(database).within(tx).append(frozen, Append(one.instance.id, 0, ["{}"]))
             await overdue(direct, frozen)
             await overdue(direct, dead)
             ended = set()
             began = time.monotonic()
             while ended != {frozen, dead} and time.monotonic() - began < 15:
-                ended |= set(await other.leases.expire())
+                ended |= set(await leases(other).expire())
             assert ended == {frozen, dead}
-    (loaded,) = await other.journal.load([one.instance.id])
-    assert (loaded.instance.owner, len(loaded.facts)) == (None, 1)
-    answer = await database.journal.append(frozen, [Append(one.instance.id, 0, ["{}"])])
+    assert await journal(other).reclaim() == 1
+    stored = await loaded(other, one.instance.id)
+    assert (stored.instance.owner, len(stored.facts)) == (None, 1)
+    answer = await journal(database).append(frozen, [Append(one.instance.id, 0, ["{}"])])
     assert isinstance(answer[0], StaleWriter)
 
 
@@ -117,14 +133,15 @@ _WRITER = """
 import asyncio, sys
 from uuid import UUID
 from standfast.backends.postgres import PostgresDatabase
-from standfast.ports.journal import Append
+from standfast.ports.journal import Append, JournalStore
 
 async def main(dsn, token, id):
     database = PostgresDatabase(dsn)
     await database.open()
+    journal = database.port(JournalStore)
     number = 0
     while True:
-        (answer,) = await database.journal.append(token, [Append(UUID(id), number, ["{}"])])
+        (answer,) = await journal.append(token, [Append(UUID(id), number, ["{}"])])
         if answer is not None:
             print(type(answer).__name__, flush=True)
             break
@@ -141,7 +158,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
 async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database, direct):
     token = await register(database)
     one = start()
-    await database.journal.start([one], owner=token)
+    await journal(database).start([one], owner=token)
     arguments = [sys.executable, "-c", _WRITER, postgres_dsn, str(token), str(one.instance.id)]
     process = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.PIPE)
     try:
@@ -149,10 +166,11 @@ async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database
         assert await process.stdout.readline() == b"writing\n"
         process.send_signal(signal.SIGSTOP)
         await overdue(direct, token)
-        assert await database.leases.expire() == [token]
+        assert await leases(database).expire() == [token]
+        assert await journal(database).reclaim() == 1
         facts = await direct.fetchval("SELECT count(*) FROM standfast.journal")
         successor = await register(database)
-        (taken,) = await database.journal.claim(successor, KINDS, now=time.time() + 1, limit=10)
+        (taken,) = await journal(database).claim(successor, KINDS, now=time.time() + 1, limit=10)
         assert len(taken.facts) == facts
         process.send_signal(signal.SIGCONT)
         assert await process.stdout.readline() == b"StaleWriter\n"
@@ -167,17 +185,18 @@ async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database
 _CLAIMER = """
 import asyncio, sys, time
 from standfast.backends.postgres import PostgresDatabase
+from standfast.conformance.samples import journal, register
 
 async def main(dsn):
     database = PostgresDatabase(dsn)
     await database.open()
     kinds = [("saga", "order", 1)]
-    token = await database.leases.register("claimer", kinds, ttl=60)
+    token = await register(database, "claimer", kinds=kinds)
     print("ready", flush=True)
     sys.stdin.readline()
     while True:
-        loaded = await database.journal.claim(token, kinds, now=time.time(), limit=20)
-        if not loaded and await database.journal.next_wake(kinds) is None:
+        loaded = await journal(database).claim(token, kinds, now=time.time(), limit=20)
+        if not loaded and await journal(database).next_wake(kinds) is None:
             break
         for one in loaded:
             print(one.instance.id, flush=True)
@@ -189,7 +208,7 @@ asyncio.run(main(sys.argv[1]))
 
 async def test_two_processes_claim_disjoint(postgres_dsn, database):
     starts = [start(wake_at=time.time() - n % 7) for n in range(1000)]
-    await database.journal.start(starts, owner=None)
+    await journal(database).start(starts, owner=None)
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", _CLAIMER, postgres_dsn),
@@ -212,22 +231,22 @@ async def test_two_processes_claim_disjoint(postgres_dsn, database):
 async def test_a_release_and_a_mail_at_once_lose_no_wake_up(database, other):
     token = await register(database)
     starts = [start() for _ in range(150)]
-    await database.journal.start(starts, owner=token)
+    await journal(database).start(starts, owner=token)
 
     async def release(one):
         await asyncio.sleep(random.random() * 0.002)
-        assert await database.journal.append(
+        assert await journal(database).append(
             token, [Append(one.instance.id, 0, ["{}"], Change("waiting"), release=True)]
         ) == [None]
 
     async def send(one):
         await asyncio.sleep(random.random() * 0.002)
-        assert await other.journal.send([mail(one.instance.id)]) == [True]
+        assert await journal(other).send([mail(one.instance.id)]) == [True]
 
     for at in range(0, 150, 4):
         some = starts[at : at + 4]
         await asyncio.gather(*(act(one) for one in some for act in (release, send)))
-    taken = await database.journal.claim(token, KINDS, now=time.time() + 1, limit=1000)
+    taken = await journal(database).claim(token, KINDS, now=time.time() + 1, limit=1000)
     assert len(taken) == 150
     assert all(len(one.mails) == 1 for one in taken)
 
@@ -235,7 +254,7 @@ async def test_a_release_and_a_mail_at_once_lose_no_wake_up(database, other):
 async def test_mails_that_cross_are_all_delivered(database, other):
     """Batches of two workers that change their own instances and write to the other's."""
     tokens = [await register(database), await register(other)]
-    stores = [database.journal, other.journal]
+    stores = [journal(database), journal(other)]
     mine = [[start() for _ in range(10)] for _ in tokens]
     for store, token, starts in zip(stores, tokens, mine, strict=True):
         await store.start(starts, owner=token)
@@ -274,10 +293,27 @@ async def test_mails_that_cross_are_all_delivered(database, other):
         assert len({(one.to, one.number) for one in mails}) == len(mails)
 
 
+async def test_mails_to_one_instance_from_everywhere_are_numbered_in_turn(database, other):
+    """Several of each batch to the same, and each batch to the same two."""
+    token = await register(database)
+    one, two = start(), start()
+    await journal(database).start([one, two], owner=token)
+    ids = [one.instance.id, two.instance.id]
+
+    async def send(store):
+        for _ in range(20):
+            await store.send([mail(id) for id in random.choices(ids, k=5)])
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(send(journal(each)) for each in (database, other) * 3))
+    mails = await journal(database).collect(token, ids)
+    assert len(mails) == len({(one.to, one.number) for one in mails}) == 600
+
+
 async def test_the_victim_of_a_deadlock_runs_again(database, direct):
     token = await register(database)
     first, second = sorted((start(), start()), key=lambda one: one.instance.id)
-    await database.journal.start([first, second], owner=token)
+    await journal(database).start([first, second], owner=token)
     lock = "SELECT 1 FROM standfast.instances WHERE id = $1 FOR UPDATE"
     transaction = direct.transaction()
     await transaction.start()
@@ -285,7 +321,7 @@ async def test_the_victim_of_a_deadlock_runs_again(database, direct):
     await direct.execute("SET LOCAL deadlock_timeout = '1min'")
     await direct.execute(lock, second.instance.id)
     sending = asyncio.create_task(
-        database.journal.send([mail(second.instance.id), mail(first.instance.id)])
+        journal(database).send([mail(second.instance.id), mail(first.instance.id)])
     )
     await asyncio.sleep(0.2)
     taking = asyncio.create_task(direct.execute(lock, first.instance.id))
@@ -296,19 +332,19 @@ async def test_the_victim_of_a_deadlock_runs_again(database, direct):
 
 async def test_a_hint_reaches_other_processes(database, other):
     hints = []
-    stop = other.journal.on_due(hints.append)
+    stop = journal(other).on_due(hints.append)
     while not hints:
         await asyncio.sleep(0.01)
     one, two = start(), start()
-    await database.journal.start([one], owner=None)
-    await database.journal.send([mail(one.instance.id)])
-    await database.journal.start([start(), two], owner=None)
+    await journal(database).start([one], owner=None)
+    await journal(database).send([mail(one.instance.id)])
+    await journal(database).start([start(), two], owner=None)
     async with asyncio.timeout(5):
         while len(hints) < 4:
             await asyncio.sleep(0.01)
     assert hints == [None, one.instance.id, one.instance.id, None]
     stop()
-    await database.journal.send([mail(one.instance.id)])
+    await journal(database).send([mail(one.instance.id)])
     await asyncio.sleep(0.2)
     assert len(hints) == 4
 
@@ -317,12 +353,12 @@ async def test_appends_alone_notify_nobody(database, other):
     token = await register(database)
     one = start()
     hints = []
-    other.journal.on_due(hints.append)
+    journal(other).on_due(hints.append)
     while not hints:
         await asyncio.sleep(0.01)
-    await database.journal.start([one], owner=token)
-    await database.journal.append(token, [Append(one.instance.id, 0, ["{}"])])
-    await database.journal.append(
+    await journal(database).start([one], owner=token)
+    await journal(database).append(token, [Append(one.instance.id, 0, ["{}"])])
+    await journal(database).append(
         token, [Append(one.instance.id, 1, ["{}"], Change("waiting"), release=True)]
     )
     await asyncio.sleep(0.2)
@@ -334,8 +370,8 @@ async def test_migrations_at_the_same_time_apply_once(postgres_dsn):
     for one in databases:
         await one.open()
     try:
-        done = await asyncio.gather(*(one.migrate() for one in databases))
-        assert sorted(map(len, done)) == [0, 0, 0, 0, len(databases[0].migrations)]
+        done = await asyncio.gather(*(migrate(one) for one in databases))
+        assert sorted(map(len, done)) == [0, 0, 0, 0, len(databases[0].lines(PORTS))]
     finally:
         for one in databases:
             await one.close()
@@ -351,8 +387,8 @@ async def test_100_000_waiting_cost_a_claim_nothing(database, direct):
     )
     await direct.execute("ANALYZE standfast.instances")
     token = await register(database)
-    assert await database.journal.claim(token, [KIND], now=2e9, limit=100) == []
-    assert await database.journal.next_wake([KIND]) == 4e9
+    assert await journal(database).claim(token, [KIND], now=2e9, limit=100) == []
+    assert await journal(database).next_wake([KIND]) == 4e9
     plan = await direct.fetch(
         "EXPLAIN SELECT id FROM standfast.instances WHERE pattern = 'saga' AND name = 'order' "
         "AND version = 1 AND owner IS NULL AND wake_at <= 2e9 ORDER BY wake_at LIMIT 100"

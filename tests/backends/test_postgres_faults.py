@@ -5,8 +5,19 @@ import time
 
 import pytest
 
-from standfast.backends.postgres import PostgresDatabase, PostgresOptions, statements
-from standfast.conformance.samples import KINDS, mail, register, start
+from standfast.backends.postgres import PostgresDatabase, PostgresOptions
+from standfast.backends.postgres.journal import statements
+from standfast.conformance.samples import (
+    KINDS,
+    journal,
+    leases,
+    loaded,
+    mail,
+    marks,
+    migrate,
+    register,
+    start,
+)
 from standfast.errors import (
     ConfigurationError,
     ConstraintViolated,
@@ -16,13 +27,14 @@ from standfast.errors import (
     StoreUnavailable,
 )
 from standfast.ports.journal import Append, Change
+from standfast.ports.schema import Schema
 
 
 @pytest.fixture
 async def database(postgres_dsn):
     database = PostgresDatabase(postgres_dsn, max_size=2)
     await database.open()
-    await database.migrate()
+    await migrate(database)
     yield database
     await database.close()
 
@@ -32,28 +44,31 @@ async def database(postgres_dsn):
 async def test_away_for_10_s_then_the_same_object_works_again(postgres_server):
     database = PostgresDatabase(postgres_server.dsn, timeout="5s")
     await database.open()
-    await database.migrate()
+    await migrate(database)
     hints = []
-    database.journal.on_due(hints.append)
+    journal(database).on_due(hints.append)
     token = await register(database)
     one = start()
-    await database.journal.start([one], owner=token)
+    await journal(database).start([one], owner=token)
     calls = {
-        "start": lambda: database.journal.start([start()], owner=token),
-        "append": lambda: database.journal.append(token, [Append(one.instance.id, 0, ["{}"])]),
-        "with mail": lambda: database.journal.append(
+        "start": lambda: journal(database).start([start()], owner=token),
+        "append": lambda: journal(database).append(token, [Append(one.instance.id, 0, ["{}"])]),
+        "with mail": lambda: journal(database).append(
             token, [Append(one.instance.id, 0, ["{}"], mails=[mail(one.instance.id)])]
         ),
-        "claim": lambda: database.journal.claim(token, KINDS, now=time.time(), limit=1),
-        "load": lambda: database.journal.load([one.instance.id]),
-        "send": lambda: database.journal.send([mail(one.instance.id)]),
-        "count": lambda: database.journal.count("saga"),
-        "purge": lambda: database.journal.purge("saga", finished_before=0.0, limit=1),
-        "renew": lambda: database.leases.renew(token, ttl=60),
-        "expire": lambda: database.leases.expire(),
-        "release": lambda: database.leases.release(token),
-        "schema_version": lambda: database.schema_version(),
-        "migrate": lambda: database.migrate(),
+        "claim": lambda: journal(database).claim(token, KINDS, now=time.time(), limit=1),
+        "load": lambda: journal(database).load([one.instance.id]),
+        "send": lambda: journal(database).send([mail(one.instance.id)]),
+        "count": lambda: journal(database).count("saga"),
+        "purge": lambda: journal(database).purge("saga", finished_before=0.0, limit=1),
+        "renew": lambda: leases(database).renew([token], ttl=60),
+        "expire": lambda: leases(database).expire(),
+        "acquire": lambda: leases(database).acquire(["a"], "me", ttl=60),
+        "release": lambda: leases(database).release([token]),
+        "free": lambda: journal(database).release(token),
+        "reclaim": lambda: journal(database).reclaim(),
+        "versions": lambda: database.port(Schema).versions(),
+        "migrate": lambda: migrate(database),
     }
     async with database.transaction() as tx:
         assert await tx.fetch_value("SELECT 1") == 1
@@ -77,12 +92,12 @@ async def test_away_for_10_s_then_the_same_object_works_again(postgres_server):
     async with asyncio.timeout(10):
         while True:
             try:
-                assert await database.leases.renew(token, ttl=60)
+                assert await leases(database).renew([token], ttl=60) == [True]
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
-    (loaded,) = await database.journal.load([one.instance.id])
-    assert (loaded.instance.owner, len(loaded.facts)) == (token, 1)
+    stored = await loaded(database, one.instance.id)
+    assert (stored.instance.owner, len(stored.facts)) == (token, 1)
     assert await calls["append"]() == [None]
     # The listener comes back by itself, says that something may have been missed, and hears again.
     async with asyncio.timeout(15):
@@ -90,7 +105,7 @@ async def test_away_for_10_s_then_the_same_object_works_again(postgres_server):
             await asyncio.sleep(0.05)
         other = PostgresDatabase(postgres_server.dsn)
         await other.open()
-        await other.journal.send([mail(one.instance.id)])
+        await journal(other).send([mail(one.instance.id)])
         while one.instance.id not in hints:
             await asyncio.sleep(0.05)
     await other.close()
@@ -111,15 +126,15 @@ async def test_a_server_that_stalls_ends_in_unavailable(postgres_dsn, database, 
     await slow.open()
     token = await register(database)
     one = start()
-    await database.journal.start([one], owner=token)
+    await journal(database).start([one], owner=token)
     async with direct.transaction():
         await direct.execute("LOCK TABLE standfast.journal IN ACCESS EXCLUSIVE MODE")
         for _ in range(4):
             began = time.monotonic()
             with pytest.raises(StoreUnavailable, match="in time"):
-                await slow.journal.append(token, [Append(one.instance.id, 0, ["{}"])])
+                await journal(slow).append(token, [Append(one.instance.id, 0, ["{}"])])
             assert time.monotonic() - began < 2
-    assert await slow.journal.append(token, [Append(one.instance.id, 0, ["{}"])]) == [None]
+    assert await journal(slow).append(token, [Append(one.instance.id, 0, ["{}"])]) == [None]
     await slow.close()
 
 
@@ -131,12 +146,12 @@ async def test_a_network_that_swallows_everything(postgres_dsn, database, tcp_pr
     await cut_off.open()
     token = await register(cut_off)
     one = start()
-    await cut_off.journal.start([one], owner=token)
+    await journal(cut_off).start([one], owner=token)
     proxy.blackhole()
     for _ in range(4):
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):
-            await cut_off.journal.append(token, [Append(one.instance.id, 0, ["{}"])])
+            await journal(cut_off).append(token, [Append(one.instance.id, 0, ["{}"])])
         assert time.monotonic() - began < 3
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
@@ -147,7 +162,7 @@ async def test_a_network_that_swallows_everything(postgres_dsn, database, tcp_pr
     async with asyncio.timeout(10):
         while True:
             try:
-                assert await cut_off.leases.renew(token, ttl=60)
+                assert await leases(cut_off).renew([token], ttl=60) == [True]
                 break
             except StoreUnavailable:
                 await asyncio.sleep(0.05)
@@ -160,12 +175,14 @@ async def test_a_network_that_swallows_everything(postgres_dsn, database, tcp_pr
 async def test_cancelled_calls_do_not_poison_the_pool(database, direct):
     token = await register(database)
     starts = [start() for _ in range(20)]
-    await database.journal.start(starts, owner=token)
+    await journal(database).start(starts, owner=token)
 
     async def in_transaction(one):
         async with database.transaction() as tx:
-            await tx.append(
-                token, Append(one.instance.id, 0, ["{}"], mails=[mail(one.instance.id)])
+            await (
+                journal(database)
+                .within(tx)
+                .append(token, Append(one.instance.id, 0, ["{}"], mails=[mail(one.instance.id)]))
             )
             await tx.fetch_value("SELECT pg_sleep(0.01)")
 
@@ -176,7 +193,7 @@ async def test_cancelled_calls_do_not_poison_the_pool(database, direct):
         else:
             # A batch with mail is several statements too.
             task = asyncio.create_task(
-                database.journal.append(
+                journal(database).append(
                     token, [Append(one.instance.id, 99, ["{}"], mails=[mail(one.instance.id)])]
                 )
             )
@@ -184,14 +201,14 @@ async def test_cancelled_calls_do_not_poison_the_pool(database, direct):
         task.cancel()
         await asyncio.wait([task])
     async with asyncio.timeout(5):
-        await asyncio.gather(*(database.journal.count("saga") for _ in range(10)))
+        await asyncio.gather(*(journal(database).count("saga") for _ in range(10)))
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE "
     )
     assert await direct.fetchval(query + "'idle in transaction%'") == 0
     # Whole or not at all.
-    for loaded in await database.journal.load([one.instance.id for one in starts]):
-        assert len(loaded.mails) == len(loaded.facts) - 1
+    for stored in await journal(database).load([one.instance.id for one in starts]):
+        assert len(stored.mails) == len(stored.facts) - 1
 
 
 async def test_what_a_claim_took_while_its_answer_was_lost_comes_with_the_next(
@@ -199,18 +216,18 @@ async def test_what_a_claim_took_while_its_answer_was_lost_comes_with_the_next(
 ):
     token = await register(database)
     starts = [start() for _ in range(3)]
-    await database.journal.start(starts, owner=None)
+    await journal(database).start(starts, owner=None)
 
     async def fails(ids):
         raise StoreUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(database.journal, "load", fails)
+        patch.setattr(journal(database), "load", fails)
         with pytest.raises(StoreUnavailable):
-            await database.journal.claim(token, KINDS, now=time.time() + 1, limit=2)
-    got = await database.journal.claim(token, KINDS, now=time.time() + 1, limit=1)
+            await journal(database).claim(token, KINDS, now=time.time() + 1, limit=2)
+    got = await journal(database).claim(token, KINDS, now=time.time() + 1, limit=1)
     assert {one.instance.id for one in got} == {one.instance.id for one in starts}
-    assert await database.journal.claim(token, KINDS, now=time.time() + 1, limit=9) == []
+    assert await journal(database).claim(token, KINDS, now=time.time() + 1, limit=9) == []
 
 
 async def test_no_room_left(database, direct):
@@ -220,9 +237,9 @@ async def test_no_room_left(database, direct):
            CREATE TRIGGER no_room BEFORE INSERT ON standfast.journal EXECUTE FUNCTION no_room()"""
     )
     with pytest.raises(StoreFull, match="free some space"):
-        await database.journal.start([start()], owner=None)
+        await journal(database).start([start()], owner=None)
     await direct.execute("DROP TRIGGER no_room ON standfast.journal")
-    assert (await database.journal.start([start()], owner=None))[0].created
+    assert (await journal(database).start([start()], owner=None))[0].created
 
 
 async def test_too_many_connections(postgres_dsn, direct):
@@ -240,10 +257,10 @@ async def test_without_tables(postgres_dsn):
     database = PostgresDatabase(postgres_dsn)
     await database.open()
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
-        await database.journal.start([start()], owner=None)
+        await journal(database).start([start()], owner=None)
     with pytest.raises(MigrationNeeded):
         async with database.transaction() as tx:
-            await tx.mark("k", "do", "r", at=1.0)
+            await marks(database).within(tx).set("k", "do", "r", at=1.0)
     # The user's own missing table is the user's own matter.
     with pytest.raises(StoreError, match="nowhere") as caught:
         async with database.transaction() as tx:
@@ -254,7 +271,7 @@ async def test_without_tables(postgres_dsn):
 
 async def test_not_open(postgres_dsn):
     with pytest.raises(StoreError, match="open"):
-        await PostgresDatabase(postgres_dsn).journal.count("saga")
+        await journal(PostgresDatabase(postgres_dsn)).count("saga")
 
 
 async def test_a_swallowed_failure_is_not_taken_for_a_commit(database):
@@ -288,33 +305,34 @@ async def test_settings_of_a_transaction_end_with_it(postgres_dsn):
     async with database.transaction() as tx:
         assert await tx.fetch_value("SHOW search_path") != "nowhere"
         # And the planner's settings for the library's own statements don't reach the user's.
-        assert await tx.fetch_value("SHOW enable_seqscan") == "on"
+        for setting in ("seqscan", "hashjoin", "mergejoin"):
+            assert await tx.fetch_value(f"SHOW enable_{setting}") == "on"
     await database.close()
 
 
 async def test_one_bad_append_does_not_fail_the_batch(database):
     token = await register(database)
     good, bad = start(), start()
-    await database.journal.start([good, bad], owner=token)
-    answers = await database.journal.append(
+    await journal(database).start([good, bad], owner=token)
+    answers = await journal(database).append(
         token,
         [Append(bad.instance.id, 0, ["nul \0"]), Append(good.instance.id, 0, ["{}"])],
     )
     assert type(answers[0]) is StoreError
     assert answers[1] is None
-    loaded = await database.journal.load([bad.instance.id, good.instance.id])
-    assert [len(one.facts) for one in loaded] == [1, 2]
+    stored = await journal(database).load([bad.instance.id, good.instance.id])
+    assert [len(one.facts) for one in stored] == [1, 2]
 
 
 async def test_mail_folded_in_while_it_is_read_is_not_taken_for_none(database, monkeypatch):
     """The row and the mail are read by two statements; between them the owner may fold mail in."""
     token = await register(database)
     one = start()
-    await database.journal.start([one], owner=token)
+    await journal(database).start([one], owner=token)
     id = one.instance.id
-    await database.journal.send([mail(id)])
-    (letter,) = await database.journal.collect(token, [id])
-    pool = database.journal._pool
+    await journal(database).send([mail(id)])
+    (letter,) = await journal(database).collect(token, [id])
+    pool = journal(database)._pool
     fetch, reads = pool.fetch, []
 
     async def folding(sql, *args):
@@ -322,25 +340,25 @@ async def test_mail_folded_in_while_it_is_read_is_not_taken_for_none(database, m
             reads.append(sql)
             change = Change("running again")
             append = Append(id, 0, ["{}"], change, consumed=[letter.number])
-            assert await database.journal.append(token, [append]) == [None]
+            assert await journal(database).append(token, [append]) == [None]
         return await fetch(sql, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(pool, "fetch", folding)
-        (loaded,) = await database.journal.load([id])
+        stored = await loaded(database, id)
     assert reads, "the mail was never asked for"
-    assert (loaded.instance.status, len(loaded.facts), loaded.mails) == ("running again", 2, [])
+    assert (stored.instance.status, len(stored.facts), stored.mails) == ("running again", 2, [])
 
 
 async def test_without_prepared_statements(postgres_dsn):
     """As behind pgbouncer in transaction mode."""
     database = PostgresDatabase(f"{postgres_dsn}?statement_cache_size=0")
     await database.open()
-    await database.migrate()
+    await migrate(database)
     token = await register(database)
     one = start()
-    await database.journal.start([one], owner=token)
-    assert await database.journal.append(token, [Append(one.instance.id, 0, ["{}"])]) == [None]
+    await journal(database).start([one], owner=token)
+    assert await journal(database).append(token, [Append(one.instance.id, 0, ["{}"])]) == [None]
     await database.close()
 
 

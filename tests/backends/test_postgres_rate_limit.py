@@ -7,17 +7,17 @@ import pytest
 
 from standfast.backends.postgres import PostgresDatabase, PostgresRateLimits
 from standfast.conformance import RateLimitSuite
-from standfast.errors import MigrationNeeded
-from standfast.ports.rate_limit import RateRequest
+from standfast.errors import ConfigurationError, MigrationNeeded
+from standfast.ports.rate_limit import RateLimitStore, RateRequest
+from standfast.ports.schema import Schema
 from standfast.rates import Rate
 from standfast.resilience.ratelimit import RateLimiter
 
 
 async def migrate(dsn):
-    database = PostgresDatabase(dsn)
-    await database.open()
-    await database.migrate()
-    await database.close()
+    async with PostgresRateLimits(dsn) as store:
+        assert [done.line for done in await store.migrate()] == ["rate_limits"]
+        assert await store.migrate() == []
 
 
 @pytest.fixture
@@ -30,6 +30,18 @@ async def dsn(postgres_dsn):
 async def store(dsn):
     async with PostgresRateLimits(dsn, timeout=30) as store:
         yield store
+
+
+class TestOnADatabase(RateLimitSuite):
+    """Made by the port of a database that others use too."""
+
+    @pytest.fixture
+    async def store(self, postgres_dsn):
+        database = PostgresDatabase(postgres_dsn)
+        await database.open()
+        await database.port(Schema).migrate(database.lines([RateLimitStore]))
+        yield database.port(RateLimitStore)
+        await database.close()
 
 
 class TestPostgres(RateLimitSuite):
@@ -132,3 +144,32 @@ async def test_postgres_killed_during_use(postgres_server, policy):
             await limiter.check()
         assert not (await limiter.check()).allowed
         assert limiter._store_failures == failures
+
+
+async def test_on_a_database_it_shares_connections(dsn):
+    database = PostgresDatabase(dsn, max_size=3)
+    with pytest.raises(ConfigurationError, match="PostgresDatabase"):
+        PostgresRateLimits(database, timeout=1)
+    await database.open()
+    async with PostgresRateLimits(database, max_batch=1) as store:
+        rate = Rate(10, "1h")
+        checks = (store.check([RateRequest("k", rate)]) for _ in range(12))
+        decisions = await asyncio.gather(*checks)
+        assert sum(decision.allowed for (decision,) in decisions) == 10
+    # What is over is only the store.
+    (decision,) = await database.port(RateLimitStore).check([RateRequest("k", rate)])
+    assert not decision.allowed
+    await database.close()
+
+
+async def test_a_database_closes_what_its_store_was_asked(dsn):
+    database = PostgresDatabase(dsn)
+    await database.open()
+    store = database.port(RateLimitStore)
+    check = asyncio.create_task(store.check([RateRequest("k", Rate(10, "1h"))]))
+    await asyncio.sleep(0)
+    await database.close()
+    assert (await check)[0].allowed
+    await database.open()
+    assert (await store.check([RateRequest("k", Rate(10, "1h"))]))[0].remaining == 8
+    await database.close()

@@ -14,8 +14,25 @@ import pytest
 from tests.backends.sqlite_victim import SIZE
 
 from standfast.backends.sqlite import SqliteDatabase
-from standfast.conformance import DatabaseSuite, JournalSuite, LeasesSuite, TransactionSuite
-from standfast.conformance.samples import KINDS, loaded, owned, passive, register, start
+from standfast.conformance import (
+    DatabaseSuite,
+    JournalSuite,
+    LeasesSuite,
+    MarkSuite,
+    TransactionSuite,
+)
+from standfast.conformance.samples import (
+    KINDS,
+    journal,
+    leases,
+    loaded,
+    marks,
+    migrate,
+    owned,
+    passive,
+    register,
+    start,
+)
 from standfast.errors import (
     ConfigurationError,
     CorruptRecord,
@@ -24,6 +41,7 @@ from standfast.errors import (
     StoreUnavailable,
 )
 from standfast.ports.journal import Append, Change, Filter
+from standfast.ports.schema import Schema
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +62,7 @@ class Sqlite:
     async def database(self, tmp_path, inline_below):
         database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db", inline_below=inline_below)
         await database.open()
-        await database.migrate()
+        await migrate(database)
         yield database
         await database.close()
 
@@ -61,13 +79,20 @@ class TestJournal(Sqlite, JournalSuite): ...
 class TestLeases(Sqlite, LeasesSuite): ...
 
 
+class TestMarks(Sqlite, MarkSuite): ...
+
+
 @pytest.fixture
 async def database(tmp_path):
     database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db", busy_timeout=0.05)
     await database.open()
-    await database.migrate()
+    await migrate(database)
     yield database
     await database.close()
+
+
+async def mark(database, tx, key, reason="x"):
+    return await marks(database).within(tx).set(key, "do", reason, at=1.0)
 
 
 # Opening
@@ -100,7 +125,7 @@ async def test_relative_and_absolute_paths(tmp_path, monkeypatch):
     for url in ("sqlite:///relative.db", f"sqlite:///{tmp_path}/absolute.db"):
         database = SqliteDatabase(url)
         await database.open()
-        await database.migrate()
+        await migrate(database)
         await database.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["absolute.db", "relative.db"]
 
@@ -126,17 +151,19 @@ async def test_a_file_that_is_no_database(tmp_path):
 async def test_not_opened_and_closed(tmp_path):
     database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db")
     with pytest.raises(StoreError, match="isn't open"):
-        await database.schema_version()
+        await database.port(Schema).versions()
     await database.open()
     await database.close()
     with pytest.raises(StoreError, match="isn't open"):
-        await database.journal.start([start()], owner=None)
+        await journal(database).start([start()], owner=None)
     assert not [thread for thread in threading.enumerate() if "standfast" in thread.name]
 
 
 async def test_it_is_durable(database):
     for pragma, value in (("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)):
-        found = await database.write(lambda con, p=pragma: con.execute(f"PRAGMA {p}").fetchone())
+        found = await database.file.write(
+            lambda con, p=pragma: con.execute(f"PRAGMA {p}").fetchone()
+        )
         assert found == (value,)
 
 
@@ -147,12 +174,12 @@ async def test_busy(database):
     with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="another process") as caught:
-            await database.journal.start([start()], owner=None)
+            await journal(database).start([start()], owner=None)
         assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
         with pytest.raises(StoreUnavailable):
             async with database.transaction() as tx:
                 await tx.execute("CREATE TABLE t (x)")
-        assert await database.journal.find(Filter(), limit=1) == []
+        assert await journal(database).find(Filter(), limit=1) == []
         other.execute("ROLLBACK")
     await passive(database)
 
@@ -160,59 +187,60 @@ async def test_busy(database):
 async def test_full(database):
     token = await register(database)
     ids = [await owned(database, token) for _ in range(3)]
-    await database.write(
+    await database.file.write(
         lambda con: con.execute(
             f"PRAGMA max_page_count = {con.execute('PRAGMA page_count').fetchone()[0]}"
         ).fetchall()
     )
     big = '"' + "x" * 100_000 + '"'
     with pytest.raises(StoreFull, match="no room"):
-        await database.journal.append(token, [Append(id, 0, ["1", big]) for id in ids])
+        await journal(database).append(token, [Append(id, 0, ["1", big]) for id in ids])
     with pytest.raises(StoreFull):
-        await database.journal.start([start("k", fact=big)], owner=token)
+        await journal(database).start([start("k", fact=big)], owner=token)
     with pytest.raises(StoreFull):
         async with database.transaction() as tx:
-            await tx.mark("k", "do", "x", at=1.0)
-            await tx.start([start("k", fact=big)], owner=None)
-    for it in await database.journal.load(ids):
+            await mark(database, tx, "k")
+            await journal(database).within(tx).start([start("k", fact=big)])
+    for it in await journal(database).load(ids):
         assert len(it.facts) == 1
-    await database.write(lambda con: con.execute("PRAGMA max_page_count = 100000").fetchall())
-    answers = await database.journal.append(token, [Append(id, 0, ["1", big]) for id in ids])
+    await database.file.write(lambda con: con.execute("PRAGMA max_page_count = 100000").fetchall())
+    answers = await journal(database).append(token, [Append(id, 0, ["1", big]) for id in ids])
     assert list(answers) == [None] * 3
-    assert await database.journal.by_key("saga", "order", "k") is None
+    assert await journal(database).by_key("saga", "order", "k") is None
     async with database.transaction() as tx:
-        assert await tx.mark("k", "do", "x", at=1.0) is None
+        assert await mark(database, tx, "k") is None
 
 
 async def test_full_in_a_transaction_that_goes_on(database):
     """SQLite may end the transaction itself then: what follows must not be committed alone."""
-    await database.write(
+    big = '"' + "x" * 100_000 + '"'
+    await database.file.write(
         lambda con: con.execute(
             f"PRAGMA max_page_count = {con.execute('PRAGMA page_count').fetchone()[0]}"
         ).fetchall()
     )
     with contextlib.suppress(StoreError):
         async with database.transaction() as tx:
-            await tx.mark("before", "do", "x", at=1.0)
+            await mark(database, tx, "before")
             with pytest.raises(StoreFull):
-                await tx.start([start("k", fact='"' + "x" * 100_000 + '"')], owner=None)
-            await tx.mark("after", "do", "x", at=1.0)
-    await database.write(lambda con: con.execute("PRAGMA max_page_count = 100000").fetchall())
+                await journal(database).within(tx).start([start("k", fact=big)])
+            await mark(database, tx, "after")
+    await database.file.write(lambda con: con.execute("PRAGMA max_page_count = 100000").fetchall())
     async with database.transaction() as tx:
-        before = await tx.mark("before", "do", "y", at=1.0)
-        after = await tx.mark("after", "do", "y", at=1.0)
+        before = await mark(database, tx, "before", "y")
+        after = await mark(database, tx, "after", "y")
     assert (before is None) == (after is None)
 
 
 async def test_damaged_text_keeps_no_other_from_being_claimed(database):
     token = await register(database)
     good, bad = await passive(database), await passive(database)
-    await database.write(
+    await database.file.write(
         lambda con: con.execute(
             "UPDATE standfast_journal SET fact = CAST(x'22ff22' AS TEXT) WHERE id = ?", (bad.bytes,)
         )
     )
-    claimed = await database.journal.claim(token, KINDS, now=time.time(), limit=10)
+    claimed = await journal(database).claim(token, KINDS, now=time.time(), limit=10)
     facts = {it.instance.id: it.facts for it in claimed}
     assert facts == {good: ['{"type":"started"}'], bad: ['"\udcff"']}
     assert (await loaded(database, good)).facts == ['{"type":"started"}']
@@ -221,7 +249,7 @@ async def test_damaged_text_keeps_no_other_from_being_claimed(database):
 async def test_text_that_cannot_be_stored_fails_its_own_append_only(database):
     token = await register(database)
     good, bad = await owned(database, token), await owned(database, token)
-    answers = await database.journal.append(
+    answers = await journal(database).append(
         token, [Append(bad, 0, ["1"], Change("failed", cause="\udcff")), Append(good, 0, ["1"])]
     )
     assert [type(answer) for answer in answers] == [StoreError, type(None)]
@@ -230,8 +258,8 @@ async def test_text_that_cannot_be_stored_fails_its_own_append_only(database):
 
 
 async def test_a_damaged_file_in_use(database):
-    await database.journal.start([start() for _ in range(500)], owner=None)
-    await database.write(lambda con: con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    await journal(database).start([start() for _ in range(500)], owner=None)
+    await database.file.write(lambda con: con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
     with Path(database.path).open("r+b") as file:
         file.seek(4096)
         file.write(b"\xa5" * (Path(database.path).stat().st_size - 4096))
@@ -239,7 +267,7 @@ async def test_a_damaged_file_in_use(database):
     await second.open()
     try:
         with pytest.raises(CorruptRecord, match="damaged"):
-            await second.journal.count("saga")
+            await journal(second).count("saga")
     finally:
         await second.close()
 
@@ -251,40 +279,40 @@ async def test_a_damaged_file_in_use(database):
 async def test_a_statement_that_ends_the_transaction_is_refused(database, sql):
     with pytest.raises(StoreError, match="itself"):
         async with database.transaction() as tx:
-            await tx.mark("k", "do", "x", at=1.0)
+            await mark(database, tx, "k")
             await tx.execute(sql)
     async with database.transaction() as tx:
-        assert await tx.mark("k", "do", "x", at=1.0) is None
+        assert await mark(database, tx, "k") is None
 
 
 async def test_savepoints_are_the_users_own(database):
     async with database.transaction() as tx:
         await tx.execute("SAVEPOINT mine")
-        await tx.mark("k", "do", "x", at=1.0)
+        await mark(database, tx, "k")
         await tx.execute("ROLLBACK TO mine")
         await tx.execute("RELEASE mine")
     async with database.transaction() as tx:
-        assert await tx.mark("k", "do", "x", at=1.0) is None
+        assert await mark(database, tx, "k") is None
 
 
 async def test_nothing_follows_a_commit_that_slipped_through(database):
     with pytest.raises(StoreError, match="ended the transaction"):
         async with database.transaction() as tx:
             await tx.execute("-- sly\nROLLBACK")
-            await tx.mark("k", "do", "x", at=1.0)
+            await mark(database, tx, "k")
     async with database.transaction() as tx:
-        assert await tx.mark("k", "do", "x", at=1.0) is None
+        assert await mark(database, tx, "k") is None
 
 
 async def test_a_task_that_would_wait_for_itself_is_told(database):
     async with database.transaction() as tx:
-        await tx.mark("k", "do", "x", at=1.0)
+        await mark(database, tx, "k")
         with pytest.raises(StoreError, match="transaction open"):
-            await database.journal.start([start()], owner=None)
+            await journal(database).start([start()], owner=None)
         with pytest.raises(StoreError, match="transaction open"):
             async with database.transaction() as inner:
-                await inner.mark("k2", "do", "x", at=1.0)
-        assert await database.journal.find(Filter(), limit=1) == []
+                await mark(database, inner, "k2")
+        assert await journal(database).find(Filter(), limit=1) == []
     await passive(database)
 
 
@@ -298,24 +326,24 @@ async def test_one_that_did_nothing_takes_no_lock(database):
 
 async def test_cancelled_before_its_turn_it_never_runs(database):
     async def starting():
-        await database.journal.start([start("k")], owner=None)
+        await journal(database).start([start("k")], owner=None)
 
     async with database.transaction() as tx:
-        await tx.mark("k", "do", "x", at=1.0)
+        await mark(database, tx, "k")
         waiting = asyncio.create_task(starting())
         await asyncio.sleep(0.01)
         waiting.cancel()
-    assert await database.journal.by_key("saga", "order", "k") is None
+    assert await journal(database).by_key("saga", "order", "k") is None
     await passive(database)
 
 
 async def test_cancelled_while_it_waits_for_the_writer(database):
     async def second():
         async with database.transaction() as tx:
-            await tx.mark("k2", "do", "x", at=1.0)
+            await mark(database, tx, "k2")
 
     async with database.transaction() as tx:
-        await tx.mark("k", "do", "x", at=1.0)
+        await mark(database, tx, "k")
         waiting = asyncio.create_task(second())
         await asyncio.sleep(0.01)
         waiting.cancel()
@@ -323,7 +351,7 @@ async def test_cancelled_while_it_waits_for_the_writer(database):
     with pytest.raises(asyncio.CancelledError):
         await waiting
     async with database.transaction() as tx:
-        assert await tx.mark("k2", "do", "x", at=1.0) is None
+        assert await mark(database, tx, "k2") is None
 
 
 # Crashing
@@ -334,7 +362,7 @@ async def test_sigkill_loses_nothing_acknowledged_and_tears_no_batch(tmp_path):
     url = f"sqlite:///{tmp_path}/crash.db"
     database = SqliteDatabase(url)
     await database.open()
-    await database.migrate()
+    await migrate(database)
     async with database.transaction() as tx:
         await tx.execute("CREATE TABLE orders (tag TEXT PRIMARY KEY)")
     await database.close()
@@ -353,9 +381,10 @@ async def test_sigkill_loses_nothing_acknowledged_and_tears_no_batch(tmp_path):
         assert await victim.wait() == -signal.SIGKILL
     await database.open()
     try:
-        await database.leases.expire()
-        rows = await database.journal.find(Filter(), limit=10**6)
-        journals = await database.journal.load([row.id for row in rows])
+        await leases(database).expire()
+        await journal(database).reclaim()
+        rows = await journal(database).find(Filter(), limit=10**6)
+        journals = await journal(database).load([row.id for row in rows])
         async with database.transaction() as tx:
             orders = {row["tag"] for row in await tx.fetch("SELECT tag FROM orders")}
             assert await tx.fetch_value("PRAGMA integrity_check") == "ok"

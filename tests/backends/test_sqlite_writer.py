@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from standfast.backends.sqlite import SqliteDatabase, connection, journal, writer
-from standfast.conformance.samples import start
+from standfast.backends.sqlite import SqliteDatabase, connection, writer
+from standfast.backends.sqlite.journal import writing
+from standfast.conformance.samples import journal, marks, migrate, register, start
 from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.ports.journal import Append
 
@@ -21,7 +22,7 @@ async def opened(tmp_path, **options):
     database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db", **options)
     await database.open()
     try:
-        await database.migrate()
+        await migrate(database)
         yield database
     finally:
         await database.close()
@@ -36,31 +37,31 @@ def writes(monkeypatch):
     """Where each start and append of the journal was written."""
     seen = []
     for name in ("start", "append", "append_fact"):
-        real = getattr(journal.writing, name)
+        real = getattr(writing, name)
 
         def spy(*args, real=real, **options):
             seen.append(where())
             return real(*args, **options)
 
-        monkeypatch.setattr(journal.writing, name, spy)
+        monkeypatch.setattr(writing, name, spy)
     return seen
 
 
 async def test_a_lone_write_is_made_by_the_event_loop(tmp_path, writes):
     async with opened(tmp_path, inline_below="1h") as database:
         one = start("k")
-        (answer,) = await database.journal.start([one], owner=None)
+        (answer,) = await journal(database).start([one], owner=None)
         assert answer.created
-        token = await database.leases.register("w", [("saga", "order", 1)], ttl=60)
-        await database.journal.claim(token, [("saga", "order", 1)], now=time.time(), limit=1)
-        assert await database.journal.append(token, [Append(one.instance.id, 0, ["1"])]) == [None]
+        token = await register(database)
+        await journal(database).claim(token, [("saga", "order", 1)], now=time.time(), limit=1)
+        assert await journal(database).append(token, [Append(one.instance.id, 0, ["1"])]) == [None]
         assert writes == [LOOP, LOOP]
 
 
 async def test_zero_leaves_every_write_to_the_thread(tmp_path, writes):
     async with opened(tmp_path, inline_below=0) as database:
         for _ in range(100):
-            await database.journal.start([start()], owner=None)
+            await journal(database).start([start()], owner=None)
     assert set(writes) == {THREAD}
 
 
@@ -73,49 +74,49 @@ def commit(con, pause=0.0):
 
 async def test_only_after_a_row_of_fast_commits(tmp_path):
     async with opened(tmp_path, inline_below="200ms") as database:
-        places = [await database.write(commit, brief=True) for _ in range(50)]
+        places = [await database.file.write(commit, brief=True) for _ in range(50)]
         assert places[0] == THREAD
         assert places[-1] == LOOP
-        await database.write(lambda con: commit(con, 0.25), brief=True)
+        await database.file.write(lambda con: commit(con, 0.25), brief=True)
         for _ in range(100):  # reading says nothing about the disk
-            await database.write(where, brief=True)
-        assert await database.write(commit, brief=True) == THREAD
-        places = [await database.write(commit, brief=True) for _ in range(50)]
+            await database.file.write(where, brief=True)
+        assert await database.file.write(commit, brief=True) == THREAD
+        places = [await database.file.write(commit, brief=True) for _ in range(50)]
         assert places[-1] == LOOP
 
 
 async def test_many_or_large_ones_are_for_the_thread(tmp_path, writes):
     async with opened(tmp_path, inline_below="1h") as database:
-        await database.journal.start([start(), start()], owner=None)
+        await journal(database).start([start(), start()], owner=None)
         large = start()
         large.fact = '"' + "x" * 100_000 + '"'
-        await database.journal.start([large], owner=None)
-        await database.journal.start([start()], owner=None)
+        await journal(database).start([large], owner=None)
+        await journal(database).start([start()], owner=None)
     assert writes == [THREAD, THREAD, LOOP]
 
 
 async def test_what_waits_behind_another_is_for_the_thread(tmp_path):
     async with opened(tmp_path, inline_below="1h") as database:
         async with database.transaction() as tx:
-            await tx.mark("k", "do", "x", at=1.0)
+            await marks(database).within(tx).set("k", "do", "x", at=1.0)
 
             async def write():
-                return await database.write(where, brief=True)
+                return await database.file.write(where, brief=True)
 
             waiting = asyncio.create_task(write())
             await asyncio.sleep(0.01)
             assert not waiting.done()
         assert await waiting == THREAD
-        assert await database.write(where, brief=True) == LOOP
+        assert await database.file.write(where, brief=True) == LOOP
 
 
 async def test_the_event_loop_never_waits_for_another_process(tmp_path):
     """The lock is held for 0.3 s, and meanwhile the loop goes on."""
     async with opened(tmp_path, inline_below="1h") as database:
-        assert await database.write(where, brief=True) == LOOP
+        assert await database.file.write(where, brief=True) == LOOP
         with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            starting = database.journal.start([start("k")], owner=None)
+            starting = journal(database).start([start("k")], owner=None)
             ticks = 0
             for _ in range(30):
                 await asyncio.sleep(0.01)
@@ -131,8 +132,8 @@ async def test_another_process_that_never_lets_go_is_an_error(tmp_path):
         with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreUnavailable, match="busy timeout"):
-                await database.journal.start([start("k")], owner=None)
-        (answer,) = await database.journal.start([start("k")], owner=None)
+                await journal(database).start([start("k")], owner=None)
+        (answer,) = await journal(database).start([start("k")], owner=None)
         assert answer.created
 
 
@@ -141,7 +142,7 @@ async def test_the_log_is_tidied_up_though_all_writes_are_inline(tmp_path, monke
     monkeypatch.setattr(writer, "CHECKPOINT_PAGES", 50)
     async with opened(tmp_path, inline_below="1h") as database:
         for _ in range(1000):
-            await database.journal.start([start()], owner=None)
+            await journal(database).start([start()], owner=None)
         with contextlib.closing(sqlite3.connect(database.path)) as other:
             _, frames, _ = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     assert 0 < frames < 1000  # of some 4,000 written: after 100 writes, the thread has its turn

@@ -413,8 +413,8 @@ def test_what_an_app_is_given():
     with pytest.raises(DefinitionError, match="max_in_flight=0 must be 1 or more"):
         app.add(Never([]))
     app.add(Newer([]))
-    assert app.definitions.of("whole").version == 4, "by name, the newest"
-    assert app.definitions.of(Whole).version == 3
+    assert app.sagas.definitions.of("whole").version == 4, "by name, the newest"
+    assert app.sagas.definitions.of(Whole).version == 3
     with pytest.raises(DefinitionError, match="version=0 must be 1 or more"):
         app.add(Zeroth([]))
 

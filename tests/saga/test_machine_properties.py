@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -26,7 +27,7 @@ from standfast.saga import facts as fx
 from standfast.saga.machine import Machine, Resolve, Run, Undo
 from standfast.saga.plan import Plan, StepPlan
 from standfast.saga.replay import replay
-from standfast.saga.state import STATUSES
+from standfast.saga.status import STATUSES
 from tests.saga.random_plans import Chance, Dice, random_plan
 
 MAX = 1500
@@ -588,6 +589,7 @@ def walk(seed: int) -> SagaRules:
     return rules
 
 
+@pytest.mark.slow
 def test_random_walks_get_everywhere():
     SEEN.clear()
     for seed in range(MAX):

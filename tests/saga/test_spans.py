@@ -30,6 +30,7 @@ from standfast import (
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.operations import Operations
+from standfast.saga.prepared import prepare
 from standfast.saga.spans import begin_trace
 from tests.saga.engine.world import SOON, Order, World, until
 
@@ -349,7 +350,7 @@ async def test_a_renamed_step_keeps_its_span(tmp_path, world, spans):
         await until(lambda: world.calls)
     second = Standfast(url).add(Two())
     async with second.running(drain=2):
-        operations = Operations(second.sagas, second.database)
+        operations = Operations(second.sagas)
         instance = await second.sagas.instance(handle.id)
         async for _ in operations.tell(operations.move(2, [instance]), [handle.id]):
             pass
@@ -381,8 +382,9 @@ async def test_started_without_a_trace_there_are_attempts_alone(world, spans, tm
     url = f"sqlite:///{tmp_path}/app.db"
     app = Standfast(url).add(Stuck(world))
     async with app.running(drain=2):
-        _, start, _ = app.sagas.prepare(Stuck, Order("1"))
-        await app.database.journal.start([start], owner=None)
+        definition = app.sagas.definitions.of(Stuck)
+        start = prepare(definition, Order("1"), clock=app.clock).start
+        await app.sagas.store.start([start], owner=None)
         with pytest.raises(SagaCompensated):
             await app.handle(start.instance.id).result(timeout=10)
     assert [span.name for span in spans()] == [

@@ -259,14 +259,14 @@ async def test_recovery_and_what_is_set_aside(told, world, tmp_path, monkeypatch
         for handle in handles:
             await until(lambda handle=handle: _is(handle, "waiting"))
     second = Standfast(url).add(Paused(world))
-    read = second.definitions.machine
+    read = second.sagas.definitions.machine
 
     def unreadable(loaded):
         if loaded.instance.id == handles[0].id:
             raise CorruptRecord("journal row 1 can't be read")
         return read(loaded)
 
-    monkeypatch.setattr(second.definitions, "machine", unreadable)
+    monkeypatch.setattr(second.sagas.definitions, "machine", unreadable)
     async with second.running(drain=2):
         for handle in handles:
             await second.sagas.send(handle.id, ev.Signalled("word"))
@@ -290,7 +290,7 @@ async def test_starts_are_counted_where_they_are_made(world, tmp_path):
         await client.start(Journey, Order("1"), key="k")
         async with client.transaction() as tx:
             await tx.start(Trip, Order("2"))
-        assert client.telemetry.started == Counter(journey=1, trip=1)
+        assert client.sagas.telemetry.started == Counter(journey=1, trip=1)
         worker = Standfast(url).add(Journey(), Trip(world))
         async with worker.running(drain=2):
             await handle.result(timeout=10)

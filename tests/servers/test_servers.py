@@ -74,6 +74,7 @@ async def test_a_killed_postgres_comes_back_with_its_data(postgres_server: Postg
     assert await tables(postgres_server.dsn) == 1
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(("fsync", "setting"), [(False, "off"), (True, "on")])
 async def test_postgres_is_as_durable_as_asked(fsync: bool, setting: str) -> None:
     try:

@@ -76,6 +76,7 @@ def adds_up(world: World) -> None:
             assert sorted(moves) == sorted([-world.input, world.input]), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amount", [50, 500])
 def test_they_happen_exactly_once_whatever_goes_wrong(amount):
     report = simulate(Transfer, amount, seeds=1500, invariants=adds_up, schema=SCHEMA)
@@ -95,11 +96,10 @@ def test_an_undo_of_what_was_rolled_back_is_found():
 
 def test_an_engine_that_commits_the_two_apart_is_found(monkeypatch):
     async def apart(self, active, command):
-        async with self.database.transaction() as tx:
-            given, _ = self.sagas.wrap(tx)
-            value = await self.attempts.call(active, command, given)
+        async with self._home.host.transaction() as tx:
+            value = await self.attempts.call(active, command, tx)
         success = self.attempts.success(active, command, value)
-        return active.machine.handle(success, self.clock.now())
+        return active.machine.handle(success, self._clock.now())
 
     monkeypatch.setattr(Runner, "_transact", apart)
     with pytest.raises(InvariantViolated):

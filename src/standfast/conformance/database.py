@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from standfast.clock import SYSTEM_CLOCK, SystemClock
 from standfast.conformance.samples import (
-    KINDS,
-    Suite,
+    PORTS,
     another,
     facts,
-    mail,
+    journal,
     owned,
     passive,
     register,
     start,
 )
-from standfast.errors import MigrationNeeded
+from standfast.conformance.schema import SchemaSuite
+from standfast.errors import Unsupported
 from standfast.ports.database import Database
-from standfast.ports.journal import Append, Filter
+from standfast.ports.journal import Append
+from standfast.ports.leases import LeaseStore
+from standfast.ports.providing import Provided, provide
+from standfast.ports.schema import Schema, SchemaLine, SchemaMigration
 
 
 class _Behind(SystemClock):
@@ -33,27 +35,56 @@ class _Behind(SystemClock):
         return time.time() - 3600
 
 
-class DatabaseSuite(Suite):
+class _Unheard:
+    """A port that no backend has."""
+
+
+class _Own:
+    """A port that this suite announces."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+
+class DatabaseSuite(SchemaSuite):
     """Override the fixtures `database` and `empty`."""
 
-    @pytest.fixture
-    async def empty(self) -> AsyncIterator[Database]:
-        """A database that is open but was never migrated; closed after the test."""
-        raise NotImplementedError("override the fixture `empty`")
+    # ports
 
-    async def test_migrate(self, empty: Database) -> None:
-        """Applies everything once, in order, and tells what."""
-        if not empty.migrations:
-            pytest.skip("the backend has no tables")
-        numbers = [migration.number for migration in empty.migrations]
-        assert numbers == list(range(1, len(numbers) + 1))
-        assert await empty.schema_version() == 0
-        assert await empty.migrate() == list(empty.migrations)
-        assert await empty.schema_version() == numbers[-1]
-        assert await empty.migrate() == []
-        token = await register(empty)
-        id = await owned(empty, token)
-        assert list(await empty.journal.append(token, [Append(id, 0, ["1"])])) == [None]
+    async def test_ports(self, database: Database) -> None:
+        """Always the same object for a kind, also after it was closed and opened."""
+        made: list[object] = [database.port(kind) for kind in (*PORTS, Schema)]
+        assert len({id(each) for each in made}) == 4
+        assert [database.port(kind) for kind in (*PORTS, Schema)] == made
+        await database.close()
+        await database.open()
+        again: list[object] = [database.port(kind) for kind in (*PORTS, Schema)]
+        assert all(one is other for one, other in zip(again, made, strict=True))
+        await passive(database)
+
+    async def test_a_port_it_does_not_have(self, database: Database) -> None:
+        """`Unsupported` names the database, the port, and what can be done."""
+        for ask in (lambda: database.port(_Unheard), lambda: database.lines([_Unheard])):
+            with pytest.raises(Unsupported, match=r"standfast\.ports\.provide") as caught:
+                ask()
+            assert "_Unheard" in str(caught.value)
+            assert database.url in str(caught.value)
+
+    async def test_a_port_of_your_own(self, database: Database) -> None:
+        """Announced, it is made once, for this database; its line comes after what it needs."""
+        line = SchemaLine("own", (SchemaMigration(1, "own", "CREATE TABLE x (id BIGINT);"),))
+        provide(database.dialect, _Own, Provided(make=_Own, line=line, needs=(LeaseStore,)))
+        own = database.port(_Own)
+        assert own.database is database
+        assert database.port(_Own) is own
+        assert list(database.lines([_Own])) == [*database.lines([LeaseStore]), line]
+
+    # the database itself
+
+    async def test_dialect(self, database: Database) -> None:
+        """The transaction's is the database's."""
+        async with database.transaction() as tx:
+            assert tx.dialect == database.dialect
 
     async def test_clock_offset(self, database: Database) -> None:
         """Tells by how much a clock is behind the store's own, or 0 where the store has none."""
@@ -61,56 +92,11 @@ class DatabaseSuite(Suite):
         offset = await database.clock_offset(_Behind())
         assert offset == 0.0 or abs(offset - 3600) < 60
 
-    async def test_migrate_keeps_what_is_there(self, database: Database) -> None:
-        """Migrating again loses nothing."""
-        id = await passive(database)
-        assert await database.migrate() == []
-        assert len(await facts(database, id)) == 1
-
-    async def test_migrate_at_once(self, empty: Database) -> None:
-        """Safe beside others who do the same: each migration is applied by one of them."""
-        if not empty.migrations:
-            pytest.skip("the backend has no tables")
-        others = [another(empty) for _ in range(3)]
-        await asyncio.gather(*(other.open() for other in others))
-        try:
-            done = await asyncio.gather(*(each.migrate() for each in (empty, *others, empty)))
-            applied = [migration for some in done for migration in some]
-            assert sorted(applied, key=lambda m: m.number) == list(empty.migrations)
-            versions = [await each.schema_version() for each in (empty, *others)]
-            assert set(versions) == {len(empty.migrations)}
-        finally:
-            await asyncio.gather(*(other.close() for other in others))
-
-    async def test_missing_tables(self, empty: Database) -> None:
-        """`MigrationNeeded`, which names the remedy, whatever is called first."""
-        if not empty.migrations:
-            pytest.skip("the backend has no tables")
-        id = start().instance.id
-        calls: list[Callable[[], Awaitable[object]]] = [
-            lambda: empty.journal.start([start()], owner=None),
-            lambda: empty.journal.append(1, [Append(id, 0, ["1"])]),
-            lambda: empty.journal.claim(1, KINDS, now=0.0, limit=1),
-            lambda: empty.journal.load([id]),
-            lambda: empty.journal.find(Filter(), limit=1),
-            lambda: empty.journal.send([mail(id)]),
-            lambda: empty.leases.register("w", KINDS, ttl=1),
-            lambda: empty.leases.workers(),
-            lambda: empty.count_marks(before=0.0),
-            lambda: empty.purge_marks(before=0.0, limit=1),
-        ]
-        for call in calls:
-            with pytest.raises(MigrationNeeded, match="standfast migrate"):
-                await call()
-        with pytest.raises(MigrationNeeded, match="standfast migrate"):
-            async with empty.transaction() as tx:
-                await tx.mark("k", "do", "x", at=0.0)
-
     async def test_close_and_open_again(self, database: Database) -> None:
         """Closing twice is fine; what was committed is there again."""
         token = await register(database)
         id = await owned(database, token)
-        await database.journal.append(token, [Append(id, 0, ["1"])])
+        await journal(database).append(token, [Append(id, 0, ["1"])])
         await database.close()
         await database.close()
         await database.open()
@@ -120,14 +106,14 @@ class DatabaseSuite(Suite):
         """Writes under way when it closes are done."""
         starts = [start() for _ in range(20)]
         writes = [
-            asyncio.ensure_future(database.journal.start([one], owner=None)) for one in starts
+            asyncio.ensure_future(journal(database).start([one], owner=None)) for one in starts
         ]
         await asyncio.sleep(0)
         await database.close()
         answers = [answer for (answer,) in await asyncio.gather(*writes)]
         assert all(answer.created for answer in answers)
         await database.open()
-        assert len(await database.journal.load([one.instance.id for one in starts])) == 20
+        assert len(await journal(database).load([one.instance.id for one in starts])) == 20
 
     async def test_another_process_sees_what_is_committed(self, database: Database) -> None:
         """And writes beside it."""
@@ -138,24 +124,8 @@ class DatabaseSuite(Suite):
             assert len(await facts(second, mine)) == 1
             assert len(await facts(database, theirs)) == 1
             answers = await asyncio.gather(
-                *(each.journal.start([start("k")], owner=None) for each in (database, second) * 5)
+                *(journal(each).start([start("k")], owner=None) for each in (database, second) * 5)
             )
             assert sum(answer.created for (answer,) in answers) == 1
         finally:
             await second.close()
-
-    async def test_purge_marks(self, database: Database) -> None:
-        """Up to `limit` of those set before that time; they can be counted first."""
-        now = time.time()
-        async with database.transaction() as tx:
-            for n in range(5):
-                await tx.mark(f"old-{n}", "do", "x", at=now - 100)
-            await tx.mark("new", "do", "x", at=now)
-        assert await database.count_marks(before=now - 50) == 5
-        assert await database.purge_marks(before=now - 50, limit=3) == 3
-        assert await database.count_marks(before=now - 50) == 2
-        assert await database.purge_marks(before=now - 50, limit=3) == 2
-        assert await database.purge_marks(before=now - 50, limit=3) == 0
-        async with database.transaction() as tx:
-            assert await tx.mark("new", "do", "again", at=now) is not None
-            assert await tx.mark("old-0", "do", "again", at=now) is None

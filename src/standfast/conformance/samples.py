@@ -3,22 +3,63 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
 from uuid import UUID
 
 import pytest
 
 from standfast.ids import new_id
-from standfast.ports.database import Database
-from standfast.ports.journal import Append, Change, Instance, Loaded, Mail, Start
+from standfast.ports.database import Database, Row, StoreTransaction
+from standfast.ports.journal import Append, Change, Instance, JournalStore, Loaded, Mail, Start
+from standfast.ports.leases import Lease, LeaseStore
+from standfast.ports.marks import MarkStore
+from standfast.ports.providing import Dialect
+from standfast.ports.schema import AppliedMigration, Schema
 
 KIND = ("saga", "order", 1)
 OTHER_KIND = ("saga", "invoice", 2)
 KINDS = (KIND, OTHER_KIND)
 LONG = 600.0
 """A lease, in seconds, that doesn't run out while a test runs."""
+PORTS: tuple[type, ...] = (LeaseStore, JournalStore, MarkStore)
+"""The ports whose tables the fixture `database` has."""
+
+Wrap: TypeAlias = Callable[[StoreTransaction], StoreTransaction]
+
+
+class Undo(Exception):
+    """Raised in the block of a transaction to roll it back."""
+
+
+class PlainTransaction:
+    """A transaction that can run SQL and nothing else, as somebody's own would be."""
+
+    def __init__(self, inner: StoreTransaction) -> None:
+        self._inner = inner
+
+    @property
+    def dialect(self) -> Dialect:
+        """See `StoreTransaction.dialect`."""
+        return self._inner.dialect
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """See `StoreTransaction.execute`."""
+        return await self._inner.execute(sql, *args)
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """See `StoreTransaction.fetch`."""
+        return await self._inner.fetch(sql, *args)
+
+    async def fetch_one(self, sql: str, *args: Any) -> Row | None:
+        """See `StoreTransaction.fetch_one`."""
+        return await self._inner.fetch_one(sql, *args)
+
+    async def fetch_value(self, sql: str, *args: Any) -> Any:
+        """See `StoreTransaction.fetch_value`."""
+        return await self._inner.fetch_value(sql, *args)
 
 
 def start(key: str = "", *, kind: tuple[str, str, int] = KIND, **changes: Any) -> Start:
@@ -61,7 +102,9 @@ def finish(id: UUID, after: int, facts: Sequence[str] = ('{"type":"ended"}',)) -
 
 
 class Suite:
-    """The fixtures of every suite. Override `database`."""
+    """The fixtures of every suite. Override `database`, and `sql` where there is no SQL."""
+
+    sql: ClassVar[bool] = True
 
     @pytest.fixture
     async def database(self) -> AsyncIterator[Database]:
@@ -70,7 +113,7 @@ class Suite:
 
     @pytest.fixture
     async def worker(self, database: Database) -> int:
-        """The token of a registered worker."""
+        """The token of a worker's lease."""
         return await register(database)
 
     @pytest.fixture
@@ -78,8 +121,52 @@ class Suite:
         """A token whose lease was ended by `expire`."""
         token = await register(database, ttl=0.001)
         await asyncio.sleep(0.01)
-        assert await database.leases.expire() == [token]
+        assert await leases(database).expire() == [token]
         return token
+
+    @pytest.fixture(params=["its own", "plain"])
+    def wrap(self, request: pytest.FixtureRequest) -> Wrap:
+        """What a transaction goes through before a port writes in it: nothing, or a wrapper."""
+        if request.param == "its own":
+            return lambda tx: tx
+        if not self.sql:
+            pytest.skip("the backend has no SQL")
+        return PlainTransaction
+
+    @pytest.fixture
+    async def table(self, database: Database) -> AsyncIterator[str]:
+        """A user's table: (id, text, data)."""
+        if not self.sql:
+            pytest.skip("the backend has no SQL")
+        name = "conformance_rows"
+        async with database.transaction() as tx:
+            await tx.execute(
+                f"CREATE TABLE {name} (id BIGINT PRIMARY KEY, text TEXT, data BYTEA,"
+                " CHECK (id <> 13))"
+            )
+        yield name
+        async with database.transaction() as tx:
+            await tx.execute(f"DROP TABLE {name}")
+
+
+async def migrate(database: Database) -> list[AppliedMigration]:
+    """Make the tables that the suites need; what was done."""
+    return await database.port(Schema).migrate(database.lines(PORTS))
+
+
+def journal(database: Database) -> JournalStore:
+    """Its journal."""
+    return database.port(JournalStore)
+
+
+def leases(database: Database) -> LeaseStore:
+    """Its leases."""
+    return database.port(LeaseStore)
+
+
+def marks(database: Database) -> MarkStore:
+    """Its marks."""
+    return database.port(MarkStore)
 
 
 def another(database: Database) -> Database:
@@ -91,30 +178,54 @@ def another(database: Database) -> Database:
     return second
 
 
-async def register(database: Database, name: str = "worker", ttl: float = LONG) -> int:
-    """Register a worker and answer its token."""
-    token = await database.leases.register(name, KINDS, ttl=ttl)
+def note_of(*kinds: tuple[str, str, int]) -> str:
+    """The note of the lease of a worker that has these kinds."""
+    return json.dumps({"kinds": kinds})
+
+
+async def register(
+    database: Database,
+    name: str = "worker",
+    ttl: float = LONG,
+    kinds: Sequence[tuple[str, str, int]] = KINDS,
+) -> int:
+    """Acquire the lease of a worker of that name, as each of its processes does; its token."""
+    (token,) = await leases(database).acquire(
+        [f"member:{new_id()}"], name, ttl=ttl, note=note_of(*kinds)
+    )
     assert token is not None
     return token
 
 
+async def acquire(database: Database, name: str, ttl: float = LONG) -> int | None:
+    """Try for one lease."""
+    (token,) = await leases(database).acquire([name], "holder", ttl=ttl)
+    return token
+
+
+async def only_lease(database: Database, prefix: str = "") -> Lease:
+    """The one lease there is."""
+    (lease,) = await leases(database).leases(prefix)
+    return lease
+
+
 async def owned(database: Database, worker: int, **changes: Any) -> UUID:
     """A new instance that `worker` owns."""
-    (answer,) = await database.journal.start([start(**changes)], owner=worker)
+    (answer,) = await journal(database).start([start(**changes)], owner=worker)
     assert answer.created
     return answer.id
 
 
 async def passive(database: Database, **changes: Any) -> UUID:
     """A new instance that nobody owns."""
-    (answer,) = await database.journal.start([start(**changes)], owner=None)
+    (answer,) = await journal(database).start([start(**changes)], owner=None)
     assert answer.created
     return answer.id
 
 
 async def loaded(database: Database, id: UUID) -> Loaded:
     """The one instance, as stored."""
-    (it,) = await database.journal.load([id])
+    (it,) = await journal(database).load([id])
     return it
 
 
@@ -126,5 +237,5 @@ async def facts(database: Database, id: UUID) -> list[str]:
 async def is_due(database: Database, worker: int, id: UUID, *, now: float | None = None) -> bool:
     """Whether a claim takes it (which it then is)."""
     when = time.time() if now is None else now
-    claimed = await database.journal.claim(worker, KINDS, now=when, limit=100)
+    claimed = await journal(database).claim(worker, KINDS, now=when, limit=100)
     return id in [it.instance.id for it in claimed]

@@ -1,5 +1,6 @@
-"""Idempotency: doing a thing once, however often it is asked for."""
+"""Effects that happen once: the barrier that a saga's participant puts around its own rows."""
 
-from standfast.idempotency.barrier import Gate, barrier
+from standfast.idempotency.barrier import Gate, HasBranchKey, barrier
+from standfast.idempotency.pattern import Barrier
 
-__all__ = ["Gate", "barrier"]
+__all__ = ["Barrier", "Gate", "HasBranchKey", "barrier"]

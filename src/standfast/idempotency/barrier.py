@@ -16,10 +16,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from standfast.branch_key import BranchKey
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.codec import JSON
-from standfast.message import BranchKey
-from standfast.ports.database import Mark
+from standfast.ports.marks import Mark, MarkStore
+from standfast.transaction import UnitOfWork
 
 
 class HasBranchKey(Protocol):
@@ -28,18 +29,6 @@ class HasBranchKey(Protocol):
     @property
     def branch_key(self) -> BranchKey:
         """The branch and the operation."""
-        ...
-
-
-class MarkingTransaction(Protocol):
-    """An open transaction that can set marks; `Standfast.transaction` gives one."""
-
-    async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
-        """As `StoreTransaction.mark`."""
-        ...
-
-    async def keep_result(self, key: str, operation: str, result: str) -> None:
-        """As `StoreTransaction.keep_result`."""
         ...
 
 
@@ -59,7 +48,7 @@ class Gate:
 
 @asynccontextmanager
 async def barrier(
-    tx: MarkingTransaction, branch: HasBranchKey | BranchKey, *, clock: Clock = SYSTEM_CLOCK
+    tx: UnitOfWork, branch: HasBranchKey | BranchKey, *, clock: Clock = SYSTEM_CLOCK
 ) -> AsyncIterator[Gate]:
     """Decide, inside `tx`, whether this action or compensation is to take effect.
 
@@ -75,14 +64,16 @@ async def barrier(
     take effect, the compensation only after the action, and no action after its compensation.
     Concurrent calls for one branch wait for each other. Not guaranteed once the marks have been
     purged (``standfast purge-marks``): keep them longer than any message can be late. Raises
-    `StoreError`, and `CodecError` for a result that can't be encoded.
+    `StoreError` (`MigrationNeeded` where ``app.add(Barrier())`` is missing, so that there is no
+    table for marks), and `CodecError` for a result that can't be encoded.
     """
     key = branch if isinstance(branch, BranchKey) else branch.branch_key
     at = clock.now()
     operation = key.operation
-    done = await tx.mark(key.key, "action", operation, at=at)
+    marks = tx.within(MarkStore)
+    done = await marks.set(key.key, "action", operation, at=at)
     if operation == "compensation":
-        undone = await tx.mark(key.key, "compensation", operation, at=at)
+        undone = await marks.set(key.key, "compensation", operation, at=at)
         if undone is not None:
             gate = Gate(False, "duplicate", _decode(undone))
         elif done is None:
@@ -97,7 +88,7 @@ async def barrier(
         gate = Gate(False, "duplicate", _decode(done))
     yield gate
     if gate.first and gate.result is not None:
-        await tx.keep_result(key.key, operation, JSON.encode(gate.result).decode())
+        await marks.keep_result(key.key, operation, JSON.encode(gate.result).decode())
 
 
 def _decode(mark: Mark) -> Any:

@@ -1,6 +1,21 @@
-"""All that a backend author must read: what Standfast asks of a database.
+"""Ports: what a backend must do, at the level of meaning.
 
-`database` is a database as a whole and its transactions, `journal` stores coordination journals
-(sagas first), `leases` says which workers are alive. Each protocol's docstrings state atomicity,
-ordering and errors; `standfast.conformance` holds a test suite for each that a backend subclasses.
+A backend author reads this package and nothing else of the library, and proves the result with
+`standfast.conformance`. `providing` tells how a port is found.
 """
+
+from standfast.ports.database import Capabilities, Database, Row, StoreTransaction
+from standfast.ports.providing import Dialect, Provided, provide
+from standfast.ports.schema import SchemaLine, SchemaMigration
+
+__all__ = [
+    "Capabilities",
+    "Database",
+    "Dialect",
+    "Provided",
+    "Row",
+    "SchemaLine",
+    "SchemaMigration",
+    "StoreTransaction",
+    "provide",
+]

@@ -1,17 +1,22 @@
-"""A database as a whole: opening, migrating, and the transaction that ties everything together."""
+"""A database as a whole: opening it, its ports, and the transaction that ties everything together.
+
+A transaction runs SQL and knows nothing of any pattern. What patterns write is decided as data, a
+`Script` of statements, so that it can ride any transaction, whoever opened it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
-from uuid import UUID
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from standfast.clock import Clock
-from standfast.errors import StandfastError
-from standfast.ports.journal import Append, Instance, JournalStore, Mail, Start, Started
-from standfast.ports.leases import WorkerLeases
+from standfast.ports.providing import Dialect
+from standfast.ports.schema import SchemaLine
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +34,6 @@ class Capabilities:
     write_lanes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """One numbered step of the schema, as SQL that is complete: it also notes itself as applied."""
-
-    number: int
-    name: str
-    sql: str
-
-
 class Row(Protocol):
     """A fetched row: by column name or position."""
 
@@ -47,16 +43,13 @@ class Row(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A mark already there: who set it (`reason`) and the `result` (JSON text) kept with it."""
-
-    reason: str
-    result: str | None
-
-
 class StoreTransaction(Protocol):
     """One open transaction. SQL uses ``$1, $2 …``; driver errors come out as `StoreError`."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The SQL that it speaks."""
+        ...
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched (0 when the engine doesn't say)."""
@@ -74,33 +67,55 @@ class StoreTransaction(Protocol):
         """The first column of the first row, or None."""
         ...
 
-    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
-        """`JournalStore.start`, as part of this transaction."""
+
+class Statement(NamedTuple):
+    """One statement of a script, in ``$1, $2 …``, which is answered with its rows.
+
+    With `many`, `args` are a sequence of arguments: the statement is run with each, and answered
+    with one row that holds how many rows were touched in all.
+    """
+
+    sql: str
+    args: Sequence[Any] = ()
+    many: bool = False
+
+
+Script: TypeAlias = Generator[Statement, Any, T]
+"""What a pattern writes, as data: it yields statements, is sent the rows of each, and returns.
+
+Whoever carries it out may be async or not, and may commit afterwards or not. An error of a
+statement ends it.
+"""
+
+
+class RunsScripts(Protocol):
+    """A `StoreTransaction` that carries a whole script out in one go, faster than by statements."""
+
+    async def run(self, script: Script[T]) -> T:
+        """Carry it out; what it returns."""
         ...
 
-    async def append(self, owner: int, append: Append) -> StandfastError | None:
-        """`JournalStore.append` of one, as part of this transaction. On an error, roll back."""
-        ...
 
-    async def send(self, mails: Sequence[Mail]) -> list[bool]:
-        """`JournalStore.send`, as part of this transaction."""
-        ...
+async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
+    """Carry out a script inside a transaction of its dialect; what it returns.
 
-    async def instance(self, id: UUID) -> Instance | None:
-        """The searchable row as this transaction sees it, None where there is none."""
-        ...
-
-    async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
-        """Set the mark (key, operation); None if it is new, else the one already there.
-
-        Serialised against other transactions that set the same mark: the second waits for the first
-        to end.
-        """
-        ...
-
-    async def keep_result(self, key: str, operation: str, result: str) -> None:
-        """Keep a JSON text with a mark set in this transaction."""
-        ...
+    Raises what its statements raise; then the transaction is to be rolled back.
+    """
+    run = getattr(tx, "run", None)  # quicker than to ask whether it is a `RunsScripts`
+    if run is not None:
+        done: T = await run(script)
+        return done
+    rows: Any = None
+    while True:
+        try:
+            statement = script.send(rows)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if statement.many:
+            rows = [(sum([await tx.execute(statement.sql, *args) for args in statement.args]),)]
+        else:
+            rows = await tx.fetch(statement.sql, *statement.args)
 
 
 class Database(Protocol):
@@ -112,23 +127,21 @@ class Database(Protocol):
         ...
 
     @property
+    def dialect(self) -> Dialect:
+        """The SQL that it speaks."""
+        ...
+
+    @property
     def capabilities(self) -> Capabilities:
         """What it can do."""
         ...
 
-    @property
-    def journal(self) -> JournalStore:
-        """Its journal."""
+    def port(self, kind: type[P]) -> P:
+        """The port of that kind, always the same object. Raises `Unsupported` if there is none."""
         ...
 
-    @property
-    def leases(self) -> WorkerLeases:
-        """Its workers' leases."""
-        ...
-
-    @property
-    def migrations(self) -> Sequence[Migration]:
-        """All migrations, in order."""
+    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
+        """The tables that ports of these kinds need, in the order in which to make them."""
         ...
 
     async def open(self) -> None:
@@ -137,14 +150,6 @@ class Database(Protocol):
 
     async def close(self) -> None:
         """Finish what was accepted, then disconnect. Closing twice is fine."""
-        ...
-
-    async def schema_version(self) -> int:
-        """The number of the last migration applied, 0 for none."""
-        ...
-
-    async def migrate(self) -> list[Migration]:
-        """Apply what is missing, atomically, safely beside others who do so too; what it did."""
         ...
 
     async def clock_offset(self, clock: Clock) -> float:
@@ -156,12 +161,4 @@ class Database(Protocol):
 
         On cancellation it rolls back. Where the engine has a single writer, others wait meanwhile.
         """
-        ...
-
-    async def count_marks(self, *, before: float) -> int:
-        """How many marks were set before that time (seconds since the epoch)."""
-        ...
-
-    async def purge_marks(self, *, before: float, limit: int) -> int:
-        """Delete up to `limit` marks set before that time (seconds since the epoch)."""
         ...

@@ -5,9 +5,9 @@ is its start. Its state is a fold of those facts; the instance's own row holds o
 searched or claimed. *Mail* is how anyone but the owner speaks to an instance: the owner folds it
 into the journal, so that a journal has one writer at a time.
 
-Ownership: an instance is *active* while a worker owns it (`owner` is that worker's lease token) and
-*passive* otherwise. A passive instance is due when its `wake_at` has passed; None means that only
-mail wakes it. All times are wall-clock seconds since the Unix epoch.
+Ownership: an instance is *active* while a worker owns it (`owner` is the token of its process's
+lease, its membership) and *passive* otherwise. A passive instance is due when its `wake_at` has
+passed; None means that only mail wakes it. All times are wall-clock seconds since the Unix epoch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Protocol
 from uuid import UUID
 
 from standfast.errors import StandfastError
+from standfast.ports.database import StoreTransaction
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class Start:
 
 
 @dataclass(slots=True)
-class Started:
+class StartAnswer:
     """What became of a `Start`: `created`, or the instance that already has the key.
 
     `id` and `input_hash` are of the instance that now holds the key.
@@ -143,13 +144,33 @@ class Filter:
     ids: tuple[UUID, ...] = ()
 
 
+class JournalWriter(Protocol):
+    """The journal inside one transaction: what is written becomes true when that commits."""
+
+    async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:
+        """`JournalStore.start` of passive instances."""
+        ...
+
+    async def append(self, owner: int, append: Append) -> None:
+        """`JournalStore.append` of one. Raises `StaleWriter`; on any error, roll back."""
+        ...
+
+    async def send(self, mails: Sequence[Mail]) -> list[bool]:
+        """`JournalStore.send`."""
+        ...
+
+    async def instance(self, id: UUID) -> Instance | None:
+        """The searchable row as this transaction sees it, None where there is none."""
+        ...
+
+
 class JournalStore(Protocol):
     """Stores instances. Safe to use from many tasks of one event loop at once.
 
     `start` and `append`, the hot ones, may answer with a future, also one that is done already.
     """
 
-    def start(self, starts: Sequence[Start], *, owner: int | None) -> Awaitable[list[Started]]:
+    def start(self, starts: Sequence[Start], *, owner: int | None) -> Awaitable[list[StartAnswer]]:
         """Insert new instances, all in one commit; answers in the order of `starts`.
 
         Owned by `owner` at once, or passive and due at their `wake_at` when None. A start whose
@@ -180,6 +201,7 @@ class JournalStore(Protocol):
         """Take up to `limit` passive instances that are due, the longest due first, and load them.
 
         Only of the given (pattern, name, version) `kinds`. Two workers never get the same one.
+        With an owner whose lease is lost: `StaleWriter`.
         """
         ...
 
@@ -212,12 +234,31 @@ class JournalStore(Protocol):
     async def flag_unclaimable(
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
-        """Find passive, unfinished instances due before then whose kind no live worker registered.
+        """Find passive, unfinished instances due before then whose kind no live worker has.
+
+        What workers have stands in the notes of their leases: ``{"kinds": [[pattern, name,
+        version], …]}``.
 
         Sets their `status` and `cause` (``{name}`` and ``{version}`` are filled in) without making
         them less due, so that a worker which has the kind can claim them. Answers those newly
         flagged.
         """
+        ...
+
+    async def release(self, owner: int) -> None:
+        """Make all that `owner` owns passive and due now. Its lease stays as it is."""
+        ...
+
+    async def reclaim(self) -> int:
+        """Make what is owned under leases that were ended passive and due now; how many."""
+        ...
+
+    async def owned(self) -> Mapping[int, int]:
+        """How many instances are owned, by owner."""
+        ...
+
+    def within(self, tx: StoreTransaction) -> JournalWriter:
+        """The journal as part of `tx`."""
         ...
 
     async def load(self, ids: Sequence[UUID]) -> list[Loaded]:

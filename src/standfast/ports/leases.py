@@ -1,56 +1,74 @@
-"""Worker leases: who is alive, and who may write.
+"""Named leases with fencing tokens: who may do what, until when.
 
-A worker registers, gets a token that is larger than any given before (a fencing token), and renews
-it. Once another has expired the lease, no write with that token succeeds any more. Lease times are
-judged by the store's own clock, never by a worker's.
+Whoever acquires a lease gets a token that is larger than any given before by this store, renews it,
+and writes with it. Once the lease has been ended, by its holder or because it ran out, no write
+with that token succeeds any more: stores check it in the same statement. Until somebody ends it, a
+lease that ran out still holds. Times are judged by the store's own clock, never by a holder's.
+
+Source of the fencing token: Martin Kleppmann, "How to do distributed locking" (2016); the lease
+itself: Gray and Cheriton, "Leases" (SOSP 1989).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
-    """A registered worker. `expires_in`: seconds, negative when overdue. `owned`: instances."""
+class Lease:
+    """A lease that somebody holds.
 
-    token: int
+    `holder` says who, for people; `note` is JSON text that the holder keeps with it. `expires_in`
+    is in seconds, negative when it ran out and nobody has ended it yet.
+    """
+
     name: str
-    kinds: tuple[tuple[str, str, int], ...]
+    token: int
+    holder: str
+    note: str
     expires_in: float
-    owned: int
 
 
-class WorkerLeases(Protocol):
-    """Leases of the workers of one store."""
+class LeaseStore(Protocol):
+    """Keeps leases. Every method raises `StoreUnavailable` when the store is away."""
 
-    async def register(
-        self, name: str, kinds: Sequence[tuple[str, str, int]], *, ttl: float
-    ) -> int | None:
-        """A new token, valid for `ttl` seconds; expired leases are ended first, as by `expire`.
+    async def acquire(
+        self, names: Sequence[str], holder: str, *, ttl: float, note: str = "{}"
+    ) -> list[int | None]:
+        """A new token for each name, valid for `ttl` seconds, or None while another's lease runs.
 
-        None when the store takes one worker only and another one's lease is running.
+        Leases that ran out are ended first, as by `expire`. All or some may be given.
         """
         ...
 
-    async def renew(self, token: int, *, ttl: float) -> bool:
-        """Extend the lease to `ttl` seconds from now. False when it is lost, for good."""
+    async def renew(self, tokens: Sequence[int], *, ttl: float) -> list[bool]:
+        """Extend leases to `ttl` seconds from now, in one go. False for one lost for good."""
+        ...
+
+    async def annotate(self, token: int, note: str) -> None:
+        """Replace the note of a lease; nothing happens where it was lost."""
+        ...
+
+    async def release(self, tokens: Sequence[int]) -> None:
+        """Give leases up. Those that are lost already are left out."""
         ...
 
     async def expire(self) -> list[int]:
-        """End every lease that has run out: its instances become passive and due now.
+        """End every lease that has run out; the tokens that were ended.
 
-        Answers the tokens ended. Atomic against `append`: each write of such a worker either came
-        before, or is refused.
+        Atomic against writes with a token: each came before the end, or is refused.
         """
         ...
 
-    async def release(self, token: int) -> None:
-        """Give the lease up: its instances become passive and due now."""
+    async def leases(self, prefix: str = "") -> list[Lease]:
+        """All leases whose name begins with `prefix`, oldest first."""
         ...
 
-    async def workers(self) -> list[Worker]:
-        """All registered workers, oldest first."""
+    def on_freed(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back, on the event loop, soon after a lease was ended by anybody.
+
+        Hints only: they may be late, repeated or lost. Returns a function that ends it.
+        """
         ...

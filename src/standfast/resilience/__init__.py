@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from standfast.resilience.pipeline import Pipeline
     from standfast.resilience.policy import Policy
     from standfast.resilience.ratelimit import (
+        DatabaseRateLimits,
         Decision,
         LeasedRateLimits,
         MemoryRateLimits,
@@ -45,7 +46,14 @@ _HOMES = {
     "last_good": ("LastGood",),
     "pipeline": ("Pipeline",),
     "policy": ("Policy",),
-    "ratelimit": ("Decision", "LeasedRateLimits", "MemoryRateLimits", "Rate", "RateLimiter"),
+    "ratelimit": (
+        "DatabaseRateLimits",
+        "Decision",
+        "LeasedRateLimits",
+        "MemoryRateLimits",
+        "Rate",
+        "RateLimiter",
+    ),
     "retry": ("Retry",),
     "timeout": ("Timeout",),
 }
@@ -57,6 +65,7 @@ __all__ = [
     "CircuitBreaker",
     "CircuitRegistry",
     "Constant",
+    "DatabaseRateLimits",
     "Decision",
     "Decorrelated",
     "Degraded",

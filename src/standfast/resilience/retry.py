@@ -12,22 +12,10 @@ from standfast.errors import ConfigurationError, Refused, Rejected
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.retry_rules import Counts
 
 if TYPE_CHECKING:
     from standfast.resilience.retrying import Attempt
-
-
-class Counts:
-    """What a policy has counted, for telemetry."""
-
-    __slots__ = ("exhausted", "failed", "retries", "succeeded", "watched")
-
-    def __init__(self) -> None:
-        self.succeeded: int = 0
-        self.failed: int = 0
-        self.retries: int = 0
-        self.exhausted: int = 0
-        self.watched: bool = False
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

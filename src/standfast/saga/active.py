@@ -9,11 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from standfast.errors import CorruptRecord
-from standfast.ports.journal import Mail, Start
+from standfast.ports.journal import Mail
 from standfast.saga import events as ev
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import Opened
+from standfast.saga.prepared import Prepared
 
 log = logging.getLogger("standfast.saga")
 
@@ -22,6 +23,7 @@ class Active:
     """One instance in this worker's memory."""
 
     __slots__ = (
+        "born",
         "child_starts",
         "consumed",
         "definition",
@@ -50,7 +52,10 @@ class Active:
         self.moves_to: int | None = None
         self.sleeps_until: float | None = None
         self.shown: tuple[str, str, str] = ("running", "", "")
-        self.child_starts: dict[str, Start] = {}
+        self.child_starts: dict[str, Prepared] = {}
+        """Starts of children that were asked for, by branch."""
+        self.born: list[Prepared] = []
+        """Those whose start is being stored."""
         self.task: asyncio.Task[None] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -103,6 +108,7 @@ class Active:
         self.last_mail = 0
         self.shown = ("", "", "")
         self.child_starts.clear()
+        self.born = []
         self.open(opened, mails)
 
     def nudge(self) -> None:

@@ -11,27 +11,27 @@ import msgspec
 from standfast.clock import Clock
 from standfast.durations import human, seconds
 from standfast.errors import CodecError, Refused
-from standfast.ports.journal import Start
 from standfast.resilience.budget import is_final
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.branch import Branch
-from standfast.saga.client import Sagas
 from standfast.saga.context import Context
 from standfast.saga.machine import Command, Resolve, Run, Undo
+from standfast.saga.prepared import Parent, Prepared, prepare
+from standfast.saga.registry import Definitions
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.text import told
 
 ERROR_LENGTH = 2000
 
 
-class Attempts:
+class AttemptRunner:
     """Carries out commands. What the user's code raises becomes an event, never an exception."""
 
-    def __init__(self, sagas: Sagas, telemetry: SagaTelemetry) -> None:
-        self.sagas: Sagas = sagas
-        self.clock: Clock = sagas.clock
+    def __init__(self, definitions: Definitions, telemetry: SagaTelemetry, clock: Clock) -> None:
+        self.definitions: Definitions = definitions
+        self.clock: Clock = clock
         self.telemetry: SagaTelemetry = telemetry
 
     def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
@@ -144,18 +144,18 @@ class Attempts:
             return ev.Failed(branch.id, describe(error), retriable=False)
         return ev.Answered(branch.id)
 
-    def _child_start(self, active: Active, branch: Branch, saga: Any, input: Any) -> Start:
+    def _child_start(self, active: Active, branch: Branch, saga: Any, input: Any) -> Prepared:
         machine = active.machine
-        _, start, _ = self.sagas.prepare(
-            saga,
+        return prepare(
+            self.definitions.of(saga),
             input,
+            clock=self.clock,
             key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
             correlation_id=machine.started.correlation_id,
             trace=self.telemetry.trace_of_child(machine, branch),
             id=machine.child_id(branch),
-            parent=(machine.id, branch.id),
+            parent=Parent(machine.id, branch.id),
         )
-        return start
 
 
 async def _within(

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from standfast.branch_key import CORRELATION_HEADER, BranchKey, Operation
 from standfast.errors import ResultUnavailable
-from standfast.message import CORRELATION_HEADER, BranchKey, Operation
 from standfast.saga.branch import UNSET, Branch
-
-if TYPE_CHECKING:  # the definition module needs Context at run time, so one of the two can't
-    from standfast.saga.definition import Definition
-    from standfast.saga.state import SagaState
-    from standfast.saga.steps import Step
+from standfast.saga.state import SagaState
+from standfast.saga.steps import Step
 
 R = TypeVar("R")
 _logger = logging.getLogger("standfast.saga")
+
+
+class Results(Protocol):
+    """The code of a saga, as far as it knows what steps returned."""
+
+    name: str
+
+    def result(self, state: SagaState, name: str) -> Any:
+        """A step's result by name."""
+        ...
+
+    def branch_result(self, branch: Branch) -> Any:
+        """What a branch's action returned."""
+        ...
 
 
 class Context:
@@ -31,14 +42,14 @@ class Context:
 
     def __init__(
         self,
-        definition: Definition,
+        definition: Results,
         state: SagaState,
         branch: Branch,
         operation: Operation,
         attempt: int,
         deadline: float | None,
     ) -> None:
-        self._definition: Definition = definition
+        self._definition: Results = definition
         self._state: SagaState = state
         self._branch: Branch = branch
         self._key: str = ""

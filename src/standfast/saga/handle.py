@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 from uuid import UUID
 
 from standfast.durations import Duration, seconds
@@ -15,10 +15,8 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.state import SagaState
+from standfast.saga.status import Status
 from standfast.saga.steps import Step
-
-if TYPE_CHECKING:  # it makes the handles
-    from standfast.saga.client import Sagas
 
 R = TypeVar("R")
 
@@ -61,22 +59,48 @@ class Story:
     problem: str = ""
 
 
+class Reachable(Protocol):
+    """All sagas of a database, as far as a handle needs them."""
+
+    async def instance(self, id: UUID) -> Instance:
+        """The searchable row."""
+        ...
+
+    async def outcome(self, id: UUID) -> SagaResult:
+        """Wait until the instance ends or parks."""
+        ...
+
+    async def signal(
+        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None
+    ) -> None:
+        """Send a signal."""
+        ...
+
+    async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
+        """Send an event."""
+        ...
+
+    async def stories(self, ids: Iterable[UUID]) -> list[Story]:
+        """All that happened to instances."""
+        ...
+
+
 class SagaHandle(Generic[R]):
     """One instance, by id. Cheap to make; every method reads or writes the database."""
 
     __slots__ = ("_sagas", "created", "id")
 
-    def __init__(self, sagas: Sagas, id: UUID, created: bool = False) -> None:
-        self._sagas: Sagas = sagas
+    def __init__(self, sagas: Reachable, id: UUID, created: bool = False) -> None:
+        self._sagas: Reachable = sagas
         self.id: UUID = id
         self.created: bool = created
 
     def __repr__(self) -> str:
         return f"SagaHandle({self.id})"
 
-    async def status(self) -> str:
-        """One of `standfast.saga.STATUSES`. Raises `SagaNotFound`."""
-        return (await self._sagas.instance(self.id)).status
+    async def status(self) -> Status:
+        """How it stands: one of `standfast.saga.STATUSES`. Raises `SagaNotFound`."""
+        return cast(Status, (await self._sagas.instance(self.id)).status)
 
     async def result(self, timeout: Duration | None = None) -> SagaResult:
         """Wait for the end and answer with the steps' results.

@@ -21,21 +21,18 @@ from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
 from standfast.ids import parse_id
-from standfast.ports.database import Database
 from standfast.ports.journal import Filter, Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.client import Sagas
 from standfast.saga.definition import Definition
 from standfast.saga.export import record
 from standfast.saga.handle import SagaHandle
 from standfast.saga.registry import PATTERN
-from standfast.saga.spans import begin_trace
-from standfast.saga.state import FINISHED, STATUSES, UNFINISHED
+from standfast.saga.sagas import Sagas
+from standfast.saga.status import FINISHED, STATUSES, STUCK, UNFINISHED
 
 PAGE = 500
 EXPORT_PAGE = 100
-STUCK = ("parked", "compensation_failed")
 
 APPLIES_TO: dict[type[ev.Mailed], tuple[str, ...]] = {
     ev.Signalled: UNFINISHED,
@@ -67,9 +64,8 @@ class Page:
 class Operations:
     """All that an operator can do to the sagas of one open database."""
 
-    def __init__(self, sagas: Sagas, database: Database) -> None:
+    def __init__(self, sagas: Sagas) -> None:
         self.sagas: Sagas = sagas
-        self.database: Database = database
 
     # -- finding -----------------------------------------------------------------------------
 
@@ -208,12 +204,7 @@ class Operations:
             value = with_defaults(definition.codec.decode(input, definition.input_type))
         except CodecError as error:
             raise ConfigurationError(f"the input of saga {name!r}: {error}") from error
-        trace = begin_trace(name, key or "")
-        _, start, _ = self.sagas.prepare(
-            name, value, key=key, correlation_id=correlation_id, trace=trace
-        )
-        (answer,) = await self.sagas.store.start([start], owner=None)
-        return self.sagas.accept(start, answer)
+        return await self.sagas.starter.start(name, value, key=key, correlation_id=correlation_id)
 
     async def fork(
         self, id: UUID, *, key: str | None = None, replace: Mapping[str, Any] | None = None
@@ -318,7 +309,7 @@ class Operations:
             if isinstance(act, ev.MigrateAsked):  # so that workers of that version may claim them
                 await self.sagas.store.reassign(some, version=act.version)
             for id in some:
-                self.sagas.on_sent(id)
+                self.sagas.executor.sent(id)
             yield begin + len(some)
 
     async def count_finished(self, *, finished_for: Duration) -> int:
@@ -333,19 +324,6 @@ class Operations:
         age = seconds(finished_for, name="finished_for", positive=False)
         before, done = self.sagas.clock.now() - age, 0
         while gone := await self.sagas.store.purge(PATTERN, finished_before=before, limit=batch):
-            done += gone
-            yield done
-
-    async def count_marks(self, *, older_than: Duration) -> int:
-        """How many `purge_marks` would delete."""
-        age = seconds(older_than, name="older_than", positive=False)
-        return await self.database.count_marks(before=self.sagas.clock.now() - age)
-
-    async def purge_marks(self, *, older_than: Duration, batch: int = 1000) -> AsyncIterator[int]:
-        """Delete barrier marks older than that, in batches; after each, how many so far."""
-        age = seconds(older_than, name="older_than", positive=False)
-        before, done = self.sagas.clock.now() - age, 0
-        while gone := await self.database.purge_marks(before=before, limit=batch):
             done += gone
             yield done
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from standfast.codec import JSON, Codec
 from standfast.errors import ConfigurationError, DefinitionError, SagaNotFound
 from standfast.ports.journal import Loaded
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition, Saga
+from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.replay import replay
+from standfast.saga.saga import Saga
 
 PATTERN = "saga"
 """What the instances are called in a store that keeps those of other patterns too."""
@@ -23,6 +25,8 @@ class Definitions:
         self.codec: Codec = codec
         self.by_class: dict[type[Saga[Any]], Definition] = {}
         self.by_kind: dict[tuple[str, str, int], Definition] = {}
+        self.limits: dict[tuple[str, str, int], int | None] = {}
+        """How many instances of each kind's name one worker runs at once; None for any number."""
 
     def add(self, saga: Saga[Any]) -> Definition:
         """Check and register. Raises `DefinitionError`."""
@@ -34,6 +38,7 @@ class Definitions:
             )
         self.by_class[type(saga)] = definition
         self.by_kind[definition.kind] = definition
+        self.limits[definition.kind] = definition.max_in_flight
         return definition
 
     def of(self, saga: type[Saga[Any]] | str) -> Definition:
@@ -67,6 +72,12 @@ class Definitions:
                         f"saga {definition.name!r}, step {step.name!r} starts a {child}, which "
                         f"isn't known here: app.add({child}(…)) too"
                     )
+
+    def begin(self, id: UUID, definition: Definition, started: fx.Started) -> Machine:
+        """The machine of an instance that was just started."""
+        machine = Machine(id, definition.plan)
+        machine.apply(started)
+        return machine
 
     def machine(self, loaded: Loaded) -> tuple[Definition, Machine]:
         """The instance's state, folded from its journal by the definition of its version.

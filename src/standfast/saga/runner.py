@@ -11,80 +11,105 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from standfast.batching import Batcher
-from standfast.clock import Clock
+from standfast.coordination.executor import Desk
 from standfast.errors import (
     StaleWriter,
     StoreError,
     StoreFull,
     StoreUnavailable,
 )
-from standfast.ports.database import Database
-from standfast.ports.journal import Append, Change, Loaded, Mail, Start
+from standfast.pattern import Host
+from standfast.ports.journal import (
+    Append,
+    Change,
+    JournalStore,
+    Loaded,
+    Mail,
+    Start,
+    StartAnswer,
+)
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
-from standfast.saga.attempt import Attempts, describe
-from standfast.saga.blocks import transaction_open
-from standfast.saga.client import Sagas
+from standfast.saga.attempt import AttemptRunner, describe
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
-from standfast.saga.state import FINISHED
+from standfast.saga.prepared import Prepared
+from standfast.saga.registry import Definitions
+from standfast.saga.state import SagaState
+from standfast.saga.status import AT_REST
 from standfast.saga.telemetry import SagaTelemetry
 
 log = logging.getLogger("standfast.saga")
 
 T = TypeVar("T")
 STORE_AWAY = (StoreUnavailable, StoreFull)
-PATIENCE = 2
+STEP_TURNS = 2
 """Iterations of the event loop within which a brief step has ended, and its saga writes again."""
-AT_REST = (*FINISHED, "parked", "compensation_failed")
+
+
+class Home(Protocol):
+    """Whose instances a runner drives."""
+
+    telemetry: SagaTelemetry
+    definitions: Definitions
+    host: Host
+
+    @property
+    def journal(self) -> JournalStore:
+        """Where their facts are stored."""
+        ...
+
+    def begun(self, prepared: Prepared) -> None:
+        """The start of a child was stored."""
+        ...
+
+    def sent(self, id: UUID) -> None:
+        """Mail to an instance was stored."""
+        ...
+
+    def rested(self, active: Active, settled: SagaState | None) -> None:
+        """An instance has left. `settled`: how it stands, if that is stored and final."""
+        ...
 
 
 class Runner:
-    """Drives instances on behalf of one lease.
+    """Drives instances under one lease.
 
     `linger`: an instance whose next timer is more than this many seconds away leaves memory.
-    `on_rest(active)` is called when one has left. `check_lease()` tells whether the lease still
-    holds; `on_sent(id)` that an instance was sent something; `alone()` whether it drives but one.
     """
 
-    def __init__(
-        self,
-        sagas: Sagas,
-        database: Database,
-        owner: int,
-        telemetry: SagaTelemetry,
-        *,
-        linger: float,
-        on_rest: Callable[[Active], None],
-        check_lease: Callable[[], Awaitable[bool]],
-        on_sent: Callable[[UUID], None],
-        alone: Callable[[], bool],
-    ) -> None:
-        self.sagas: Sagas = sagas
-        self.database: Database = database
-        self.owner: int = owner
-        self.telemetry: SagaTelemetry = telemetry
-        self.attempts: Attempts = Attempts(sagas, telemetry)
-        self.clock: Clock = sagas.clock
-        self.linger: float = linger
-        self.on_rest: Callable[[Active], None] = on_rest
-        self.check_lease: Callable[[], Awaitable[bool]] = check_lease
-        self.on_sent: Callable[[UUID], None] = on_sent
-        self.alone: Callable[[], bool] = alone
-        self.draining: bool = False
-        lanes = database.capabilities.write_lanes
+    def __init__(self, home: Home, desk: Desk, *, linger: float) -> None:
+        self.desk: Desk = desk
+        self._home = home
+        self._telemetry = home.telemetry
+        self._journal = home.journal
+        self._owner = desk.owner
+        self._clock = clock = home.host.clock
+        self._linger = linger
+        self._draining = False
+        self.attempts: AttemptRunner = AttemptRunner(home.definitions, home.telemetry, clock)
+        lanes = home.host.database.capabilities.write_lanes
         self.appends: Batcher[Append, None] = Batcher(
-            lambda batch: database.journal.append(owner, batch),
+            partial(self._journal.append, desk.owner),
             lanes=lanes,
-            patience=PATIENCE if lanes == 1 else 0,
+            patience=STEP_TURNS if lanes == 1 else 0,
         )
+
+        self.starts: Batcher[Start, StartAnswer] = Batcher(
+            partial(self._journal.start, owner=desk.owner), lanes=lanes
+        )
+
+    async def close(self) -> None:
+        """Finish the writes that were accepted."""
+        await self.starts.close()
+        await self.appends.close()
 
     def launch(self, active: Active) -> None:
         """Begin to drive an instance."""
@@ -115,11 +140,10 @@ class Runner:
             for task in active.tasks:
                 task.cancel()
             # Cut short, the machine may be ahead of what is stored, and another worker differ.
-            if at_rest and active.machine.status in AT_REST:
-                self.sagas.settled(active.id, active.definition, active.machine)
-            else:
-                self.sagas.forget(active.id)
-            self.on_rest(active)
+            settled = at_rest and active.machine.status in AT_REST
+            self._home.rested(active, active.machine if settled else None)
+            if not at_rest:
+                self.desk.wake()  # how it stands in the store isn't known: it may be due
 
     async def _insist(self, active: Active, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Ask the store until it can answer. Only the loss of the lease ends this from outside."""
@@ -129,20 +153,20 @@ class Runner:
                 return await work()
             except STORE_AWAY as error:
                 log.error("saga %s: %s: %s", active.id, what, error)
-                await self.clock.sleep(delay)
+                await self._clock.sleep(delay)
                 delay = min(2.0, delay * 2)
 
     async def _read_if_ours(self, active: Active) -> bool:
-        return await self.check_lease() and await self._reload(active, None)
+        return await self.desk.still_ours() and await self._reload(active, None)
 
     async def _reload(self, active: Active, event: ev.Failed | ev.UndoFailed | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
         for task in active.tasks:
             task.cancel()
-        found = await self.database.journal.load([active.id])
-        if not found or found[0].instance.owner != self.owner:
+        found = await self._journal.load([active.id])
+        if not found or found[0].instance.owner != self._owner:
             return False
-        active.renew(open_instance(self.sagas.definitions, found[0]), found[0].mails)
+        active.renew(open_instance(self._home.definitions, found[0]), found[0].mails)
         if event is not None:
             branch = active.machine.branches[event.branch]
             undo = isinstance(event, ev.UndoFailed)
@@ -152,16 +176,16 @@ class Runner:
 
     async def set_aside(self, id: UUID, cause: str) -> None:
         """Park an instance that can't be run here, without a fact."""
-        self.telemetry.set_aside += 1
+        self._telemetry.set_aside += 1
         try:
-            await self.database.journal.set_aside(self.owner, id, status="parked", cause=cause)
+            await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
             # Its owner's lease ends with this process: then another worker finds it and tries.
             log.exception("saga %s couldn't be set aside", id)
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
         """Hand an instance that can't move back to the workers of its own version."""
-        now = self.clock.now()
+        now = self._clock.now()
         instance = loaded.instance
         fact = fx.Ignored(at=now, act="migrate", why=f"{refused}")
         append = Append(instance.id, len(loaded.facts) - 1, [fx.encode(fact)])
@@ -172,7 +196,7 @@ class Runner:
 
     def drain(self) -> None:
         """Let every instance come to rest after the attempts in flight."""
-        self.draining = True
+        self._draining = True
 
     # -- the drive ---------------------------------------------------------------------------
 
@@ -180,20 +204,21 @@ class Runner:
         machine = active.machine
         facts = self._digest(active)
         while True:
-            now = self.clock.now()
-            leaving = self.draining or active.moves_to is not None
+            now = self._clock.now()
+            leaving = self._draining or active.moves_to is not None
             commands = [] if leaving else machine.commands(now)
             rest = not commands and not machine.running
             wake_at = machine.wake_at() if rest else None
             if rest and leaving and not machine.outcome:
                 wake_at = now
             release = rest and (
-                leaving or bool(machine.outcome) or wake_at is None or wake_at - now > self.linger
+                leaving or bool(machine.outcome) or wake_at is None or wake_at - now > self._linger
             )
             if facts or release or active.consumed:
                 await self._store(active, facts, release=release, wake_at=wake_at)
                 if release:
-                    active.sleeps_until = wake_at
+                    # Mail that came while this was stored makes it due at once.
+                    active.sleeps_until = now if active.inbox else wake_at
                     return
             own: Command | None = None
             if len(commands) == 1 and not active.tasks:
@@ -209,10 +234,11 @@ class Runner:
                 assert not isinstance(own, Resolve)
                 facts = await self._transact(active, own)
                 if machine.outcome and not facts:
+                    active.sleeps_until = now if active.inbox else None
                     return  # the commit let it go too
             else:
                 event = await self.attempts.carry_out(active, own)
-                facts = machine.handle(event, self.clock.now(), random.random())  # noqa: S311
+                facts = machine.handle(event, self._clock.now(), random.random())  # noqa: S311
             if active.inbox:
                 facts.extend(self._digest(active))
 
@@ -245,7 +271,7 @@ class Runner:
         active.waiter = waiter = loop.create_future()
         timer = None
         if wake_at is not None:
-            delay = max(0.0, wake_at - self.clock.now())
+            delay = max(0.0, wake_at - self._clock.now())
             timer = loop.call_later(delay, _wake, waiter)
         try:
             await waiter
@@ -261,7 +287,7 @@ class Runner:
             active.inbox.append(ev.Tick())
         while active.inbox:
             event = active.inbox.popleft()
-            facts += active.machine.handle(event, self.clock.now(), random.random())  # noqa: S311
+            facts += active.machine.handle(event, self._clock.now(), random.random())  # noqa: S311
         return facts
 
     # -- storing -----------------------------------------------------------------------------
@@ -274,7 +300,7 @@ class Runner:
         try:
             # A step forward of the only one here has nobody to share a commit with. All else goes
             # through the event loop: attempts without a pause between them would starve it.
-            if facts and type(facts[-1]) is fx.StepCompleted and self.alone():
+            if facts and type(facts[-1]) is fx.StepCompleted and self._is_alone():
                 await self.appends.write_alone(append)
             else:
                 await self.appends.submit(append)
@@ -282,6 +308,9 @@ class Runner:
             again = partial(self.appends.submit, append)
             await self._insist(active, "its facts wait to be stored", again)
         self._stored(active, append, facts)
+
+    def _is_alone(self) -> bool:
+        return self.desk.slots.taken <= 1
 
     def _append_of(
         self, active: Active, facts: list[fx.Fact], *, release: bool, wake_at: float | None
@@ -298,9 +327,9 @@ class Runner:
         moves = active.moves_to if release and not outcome else None
         if shown != active.shown or outcome or moves is not None:
             active.shown = shown
-            finished = self.clock.now() if outcome else None
+            finished = self._clock.now() if outcome else None
             append.change = Change(*shown, moves or machine.started.version, finished)
-        starts: list[Start] = []
+        starts: list[Prepared] = []
         mails: list[Mail] = []
         for fact in facts:
             if type(fact) is fx.ChildStarted:
@@ -314,14 +343,15 @@ class Runner:
             if machine.started.parent is not None and outcome:
                 mails.append(self._report(active))
         if starts:
-            append.starts = starts
+            append.starts = [prepared.start for prepared in starts]
+            active.born = starts
         if mails:
             append.mails = mails
         return append
 
     def _mail(self, to: UUID, id: str, event: ev.Mailed) -> Mail:
         kind, body = ev.to_mail(event)
-        return Mail(to, id, kind, body, self.clock.now())
+        return Mail(to, id, kind, body, self._clock.now())
 
     def _report(self, active: Active) -> Mail:
         machine = active.machine
@@ -338,14 +368,14 @@ class Runner:
 
     def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
         if facts:
-            self.telemetry.stored(active.definition.name, active.machine, facts)
+            self._telemetry.stored(active.definition.name, active.machine, facts)
         if append.change is not None and append.change.finished_at is not None and facts:
-            self.telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
-        for start in append.starts:
-            self.telemetry.begun(start.instance.name)
-            self.on_sent(start.instance.id)
+            self._telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
+        children, active.born = active.born, []
+        for prepared in children:
+            self._home.begun(prepared)
         for mail in append.mails:
-            self.on_sent(mail.to)
+            self._home.sent(mail.to)
 
     # -- transactional steps and undos -------------------------------------------------------
 
@@ -357,17 +387,14 @@ class Runner:
         machine = active.machine
         decided = False
         try:
-            async with self.database.transaction() as tx:
-                given, committed = self.sagas.wrap(tx)
-                with transaction_open(self.sagas):
-                    value = await self.attempts.call(active, command, given)
+            async with self._home.host.transaction() as tx:
+                value = await self.attempts.call(active, command, tx)
                 success = self.attempts.success(active, command, value)
-                facts = machine.handle(success, self.clock.now())
+                facts = machine.handle(success, self._clock.now())
                 decided = True
                 append = self._append_of(active, facts, release=bool(machine.outcome), wake_at=None)
-                problem = await tx.append(self.owner, append)
-                if problem is not None:
-                    raise problem
+                tx.on_commit(lambda: self._stored(active, append, facts))
+                await tx.within(JournalStore).append(self._owner, append)
         except StaleWriter:
             raise
         except Exception as error:
@@ -375,9 +402,7 @@ class Runner:
             if decided:
                 # The machine has moved on but the store may not have: only a reload can tell.
                 raise _Reload(failure) from error
-            return machine.handle(failure, self.clock.now(), random.random())  # noqa: S311
-        self._stored(active, append, facts)
-        committed()
+            return machine.handle(failure, self._clock.now(), random.random())  # noqa: S311
         return []
 
 

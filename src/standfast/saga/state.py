@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from uuid import UUID
 
 import msgspec
@@ -12,11 +12,9 @@ from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
 from standfast.saga.names import NEVER_RENAMED, Names
 from standfast.saga.plan import Plan
+from standfast.saga.status import Outcome, Status
 
 RESUME = "resume"
-FINISHED = frozenset({"completed", "compensated"})
-UNFINISHED = ("running", "waiting", "parked", "compensating", "compensation_failed")
-STATUSES = (*UNFINISHED, "completed", "compensated")
 
 
 class SagaState:
@@ -72,7 +70,7 @@ class SagaState:
         self.reopened: int = 0
         self.undoing_for: fx.CompensationStarted | None = None
         self.closing: int = 0
-        self.outcome: str = ""
+        self.outcome: Outcome = ""
         self.cause: str = ""
         self.failed_step: str = ""
         self.cancel: fx.CancelRequested | None = None
@@ -96,8 +94,8 @@ class SagaState:
         )
 
     @property
-    def status(self) -> str:
-        """One of `STATUSES`."""
+    def status(self) -> Status:
+        """How it stands."""
         if self.outcome:
             return self.outcome
         if self.undoing:
@@ -371,7 +369,7 @@ class SagaState:
         self.branches[fact.branch].asked_child = True
 
     def _fold_resolved(self, fact: fx.Resolved) -> None:
-        self.outcome = fact.outcome
+        self.outcome = cast(Outcome, fact.outcome)  # as it was checked when it was asked for
         self.cause = f"resolved by hand: {fact.reason}"
         self.reports = True
 

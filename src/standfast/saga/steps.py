@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints, overload
+from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 from standfast.durations import Duration, seconds
 from standfast.errors import DefinitionError
 from standfast.resilience.backoff import Exponential
 from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, OnTimeout, StepKind, StepPlan
+from standfast.saga.saga import Member, Saga
 from standfast.text import is_storable
-
-if TYPE_CHECKING:  # a saga is made of steps, and a child step runs a saga
-    from standfast.saga.definition import Saga
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 R = TypeVar("R")
@@ -29,7 +27,7 @@ STEP_OPTIONS = (
 )
 
 
-class Step(Generic[I, R]):
+class Step(Member, Generic[I, R]):
     """One step of a saga, as `step`, `wait` and `child` make it.
 
     Calling it on an instance (``saga.reserve(order, ctx)``) calls the plain function, for unit

@@ -22,7 +22,7 @@ from standfast.saga.state import SagaState
 class SagaTelemetry:
     """Counters of one worker. Attributes are plain numbers, readable without any SDK."""
 
-    def __init__(self, in_flight: Callable[[], dict[str, int]] | None = None) -> None:
+    def __init__(self) -> None:
         self.started: Counter[str] = Counter()
         self.finished: Counter[tuple[str, str]] = Counter()
         self.failures: Counter[tuple[str, str, str]] = Counter()
@@ -30,8 +30,15 @@ class SagaTelemetry:
         self.parked: Counter[tuple[str, str]] = Counter()
         self.recovered: int = 0
         self.set_aside: int = 0
-        self.in_flight: Callable[[], dict[str, int]] = in_flight or dict
-        self.spans: Spans | None = Spans() if is_tracing() else None
+        self.in_flight: Callable[[], dict[str, int]] = dict
+        self.spans: Spans | None = None
+        self._duration: metrics.Histogram | None = None
+
+    def connect(self) -> None:
+        """Speak to the OpenTelemetry SDK that is set by now; before that it only counts."""
+        if self._duration is not None:
+            return
+        self.spans = Spans() if is_tracing() else None
         meter = metrics.get_meter("standfast.saga", __version__)
         self._duration = meter.create_histogram(
             "standfast.saga.duration", unit="s", description="From start to end, by outcome"
@@ -121,7 +128,9 @@ class SagaTelemetry:
     def ended(self, saga: str, state: SagaState, at: float) -> None:
         """Count an end, and record how long the saga took."""
         self.finished[saga, state.outcome] += 1
-        self._duration.record(at - state.started.at, {"saga": saga, "outcome": state.outcome})
+        if self._duration is not None:
+            took = at - state.started.at
+            self._duration.record(took, {"saga": saga, "outcome": state.outcome})
         if self.spans is not None:
             self.spans.ended(state, at)
 

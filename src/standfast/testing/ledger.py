@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from standfast.branch_key import BranchKey
 from standfast.errors import Refused
 from standfast.idempotency.barrier import HasBranchKey
-from standfast.message import BranchKey
 
 
 @dataclass(slots=True)

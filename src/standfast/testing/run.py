@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from standfast.errors import ConfigurationError, ResultUnavailable
-from standfast.saga.definition import Saga
+from standfast.saga.saga import Saga
 from standfast.saga.steps import Step
-from standfast.testing.simulation.calls import Call
+from standfast.testing.simulation.call import Call
 from standfast.testing.simulation.chance import Faults
 from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
 

@@ -38,10 +38,11 @@ from standfast.durations import human
 from standfast.errors import CorruptRecord
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition, Saga
+from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine, Resolve, Run
 from standfast.saga.plan import Plan
 from standfast.saga.replay import replay
+from standfast.saga.saga import Saga
 from standfast.testing.scenario_text import (
     Act,
     Begin,
@@ -213,7 +214,7 @@ class Player:
         if machine is None:
             return ["= not begun: give it an input"]
         lines = [f"{what} {branch}" for branch, what in self.busy.items()]
-        status = machine.status
+        status: str = machine.status
         if machine.cause and status != "completed":
             status += f": {machine.cause}"
         wake_at = machine.wake_at()

@@ -8,6 +8,7 @@ real time, and end differently each time.
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -28,11 +29,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop in virtual time. `elapsed` is in seconds; `turns` counts its iterations.
 
     `run_until_quiet` returns when there is nothing left to do and no timer to wait for. `refused`
-    is the first `RealIO` that was raised, for whoever would swallow it.
+    is the first `RealIO` that was raised, for whoever would swallow it. A timer further away than
+    `horizon` seconds counts as none: it is there for the sake of form.
     """
 
-    def __init__(self, *, max_turns: int = 100_000) -> None:
+    def __init__(self, *, max_turns: int = 100_000, horizon: float = math.inf) -> None:
         super().__init__()
+        self.horizon: float = horizon
         self._selector = _Jump(self)
         self.elapsed: float = 0.0
         self.turns: int = 0
@@ -43,6 +46,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def is_runaway(self) -> bool:
         """Whether it was stopped because it would never have come to rest."""
         return self.turns > self.max_turns
+
+    @property
+    def waits_for(self) -> float:
+        """Seconds to the next timer, infinite if there is none."""
+        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+        return timers[0].when() - self.elapsed if timers else math.inf
 
     def time(self) -> float:
         """Seconds since the loop was made, virtually."""
@@ -116,7 +125,7 @@ class _Jump:
         """Let `timeout` seconds pass at once; with None nothing can ever happen: stop."""
         loop = self._loop
         loop.turns += 1
-        if timeout is None or loop.is_runaway:
+        if timeout is None or loop.is_runaway or (timeout > 0 and loop.waits_for > loop.horizon):
             loop.stop()
         elif timeout > 0:
             loop.elapsed += timeout

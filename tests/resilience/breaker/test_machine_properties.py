@@ -3,6 +3,7 @@
 from collections import deque
 from math import ceil
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -351,7 +352,7 @@ class NotedModel(RuleBasedStateMachine):
             self.count()
 
 
-TestNotedModel = NotedModel.TestCase
+TestNotedModel = pytest.mark.slow(NotedModel.TestCase)
 TestNotedModel.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
 
 TestBreakerModel = BreakerModel.TestCase

@@ -21,6 +21,7 @@ class TestMemory(RateLimitSuite):
         return MemoryRateLimits()
 
 
+@pytest.mark.slow
 @ALGORITHMS
 def test_a_million_keys_stay_bounded(algorithm):
     """Each used once, over time: about twice as many are kept as are in use."""
@@ -36,6 +37,7 @@ def test_a_million_keys_stay_bounded(algorithm):
     assert most <= 4 * 1000 * 2 / 2 + 1000
 
 
+@pytest.mark.slow
 def test_a_million_keys_in_use_are_bounded_by_max_keys():
     limits = MemoryRateLimits(max_keys=100_000)
     rate = Rate(1, "1h")

@@ -50,7 +50,7 @@ async def main(url: str, drain: str, lease: str) -> None:
 
 
 async def _tell(app: Standfast) -> None:
-    while app.worker is None:
+    while app.supervisor is None:
         await asyncio.sleep(0.01)
     say("ready")
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from standfast import BranchKey, Standfast, barrier
+from standfast import Barrier, BranchKey, Standfast, barrier
 from standfast.errors import CodecError
 
 DO, UNDO = BranchKey("saga-1:charge"), BranchKey("saga-1:charge", "compensation")
@@ -12,7 +12,7 @@ DO, UNDO = BranchKey("saga-1:charge"), BranchKey("saga-1:charge", "compensation"
 
 @pytest.fixture
 async def shop(durable_url):
-    async with Standfast(durable_url, migrate=True) as app:
+    async with Standfast(durable_url, migrate=True).add(Barrier()) as app:
         async with app.transaction() as tx:
             await tx.execute("CREATE TABLE effects (what text)")
         yield app

@@ -110,7 +110,7 @@ async def test_a_child_is_listed_beside_its_parent(work, world):
     for number in range(4):
         await (await app.start(Journey, Order(str(number)), key=str(number))).result(timeout=5)
         await asyncio.sleep(0.002)  # ids are in order of the millisecond
-    found = await app.database.journal.find(Filter(), limit=20)
+    found = await app.sagas.store.find(Filter(), limit=20)
     pairs = [found[at : at + 2] for at in range(0, len(found), 2)]
     for number, pair in enumerate(reversed(pairs)):
         parent, inner = sorted(pair, key=lambda one: one.name)

@@ -9,7 +9,7 @@ from standfast import Context, Migration, Saga, Standfast, child, step, wait
 from standfast.saga.compatibility import check, problems
 from standfast.saga.move import open_instance
 from standfast.saga.operations import Operations
-from standfast.saga.state import UNFINISHED
+from standfast.saga.status import UNFINISHED
 from tests.saga.engine.world import until
 
 
@@ -155,7 +155,7 @@ async def _at(handle, step):
 async def told(stored: Standfast, *sagas):
     """The problems, as (kind, text), that an app with these sagas would have."""
     other = Standfast(stored.database).add(*sagas)
-    ops = Operations(other.sagas, stored.database)
+    ops = Operations(other.sagas)
     found = [one async for one in check(ops, ops.select(statuses=UNFINISHED))]
     ((instance, problems),) = found
     assert instance.key == "1"
@@ -204,7 +204,7 @@ async def test_what_is_said_to_move_does(stored):
     """By the act that the message names."""
     other = Standfast(stored.database).add(Moved())
     handle = await stored.saga(Today, "1")
-    ops = Operations(other.sagas, stored.database)
+    ops = Operations(other.sagas)
     act = ops.move(2, [await stored.sagas.instance(handle.id)])
     assert [sent async for sent in ops.tell(act, [handle.id])] == [1]
 
@@ -212,8 +212,8 @@ async def test_what_is_said_to_move_does(stored):
         return (await stored.sagas.instance(handle.id)).version == 2
 
     await until(is_handed_over)
-    (loaded,) = await stored.database.journal.load([handle.id])
-    opened = open_instance(other.definitions, loaded)
+    (loaded,) = await stored.sagas.store.load([handle.id])
+    opened = open_instance(other.sagas.definitions, loaded)
     assert opened.definition.version == 2
     assert opened.move is not None
     assert not opened.move.problem
@@ -223,8 +223,8 @@ async def test_a_finished_one_needn_t_move(stored):
     handle = await stored.saga(Today, "1")
     await handle.signal("confirmed", 1)
     await handle.result(timeout=10)
-    (loaded,) = await stored.database.journal.load([handle.id])
-    (problem,) = problems(Standfast(stored.database).add(Moved()).definitions, loaded)
+    (loaded,) = await stored.sagas.store.load([handle.id])
+    (problem,) = problems(Standfast(stored.database).add(Moved()).sagas.definitions, loaded)
     assert problem.text == "version 1 isn't registered; this app has version 2"
 
 
@@ -233,14 +233,14 @@ async def test_a_finished_one_that_would_go_on(stored):
     await handle.signal("confirmed", 1)
     await handle.result(timeout=10)
     other = Standfast(stored.database).add(Same())
-    (loaded,) = await stored.database.journal.load([handle.id])
-    (problem,) = problems(other.definitions, loaded)
+    (loaded,) = await stored.sagas.store.load([handle.id])
+    (problem,) = problems(other.sagas.definitions, loaded)
     assert "to this code" in problem.text
     loaded.facts[1] = "{"
-    (problem,) = problems(other.definitions, loaded)
+    (problem,) = problems(other.sagas.definitions, loaded)
     assert problem.kind == "journal"
     loaded.facts.clear()
-    (problem,) = problems(other.definitions, loaded)
+    (problem,) = problems(other.sagas.definitions, loaded)
     assert problem.kind == "journal"
 
 
@@ -249,6 +249,6 @@ async def test_many_are_read_in_pages(work, monkeypatch):
     app = await work(Today(), Small())
     for number in range(5):
         await app.start(Today, Old(str(number)), key=str(number))
-    ops = Operations(app.sagas, app.database)
+    ops = Operations(app.sagas)
     found = [one.key async for one, _ in check(ops, ops.select(name="order"))]
     assert sorted(found) == ["0", "1", "2", "3", "4"]

@@ -11,6 +11,7 @@ import pytest
 
 from standfast import Context, Saga, Standfast, step
 from standfast.errors import StoreUnavailable
+from standfast.ports.leases import LeaseStore
 from tests.saga.engine.world import SOON, Order, until
 
 
@@ -45,10 +46,10 @@ def counting(app: Standfast, calls: Counter[str]) -> None:
 
         return count
 
-    journal, leases = app.database.journal, app.database.leases
+    journal, leases = app.sagas.store, app.database.port(LeaseStore)
     for port, names in (
-        (journal, ("claim", "next_wake", "collect", "load", "find", "flag_unclaimable")),
-        (leases, ("renew", "expire", "register")),
+        (journal, ("claim", "next_wake", "collect", "load", "find", "flag_unclaimable", "reclaim")),
+        (leases, ("renew", "expire", "acquire", "annotate")),
         (app.database, ("clock_offset",)),
     ):
         for name in names:
@@ -59,7 +60,7 @@ def counting(app: Standfast, calls: Counter[str]) -> None:
 async def deaf(url: str, *sagas: Saga[Any], **options: Any) -> AsyncIterator[Standfast]:
     """An app with a worker, to which no hint comes from other processes."""
     app = Standfast(url, migrate=True).add(*sagas)
-    app.database.journal.on_due = lambda callback: lambda: None  # type: ignore[method-assign]
+    app.sagas.store.on_due = lambda callback: lambda: None  # type: ignore[method-assign]
     async with app.running(**{"drain": 2, **options}):
         yield app
 
@@ -77,7 +78,14 @@ async def test_an_idle_worker_asks_less_than_twice_a_second(app_url):
         begun = time.monotonic()
         await asyncio.sleep(3)
         tenths = time.monotonic() - begun
-    assert calls.keys() == {"next_wake", "flag_unclaimable", "renew", "expire", "clock_offset"}
+    assert calls.keys() == {
+        "next_wake",
+        "flag_unclaimable",
+        "reclaim",
+        "renew",
+        "expire",
+        "clock_offset",
+    }
     assert calls["next_wake"] >= 5
     assert calls["renew"] >= 5
     assert calls.total() <= 2 * 10 * tenths
@@ -102,16 +110,8 @@ async def test_what_came_while_there_was_no_room_is_taken_as_soon_as_there_is(du
         await until(lambda: saga.began == ["1"])
         async with Standfast(durable_url).add(Single()) as client:
             await client.start(Single, Order("2"))
-        looked = asyncio.Event()
-        next_wake = worker.database.journal.next_wake
-
-        async def noted(*args: Any) -> Any:
-            answer = await next_wake(*args)
-            looked.set()
-            return answer
-
-        worker.database.journal.next_wake = noted  # type: ignore[method-assign]
-        await looked.wait()
+        slots = worker.sagas.executor.desk.slots
+        await until(lambda: slots.starved)  # it has looked, and there was no room
         saga.go_on.set()
         await until(lambda: saga.began == ["1", "2"], within=1.0)  # sooner than it looks again
 
@@ -120,7 +120,7 @@ async def test_what_came_while_there_was_no_room_is_taken_as_soon_as_there_is(du
 async def test_what_was_claimed_though_the_answer_was_lost_is_run(app_url, late):
     """As on PostgreSQL: what was claimed without an answer comes with one of the next claims."""
     app = Standfast(app_url, migrate=True).add(Short())
-    claim = app.database.journal.claim
+    claim = app.sagas.store.claim
     claimed: list[Any] = []
     calls = 0
 
@@ -136,7 +136,7 @@ async def test_what_was_claimed_though_the_answer_was_lost_is_run(app_url, late)
             return claimed
         return []
 
-    app.database.journal.claim = lossy  # type: ignore[method-assign]
+    app.sagas.store.claim = lossy  # type: ignore[method-assign]
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app)
         handle = await app.start(Short, Order("1"))

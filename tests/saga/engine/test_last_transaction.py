@@ -14,7 +14,7 @@ class Noted(Saga[Order]):
 
 async def test_it_ends_with_that_commit_and_writes_no_more(work, caplog, monkeypatch):
     app = await work(Noted())
-    journal = app.database.journal
+    journal = app.sagas.store
     written = []
     append = journal.append
 

@@ -91,7 +91,7 @@ class BookThree(BookTwo):
 
 
 async def move(app: Standfast, handle: SagaHandle[Any], version: int) -> None:
-    operations = Operations(app.sagas, app.database)
+    operations = Operations(app.sagas)
     act = ev.MigrateAsked(version, by="ann")
     assert [n async for n in operations.tell(act, [handle.id])] == [1]
 
@@ -263,7 +263,7 @@ def test_a_wrong_migration_is_refused_when_it_is_registered(world, migrations, m
 async def test_what_the_code_at_hand_knows_to_be_impossible_is_refused_at_once(work, world):
     app = await work(BookOne(world), BookThree(world))
     handle = await app.start(BookOne, Order("1"), key="k")
-    operations = Operations(app.sagas, app.database)
+    operations = Operations(app.sagas)
     found = [await operations.locate("book/k")]
     with pytest.raises(ConfigurationError, match="version 7 of saga 'book' isn't registered"):
         operations.move(7, found)

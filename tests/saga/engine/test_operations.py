@@ -20,7 +20,7 @@ async def test_finds_acts_and_draws(work, world):
     with pytest.raises(SagaParked):
         await handle.result(timeout=10)
     await (await app.start(Pivoted, Order("2"), key="2")).result(timeout=10)
-    ops = Operations(app.sagas, app.database)
+    ops = Operations(app.sagas)
 
     for address in ("pivoted/a/1", str(handle.id), str(handle.id)[:-1]):
         assert (await ops.locate(address)).id == handle.id
@@ -35,7 +35,7 @@ async def test_finds_acts_and_draws(work, world):
     with pytest.raises(ConfigurationError, match="stuck"):
         ops.select(statuses=["stuck"])
 
-    flow = mermaid(app.definitions.of("pivoted").plan, (await handle.story()).state)
+    flow = mermaid(app.sagas.definitions.of("pivoted").plan, (await handle.story()).state)
     assert "    class s_ship parked\n" in flow
     assert "    class s_pay completed\n" in flow
 
@@ -56,7 +56,7 @@ async def test_finds_acts_and_draws(work, world):
 
 async def test_starts_forks_counts_and_exports(work, world):
     app = await work(Trip(world))
-    ops = Operations(app.sagas, app.database)
+    ops = Operations(app.sagas)
     handle = await ops.start("trip", b'{"id": "1", "amount": 2}', key="1")
     again = await ops.start("trip", b'{"amount": 2, "id": "1"}', key="1")
     assert (handle.created, again.created, again.id) == (True, False, handle.id)
@@ -92,7 +92,7 @@ async def test_starts_forks_counts_and_exports(work, world):
 
 async def test_a_signal_is_checked_against_the_waits(work, world):
     app = await work(Approved(world))
-    ops = Operations(app.sagas, app.database)
+    ops = Operations(app.sagas)
     handle = await app.start(Approved, Order("1"))
     instances = [await app.sagas.instance(handle.id)]
     for name, payload, why in (

@@ -43,7 +43,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self.app = Standfast(url).add(Held())
-        self.journal: Any = self.app.database.journal
+        self.journal: Any = self.app.sagas.store
         self.find, self.load = self.journal.find, self.journal.load
         self.journal.find, self.journal.load = self._find, self._load
         self.finds: list[int] = []

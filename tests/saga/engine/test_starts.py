@@ -61,8 +61,9 @@ async def test_one_whose_caller_gave_up_runs_all_the_same(work, world):
     await until(written)  # nobody waits for these writes, so they come when they come
     for handle in await written():
         assert (await handle.result(timeout=10))["note"] == "note of charge"
-    await until(lambda: not app.worker.active)
-    assert app.worker._promised == 0
+    executor = app.sagas.executor
+    await until(lambda: not executor.active)
+    assert executor.desk.slots.taken == 0
 
 
 async def test_a_start_in_a_transaction_is_rolled_back_with_it(work, world):

@@ -20,6 +20,7 @@ from standfast import (
     step,
 )
 from standfast.errors import StoreUnavailable
+from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from tests.saga.engine.world import SOON, Order, World
@@ -154,13 +155,13 @@ class Lone(Saga[Order]):
 async def test_the_last_undo_ends_the_saga_with_its_own_commit(work, world, caplog, monkeypatch):
     app = await work(Lone(world), Note())
     written = []
-    append = app.database.journal.append
+    append = app.sagas.store.append
 
     async def watched(owner, appends):
         written.extend(text for one in appends for text in one.facts)
         return await append(owner, appends)
 
-    monkeypatch.setattr(app.database.journal, "append", watched)
+    monkeypatch.setattr(app.sagas.store, "append", watched)
     with caplog.at_level(logging.WARNING, logger="standfast"):
         handle = await app.start(Lone, Order("1"))
         with pytest.raises(SagaCompensated):
@@ -212,7 +213,7 @@ async def test_a_worker_that_lost_its_lease_undoes_nothing(shared_url, world):
 
     async def lose_the_lease():
         instance = await first.sagas.instance(handle.id)
-        await first.database.leases.release(instance.owner)
+        await first.database.port(LeaseStore).release([instance.owner])
         back.set()
 
     world.will("give back", lose_the_lease)

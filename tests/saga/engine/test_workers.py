@@ -5,11 +5,14 @@ import signal
 import sys
 import time
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
 from standfast import ConfigurationError, Context, Saga, Standfast, step
+from standfast.coordination.membership import MEMBER
 from standfast.errors import SagaParked
+from standfast.ports.leases import LeaseStore
 from tests.saga.engine.steward import Chore
 from tests.saga.engine.world import SOON, Order, Trip, until
 
@@ -75,7 +78,7 @@ async def test_sigterm_lets_attempts_end_and_leaves_the_rest_due(client, steward
     assert await worker.process.wait() == 0
     assert worker.said == ["ready", "begin first 1", "end first 1", "done"]
     assert len((await handle.story()).facts) == 2, "what ended is stored"
-    assert await client.database.leases.workers() == [], "the lease is given up"
+    assert await client.database.port(LeaseStore).leases() == [], "the lease is given up"
     row = await client.sagas.instance(handle.id)
     assert (row.owner, row.wake_at is not None) == (None, True)
     begun = time.monotonic()
@@ -108,7 +111,7 @@ async def test_a_dead_workers_sagas_are_taken_over_within_its_lease(client, stew
     other = await steward(lease=lease, ready=client.database.capabilities.many_workers)
 
     async def left() -> float:
-        return (await client.database.leases.workers())[0].expires_in
+        return (await client.database.port(LeaseStore).leases(MEMBER))[0].expires_in
 
     before = await left()
     while (now := await left()) <= before:
@@ -139,9 +142,10 @@ async def test_a_takeover_at_the_worst_moment_takes_a_lease_at_most(shared_url):
 
     other = Standfast(shared_url, migrate=True).add(Held("other"))
     doomed = Standfast(shared_url).add(Held("doomed"))
-    renew, dead = doomed.database.leases.renew, asyncio.Event()
+    leases: Any = doomed.database.port(LeaseStore)
+    renew, dead = leases.renew, asyncio.Event()
 
-    async def renew_once(*args, **options) -> bool:
+    async def renew_once(*args, **options) -> list[bool]:
         if dead.is_set():
             await asyncio.Event().wait()
         dead.set()
@@ -150,7 +154,7 @@ async def test_a_takeover_at_the_worst_moment_takes_a_lease_at_most(shared_url):
     async with other.running(lease=lease, poll=60, drain=0):
         await asyncio.sleep(0.1)  # which makes its looks come just before the other's renewals
         async with doomed.running(lease=lease, drain=0):
-            doomed.database.leases.renew = renew_once
+            leases.renew = renew_once
             await doomed.start(Held, Order("1"))
             await dead.wait()
             died = time.monotonic()
@@ -168,7 +172,7 @@ async def test_a_second_worker_stands_by_and_can_be_stopped(lone_url, world):
         standing = asyncio.create_task(stack.enter_async_context(second.running(drain=2)))
         await asyncio.sleep(0.5)
         assert not standing.done()
-        assert second.worker is None
+        assert second.supervisor is None
         standing.cancel()
         await asyncio.wait([standing])
         # It can still start and read, as any process can.
@@ -260,13 +264,13 @@ async def test_a_version_that_no_worker_has_is_parked_and_told(durable_url, capl
             assert any("no live worker has version 1" in r.getMessage() for r in caplog.records)
         # A worker that has it goes on where it was; until it is taken, one can wait for it there.
         older = Standfast(durable_url).add(One())
-        claim = older.database.journal.claim
+        claim = older.sagas.store.claim
 
         async def claim_late(*args, **options):
             await asyncio.sleep(0.5)
             return await claim(*args, **options)
 
-        older.database.journal.claim = claim_late
+        older.sagas.store.claim = claim_late
         async with older.running(poll=0.2, drain=2):
             assert (await older.handle(handle.id).result(timeout=20))["go"] == "one"
             await until(lambda: _is(handle, "completed"), within=20)

@@ -23,7 +23,7 @@ DRIVER_ERRORS: tuple[type[Exception], ...] = (
 TRANSIENT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """The server chose this transaction as a victim: nothing was written, run it again."""
 
-_UNDEFINED = ("42P01", "42703", "3F000")
+_UNDEFINED = ("42P01", "42703", "42883", "3F000")
 _AWAY = {
     "53000": "it is out of resources",
     "53200": "it is out of memory",

@@ -6,42 +6,48 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import Any, TypeAlias
 
 from standfast.backends.postgres.errors import DRIVER_ERRORS
-from standfast.backends.postgres.statements import CHANNEL
-from standfast.ids import parse_id
+from standfast.backends.postgres.pool import Pool
 from standfast.resilience.backoff import Exponential
-
-if TYPE_CHECKING:
-    from standfast.backends.postgres.pool import Pool
 
 _log = logging.getLogger(__name__)
 _BACKOFF = Exponential(initial=0.1, maximum=5.0, jitter="equal")
 _PROBE = 30.0
 """Seconds between looks whether the connection still answers."""
 
+Hear: TypeAlias = Callable[[str | None], None]
+"""Gets what was said, or None when something may have been missed."""
+
 
 class Listener:
-    """Passes notifications on to callbacks. Connects with the first, disconnects with the last."""
+    """Passes the notifications of any number of channels on to callbacks, by one connection.
+
+    It connects with the first subscription and disconnects with the last.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._callbacks: list[Callable[[UUID | None], None]] = []
+        self._callbacks: dict[str, list[Hear]] = {}
+        self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def subscribe(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
-        """Call back for each hint, from now on until the function returned is called."""
-        self._callbacks.append(callback)
+    def subscribe(self, channel: str, callback: Hear) -> Callable[[], None]:
+        """Call back for what is said on `channel` until the function returned is called."""
+        self._callbacks.setdefault(channel, []).append(callback)
+        self._news.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(
                 self._listen(), name="standfast-listen"
             )
 
         def unsubscribe() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            callbacks = self._callbacks.get(channel, [])
+            if callback in callbacks:
+                callbacks.remove(callback)
+            if not callbacks:
+                self._callbacks.pop(channel, None)
             if not self._callbacks and self._task is not None:
                 self._task.cancel()
                 self._task = None
@@ -80,24 +86,33 @@ class Listener:
 
     async def _stay(self, connection: Any) -> None:
         lost = asyncio.Event()
-        connection.add_termination_listener(lambda _: lost.set())
-        await connection.add_listener(CHANNEL, self._heard)
-        # What was said while nobody listened is gone.
-        self._tell(None)
+
+        def end(_: Any) -> None:
+            lost.set()
+            self._news.set()
+
+        connection.add_termination_listener(end)
+        heard: set[str] = set()
         while not lost.is_set():
+            self._news.clear()
+            for channel in [name for name in self._callbacks if name not in heard]:
+                heard.add(channel)
+                await connection.add_listener(channel, self._heard)
+                # What was said while nobody listened is gone.
+                self._tell(channel, None)
             try:
                 async with asyncio.timeout(_PROBE):
-                    await lost.wait()
+                    await self._news.wait()
             except TimeoutError:
                 await connection.execute("SELECT 1")
 
     def _heard(self, connection: Any, pid: int, channel: str, payload: str) -> None:
-        self._tell(parse_id(payload))
+        self._tell(channel, payload)
 
-    def _tell(self, id: UUID | None) -> None:
-        for callback in tuple(self._callbacks):
+    def _tell(self, channel: str, payload: str | None) -> None:
+        for callback in tuple(self._callbacks.get(channel, ())):
             try:
-                callback(id)
+                callback(payload)
             except Exception:  # noqa: BLE001 - see the comment
                 # The callback's own fault, and no reason to stop listening for the others.
-                _log.exception("a callback of on_due failed")
+                _log.exception("a callback for hints on %r failed", channel)

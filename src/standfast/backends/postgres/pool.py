@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.options import PostgresOptions
 from standfast.errors import StoreError, StoreUnavailable
+from standfast.ports.database import Script
+
+T = TypeVar("T")
+
+Fetch: TypeAlias = Callable[..., Awaitable[Any]]
+"""``fetch(sql, *args)``: run a statement, give its rows."""
 
 _VICTIM_ATTEMPTS = 8
 
 # The statements of the library are kept as prepared plans, made when a table may still be small;
-# without these a plan that reads the whole table could stay in use while the table grows. Left to
-# choose, the server would plan most writes anew each time, since it takes a list of one for cheaper
-# than a list whose length it doesn't know: dearer than the write itself.
+# without these a plan that walks through the whole table (or its index, to join it with a list)
+# could stay in use while the table grows. Left to choose, the server would plan most writes anew
+# each time, since it takes a list of one for cheaper than a list whose length it doesn't know:
+# dearer than the write itself.
 _PLANNING = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
     "default_transaction_isolation": "read committed",
 }
 
 _BEGIN = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED; "
-    "SET LOCAL idle_in_transaction_session_timeout = {idle}; "
-    "SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = force_custom_plan"
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {idle}"
+)
+# For the user's statements, and those of the library that do read a whole table.
+_PLAN_FREELY = (
+    "; SET LOCAL enable_seqscan = on; SET LOCAL enable_hashjoin = on; "
+    "SET LOCAL enable_mergejoin = on; SET LOCAL plan_cache_mode = force_custom_plan"
 )
 
 
@@ -50,8 +62,10 @@ class Pool:
         self.options = options
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
+        self._begin_freely = self._begin + _PLAN_FREELY
         self._pool: asyncpg.Pool | None = None
         self._at_hand: list[Any] = []
+        self._spoiled: list[Any] = []
         self._waiting = 0
         self._users = 0
         self._idle = asyncio.Event()
@@ -92,8 +106,8 @@ class Pool:
                     self._idle.clear()
                     await self._idle.wait()
                 self._pool = None
-                while self._at_hand:
-                    await pool.release(self._at_hand.pop())
+                for connection in (*self._at_hand, *self._spoiled):
+                    await pool.release(connection)
                 await pool.close()
         except DRIVER_ERRORS:
             # The server doesn't answer any more, so there is nothing to say goodbye to.
@@ -101,6 +115,7 @@ class Pool:
         finally:
             self._pool = None
             self._at_hand.clear()
+            self._spoiled.clear()
 
     async def connect(self) -> asyncpg.Connection:
         """A connection of its own, outside the pool. Driver errors come through."""
@@ -124,63 +139,98 @@ class Pool:
                 raise translate(error, self.place) from error
             attempt += 1
 
+    async def run(self, script: Script[T]) -> T:
+        """Carry out a script, each of its statements in a transaction of its own."""
+        return await run(self.fetch, script)
+
     async def fetch_raw(self, sql: str, *args: Any) -> list[Any]:
         """As `fetch`, but the driver's errors come through, and nothing is repeated."""
-        async with self.acquire() as connection:
+        connection = self._at_once() or await self._wait_for_one()
+        try:
             rows: list[Any] = await connection.fetch(sql, *args)
-            return rows
+        except BaseException:
+            await self._give_back(connection, _is_sound(connection))
+            raise
+        # It answered a statement that leaves nothing behind: no need to look at it again.
+        if not self._keep(connection):
+            await self._give_back(connection, sound=True)
+        return rows
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Any]:
         """A connection of the pool. Driver errors come through."""
+        connection = self._at_once() or await self._wait_for_one()
+        try:
+            yield connection
+        finally:
+            await self._give_back(connection, _is_sound(connection))
+
+    def _at_once(self) -> Any:
+        """A connection that is at hand, or None."""
+        while self._at_hand:
+            connection = self._at_hand.pop()
+            if not _is_closed(connection):
+                self._users += 1
+                return connection
+            self._spoiled.append(connection)
+        return None
+
+    async def _wait_for_one(self) -> Any:
         pool = self._pool
         if pool is None:
             raise StoreError(
                 f"PostgreSQL at {self.place} isn't open: `await database.open()` first"
             )
         self._users += 1
-        try:
-            connection = await self._take(pool)
-            stays = False
-            try:
-                yield connection
-                room = not self._waiting and len(self._at_hand) < self.options.min_size
-                stays = room and _is_sound(connection)
-            finally:
-                if stays:
-                    self._at_hand.append(connection)
-                else:
-                    await pool.release(connection, timeout=self.timeout)
-        finally:
-            self._users -= 1
-            if not self._users:
-                self._idle.set()
-
-    async def _take(self, pool: Any) -> Any:
-        while self._at_hand:
-            connection = self._at_hand.pop()
-            if _is_sound(connection):
-                return connection
-            await pool.release(connection, timeout=self.timeout)
         self._waiting += 1
         try:
+            while self._spoiled:
+                await pool.release(self._spoiled.pop(), timeout=self.timeout)
             return await pool.acquire(timeout=self.timeout)
-        except TimeoutError as error:
-            raise StoreUnavailable(
-                f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
-                f"that it answers, or raise max_size={self.options.max_size}"
-            ) from error
+        except BaseException as error:
+            self._left()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(
+                    f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
+                    f"that it answers, or raise max_size={self.options.max_size}"
+                ) from error
+            raise
         finally:
             self._waiting -= 1
 
+    def _keep(self, connection: Any) -> bool:
+        """Put a sound connection at hand if there is room; whether there was."""
+        if self._waiting or len(self._at_hand) >= self.options.min_size:
+            return False
+        self._at_hand.append(connection)
+        self._left()
+        return True
+
+    async def _give_back(self, connection: Any, sound: bool) -> None:
+        if sound and self._keep(connection):
+            return
+        pool = self._pool
+        try:
+            if pool is None:  # It was closed without waiting any longer.
+                drop(connection)
+            else:
+                await pool.release(connection, timeout=self.timeout)
+        finally:
+            self._left()
+
+    def _left(self) -> None:
+        self._users -= 1
+        if not self._users:
+            self._idle.set()
+
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Any]:
+    async def begin(self, *, freely: bool = False) -> AsyncIterator[Any]:
         """A connection in a transaction: committed at the end, rolled back if the block raises.
 
-        Driver errors come through.
+        `freely`: its statements are planned anew, each for itself. Driver errors come through.
         """
         async with self.acquire() as connection:
-            await self.begin_on(connection)
+            await self.begin_on(connection, freely=freely)
             try:
                 yield connection
             except BaseException:
@@ -188,9 +238,9 @@ class Pool:
                 raise
             await self.commit(connection)
 
-    async def begin_on(self, connection: Any) -> None:
+    async def begin_on(self, connection: Any, *, freely: bool) -> None:
         """BEGIN."""
-        await connection.execute(self._begin)
+        await connection.execute(self._begin_freely if freely else self._begin)
 
     async def commit(self, connection: Any) -> None:
         """COMMIT. Raises `StoreError` when the transaction had failed: nothing is written."""
@@ -220,18 +270,35 @@ class Pool:
         return {"statement_cache_size": size, "server_settings": settings}
 
 
+async def run(fetch: Fetch, script: Script[T]) -> T:
+    """Carry out a script by running each of its statements, none of which may be `many`."""
+    rows: Any = None
+    while True:
+        try:
+            sql, args, _ = script.send(rows)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        rows = await fetch(sql, *args)
+
+
 def drop(connection: Any) -> None:
     """Cut the connection, when its state isn't known; the pool makes another."""
     with suppress(asyncpg.InterfaceError):  # It is gone already.
         connection.terminate()
 
 
+def _is_closed(connection: Any) -> bool:
+    try:
+        closed: bool = connection.is_closed()
+    except asyncpg.InterfaceError:  # It is gone, and asyncpg's pool knows.
+        return True
+    return closed
+
+
 def _is_sound(connection: Any) -> bool:
     """Whether it is open and in no transaction: as good as new for the next call."""
-    try:
-        return not (connection.is_closed() or connection.is_in_transaction())
-    except asyncpg.InterfaceError:  # It is gone, and asyncpg's pool knows.
-        return False
+    return not (_is_closed(connection) or connection.is_in_transaction())
 
 
 async def _reset(connection: Any) -> None:

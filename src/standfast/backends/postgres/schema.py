@@ -1,225 +1,122 @@
-"""The tables, as numbered migrations of plain SQL.
+"""The tables: which migrations were applied, by line, and databases that an older version made.
 
-Indexes are few, because each one is paid on every start. `instances_passive` holds only passive
-instances with a time to wake, ordered within their kind, so that neither the finished ones nor
-those of other kinds cost a worker anything. `instances_owner` holds only active ones. The two BRIN
-indexes serve retention and are a few pages whatever the size of the table.
-
-No foreign keys: journal and mail are only written beside a check of their instance's row, and the
-checks of a foreign key would lock that row on every append.
+Where the tables of a port come from stands beside its statements (`LINE` of each module).
 """
 
 from __future__ import annotations
 
-from standfast.ports.database import Migration
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from standfast.backends.postgres.database import PostgresDatabase
+from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
+from standfast.backends.postgres.pool import Pool
+from standfast.ports.providing import Provided
+from standfast.ports.schema import AppliedMigration, Schema, SchemaLine, SchemaMigration
 
 LOCK_KEY = 0x5354_4644_4641_5354
-"""The advisory lock that migrations hold."""
+"""The advisory lock that migrations hold, of all versions."""
 
-MIGRATIONS: tuple[Migration, ...] = (
-    Migration(
-        1,
-        "journal, mail, leases and marks",
-        """\
+_BOOKKEEPING = """\
 CREATE SCHEMA IF NOT EXISTS standfast;
-
-CREATE TABLE standfast.migrations (
-    number     int PRIMARY KEY,
+CREATE TABLE IF NOT EXISTS standfast.schema_migrations (
+    line       text NOT NULL,
+    number     int NOT NULL,
     name       text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (line, number)
 );
+"""
 
-CREATE TABLE standfast.workers (
-    token      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    name       text NOT NULL,
-    kinds      jsonb NOT NULL,
-    expires_at timestamptz NOT NULL
-) WITH (fillfactor = 50);
+# ruff: noqa: S608 - constants of this module and quoted literals are put into the SQL text
 
-CREATE TABLE standfast.instances (
-    id             uuid PRIMARY KEY,
-    pattern        text NOT NULL,
-    name           text NOT NULL,
-    version        int NOT NULL,
-    key            text NOT NULL,
-    correlation_id text NOT NULL,
-    input_hash     text NOT NULL,
-    status         text NOT NULL,
-    step           text NOT NULL,
-    cause          text NOT NULL,
-    owner          bigint,
-    wake_at        double precision,
-    deadline_at    double precision,
-    created_at     double precision NOT NULL,
-    updated_at     double precision NOT NULL,
-    finished_at    double precision,
-    claim          bigint,
-    last_mail      bigint NOT NULL DEFAULT 0,
-    unread         int NOT NULL DEFAULT 0,
-    mailed_at      double precision,
-    UNIQUE (pattern, name, key)
-);
-COMMENT ON COLUMN standfast.instances.claim IS
-    'which call claimed it: lets a worker find what it claimed when the answer was lost';
-COMMENT ON COLUMN standfast.instances.last_mail IS 'the number of the last mail that arrived';
-COMMENT ON COLUMN standfast.instances.unread IS 'how many mails wait to be folded in';
-COMMENT ON COLUMN standfast.instances.mailed_at IS 'since when mail waits, NULL if none does';
-CREATE INDEX instances_passive ON standfast.instances (pattern, name, version, wake_at)
-    WHERE owner IS NULL AND wake_at IS NOT NULL;
-CREATE INDEX instances_owner ON standfast.instances (owner) WHERE owner IS NOT NULL;
-CREATE INDEX instances_finished ON standfast.instances
-    USING brin (finished_at) WITH (autosummarize = on, pages_per_range = 32);
+_KNOWN = "SELECT to_regclass('standfast.schema_migrations')::oid"
+_OLD = "SELECT to_regclass('standfast.migrations')::oid"
+_VERSIONS = "SELECT line, max(number) FROM standfast.schema_migrations GROUP BY line"
 
-CREATE TABLE standfast.journal (
-    id   uuid NOT NULL,
-    seq  int NOT NULL,
-    fact text NOT NULL,
-    PRIMARY KEY (id, seq)
-);
+# Version 0.1 had one line for everything, and leases for workers only. The old table of migrations
+# is the proof that nobody did this before; what it knew stays, with its times.
+_ADOPT = f"""\
+{_BOOKKEEPING}
+ALTER TABLE standfast.workers RENAME TO leases;
+ALTER TABLE standfast.leases RENAME CONSTRAINT workers_pkey TO leases_pkey;
+ALTER SEQUENCE standfast.workers_token_seq RENAME TO leases_token_seq;
+ALTER TABLE standfast.leases RENAME COLUMN name TO holder;
+ALTER TABLE standfast.leases RENAME COLUMN kinds TO note;
+ALTER TABLE standfast.leases ADD COLUMN name text,
+    ALTER COLUMN note TYPE json USING ('{{"kinds": ' || note::text || '}}')::json;
+UPDATE standfast.leases SET name = 'member:' || token;
+ALTER TABLE standfast.leases ALTER COLUMN name SET NOT NULL,
+    ADD CONSTRAINT leases_name_key UNIQUE (name);
 
-CREATE TABLE standfast.mail (
-    instance uuid NOT NULL,
-    id       text NOT NULL,
-    number   bigint NOT NULL,
-    kind     text NOT NULL,
-    body     text,
-    at       double precision NOT NULL,
-    PRIMARY KEY (instance, id)
-);
-COMMENT ON COLUMN standfast.mail.body IS
-    'NULL once folded into the journal: the row stays, so that a repeated id is known';
-CREATE INDEX mail_unread ON standfast.mail (instance, number) WHERE body IS NOT NULL;
+INSERT INTO standfast.schema_migrations (line, number, name, applied_at)
+SELECT l.line, 1, l.name, m.applied_at
+FROM (VALUES (1, 'coordination', 'leases'), (1, 'journal', 'instances, journal and mail'),
+             (1, 'marks', 'marks'), (2, 'rate_limits', 'rate limits'))
+     AS l (number, line, name) JOIN standfast.migrations m USING (number);
+DROP TABLE standfast.migrations;
+"""
 
-CREATE TABLE standfast.marks (
-    key       text NOT NULL,
-    operation text NOT NULL,
-    reason    text NOT NULL,
-    result    text,
-    at        double precision NOT NULL,
-    PRIMARY KEY (key, operation)
-);
-CREATE INDEX marks_at ON standfast.marks
-    USING brin (at) WITH (autosummarize = on, pages_per_range = 32);
 
-INSERT INTO standfast.migrations (number, name) VALUES (1, 'journal, mail, leases and marks');
-""",
-    ),
-    Migration(
-        2,
-        "rate limits",
-        """\
-CREATE UNLOGGED TABLE standfast.rate_limits (
-    key        text PRIMARY KEY,
-    full_at    double precision,
-    number     double precision,
-    current    bigint,
-    previous   bigint,
-    expires_at double precision NOT NULL
-) WITH (fillfactor = 50);
-COMMENT ON TABLE standfast.rate_limits IS
-    'unlogged: after a crash of the server every key starts anew';
-COMMENT ON COLUMN standfast.rate_limits.full_at IS 'GCRA: when its bucket is full again';
-COMMENT ON COLUMN standfast.rate_limits.number IS
-    'sliding window: the window that current belongs to; previous is of the one before';
+class PostgresSchema:
+    """`Schema` on PostgreSQL. Ask the `PostgresDatabase` for it."""
 
--- The machines of resilience/ratelimit/machine.py. Keys are locked in their order, so that batches
--- don't deadlock; each is read once and written once, however often it is asked for.
-CREATE FUNCTION standfast.check_rates(
-    keys text[], sliding bool[], limits bigint[], windows double precision[],
-    capacities bigint[], costs bigint[]
-) RETURNS TABLE (
-    n bigint, allowed bool, remaining bigint, retry_after double precision,
-    reset_after double precision
-) LANGUAGE plpgsql AS $$
-DECLARE
-    r record;
-    state standfast.rate_limits;
-    key_before text;
-    at double precision;
-    span double precision;
-    room double precision;
-    after double precision;
-    spare double precision;
-    passed double precision;
-    weighted double precision;
-BEGIN
-    FOR r IN
-        SELECT * FROM unnest(keys, sliding, limits, windows, capacities, costs) WITH ORDINALITY
-            AS t (key, sliding, quota, per, capacity, cost, n)
-        ORDER BY t.key COLLATE "C", t.n
-    LOOP
-        IF r.key IS DISTINCT FROM key_before THEN
-            IF key_before IS NOT NULL THEN
-                PERFORM standfast.keep_rate(state);
-            END IF;
-            key_before := r.key;
-            -- Makes the row if need be, and locks it: two transactions take turns.
-            INSERT INTO standfast.rate_limits AS l (key, expires_at) VALUES (r.key, 0)
-                ON CONFLICT (key) DO UPDATE SET expires_at = l.expires_at
-                RETURNING l.* INTO state;
-            at := extract(epoch FROM clock_timestamp());
-        END IF;
-        n := r.n;
-        retry_after := 0;
-        IF NOT r.sliding THEN
-            span := r.per / r.quota;
-            room := r.capacity * span;
-            state.full_at := least(greatest(coalesce(state.full_at, at), at), at + room);
-            after := state.full_at + r.cost * span;
-            spare := at + room - after;
-            allowed := spare >= -5e-7 OR r.cost <= 0;
-            IF allowed THEN
-                state.full_at := greatest(after, at);
-                spare := least(spare, room);
-            ELSE
-                retry_after := -spare;
-                spare := at + room - state.full_at;
-            END IF;
-            remaining := floor((spare + 5e-7) / span);
-            reset_after := state.full_at - at;
-        ELSE
-            passed := at - floor(at / r.per) * r.per;
-            IF state.number IS NULL OR state.number < floor(at / r.per) - 1 THEN
-                state.current := 0;
-                state.previous := 0;
-            ELSIF state.number < floor(at / r.per) THEN
-                state.previous := state.current;
-                state.current := 0;
-            END IF;
-            state.number := floor(at / r.per);
-            weighted := state.previous * (1 - passed / r.per);
-            allowed := r.cost <= 0 OR weighted + state.current + r.cost <= r.quota + 5e-7;
-            IF allowed THEN
-                state.current := greatest(0, state.current + r.cost);
-            ELSIF r.cost > r.quota THEN
-                retry_after := r.per;
-            ELSIF state.current <= r.quota - r.cost THEN
-                retry_after := greatest(0, r.per * (1 - (r.quota - r.cost - state.current)
-                    / state.previous::double precision) - passed);
-            ELSE
-                retry_after := r.per - passed
-                    + r.per * (1 - (r.quota - r.cost) / state.current::double precision);
-            END IF;
-            remaining := greatest(0, floor(r.quota - weighted - state.current + 5e-7));
-            reset_after := CASE WHEN state.current > 0 THEN 2 * r.per - passed
-                WHEN state.previous > 0 THEN r.per - passed ELSE 0 END;
-        END IF;
-        state.expires_at := at + reset_after;
-        RETURN NEXT;
-    END LOOP;
-    IF key_before IS NOT NULL THEN
-        PERFORM standfast.keep_rate(state);
-    END IF;
-END $$;
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
-CREATE FUNCTION standfast.keep_rate(state standfast.rate_limits) RETURNS void
-LANGUAGE sql AS $$
-    UPDATE standfast.rate_limits SET full_at = state.full_at, number = state.number,
-        current = state.current, previous = state.previous, expires_at = state.expires_at
-    WHERE key = state.key
-$$;
+    async def versions(self) -> Mapping[str, int]:
+        """See `Schema.versions`."""
+        if (await self._pool.fetch(_KNOWN))[0][0] is None:
+            return {}
+        return {row[0]: row[1] for row in await self._pool.fetch(_VERSIONS)}
 
-INSERT INTO standfast.migrations (number, name) VALUES (2, 'rate limits');
-""",
-    ),
-)
+    async def migrate(self, lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
+        """See `Schema.migrate`. What was taken over counts as done before, by the older version.
+
+        Old workers that still run are waited for in the middle of a write, and can't write any
+        more afterwards.
+        """
+        done: list[AppliedMigration] = []
+        try:
+            async with self._pool.begin() as connection:
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
+                if await connection.fetchval(_OLD) is not None:
+                    await connection.execute(_ADOPT)
+                versions = await _versions(connection)
+                for line in lines:
+                    for migration in line.migrations:
+                        if migration.number > versions.get(line.name, 0):
+                            await connection.execute(self.script(line, migration))
+                            done.append(AppliedMigration(line.name, migration))
+        except DRIVER_ERRORS as error:
+            raise translate(error, self._pool.place, own=False) from error
+        return done
+
+    def script(self, line: SchemaLine, migration: SchemaMigration) -> str:
+        """See `Schema.script`. Run it in one transaction."""
+        sql = migration.sql.strip()
+        if not sql.endswith(";"):
+            sql += "\n;"
+        noted = f"{_literal(line.name)}, {migration.number:d}, {_literal(migration.name)}"
+        return (
+            f"{_BOOKKEEPING}\n{sql}\n\n"
+            "INSERT INTO standfast.schema_migrations (line, number, name)\n"
+            f"VALUES ({noted});\n"
+        )
+
+
+async def _versions(connection: Any) -> dict[str, int]:
+    if await connection.fetchval(_KNOWN) is None:
+        return {}
+    return {row[0]: row[1] for row in await connection.fetch(_VERSIONS)}
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _make(database: PostgresDatabase) -> PostgresSchema:
+    return PostgresSchema(database.pool)
+
+
+PROVIDES: dict[type, Provided] = {Schema: Provided(_make)}

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
-from typing import Any
-from uuid import UUID
+from typing import Any, TypeVar
 
-import asyncpg
-
-from standfast.backends.postgres import statements as sql
-from standfast.backends.postgres import writing
 from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
-from standfast.backends.postgres.journal import instance_of
 from standfast.backends.postgres.pool import Pool, drop
-from standfast.errors import StandfastError, StoreError
-from standfast.ports.database import Mark, Row
-from standfast.ports.journal import Append, Instance, Mail, Start, Started
+from standfast.errors import StoreError
+from standfast.ports.database import Row, Script
+from standfast.ports.providing import Dialect
+
+T = TypeVar("T")
 
 
 class PostgresTransaction:
@@ -25,6 +21,8 @@ class PostgresTransaction:
 
     For one task at a time. A failed statement ends the transaction, unless a SAVEPOINT was set.
     """
+
+    dialect: Dialect = "postgresql"
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -68,9 +66,7 @@ class PostgresTransaction:
         connection = await self._begun()
         self._foreign = True
         with self._errors(own=False):
-            tag = await connection.execute(sql, *args)
-        count = tag.rpartition(" ")[2]
-        return int(count) if count.isdigit() else 0
+            return _touched(await connection.execute(sql, *args))
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
@@ -93,55 +89,21 @@ class PostgresTransaction:
         row = await self.fetch_one(sql, *args)
         return None if row is None else row[0]
 
-    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
-        """See `StoreTransaction.start`."""
-        return await writing.start(self._fetch, starts, owner=owner)
-
-    async def append(self, owner: int, append: Append) -> StandfastError | None:
-        """See `StoreTransaction.append`."""
+    async def run(self, script: Script[T]) -> T:
+        """See `RunsScripts.run`. What a script runs is the library's, and leaves nothing behind."""
         connection = await self._begun()
-        try:
-            if writing.is_plain(append):
-                refused = await writing.append(connection.fetch, owner, (append,))
-            else:
-                refused = await writing.append_with_mail(connection.fetch, owner, (append,))
-        except asyncpg.UniqueViolationError:
-            return writing.overtaken(append)
-        except DRIVER_ERRORS as error:
-            raise translate(error, self._pool.place) from error
-        return writing.not_owned(owner, append.id) if refused else None
-
-    async def send(self, mails: Sequence[Mail]) -> list[bool]:
-        """See `StoreTransaction.send`."""
-        return await writing.send(self._fetch, mails)
-
-    async def instance(self, id: UUID) -> Instance | None:
-        """See `StoreTransaction.instance`."""
-        rows = await self._fetch(sql.BY_ID, id)
-        return instance_of(rows[0]) if rows else None
-
-    async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
-        """See `StoreTransaction.mark`."""
+        rows: Any = None
         while True:
-            if await self._fetch(sql.MARK, key, operation, reason, at):
-                return None
-            rows = await self._fetch(sql.MARK_THERE, key, operation)
-            if rows:
-                return Mark(rows[0][0], rows[0][1])
-            # It was purged in between, so there is room for a new one.
-
-    async def keep_result(self, key: str, operation: str, result: str) -> None:
-        """See `StoreTransaction.keep_result`."""
-        if not await self._fetch(sql.KEEP_RESULT, key, operation, result):
-            raise StoreError(
-                f"no mark ({key!r}, {operation!r}) to keep a result with: call mark() before it"
-            )
-
-    async def _fetch(self, sql: str, *args: Any) -> list[Any]:
-        connection = await self._begun()
-        with self._errors(own=True):
-            rows: list[Any] = await connection.fetch(sql, *args)
-            return rows
+            try:
+                sql, args, many = script.send(rows)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            with self._errors(own=True):
+                if many:
+                    rows = [(sum([_touched(await connection.execute(sql, *one)) for one in args]),)]
+                else:
+                    rows = await connection.fetch(sql, *args)
 
     async def _begun(self) -> Any:
         if self._connection is None:
@@ -151,7 +113,7 @@ class PostgresTransaction:
                 connection = await self._stack.enter_async_context(self._pool.acquire())
                 self._connection = connection
                 try:
-                    await self._pool.begin_on(connection)
+                    await self._pool.begin_on(connection, freely=True)
                 except BaseException:
                     drop(connection)
                     raise
@@ -171,3 +133,9 @@ class PostgresTransaction:
             yield
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place, own=own) from error
+
+
+def _touched(tag: str) -> int:
+    """How many rows the command of this tag touched, 0 where it doesn't say."""
+    count = tag.rpartition(" ")[2]
+    return int(count) if count.isdigit() else 0

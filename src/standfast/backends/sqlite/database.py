@@ -8,27 +8,22 @@ shares.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from standfast.backends.sqlite import schema
-from standfast.backends.sqlite.connection import ConnectionThreads, Session, Work, transact
-from standfast.backends.sqlite.journal import SqliteJournal
-from standfast.backends.sqlite.leases import SqliteLeases
+from standfast.backends.sqlite.file import SqliteFile
 from standfast.backends.sqlite.transaction import SqliteTransaction
-from standfast.backends.sqlite.writer import Writer
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError, StoreError, StoreUnavailable, Unsupported
-from standfast.ports.database import Capabilities, Migration, StoreTransaction
-from standfast.ports.journal import JournalStore
-from standfast.ports.leases import WorkerLeases
+from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
+from standfast.ports.database import Capabilities, StoreTransaction
+from standfast.ports.providing import Dialect, Ports
+from standfast.ports.schema import SchemaLine
 
-T = TypeVar("T")
+P = TypeVar("P")
 _PREFIX = "sqlite:///"
 _OLDEST = (3, 37, 0)
 
@@ -46,10 +41,10 @@ class SqliteDatabase:
     Raises `ConfigurationError` for a wrong option.
     """
 
+    dialect: Dialect = "sqlite"
     capabilities = Capabilities(
         durable=True, many_workers=False, many_processes=True, write_lanes=1
     )
-    migrations: Sequence[Migration] = schema.MIGRATIONS
 
     def __init__(
         self,
@@ -64,21 +59,23 @@ class SqliteDatabase:
             raise ConfigurationError(f"readers={readers!r}: must be at least 1")
         self.url = url
         self.path = _path(url)
-        self.now = clock.now
-        patience = seconds(busy_timeout, name="busy_timeout", positive=False)
-        self._writer = Writer(
+        self.file = SqliteFile(
             self.path,
-            busy_timeout=patience,
+            busy_timeout=seconds(busy_timeout, name="busy_timeout", positive=False),
+            readers=readers,
             inline_below=seconds(inline_below, name="inline_below", positive=False),
+            now=clock.now,
         )
-        self._readers = ConnectionThreads(
-            self.path, count=readers, busy_timeout=patience, name="standfast-sqlite-reader"
-        )
-        self._transactions: set[SqliteTransaction] = set()
+        self._ports = Ports(self, "standfast.backends.sqlite")
         self._open = False
-        self._journal = SqliteJournal(self)
-        self.journal: JournalStore = self._journal
-        self.leases: WorkerLeases = SqliteLeases(self)
+
+    def port(self, kind: type[P]) -> P:
+        """See `Database.port`."""
+        return self._ports.get(kind)
+
+    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
+        """See `Database.lines`."""
+        return self._ports.lines(kinds)
 
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`, or `CorruptRecord` if it isn't an SQLite file."""
@@ -92,8 +89,7 @@ class SqliteDatabase:
         folder = Path(self.path).parent
         if not folder.is_dir():
             raise StoreUnavailable(f"{self.path}: the folder {folder} doesn't exist: create it")
-        await self._writer.open()
-        await self._readers.open()
+        await self.file.open()
         self._open = True
 
     async def close(self) -> None:
@@ -101,19 +97,10 @@ class SqliteDatabase:
         if not self._open:
             return
         self._open = False
-        await self._journal.close()
-        await self._readers.close()
-        await self._writer.close()
-
-    async def schema_version(self) -> int:
-        """The number of the last migration applied, 0 for none."""
-        return await self.read(schema.schema_version)
-
-    async def migrate(self) -> list[Migration]:
-        """Apply what is missing, atomically and safely beside others who do the same."""
-        return await self.write(
-            lambda con: transact(con, lambda con: schema.migrate(con, self.migrations))
-        )
+        for port in self._ports.made():
+            if hasattr(port, "close"):
+                await port.close()
+        await self.file.close()
 
     async def clock_offset(self, clock: Clock) -> float:
         """Always 0: there is no clock but the machine's own."""
@@ -124,62 +111,7 @@ class SqliteDatabase:
 
         Cancelled while the commit itself runs, it may be committed.
         """
-        return SqliteTransaction(self)
-
-    async def count_marks(self, *, before: float) -> int:
-        """How many marks were set before that time (seconds since the epoch)."""
-
-        def work(con: sqlite3.Connection) -> int:
-            sql = "SELECT count(*) FROM standfast_marks WHERE at < ?"
-            (number,) = con.execute(sql, (before,)).fetchone()
-            return int(number)
-
-        return await self.read(work)
-
-    async def purge_marks(self, *, before: float, limit: int) -> int:
-        """Delete up to `limit` marks set before that time (seconds since the epoch)."""
-
-        def work(con: sqlite3.Connection) -> int:
-            return con.execute(
-                "DELETE FROM standfast_marks WHERE (key, operation) IN (SELECT key, operation"
-                " FROM standfast_marks WHERE at < ? ORDER BY at LIMIT ?)",
-                (before, limit),
-            ).rowcount
-
-        return await self.write(lambda con: transact(con, work))
-
-    def write(self, work: Work[T], *, brief: bool = False) -> asyncio.Future[T]:
-        """Have `work` done on the writer's connection, in turn. For this backend's own parts.
-
-        `brief` work may be done at once, in the caller's thread.
-        """
-        if self._transactions:
-            self.refuse_nesting()
-        return self._writer.write(work) if brief else self._writer.submit(work)
-
-    def read(self, work: Work[T]) -> asyncio.Future[T]:
-        """Have `work` done on a reader's connection. For this backend's own parts."""
-        return self._readers.submit(work)
-
-    def begin(self, transaction: SqliteTransaction) -> Session:
-        """Take the writer for a transaction, in turn."""
-        session = Session(asyncio.get_running_loop(), self.path)
-        self._writer.submit(session.run)
-        self._transactions.add(transaction)
-        return session
-
-    def ended(self, transaction: SqliteTransaction) -> None:
-        """The transaction doesn't hold the writer any longer."""
-        self._transactions.discard(transaction)
-
-    def refuse_nesting(self) -> None:
-        """A task that holds the writer and asks for it again would wait for itself for ever."""
-        task = asyncio.current_task()
-        if any(transaction.task is task for transaction in self._transactions):
-            raise StoreError(
-                "this task has a transaction open, and SQLite has one writer: use that "
-                "transaction (`tx.start(...)`, `tx.send(...)`), or end its block first"
-            )
+        return SqliteTransaction(self.file)
 
 
 def _path(url: str) -> str:

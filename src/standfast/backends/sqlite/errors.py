@@ -8,6 +8,7 @@ from standfast.errors import (
     ConstraintViolated,
     CorruptRecord,
     MigrationNeeded,
+    StaleWriter,
     StoreError,
     StoreFull,
     StoreUnavailable,
@@ -15,6 +16,17 @@ from standfast.errors import (
 
 DRIVER_ERRORS = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError)
 """What the driver raises: the last two for integers beyond 64 bits and text that isn't UTF-8."""
+
+REFUSED = (
+    StaleWriter,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+"""What is wrong with one write, as against the database: others can be written."""
 
 _AWAY = {
     sqlite3.SQLITE_BUSY: "another process holds its write lock for longer than the busy timeout",

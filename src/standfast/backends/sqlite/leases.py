@@ -1,110 +1,155 @@
-"""Worker leases on SQLite: one live worker at a time, timed by the machine's own clock."""
+"""Named leases on SQLite, timed by the machine's own clock."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-from standfast.backends.sqlite.connection import snapshot, transact
-from standfast.ports.leases import Worker
+from standfast.backends.sqlite.database import SqliteDatabase
+from standfast.backends.sqlite.file import SqliteFile
+from standfast.ports.leases import Lease, LeaseStore
+from standfast.ports.providing import Provided
+from standfast.ports.schema import SchemaLine, SchemaMigration
 
-if TYPE_CHECKING:
-    from standfast.backends.sqlite.database import SqliteDatabase
+# AUTOINCREMENT: a token is never given twice, also when its row is gone.
+LINE = SchemaLine(
+    "coordination",
+    (
+        SchemaMigration(
+            1,
+            "leases",
+            """\
+CREATE TABLE standfast_leases (
+    token INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    holder TEXT NOT NULL,
+    note TEXT NOT NULL,
+    expires_at REAL NOT NULL
+) STRICT;
+""",
+        ),
+    ),
+)
 
 
 class SqliteLeases:
-    """`WorkerLeases` on SQLite. Ask the `SqliteDatabase` for it."""
+    """`LeaseStore` on SQLite. Ask the `SqliteDatabase` for it."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
-        self._database = database
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
 
-    async def register(
-        self, name: str, kinds: Sequence[tuple[str, str, int]], *, ttl: float
-    ) -> int | None:
-        """See `WorkerLeases.register`."""
-        now = self._database.now()
+    async def acquire(
+        self, names: Sequence[str], holder: str, *, ttl: float, note: str = "{}"
+    ) -> list[int | None]:
+        """See `LeaseStore.acquire`."""
+        now = self._file.now()
 
-        def work(con: sqlite3.Connection) -> int | None:
-            _expire(con, now)
-            if con.execute("SELECT 1 FROM standfast_workers").fetchone():
-                return None
-            return con.execute(
-                "INSERT INTO standfast_workers (name, kinds, expires_at) VALUES (?, ?, ?)",
-                (name, json.dumps([list(kind) for kind in kinds]), now + ttl),
-            ).lastrowid
+        def work(con: sqlite3.Connection) -> tuple[list[int | None], list[int]]:
+            ended = _expire(con, now)
+            return [_acquire(con, name, holder, note, now + ttl) for name in names], ended
 
-        return await self._database.write(lambda con: transact(con, work))
+        tokens, ended = await self._file.transact(work)
+        self._tell(ended)
+        return tokens
 
-    async def renew(self, token: int, *, ttl: float) -> bool:
-        """See `WorkerLeases.renew`."""
-        expires_at = self._database.now() + ttl
+    async def renew(self, tokens: Sequence[int], *, ttl: float) -> list[bool]:
+        """See `LeaseStore.renew`."""
+        if not tokens:
+            return []
+        expires_at = self._file.now() + ttl
 
-        def work(con: sqlite3.Connection) -> bool:
-            return bool(
+        def work(con: sqlite3.Connection) -> list[bool]:
+            return [
                 con.execute(
-                    "UPDATE standfast_workers SET expires_at = ? WHERE token = ?",
+                    "UPDATE standfast_leases SET expires_at = ? WHERE token = ?",
                     (expires_at, token),
                 ).rowcount
-            )
-
-        return await self._database.write(lambda con: transact(con, work))
-
-    async def expire(self) -> list[int]:
-        """See `WorkerLeases.expire`."""
-        now = self._database.now()
-
-        def overdue(con: sqlite3.Connection) -> bool:
-            found = con.execute("SELECT 1 FROM standfast_workers WHERE expires_at <= ?", (now,))
-            return found.fetchone() is not None
-
-        if not await self._database.read(overdue):
-            return []
-        return await self._database.write(lambda con: transact(con, lambda con: _expire(con, now)))
-
-    async def release(self, token: int) -> None:
-        """See `WorkerLeases.release`."""
-        now = self._database.now()
-
-        def work(con: sqlite3.Connection) -> None:
-            con.execute("DELETE FROM standfast_workers WHERE token = ?", (token,))
-            _free(con, token, now)
-
-        await self._database.write(lambda con: transact(con, work))
-
-    async def workers(self) -> list[Worker]:
-        """See `WorkerLeases.workers`."""
-        now = self._database.now()
-
-        def work(con: sqlite3.Connection) -> list[Worker]:
-            rows = con.execute(
-                "SELECT token, name, kinds, expires_at, (SELECT count(*) FROM standfast_instances"
-                " WHERE owner = token) FROM standfast_workers ORDER BY token"
-            ).fetchall()
-            return [
-                Worker(token, name, kinds_from(kinds), expires_at - now, owned)
-                for token, name, kinds, expires_at, owned in rows
+                > 0
+                for token in tokens
             ]
 
-        return await self._database.read(lambda con: snapshot(con, work))
+        return await self._file.transact(work)
+
+    async def annotate(self, token: int, note: str) -> None:
+        """See `LeaseStore.annotate`."""
+
+        def work(con: sqlite3.Connection) -> None:
+            con.execute("UPDATE standfast_leases SET note = ? WHERE token = ?", (note, token))
+
+        await self._file.transact(work)
+
+    async def release(self, tokens: Sequence[int]) -> None:
+        """See `LeaseStore.release`."""
+        if not tokens:
+            return
+
+        def work(con: sqlite3.Connection) -> list[int]:
+            sql = "DELETE FROM standfast_leases WHERE token = ?"
+            return [token for token in tokens if con.execute(sql, (token,)).rowcount]
+
+        self._tell(await self._file.transact(work))
+
+    async def expire(self) -> list[int]:
+        """See `LeaseStore.expire`."""
+        now = self._file.now()
+
+        def overdue(con: sqlite3.Connection) -> bool:
+            found = con.execute("SELECT 1 FROM standfast_leases WHERE expires_at <= ?", (now,))
+            return found.fetchone() is not None
+
+        # Nearly always none has, and the reader knows without the write lock.
+        if not await self._file.read(overdue):
+            return []
+        ended = await self._file.transact(lambda con: _expire(con, now))
+        self._tell(ended)
+        return ended
+
+    async def leases(self, prefix: str = "") -> list[Lease]:
+        """See `LeaseStore.leases`."""
+        now = self._file.now()
+
+        def work(con: sqlite3.Connection) -> list[Lease]:
+            rows = con.execute(
+                "SELECT name, token, holder, note, expires_at FROM standfast_leases"
+                " WHERE substr(name, 1, length(?)) = ? ORDER BY token",
+                (prefix, prefix),
+            ).fetchall()
+            return [
+                Lease(name, token, holder, note, expires_at - now)
+                for name, token, holder, note, expires_at in rows
+            ]
+
+        return await self._file.read(work)
+
+    def on_freed(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See `LeaseStore.on_freed`. Any commit of another process is a hint."""
+        return self._file.hints.subscribe("freed", callback)
+
+    def _tell(self, ended: Sequence[int]) -> None:
+        if ended:
+            self._file.hints.tell("freed")
 
 
-def kinds_from(text: str) -> tuple[tuple[str, str, int], ...]:
-    """The kinds of a worker's row."""
-    return tuple((pattern, name, version) for pattern, name, version in json.loads(text))
+def _acquire(
+    con: sqlite3.Connection, name: str, holder: str, note: str, expires_at: float
+) -> int | None:
+    row = con.execute(
+        "INSERT INTO standfast_leases (name, holder, note, expires_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (name) DO NOTHING RETURNING token",
+        (name, holder, note, expires_at),
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def _expire(con: sqlite3.Connection, now: float) -> list[int]:
     ended = con.execute(
-        "DELETE FROM standfast_workers WHERE expires_at <= ? RETURNING token", (now,)
+        "DELETE FROM standfast_leases WHERE expires_at <= ? RETURNING token", (now,)
     ).fetchall()
-    for (token,) in ended:
-        _free(con, token, now)
     return sorted(token for (token,) in ended)
 
 
-def _free(con: sqlite3.Connection, token: int, now: float) -> None:
-    con.execute(
-        "UPDATE standfast_instances SET owner = NULL, wake_at = ? WHERE owner = ?", (now, token)
-    )
+def _make(database: SqliteDatabase) -> SqliteLeases:
+    return SqliteLeases(database.file)
+
+
+PROVIDES: dict[type, Provided] = {LeaseStore: Provided(_make, LINE)}

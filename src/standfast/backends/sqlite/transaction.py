@@ -6,22 +6,17 @@ import asyncio
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
+from typing import Any, TypeVar
 
-from standfast.backends.sqlite import reading, writing
 from standfast.backends.sqlite.connection import Session, Work
-from standfast.errors import StandfastError, StoreError
-from standfast.ports.database import Mark, Row
-from standfast.ports.journal import Append, Filter, Instance, Mail, Start, Started
-
-if TYPE_CHECKING:
-    from standfast.backends.sqlite.database import SqliteDatabase
+from standfast.backends.sqlite.driver import native, run
+from standfast.backends.sqlite.file import SqliteFile
+from standfast.errors import StoreError
+from standfast.ports.database import Row, Script
+from standfast.ports.providing import Dialect
 
 T = TypeVar("T")
-_PLACEHOLDER = re.compile(r"\$(\d+)")
 _CONTROL = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)", re.I)
 
 
@@ -32,15 +27,17 @@ class SqliteTransaction:
     that writes, and keeps it until the block ends: do nothing slow in there.
     """
 
-    def __init__(self, database: SqliteDatabase) -> None:
-        self._database = database
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, file: SqliteFile) -> None:
+        self._file = file
         self._session: Session | None = None
         self._task: asyncio.Task[Any] | None = None
         self._over = True
 
     async def __aenter__(self) -> SqliteTransaction:
         self._task = asyncio.current_task()
-        self._database.refuse_nesting()
+        self._file.refuse_nesting()
         self._over = False
         return self
 
@@ -54,16 +51,11 @@ class SqliteTransaction:
         session, self._session = self._session, None
         if session is None:
             return
-        self._database.ended(self)
+        self._file.ended(session)
         if error is None:
             await session.commit()
         else:
             await session.rollback()
-
-    @property
-    def task(self) -> asyncio.Task[Any] | None:
-        """The task that opened it."""
-        return self._task
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
@@ -84,83 +76,27 @@ class SqliteTransaction:
         row = await self.fetch_one(sql, *args)
         return None if row is None else row[0]
 
-    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
-        """See `StoreTransaction.start`."""
-        return await self._do(lambda con: writing.start(con, starts, owner=owner))
-
-    async def append(self, owner: int, append: Append) -> StandfastError | None:
-        """See `StoreTransaction.append`."""
-        now = self._database.now()
-        path = self._database.path
-        (answer,) = await self._do(
-            lambda con: writing.append_each(con, owner, (append,), now=now, path=path)
-        )
-        return answer
-
-    async def send(self, mails: Sequence[Mail]) -> list[bool]:
-        """See `StoreTransaction.send`."""
-        now = self._database.now()
-        return await self._do(lambda con: writing.send(con, mails, now=now))
-
-    async def instance(self, id: UUID) -> Instance | None:
-        """See `StoreTransaction.instance`."""
-        wanted = Filter(pattern="", ids=(id,))
-        found = await self._do(lambda con: reading.find(con, wanted, limit=1, after=None))
-        return found[0] if found else None
-
-    async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
-        """See `StoreTransaction.mark`."""
-
-        def work(con: sqlite3.Connection) -> Mark | None:
-            new = con.execute(
-                "INSERT INTO standfast_marks (key, operation, reason, at) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (key, operation) DO NOTHING",
-                (key, operation, reason, at),
-            ).rowcount
-            if new:
-                return None
-            return Mark(
-                *con.execute(
-                    "SELECT reason, result FROM standfast_marks WHERE key = ? AND operation = ?",
-                    (key, operation),
-                ).fetchone()
-            )
-
-        return await self._do(work)
-
-    async def keep_result(self, key: str, operation: str, result: str) -> None:
-        """See `StoreTransaction.keep_result`. Raises `StoreError` if the mark isn't there."""
-
-        def work(con: sqlite3.Connection) -> None:
-            touched = con.execute(
-                "UPDATE standfast_marks SET result = ? WHERE key = ? AND operation = ?",
-                (result, key, operation),
-            ).rowcount
-            if not touched:
-                raise StoreError(f"no mark ({key!r}, {operation!r}) is set: call mark() first")
-
-        await self._do(work)
+    async def run(self, script: Script[T]) -> T:
+        """See `RunsScripts.run`: all of it in one go on the connection's thread."""
+        return await self._do(lambda con: run(con, script))
 
     async def _query(
         self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor], T]
     ) -> T:
-        unused = [n for n in range(1, len(args) + 1) if n not in _placeholders(sql)]
-        if unused:
-            raise StoreError(
-                f"${unused[0]} isn't in the statement, but {len(args)} arguments are given: {sql}"
-            )
+        text, arrange, numbers = native(sql)
+        _check_arguments(sql, numbers, len(args))
         if _CONTROL.match(sql):
             raise StoreError(
                 f"{sql!r}: the block ends its transaction itself. Leave it to commit, raise to "
                 "roll back"
             )
-        parameters = {str(number): value for number, value in enumerate(args, 1)}
+        arranged = args if arrange is None else arrange(args)
 
         def work(con: sqlite3.Connection) -> T:
             cursor = con.cursor()
             cursor.row_factory = sqlite3.Row
             try:
-                return answer(cursor.execute(sql, parameters))
+                return answer(cursor.execute(text, arranged))
             finally:
                 cursor.close()
 
@@ -171,14 +107,21 @@ class SqliteTransaction:
             raise StoreError("this transaction is over: use it inside its `async with` block only")
         session = self._session
         if session is None:
-            session = self._session = self._database.begin(self)
+            session = self._session = self._file.begin(self._task)
         return await session.submit(work)
+
+
+def _check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
+    unused = [number for number in range(1, given + 1) if number not in numbers]
+    if unused:
+        raise StoreError(
+            f"${unused[0]} isn't in the statement, but {given} arguments are given: {sql}"
+        )
+    if len(numbers) > given:
+        raise StoreError(
+            f"${max(numbers)} is in the statement, but {given} arguments are given: {sql}"
+        )
 
 
 def _first(cursor: sqlite3.Cursor) -> Any:
     return cursor.fetchone()
-
-
-@lru_cache(maxsize=512)
-def _placeholders(sql: str) -> frozenset[int]:
-    return frozenset(int(number) for number in _PLACEHOLDER.findall(sql))

@@ -12,11 +12,12 @@ from typing import Any
 from uuid import UUID
 
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition, Saga
+from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.plan import StepPlan
+from standfast.saga.saga import Saga
 from standfast.testing.ledger import Ledger
-from standfast.testing.simulation.calls import Call
+from standfast.testing.simulation.call import Call
 
 _BRANCH_PARTS = (
     "state",

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
-from random import Random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from standfast.ports.journal import Append, Mail
-from standfast.saga import events as ev
+from standfast.ports.journal import Append
 from standfast.saga import facts as fx
-from standfast.saga.active import Active
-from standfast.saga.client import Sagas
-from standfast.saga.context import Context
-from standfast.saga.definition import Definition, Saga
-from standfast.testing.ledger import Ledger
-from standfast.testing.simulation.calls import Call
+from standfast.saga.definition import Definition
+from standfast.saga.prepared import prepare
+from standfast.saga.saga import Saga
+from standfast.saga.status import STUCK
 from standfast.testing.simulation.chance import Chance
 from standfast.testing.simulation.invariants import (
     Observed,
@@ -27,31 +23,17 @@ from standfast.testing.simulation.invariants import (
 )
 from standfast.testing.simulation.judgement import check, judge, path_of, world_of
 from standfast.testing.simulation.people import Operator, Senders
-from standfast.testing.simulation.process import FOREVER, Process, SimulatedDefinitions
-from standfast.testing.simulation.store import SimulatedDatabase, answer_lost
-from standfast.testing.virtual import VirtualClock, VirtualLoop, refusing_real_io
+from standfast.testing.simulation.process import (
+    FOREVER,
+    Process,
+)
+from standfast.testing.simulation.scene import Rules, Scene
+from standfast.testing.simulation.store import ProcessDatabase, answer_lost
+from standfast.testing.virtual import refusing_real_io
 from standfast.testing.words import describe
 
 Check = Callable[[World], Any]
 LINGER = (0.0, 1.0, FOREVER)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What all runs of one simulation share.
-
-    `signals` are payloads by name, as JSON. `invariants` are checked at the end, `always` whenever
-    something happened. `raises` are the errors that calls are told to end with, by step, instead of
-    being made. `operated`: an operator looks after what is parked.
-    """
-
-    definitions: SimulatedDefinitions
-    signals: Mapping[str, bytes]
-    invariants: Sequence[Check] = ()
-    always: Sequence[Check] = ()
-    schema: str = ""
-    raises: Mapping[str, Sequence[Exception] | type[Exception]] = field(default_factory=dict)
-    operated: bool = True
 
 
 @dataclass(slots=True)
@@ -66,39 +48,17 @@ class Outcome:
     world: World
 
 
-class Play:
+class Play(Scene):
     """One run. The engine is the real one: its definition, machine, runner and attempts."""
 
     def __init__(
         self, rules: Rules, sagas: Sequence[Saga[Any]], input: Any, chance: Chance, *, tell: bool
     ) -> None:
-        self.rules = rules
-        self.chance = chance
-        self.saga_objects = sagas
-        self.input = input
-        self.definitions = rules.definitions
-        self.loop = VirtualLoop()
-        self.clock = VirtualClock(self.loop)
-        self.database = SimulatedDatabase(self, rules.schema)
-        self.sagas = Sagas(self.database.journal, self.definitions, clock=self.clock)
-        self.ledgers = [v for s in sagas for v in vars(s).values() if isinstance(v, Ledger)]
-        self.instances: dict[UUID, Observed] = {}
-        self.by_text: dict[str, Observed] = {}
-        self.root: UUID = UUID(int=Random(chance.draw("id")).getrandbits(128))  # noqa: S311
-        self.calls: list[Call] = []
-        self.strikes: Counter[tuple[str, str]] = Counter()
-        self.violation: Violation | None = None
-        self.story: list[tuple[float, str]] | None = [] if tell else None
+        super().__init__(rules, sagas, input, chance, tell=tell)
         self.process: Process | None = None
-        self.process_id: int = 0
+        self._processes: list[Process] = []  # the dead too, or their tasks would be garbage
         self.operator = Operator(self)
         self.senders = Senders(self)
-        self.down_until: dict[str, float] = {}
-        self._tallies: Counter[str] = Counter()
-        self._tasks: set[Any] = set()
-        self._futures: list[Any] = []  # kept, or their tasks would be collected as garbage
-        self._mails = 0
-        self.main: Definition = self.definitions.of(type(sagas[0]))
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -116,7 +76,7 @@ class Play:
 
     def _judge(self) -> None:
         try:
-            judge(self)
+            judge(self, self.operator, self.senders)
         except Violation as violation:
             self.violated(violation.kind, str(violation))
 
@@ -141,123 +101,32 @@ class Play:
             self.database.sql.close()  # else whoever reads the story may want to read the rows
 
     async def _begin(self) -> None:
-        definition, start, started = self.sagas.prepare(
-            type(self.saga_objects[0]), self.input, key="simulated", id=self.root
-        )
-        self._born(self.root, definition, "", started)
-        self.tell(f"{definition.name} starts with {self.input!r}")
-        await self._boot()
-        process = self.process
-        assert process is not None
-        await self.database.journal.start([start], owner=process.token)
-        machine = self.definitions.machine_class(self.root, definition.plan)
-        machine.apply(started)
-        process.launch(Active(definition, machine, definition.input(machine)))
+        prepared = prepare(self.main, self.input, clock=self.clock, key="simulated", id=self.root)
+        self._born(self.root, self.main, "", prepared.fact)
+        self.tell(f"{self.main.name} starts with {self.input!r}")
+        process = self._new_process()
 
-    async def _boot(self) -> None:
-        self.process_id += 1
-        leases = self.database.leases
-        token = await leases.register("simulated", list(self.definitions.by_kind), ttl=FOREVER)
-        assert token is not None
-        linger = LINGER[self.chance.choose(f"linger {self.process_id}", len(LINGER))]
-        self.process = Process(self, token, linger)
+        async def work() -> None:
+            await process.boot()
+            await process.sagas.starter.start(
+                self.main.name, self.input, key="simulated", id=self.root
+            )
+
+        process.begin(self.loop, work()).add_done_callback(self._ended)
+
+    def _new_process(self) -> Process:
+        number = len(self._processes) + 1
+        linger = LINGER[self.chance.choose(f"linger {number}", len(LINGER))]
+        self.process = Process(self.database, self, self.clock, self.definitions, linger=linger)
+        self._processes.append(self.process)
+        return self.process
 
     def _born(self, id: UUID, definition: Definition, label: str, started: fx.Started) -> None:
         observed = Observed(id, definition, label)
         observed.note(started)
         self.instances[id] = self.by_text[str(id)] = observed
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let something go on beside."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: Any) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            error = task.exception()
-            self.violated("simulation", f"{type(error).__name__}: {error}")
-
     # -- what happens ------------------------------------------------------------------------
-
-    def tell(self, text: str) -> None:
-        """Add a line to the story."""
-        if self.story is not None:
-            self.story.append((self.loop.elapsed, text))
-
-    def violated(self, kind: str, text: str) -> None:
-        """Something doesn't hold: the run ends here."""
-        if self.violation is None:
-            self.violation = Violation(kind, text)
-            self.tell(f"*** {text}")
-        self.loop.stop()
-
-    def tally(self, what: str) -> int:
-        """How often this has happened, this time included."""
-        self._tallies[what] += 1
-        return self._tallies[what]
-
-    def strike(self, call: Call, fault: str) -> None:
-        """Count a fault of a call."""
-        undo = "undo " if call.operation == "compensation" else ""
-        self.strikes[undo + call.branch.partition("[")[0], fault] += 1
-
-    def begin_call(self, ctx: Context) -> Call:
-        """The engine calls a function of the user's."""
-        observed = self.by_text[ctx.saga_id]
-        branch = ctx.step if ctx.item is None else f"{ctx.step}[{ctx.item}]"
-        call = Call(
-            self.loop.elapsed,
-            ctx.saga_id,
-            observed.label + branch,
-            ctx.operation,
-            ctx.attempt,
-            ctx.idempotency_key,
-        )
-        self.calls.append(call)
-        self.tell(f"{call} begins")
-        try:
-            observed.check_call(call, branch)
-        except Violation as violation:
-            self.violated(violation.kind, str(violation))
-        return call
-
-    def repeat_call(self, call: Call) -> Call:
-        """A request that arrives after its caller has given it up."""
-        late = Call(
-            self.loop.elapsed,
-            call.instance,
-            call.branch,
-            call.operation,
-            call.attempt,
-            call.key,
-            late=True,
-        )
-        self.calls.append(late)
-        return late
-
-    def told_to_raise(self, call: Call, number: int) -> Exception | None:
-        """The error that this call, the so-manieth of its branch, is told to end with."""
-        undo = "undo " if call.operation == "compensation" else ""
-        told = self.rules.raises.get(undo + call.branch)
-        if told is None:
-            told = self.rules.raises.get(undo + call.branch.partition("[")[0], ())
-        if isinstance(told, type):
-            return told("told to")
-        return told[number - 1] if number <= len(told) else None
-
-    def is_untried(self, call: Call) -> bool:
-        """Whether no request of this branch can have reached the participant yet."""
-        same = [c for c in self.calls if c.instance == call.instance and c.branch == call.branch]
-        return not any(c.began or c.late for c in same)
-
-    def has_refused(self, call: Call) -> bool:
-        """Whether the participant has refused this branch."""
-        return any(
-            c.ended == "refused" and c.branch == call.branch and c.instance == call.instance
-            for c in self.calls
-        )
 
     async def pass_time(self, place: str, branch: str, fault: str) -> None:
         """A moment in which time passes, and anything may happen."""
@@ -269,14 +138,10 @@ class Play:
         if chance.strikes("crash", f"{place}: crash"):
             undo = "undo " if " compensation " in place else ""
             self.strikes[undo + branch.partition("[")[0], fault] += 1
+            process = self.process
             self.crash(place)
-            await self._limbo()
-
-    async def _limbo(self) -> None:
-        """What a dead process waits for: for ever."""
-        future = self.loop.create_future()
-        self._futures.append(future)
-        await future
+            if process is not None:
+                await process.database.alive()
 
     # -- the store ---------------------------------------------------------------------------
 
@@ -284,14 +149,18 @@ class Play:
         """The name of a commit."""
         return f"commit {self.tally('commits')}"
 
-    async def before_commit(self, place: str, process: int, appends: Sequence[Append]) -> None:
-        """A commit is about to be written."""
-        if process == self.process_id and not self._is_dead():
+    async def before_commit(
+        self, place: str, process: ProcessDatabase, appends: Sequence[Append]
+    ) -> None:
+        """See `Fate`."""
+        if not process.is_dead:
             await self.pass_time(f"{place} begins", self._about(appends), "crash before its commit")
 
-    async def after_commit(self, place: str, process: int, appends: Sequence[Append]) -> None:
-        """A commit was written. Raises `StoreUnavailable` when its answer is to be lost."""
-        if process != self.process_id or self._is_dead():
+    async def after_commit(
+        self, place: str, process: ProcessDatabase, appends: Sequence[Append]
+    ) -> None:
+        """See `Fate`."""
+        if process.is_dead:
             return
         if self.chance.strikes("store", f"{place}: answer lost"):
             self.strikes[self._about(appends), "commit's answer lost"] += 1
@@ -326,7 +195,16 @@ class Play:
                 label = f"{observed.label}{fact.parent_branch}/"
                 self._born(row.id, definition, label, fact)
         self._compare(append, observed)
+        self._call_operator(append, observed)
         self.touched()
+
+    def _call_operator(self, append: Append, observed: Observed) -> None:
+        """Whoever looks after what is parked hears of one that leaves memory like that."""
+        active = self.process.active.get(append.id) if self.process is not None else None
+        if active is None or not (append.release and self.rules.operated):
+            return
+        if active.machine.status in STUCK:
+            self.operator.called(observed, active.machine)
 
     def _compare(self, append: Append, observed: Observed) -> None:
         """The live machine must be what its journal says."""
@@ -349,39 +227,20 @@ class Play:
         if self.rules.always and self.violation is None:
             check(self, self.rules.always)
 
-    def rested(self, active: Active) -> None:
-        """An instance left memory."""
-        stuck = active.machine.status in ("parked", "compensation_failed")
-        if stuck and self.rules.operated:
-            self.operator.called(self.instances[active.id], active.machine)
-
-    def send(self, to: UUID, event: ev.Mailed, text: str) -> None:
-        """Somebody sends something to an instance."""
-        self.tell(text)
-        self._mails += 1
-        kind, body = ev.to_mail(event)
-        mail = Mail(to, f"mail {self._mails}", kind, body, self.clock.now())
-        self.spawn(self._deliver(mail))
-
-    async def _deliver(self, mail: Mail) -> None:
-        await self.database.journal.send([mail])
-        if self.process is not None:
-            self.process.due.set()
-
-    def _is_dead(self) -> bool:
-        return self.process is None or self.process.dead
-
     def crash(self, place: str) -> None:
         """Kill the process, and start another after a while."""
-        if self.process is None or self.process.dead:
+        if self.process is None or self.process.is_dead:
             return
         drawn = self.chance.draw(f"{place}: downtime")
         down = 0.0 if drawn < 0.4 else drawn * 5 if drawn < 0.9 else drawn * 3600
         self.tell(f"--- the process is killed ({place}), and starts again {down:.2f} s later")
         self.process.kill()
-        self.spawn(self._restart(self.process.token, down))
+        self.spawn(self._restart(self.process, down))
 
-    async def _restart(self, token: int, down: float) -> None:
+    async def _restart(self, dead: Process, down: float) -> None:
         await self.clock.sleep(down)
-        await self.database.leases.release(token)
-        await self._boot()
+        token = dead.membership.token
+        if token is not None:
+            self.database.let_run_out(token)
+        process = self._new_process()
+        process.begin(self.loop, process.boot()).add_done_callback(self._ended)

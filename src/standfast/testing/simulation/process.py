@@ -1,36 +1,41 @@
-"""The worker process of a simulation, which is killed and started again."""
+"""A worker process of a simulation: the real one, which is killed and started again."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import contextvars
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
+from standfast.app import Standfast
+from standfast.coordination.membership import Membership
+from standfast.coordination.service import ServiceOptions
+from standfast.coordination.supervisor import Supervisor
 from standfast.ports.journal import Loaded
+from standfast.ports.leases import LeaseStore
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
-from standfast.saga.move import open_instance
 from standfast.saga.registry import Definitions
 from standfast.saga.replay import replay
-from standfast.saga.runner import Runner
+from standfast.saga.sagas import Sagas
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
-
-if TYPE_CHECKING:
-    from standfast.testing.simulation.play import Play
+from standfast.testing.simulation.store import Fate, ProcessDatabase, SharedDatabase
+from standfast.testing.virtual import VirtualClock, VirtualLoop
 
 FOREVER = 1e9
+"""Seconds: longer than any run. So a lease is lost when the simulation lets it run out, and a
+worker looks at the store when something hints at it, and never just to see."""
 
 
 class Silent(SagaTelemetry):
     """No metrics and no spans: nobody wants ten thousand simulated sagas on a dashboard."""
 
-    def __init__(self) -> None:
-        self.set_aside = 0
-        self.spans = None
+    def connect(self) -> None:
+        """Nothing is told to anybody."""
 
     def begun(self, saga: str) -> None:
         """Not counted."""
@@ -55,6 +60,10 @@ class SimulatedDefinitions(Definitions):
         replay(machine, facts)
         return machine
 
+    def begin(self, id: UUID, definition: Definition, started: fx.Started) -> Machine:
+        """See `Definitions.begin`."""
+        return self.new(id, definition, [started])
+
     def machine(self, loaded: Loaded) -> tuple[Definition, Machine]:
         """See `Definitions.machine`."""
         definition, machine = super().machine(loaded)
@@ -64,83 +73,72 @@ class SimulatedDefinitions(Definitions):
         return definition, self.new(loaded.instance.id, definition, facts)
 
 
-class Process:
-    """Does what `standfast.saga.worker.Worker` does, without heartbeat, threads and limits."""
+_process: contextvars.ContextVar[Process | None] = contextvars.ContextVar(
+    "standfast_simulated_process", default=None
+)
 
-    def __init__(self, play: Play, token: int, linger: float) -> None:
-        self.play = play
-        self.token = token
-        self.dead = False
-        self.active: dict[UUID, Active] = {}
-        self.due = asyncio.Event()
-        self.kinds = list(play.definitions.by_kind)
-        self.runner = Runner(
-            play.sagas,
-            play.database,
-            token,
-            SILENT,
-            linger=linger,
-            on_rest=self._rested,
-            check_lease=self._check_lease,
-            on_sent=self._sent,
-            alone=lambda: len(self.active) <= 1,
+
+class Process:
+    """One process: an app on its own view of the database, its services, and all their tasks."""
+
+    def __init__(
+        self,
+        shared: SharedDatabase,
+        fate: Fate,
+        clock: VirtualClock,
+        definitions: Definitions,
+        *,
+        linger: float,
+    ) -> None:
+        self.database = ProcessDatabase(shared, fate)
+        self.app = Standfast(self.database, clock=clock).add(Sagas(definitions, Silent()))
+        self.sagas = self.app.sagas
+        self.membership = Membership(
+            self.database.port(LeaseStore), clock=clock, lease=FOREVER, name="simulated"
         )
-        self.work: asyncio.Task[None] = play.loop.create_task(self._work())
+        options = ServiceOptions(poll=FOREVER, linger=max(linger, 1e-9))
+        services = self.app.patterns.services(options, ())
+        self.supervisor = Supervisor(self.membership, services, clock=clock, watched=False)
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def active(self) -> Mapping[UUID, Active]:
+        """The instances in its memory."""
+        return self.sagas.executor.active
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it was killed."""
+        return self.database.is_dead
+
+    def begin(self, loop: VirtualLoop, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Let it do something, in a task that dies with it."""
+        context = contextvars.Context()
+        context.run(_process.set, self)
+        return loop.create_task(work, context=context)
+
+    async def boot(self) -> None:
+        """Open the app and start its services."""
+        await self.app.__aenter__()
+        await self.supervisor.start()
 
     def kill(self) -> None:
         """Everything in memory is gone."""
-        self.dead = True
-        self.work.cancel()
-        for active in self.active.values():
-            if active.task is not None:
-                active.task.cancel()
-
-    def launch(self, active: Active) -> None:
-        """Run an instance here."""
-        self.active[active.id] = active
-        self.runner.launch(active)
-
-    async def _work(self) -> None:
-        journal, clock = self.play.database.journal, self.play.clock
-        while True:
-            self.due.clear()
-            now = clock.now()
-            for loaded in await journal.claim(self.token, self.kinds, now=now, limit=100):
-                self._resume(loaded)
-            for mail in await journal.collect(self.token, list(self.active)):
-                if mail.to in self.active:
-                    self.active[mail.to].deliver(mail)
-            wake = None if self.due.is_set() else await journal.next_wake(self.kinds)
-            timer: Callable[[], None] | None = None
-            if wake is not None:
-                delay = max(0.001, wake - clock.now())
-                timer = self.play.loop.call_later(delay, self.due.set).cancel
-            await self.due.wait()
-            if timer is not None:
-                timer()
-
-    def _resume(self, loaded: Loaded) -> None:
-        opened = open_instance(self.play.definitions, loaded)
-        opened.machine.reports = False
-        active = Active(opened.definition, opened.machine, opened.input)
-        row = loaded.instance
-        active.shown = (row.status, row.step, row.cause)
-        active.open(opened, loaded.mails)
-        self.launch(active)
-
-    def _rested(self, active: Active) -> None:
-        if self.dead:
-            return
-        if self.active.get(active.id) is active:
-            del self.active[active.id]
-        self.due.set()
-        self.play.rested(active)
-
-    def _sent(self, id: UUID) -> None:
-        self.due.set()
-
-    async def _check_lease(self) -> bool:
-        return not self.dead
+        self.database.die()
+        for task in tuple(self.tasks):
+            task.cancel()
 
 
-SILENT = Silent()
+def own_tasks(loop: VirtualLoop) -> None:
+    """Let each task that a process begins, or that such a task begins, belong to the process."""
+
+    def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(work, loop=loop, **options)
+        context = options.get("context")
+        process = _process.get() if context is None else context.get(_process)
+        if process is not None:
+            process.tasks.add(task)
+            task.add_done_callback(process.tasks.discard)
+        return task
+
+    loop.set_task_factory(make)

@@ -13,14 +13,16 @@ from itertools import pairwise
 from typing import Any
 
 from standfast.errors import ConfigurationError, StandfastError
-from standfast.saga.definition import Definition, Saga
+from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
+from standfast.saga.saga import Saga
 from standfast.testing.simulation.calls import Stage, wrap
 from standfast.testing.simulation.chance import Chance, Faults
 from standfast.testing.simulation.invariants import World
-from standfast.testing.simulation.play import Check, Outcome, Play, Rules
+from standfast.testing.simulation.play import Outcome, Play
 from standfast.testing.simulation.process import SimulatedDefinitions
 from standfast.testing.simulation.report import SimulationReport
+from standfast.testing.simulation.scene import Check, Rules
 
 Sagas = Saga[Any] | Sequence[Saga[Any]]
 SHRINKS = 400
@@ -210,7 +212,7 @@ class Simulation:
         given = self.input
         value = given(random.Random(seed)) if callable(given) else given  # noqa: S311
         play = Play(self.rules, sagas, value, Chance(seed, self.faults, set(spared)), tell=tell)
-        self.stage.play = play
+        self.stage.scene = play
         return play.run()
 
     def _take(self, saga: Saga[Any]) -> None:

@@ -2,96 +2,91 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
-from standfast.backends.memory.database import MemoryDatabase, MemoryJournal
+from standfast.backends.memory.database import MemoryDatabase, MemoryTransaction
+from standfast.backends.memory.leases import LeaseState
+from standfast.clock import Clock
 from standfast.errors import ConstraintViolated, StandfastError, StoreError, StoreUnavailable
-from standfast.ports.database import Mark, Row, StoreTransaction
-from standfast.ports.journal import Append, Instance, Mail, Start, Started
+from standfast.ports.database import Row, StoreTransaction
+from standfast.ports.journal import Append, JournalStore, JournalWriter
+from standfast.ports.providing import Dialect
+from standfast.ports.schema import SchemaLine
+from standfast.testing.virtual import VirtualLoop
 
-if TYPE_CHECKING:
-    from standfast.testing.simulation.play import Play
+P = TypeVar("P")
 
 
-class SimulatedDatabase(MemoryDatabase):
-    """A database whose commits go wrong as the play's seed decides."""
+class Fate(Protocol):
+    """Decides what becomes of each commit of a process."""
 
-    def __init__(self, play: Play, schema: str) -> None:
-        super().__init__(clock=play.clock)
-        self.play = play
+    async def before_commit(
+        self, place: str, process: ProcessDatabase, appends: Sequence[Append]
+    ) -> None:
+        """A commit is about to be written."""
+        ...
+
+    async def after_commit(
+        self, place: str, process: ProcessDatabase, appends: Sequence[Append]
+    ) -> None:
+        """A commit was written. Raises `StoreUnavailable` when its answer is to be lost."""
+        ...
+
+    def committed(self, append: Append) -> None:
+        """Facts were stored."""
+        ...
+
+    def next_commit(self) -> str:
+        """The name of a commit."""
+        ...
+
+    def violated(self, kind: str, text: str) -> None:
+        """Something doesn't hold."""
+        ...
+
+
+class SharedDatabase(MemoryDatabase):
+    """What all processes of a simulation share; the user's own rows are in SQLite in memory."""
+
+    def __init__(self, loop: VirtualLoop, clock: Clock, schema: str) -> None:
+        super().__init__(clock=clock)
+        self.loop = loop
         self.sql: sqlite3.Connection | None = None
         if schema:
             self.sql = sqlite3.connect(":memory:", isolation_level=None)
             self.sql.row_factory = sqlite3.Row
             self.sql.executescript(schema)
-        self._journal = SimulatedJournal(self)
-        self.journal = self._journal
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[StoreTransaction]:
-        play, sql, place = self.play, self.sql, self.play.next_commit()
-        dead = play.process_id
-        async with super()._transaction() as inner:
-            tx = SimulatedTransaction(inner, sql, play)
-            if sql is not None:
-                sql.execute("BEGIN")
-            try:
-                yield tx
-                await play.before_commit(place, dead, tx.appends)
-            except BaseException:
-                if sql is not None:
-                    sql.execute("ROLLBACK")
-                raise
-            if sql is not None:
-                sql.execute("COMMIT")
-        for append in tx.appends:
-            play.committed(append)
-        await play.after_commit(place, dead, tx.appends)
+    def begin(self) -> MemoryTransaction:
+        """See `MemoryDatabase.begin`."""
+        return SimulatedTransaction(self, self.sql, self.loop)
+
+    def let_run_out(self, token: int) -> None:
+        """Let the time of a lease be over, as if its holder had been silent for all of it."""
+        lease = self.state(LeaseState).held.get(token)
+        if lease is not None:
+            lease.expires_at = self.now()
 
 
-class SimulatedJournal(MemoryJournal):
-    """The journal of a `SimulatedDatabase`."""
-
-    def __init__(self, database: SimulatedDatabase) -> None:
-        super().__init__(database)
-        self._play = database.play
-
-    async def append(
-        self, owner: int, appends: Sequence[Append]
-    ) -> Sequence[StandfastError | None]:
-        """See `JournalStore.append`: a process may die before it or after it."""
-        play, place = self._play, self._play.next_commit()
-        process = play.process_id
-        await play.before_commit(place, process, appends)
-        answers = await super().append(owner, appends)
-        written = [a for a, problem in zip(appends, answers, strict=True) if problem is None]
-        for append in written:
-            play.committed(append)
-        await play.after_commit(place, process, written)
-        return answers
-
-    async def set_aside(self, owner: int, id: UUID, *, status: str, cause: str) -> None:
-        """The engine gives an instance up only when something is wrong with it."""
-        self._play.violated("set aside", f"the engine can't go on with the saga: {cause}")
-        await super().set_aside(owner, id, status=status, cause=cause)
-
-
-class SimulatedTransaction:
+class SimulatedTransaction(MemoryTransaction):
     """A transaction in memory, with the user's own rows in an SQLite database in memory."""
 
-    def __init__(self, inner: StoreTransaction, sql: sqlite3.Connection | None, play: Play) -> None:
-        self._inner = inner
+    def __init__(
+        self, database: SharedDatabase, sql: sqlite3.Connection | None, loop: VirtualLoop
+    ) -> None:
+        super().__init__(database)
         self._sql = sql
-        self._play = play
+        self._loop = loop
         self.appends: list[Append] = []
 
     def _run(self, sql: str, args: tuple[Any, ...]) -> sqlite3.Cursor:
         if self._sql is None:
-            self._play.loop.refuse(
+            self._loop.refuse(
                 f"SQL was run ({sql!r}) without tables: give simulate(schema='CREATE TABLE …'), or "
                 "your own transaction"
             )
@@ -121,32 +116,156 @@ class SimulatedTransaction:
         row = self._run(sql, args).fetchone()
         return None if row is None else row[0]
 
-    async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[Started]:
-        """See `StoreTransaction.start`."""
-        return await self._inner.start(starts, owner=owner)
 
-    async def append(self, owner: int, append: Append) -> StandfastError | None:
-        """See `StoreTransaction.append`."""
-        problem = await self._inner.append(owner, append)
-        if problem is None:
-            self.appends.append(append)
-        return problem
+class ProcessDatabase:
+    """The database as one process sees it: once that is dead, nothing answers it any more."""
 
-    async def send(self, mails: Sequence[Mail]) -> list[bool]:
-        """See `StoreTransaction.send`."""
-        return await self._inner.send(mails)
+    capabilities = MemoryDatabase.capabilities
+    dialect: Dialect = "memory"
+    url = "memory://"
 
-    async def instance(self, id: UUID) -> Instance | None:
-        """See `StoreTransaction.instance`."""
-        return await self._inner.instance(id)
+    def __init__(self, shared: SharedDatabase, fate: Fate) -> None:
+        self.shared = shared
+        self.fate = fate
+        self.is_dead = False
+        self._ports: dict[type, Any] = {}
+        self._subscriptions: list[Callable[[], None]] = []
+        self._limbo: list[asyncio.Future[None]] = []  # kept, or their tasks would be garbage
 
-    async def mark(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
-        """See `StoreTransaction.mark`."""
-        return await self._inner.mark(key, operation, reason, at=at)
+    def port(self, kind: type[P]) -> P:
+        """See `Database.port`."""
+        port = self._ports.get(kind)
+        if port is None:
+            inner = self.shared.port(kind)
+            make = ProcessJournal if kind is JournalStore else ProcessPort
+            port = self._ports[kind] = make(self, inner)
+        return cast(P, port)
 
-    async def keep_result(self, key: str, operation: str, result: str) -> None:
-        """See `StoreTransaction.keep_result`."""
-        await self._inner.keep_result(key, operation, result)
+    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
+        """None: memory has no tables."""
+        return ()
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+    async def clock_offset(self, clock: Clock) -> float:
+        """Always 0."""
+        return 0.0
+
+    def die(self) -> None:
+        """Let nothing come out any more, and nothing go in."""
+        self.is_dead = True
+        for end in self._subscriptions:
+            end()
+
+    async def alive(self) -> None:
+        """Return if the process lives; else never: nobody is there to hear an answer."""
+        if self.is_dead:
+            future = self.shared.loop.create_future()
+            self._limbo.append(future)
+            await future
+
+    def subscribed(self, end: Callable[[], None]) -> Callable[[], None]:
+        """Note a subscription, so that it ends with the process."""
+        self._subscriptions.append(end)
+        return end
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[StoreTransaction]:
+        """See `Database.transaction`: the process may die before its commit or after it."""
+        await self.alive()
+        fate, sql, place = self.fate, self.shared.sql, self.fate.next_commit()
+        async with self.shared.transaction() as tx:
+            assert isinstance(tx, SimulatedTransaction)
+            if sql is not None:
+                sql.execute("BEGIN")
+            try:
+                yield tx
+                await fate.before_commit(place, self, tx.appends)
+                await self.alive()
+            except BaseException:
+                if sql is not None:
+                    sql.execute("ROLLBACK")
+                raise
+            if sql is not None:
+                sql.execute("COMMIT")
+        for append in tx.appends:
+            fate.committed(append)
+        await fate.after_commit(place, self, tx.appends)
+
+
+class ProcessPort:
+    """Any port, as one process sees it."""
+
+    def __init__(self, process: ProcessDatabase, inner: Any) -> None:
+        self._process = process
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name.startswith("on_"):
+            return lambda callback: self._process.subscribed(found(callback))
+        if name == "within":
+            return found
+
+        async def call(*args: Any, **options: Any) -> Any:
+            await self._process.alive()
+            answer = await found(*args, **options)
+            await self._process.alive()
+            return answer
+
+        setattr(self, name, call)
+        return call
+
+
+class ProcessJournal(ProcessPort):
+    """The journal, as one process sees it."""
+
+    def within(self, tx: StoreTransaction) -> JournalWriter:
+        """See `JournalStore.within`."""
+        assert isinstance(tx, SimulatedTransaction)
+        return _NotedWriter(self._inner.within(tx), tx)
+
+    async def append(
+        self, owner: int, appends: Sequence[Append]
+    ) -> Sequence[StandfastError | None]:
+        """See `JournalStore.append`: a process may die before it or after it."""
+        process, fate = self._process, self._process.fate
+        place = fate.next_commit()
+        await fate.before_commit(place, process, appends)
+        await process.alive()
+        answers: Sequence[StandfastError | None] = await self._inner.append(owner, appends)
+        written = [a for a, problem in zip(appends, answers, strict=True) if problem is None]
+        for append in written:
+            fate.committed(append)
+        await fate.after_commit(place, process, written)
+        await process.alive()
+        return answers
+
+    async def set_aside(self, owner: int, id: UUID, *, status: str, cause: str) -> None:
+        """The engine gives an instance up only when something is wrong with it."""
+        await self._process.alive()
+        self._process.fate.violated("set aside", f"the engine can't go on with the saga: {cause}")
+        await self._inner.set_aside(owner, id, status=status, cause=cause)
+
+
+class _NotedWriter:
+    """The journal inside a transaction, which notes what facts go with it."""
+
+    def __init__(self, inner: JournalWriter, tx: SimulatedTransaction) -> None:
+        self._inner = inner
+        self._tx = tx
+        self.start = inner.start
+        self.send = inner.send
+        self.instance = inner.instance
+
+    async def append(self, owner: int, append: Append) -> None:
+        """See `JournalWriter.append`."""
+        await self._inner.append(owner, append)
+        self._tx.appends.append(append)
 
 
 def answer_lost() -> StoreUnavailable:

@@ -1,0 +1,407 @@
+"""The SQL of the journal, and the reasons why it is safe.
+
+**Fencing.** Every write of a worker first takes ``FOR KEY SHARE`` on the row of its lease, and
+needs to find it; a lease is ended by deleting that row, which waits for those who hold such a lock:
+so a write came before the end, or is refused (see `leases`). An instance is taken from a worker
+only when its lease was ended (`RECLAIM`), so from none whose row is locked, and a plain read tells
+whether the worker owns it. A snapshot that doesn't find a lease any more sees all that was written
+under it.
+
+One may also give back what it owns and keep its lease (`RELEASE`), in the middle of writes of its
+own. What changes the row of an instance (`APPEND_AND_CHANGE`) locks that row and looks again, for
+facts and row alike, so it is written whole before that or not at all. A fact alone takes no such
+lock: it may come just after, as long as no other owner was first with its number, as if it had
+come just before.
+
+**No lost wake-up.** Whoever sends mail and whoever releases an instance update its row, so one
+waits for the other, and READ COMMITTED evaluates the expressions of the second anew on the row as
+the first left it (`unread`).
+
+**No deadlock among ourselves.** Rows of instances are locked in the order of their ids, new keys
+are inserted in their own order, and the victim of a deadlock runs again.
+
+**Flat cost.** Instances come and go, so until a vacuum the index of owners holds many dead entries:
+where ids are known, ``owner IS NOT DISTINCT FROM`` says the same as ``=`` but can't use that index.
+A plan is made once (`pool`), maybe while the table is small, and the planner takes every list for a
+short one. So what a batch writes is looked up row by row (a subquery, or one with a lock that is
+joined LATERAL), which can't become a walk through the whole table, and a list meets another one
+only as a set (``IN`` where it can't become a join), never each with each.
+
+**Cheap lists.** The driver looks at every element of a list, several times: dearer than all else
+that a batch takes in Python. So the lists of the hot statements are handed over as PostgreSQL
+writes arrays (`literals`); only those of ids, which the server reads slowly as text, are lists.
+What a batch wrote is counted, and told one by one only if something is missing.
+
+The time "now" is the server's, in seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import re
+
+from standfast.backends.postgres.clock import NOW
+from standfast.backends.postgres.leases import HOLDS
+
+# ruff: noqa: S608 - only constants of this module are put into the SQL text
+
+CHANNEL = "standfast"
+"""The channel of NOTIFY; the payload is an instance's id, or empty for several."""
+
+COLUMNS = (
+    "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner, "
+    "wake_at, deadline_at, created_at, updated_at, finished_at"
+)
+
+_LEASE = f"lease AS MATERIALIZED ({HOLDS})"
+
+_START = """\
+WITH {lease}created AS (
+    INSERT INTO standfast.instances ({columns})
+    SELECT s.id, s.pattern, s.name, s.version, s.key, s.correlation_id, s.input_hash, s.status,
+           s.step, s.cause, $1::bigint, {wake}, s.deadline_at, s.created_at, s.updated_at,
+           s.finished_at
+    FROM unnest($2::uuid[], $3::text::text[], $4::text::text[], $5::text::int[],
+                $6::text::text[], $7::text::text[], $8::text::text[], $9::text::text[],
+                $10::text::text[], $11::text::text[], $12::text::float8[], $13::text::float8[],
+                $14::text::float8[], $15::text::float8[], $16::text::float8[]) WITH ORDINALITY
+         AS s (id, pattern, name, version, key, correlation_id, input_hash, status, step, cause,
+               wake_at, deadline_at, created_at, updated_at, finished_at, n){from_lease}
+    ORDER BY s.pattern, s.name, s.key, s.n
+    ON CONFLICT DO NOTHING
+    RETURNING id
+), facts AS (
+    INSERT INTO standfast.journal (id, seq, fact)
+    SELECT s.id, 0, s.fact FROM unnest($2::uuid[], $17::text::text[]) AS s (id, fact)
+    WHERE (s.id IN (SELECT id FROM created)) IS TRUE
+)
+SELECT {alive} AS alive,
+       CASE WHEN (SELECT count(*) FROM created) < cardinality($2::uuid[])
+            THEN ARRAY(SELECT id FROM created) END AS created{notify}
+"""
+_NOTIFY_CREATED = f""",
+       (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
+        FROM created HAVING count(*) > 0)"""
+
+# $1: the owner; $2 …: columns of the instances; $17: their first facts. Answers whether the lease
+# holds, and which were created, NULL for all.
+START_OWNED = _START.format(
+    lease=f"{_LEASE}, ",
+    columns=COLUMNS,
+    wake="NULL",
+    from_lease=", lease",
+    alive="EXISTS (SELECT FROM lease)",
+    notify="",
+)
+START_PASSIVE = _START.format(
+    lease="",
+    columns=COLUMNS,
+    wake="s.wake_at",
+    from_lease="",
+    alive="true",
+    notify=_NOTIFY_CREATED,
+)
+
+HOLDERS = """\
+SELECT i.pattern, i.name, i.key, i.id, i.input_hash
+FROM unnest($1::text[], $2::text[], $3::text[]) AS s (pattern, name, key)
+CROSS JOIN LATERAL (SELECT * FROM standfast.instances i WHERE i.pattern = s.pattern
+                    AND i.name = s.name AND i.key = s.key) i
+"""
+
+# $1: the owner; $2, $3, $4: instance, number and text of each fact. Answers the instances that were
+# written to, NULL for all.
+APPEND = f"""\
+WITH {_LEASE}, written AS (
+    INSERT INTO standfast.journal (id, seq, fact)
+    SELECT f.id, f.seq, f.fact
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text::text[]) AS f (id, seq, fact)
+    WHERE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1
+    RETURNING id
+)
+SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($2::uuid[])
+            THEN ARRAY(SELECT DISTINCT id FROM written) END AS written
+"""
+
+# $5: whether the fact is of an instance whose row changes. $6 …: of each of those: id, whether
+# the next five replace what is there, status, step, cause, version (NULL: stays), finished_at;
+# whether it is released, and its wake_at then; how many mails were folded in.
+APPEND_AND_CHANGE = f"""\
+WITH {_LEASE}, locked AS MATERIALIZED (
+    SELECT c.* FROM lease, (
+        SELECT * FROM unnest($6::uuid[], $7::text::bool[], $8::text::text[],
+                             $9::text::text[], $10::text::text[], $11::text::int[],
+                             $12::text::float8[], $13::text::bool[], $14::text::float8[],
+                             $15::text::int[])
+        AS c (id, replaces, status, step, cause, version, finished_at, release, wake_at, folded)
+        ORDER BY c.id
+    ) c CROSS JOIN LATERAL (
+        SELECT FROM standfast.instances i
+        WHERE i.id = c.id AND i.owner IS NOT DISTINCT FROM $1 FOR NO KEY UPDATE
+    ) i
+), written AS (
+    INSERT INTO standfast.journal (id, seq, fact)
+    SELECT f.id, f.seq, f.fact
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text::text[], $5::text::bool[])
+         AS f (id, seq, fact, changes)
+    WHERE CASE WHEN f.changes THEN f.id IN (SELECT id FROM locked)
+          ELSE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1 END
+    RETURNING id
+), changed AS (
+    UPDATE standfast.instances i SET
+        status = CASE WHEN c.replaces THEN c.status ELSE i.status END,
+        step = CASE WHEN c.replaces THEN c.step ELSE i.step END,
+        cause = CASE WHEN c.replaces THEN c.cause ELSE i.cause END,
+        version = coalesce(c.version, i.version),
+        finished_at = CASE WHEN c.replaces THEN c.finished_at ELSE i.finished_at END,
+        updated_at = {NOW},
+        owner = CASE WHEN c.release THEN NULL ELSE i.owner END,
+        claim = CASE WHEN c.release THEN NULL ELSE i.claim END,
+        wake_at = CASE WHEN NOT c.release THEN i.wake_at
+                       WHEN i.unread > c.folded THEN least(c.wake_at, i.mailed_at, {NOW})
+                       ELSE c.wake_at END,
+        mailed_at = CASE WHEN i.unread > c.folded THEN i.mailed_at END,
+        unread = i.unread - c.folded
+    FROM locked c WHERE i.id = c.id
+    RETURNING i.id, c.release AND i.unread > 0 AS due
+)
+SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($2::uuid[])
+              OR (SELECT count(*) FROM changed) < cardinality($6::uuid[])
+            THEN ARRAY(SELECT id FROM written UNION SELECT id FROM changed) END AS written,
+       (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
+        FROM changed WHERE due HAVING count(*) > 0)
+"""
+
+
+def _of_one(statement: str) -> str:
+    def values(match: re.Match[str]) -> str:
+        return f"(SELECT {match[1]}{', 1' if match[2] else ''})"
+
+    statement = re.sub(r"cardinality\([^()]*\)", "1", statement)
+    statement = re.sub(r"unnest\(([^()]*)\)( WITH ORDINALITY)?", values, statement)
+    return re.sub(r"(?:::text)?::(\w+)\[\]", r"::\1", statement)
+
+
+# The same for lists of one, given as their elements: nothing to unpack, sort or pair, a good part
+# of what a lone write takes.
+OF_ONE = {
+    statement: _of_one(statement)
+    for statement in (START_OWNED, START_PASSIVE, APPEND, APPEND_AND_CHANGE)
+}
+
+EXISTING_FACTS = """\
+SELECT DISTINCT f.id FROM unnest($1::uuid[], $2::int[]) AS f (id, seq)
+CROSS JOIN LATERAL (SELECT FROM standfast.journal j WHERE j.id = f.id AND j.seq = f.seq) j
+"""
+
+# Locks what a batch with mail touches, before anything is written: $2 its own, $3 all of them.
+LOCK = f"""\
+WITH {_LEASE},
+locked AS MATERIALIZED (
+    SELECT i.id, i.owner FROM standfast.instances i
+    WHERE i.id = ANY($3::uuid[]) AND EXISTS (SELECT FROM lease) ORDER BY i.id FOR NO KEY UPDATE
+)
+SELECT id FROM locked WHERE owner = $1 AND id = ANY($2::uuid[])
+"""
+
+FOLD = """\
+WITH folded AS (
+    UPDATE standfast.mail m SET body = NULL
+    FROM unnest($1::uuid[], $2::bigint[]) AS f (instance, number)
+    WHERE m.instance = f.instance AND m.number = f.number AND m.body IS NOT NULL
+    RETURNING m.instance
+)
+SELECT instance, count(*)::int AS folded FROM folded GROUP BY instance
+"""
+
+SEND = f"""\
+WITH input AS MATERIALIZED (
+    SELECT m.*, i.last_mail FROM (
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::float8[])
+        WITH ORDINALITY AS m (instance, id, kind, body, at, n) ORDER BY instance
+    ) m CROSS JOIN LATERAL (
+        SELECT i.last_mail FROM standfast.instances i WHERE i.id = m.instance FOR NO KEY UPDATE
+    ) i
+), sent AS (
+    INSERT INTO standfast.mail (instance, number, id, kind, body, at)
+    SELECT m.instance, m.last_mail + m.n, m.id, m.kind, m.body, m.at
+    FROM input m ORDER BY m.instance, m.id, m.n
+    ON CONFLICT DO NOTHING
+    RETURNING instance, number, at
+), woken AS (
+    UPDATE standfast.instances i SET
+        last_mail = s.last,
+        unread = i.unread + s.arrived,
+        mailed_at = least(i.mailed_at, s.at),
+        wake_at = CASE WHEN i.owner IS NULL THEN least(i.wake_at, s.at, {NOW}) ELSE i.wake_at END
+    FROM (SELECT instance, max(number) AS last, count(*)::int AS arrived, min(at) AS at
+          FROM sent GROUP BY instance) s
+    WHERE i.id = s.instance
+    RETURNING i.id
+)
+SELECT ARRAY(SELECT DISTINCT instance FROM input) AS known,
+       (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
+        FROM woken HAVING count(*) > 0)
+"""
+
+# $2, $3, $4: kinds; $5 now; $6 limit; $7 the number of this claim.
+CLAIM = f"""\
+WITH {_LEASE}, due AS MATERIALIZED (
+    SELECT d.id, d.wake_at
+    FROM lease, unnest($2::text[], $3::text[], $4::int[]) AS k (pattern, name, version)
+    CROSS JOIN LATERAL (
+        SELECT i.id, i.wake_at FROM standfast.instances i
+        WHERE i.pattern = k.pattern AND i.name = k.name AND i.version = k.version
+          AND i.owner IS NULL AND i.wake_at <= $5
+        ORDER BY i.wake_at LIMIT $6 FOR NO KEY UPDATE SKIP LOCKED
+    ) d ORDER BY d.wake_at LIMIT $6
+), claimed AS (
+    UPDATE standfast.instances i SET owner = $1, wake_at = NULL, claim = $7
+    FROM due WHERE i.id = due.id RETURNING i.id, due.wake_at
+)
+SELECT EXISTS (SELECT FROM lease) AS alive,
+       ARRAY(SELECT id FROM claimed ORDER BY claimed.wake_at) AS ids
+"""
+
+CLAIMED = "SELECT id, claim FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
+
+NEXT_WAKE = """\
+SELECT min(w.wake_at) FROM unnest($1::text[], $2::text[], $3::int[]) AS k (pattern, name, version)
+CROSS JOIN LATERAL (
+    SELECT i.wake_at FROM standfast.instances i
+    WHERE i.pattern = k.pattern AND i.name = k.name AND i.version = k.version
+      AND i.owner IS NULL AND i.wake_at IS NOT NULL
+    ORDER BY i.wake_at LIMIT 1
+) w
+"""
+
+_MAIL = "m.instance, m.id, m.kind, m.body, m.at, m.number"
+
+COLLECT = f"""\
+SELECT {_MAIL} FROM unnest($2::uuid[]) AS a (id)
+JOIN standfast.instances i
+     ON i.id = a.id AND i.owner IS NOT DISTINCT FROM $1 AND i.unread > 0
+JOIN standfast.mail m ON m.instance = i.id AND m.body IS NOT NULL
+ORDER BY m.instance, m.number
+"""
+
+UNREAD = f"""\
+SELECT {_MAIL} FROM standfast.mail m
+WHERE m.instance = ANY($1::uuid[]) AND m.body IS NOT NULL ORDER BY m.instance, m.number
+"""
+
+LOAD = f"""\
+SELECT {", ".join("i." + column for column in COLUMNS.split(", "))},
+       ARRAY(SELECT j.fact FROM standfast.journal j WHERE j.id = i.id ORDER BY j.seq) AS facts,
+       i.unread
+FROM unnest($1::uuid[]) WITH ORDINALITY AS a (id, n)
+JOIN standfast.instances i ON i.id = a.id ORDER BY a.n
+"""
+
+SET_ASIDE = f"""\
+WITH {_LEASE}
+UPDATE standfast.instances i
+SET status = $3, cause = $4, owner = NULL, claim = NULL, wake_at = NULL, updated_at = {NOW}
+FROM lease WHERE i.id = $2 AND i.owner = lease.token
+RETURNING i.id
+"""
+
+REASSIGN = f"""\
+WITH passive AS (
+    SELECT id FROM standfast.instances
+    WHERE id = ANY($1::uuid[]) AND owner IS NULL AND finished_at IS NULL
+    ORDER BY id FOR UPDATE
+)
+UPDATE standfast.instances i SET version = $2, updated_at = {NOW}
+FROM passive WHERE i.id = passive.id
+RETURNING i.id
+"""
+
+# The kinds that wait, by hopping from one to the next in the index, less those of live workers.
+FLAG = f"""\
+WITH RECURSIVE kind (name, version) AS (
+    (SELECT i.name, i.version FROM standfast.instances i
+     WHERE i.pattern = $1 AND i.owner IS NULL AND i.wake_at IS NOT NULL
+     ORDER BY i.name, i.version LIMIT 1)
+    UNION ALL
+    SELECT n.name, n.version FROM kind k CROSS JOIN LATERAL (
+        SELECT i.name, i.version FROM standfast.instances i
+        WHERE i.pattern = $1 AND i.owner IS NULL AND i.wake_at IS NOT NULL
+          AND (i.name, i.version) > (k.name, k.version)
+        ORDER BY i.name, i.version LIMIT 1) n
+), orphan AS MATERIALIZED (
+    SELECT k.name, k.version FROM kind k WHERE NOT EXISTS (
+        SELECT FROM standfast.leases l WHERE l.expires_at > clock_timestamp()
+        AND (l.note -> 'kinds')::jsonb
+            @> jsonb_build_array(jsonb_build_array($1::text, k.name, k.version)))
+), found AS MATERIALIZED (
+    SELECT f.id FROM orphan o CROSS JOIN LATERAL (
+        SELECT i.id FROM standfast.instances i
+        WHERE i.pattern = $1 AND i.name = o.name AND i.version = o.version
+          AND i.owner IS NULL AND i.wake_at < $2 AND i.status <> $3
+          AND i.finished_at IS NULL
+        FOR NO KEY UPDATE SKIP LOCKED) f
+)
+UPDATE standfast.instances i SET status = $3, updated_at = {NOW},
+    cause = replace(replace($4, '{{name}}', i.name), '{{version}}', i.version::text)
+FROM found WHERE i.id = found.id
+RETURNING {", ".join("i." + column for column in COLUMNS.split(", "))}
+"""
+
+BY_KEY = f"SELECT {COLUMNS} FROM standfast.instances WHERE pattern = $1 AND name = $2 AND key = $3"
+
+BY_ID = f"SELECT {COLUMNS} FROM standfast.instances WHERE id = $1"
+
+COUNT = (
+    "SELECT name, status, count(*) FROM standfast.instances WHERE pattern = $1 "
+    "GROUP BY name, status"
+)
+
+DOOMED = """\
+SELECT id FROM standfast.instances WHERE pattern = $1 AND finished_at < $2 AND owner IS NULL
+LIMIT $3 FOR UPDATE SKIP LOCKED
+"""
+PURGE = (
+    "DELETE FROM standfast.journal WHERE id = ANY($1::uuid[])",
+    "DELETE FROM standfast.mail WHERE instance = ANY($1::uuid[])",
+    "DELETE FROM standfast.instances WHERE id = ANY($1::uuid[])",
+)
+
+RELEASE = f"""\
+WITH mine AS MATERIALIZED (
+    SELECT id FROM standfast.instances WHERE owner = $1 ORDER BY id FOR NO KEY UPDATE
+), freed AS (
+    UPDATE standfast.instances i SET owner = NULL, claim = NULL, wake_at = {NOW}
+    FROM mine WHERE i.id = mine.id RETURNING i.id
+)
+SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0
+"""
+
+# The owners of instances, by hopping from one to the next in the index. A token is never given
+# again, so an owner without a lease stays one.
+_ORPHANED = """\
+WITH RECURSIVE owner (token) AS (
+    (SELECT i.owner FROM standfast.instances i WHERE i.owner IS NOT NULL ORDER BY i.owner LIMIT 1)
+    UNION ALL
+    SELECT n.owner FROM owner o CROSS JOIN LATERAL (
+        SELECT i.owner FROM standfast.instances i WHERE i.owner > o.token
+        ORDER BY i.owner LIMIT 1) n
+), gone AS MATERIALIZED (
+    SELECT o.token FROM owner o
+    WHERE NOT EXISTS (SELECT FROM standfast.leases l WHERE l.token = o.token)
+)"""
+_RECLAIM = f"""\
+{_ORPHANED}, mine AS MATERIALIZED (
+    SELECT i.id FROM gone JOIN standfast.instances i ON i.owner = gone.token
+    ORDER BY i.id FOR NO KEY UPDATE OF i{{unless_locked}}
+), freed AS (
+    UPDATE standfast.instances i SET owner = NULL, claim = NULL, wake_at = {NOW}
+    FROM mine WHERE i.id = mine.id RETURNING i.id
+)
+SELECT (SELECT count(*) FROM gone) AS owners, (SELECT count(*) FROM freed) AS freed,
+       (SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0)
+"""
+# Those that nobody is about to change come first, and wait for none of the others.
+RECLAIM_AT_ONCE = _RECLAIM.format(unless_locked=" SKIP LOCKED")
+RECLAIM = _RECLAIM.format(unless_locked="")
+
+OWNED = "SELECT owner, count(*) FROM standfast.instances WHERE owner IS NOT NULL GROUP BY owner"

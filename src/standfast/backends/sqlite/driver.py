@@ -1,0 +1,97 @@
+"""How statements in ``$1, $2 …`` are run by SQLite's driver, and whole scripts in one go.
+
+The driver binds a sequence only to ``?``; numbers it deprecates, and names, in a dict, are slow.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from standfast.ports.database import Script
+
+T = TypeVar("T")
+Arrange: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
+
+# What may hold a ``$1`` that is none comes first: quoted text and names, comments, words.
+_TOKEN = re.compile(
+    r"""'[^']*(?:'|\Z) | "[^"]*(?:"|\Z) | `[^`]*(?:`|\Z) | \[[^]]*(?:\]|\Z)
+      | --[^\n]* | /\*.*?(?:\*/|\Z) | [^\W\d][\w$]* | \$([1-9]\d*)(?![\w$])""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class Native(NamedTuple):
+    """A statement as the driver takes it.
+
+    `arrange` puts the arguments into the order of the ``?``, None where they are in it already.
+    `numbers` are those of its placeholders.
+    """
+
+    sql: str
+    arrange: Arrange | None
+    numbers: frozenset[int]
+
+
+@lru_cache(maxsize=1024)
+def native(sql: str) -> Native:
+    """Translate a statement."""
+    numbers: list[int] = []
+
+    def replace(token: re.Match[str]) -> str:
+        if token[1] is None:
+            return token[0]
+        numbers.append(int(token[1]))
+        return "?"
+
+    text = _TOKEN.sub(replace, sql)
+    return Native(text, _arrangement(numbers), frozenset(numbers))
+
+
+def _arrangement(numbers: Sequence[int]) -> Arrange | None:
+    if numbers == list(range(1, len(numbers) + 1)):
+        return None
+    if len(numbers) == 1:
+        (number,) = numbers
+        return lambda args: (args[number - 1],)
+    return itemgetter(*(number - 1 for number in numbers))
+
+
+def commit(con: sqlite3.Connection, script: Callable[[], Script[T]]) -> T:
+    """Carry a script out in a write transaction of its own; what it returns.
+
+    Rolled back when a statement fails. `script` makes it, so that it can be begun anew.
+    """
+    con.execute("BEGIN IMMEDIATE")
+    try:
+        result = run(con, script())
+        con.execute("COMMIT")
+    except BaseException:
+        if con.in_transaction:  # SQLite may have undone it itself
+            con.execute("ROLLBACK")
+        raise
+    return result
+
+
+def run(con: sqlite3.Connection, script: Script[T]) -> T:
+    """Carry a script out on a connection; what it returns. An error of a statement ends it."""
+    rows: Any = None
+    try:
+        while True:
+            sql, args, many = script.send(rows)
+            text, arrange, _ = native(sql)
+            if many:
+                if arrange is not None:
+                    args = map(arrange, args)  # type: ignore[assignment]  # any iterable will do
+                rows = ((con.executemany(text, args).rowcount,),)
+            else:
+                if arrange is not None:
+                    args = arrange(args)
+                rows = con.execute(text, args).fetchall()
+    except StopIteration as end:
+        result: T = end.value
+        return result

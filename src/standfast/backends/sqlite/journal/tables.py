@@ -1,0 +1,59 @@
+"""The journal's tables."""
+
+from __future__ import annotations
+
+from standfast.ports.schema import SchemaLine, SchemaMigration
+
+# Mail that was folded into the journal stays, with a NULL body, so that a repeated id is known.
+# One partial index serves ownership (owner = ?) and waking (owner IS NULL, per kind by wake_at): an
+# instance is in it only while it is owned or due some time, so finished ones cost nothing there.
+LINE = SchemaLine(
+    "journal",
+    (
+        SchemaMigration(
+            1,
+            "instances, journal and mail",
+            """\
+CREATE TABLE standfast_instances (
+    id BLOB NOT NULL PRIMARY KEY,
+    pattern TEXT NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    correlation_id TEXT NOT NULL,
+    input_hash TEXT NOT NULL,
+    status TEXT NOT NULL,
+    step TEXT NOT NULL,
+    cause TEXT NOT NULL,
+    owner INTEGER,
+    wake_at REAL,
+    deadline_at REAL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    finished_at REAL
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX standfast_instances_key ON standfast_instances (pattern, name, key);
+CREATE INDEX standfast_instances_work
+    ON standfast_instances (owner, pattern, name, version, wake_at)
+    WHERE owner IS NOT NULL OR wake_at IS NOT NULL;
+CREATE INDEX standfast_instances_finished ON standfast_instances (pattern, finished_at)
+    WHERE finished_at IS NOT NULL;
+CREATE TABLE standfast_journal (
+    id BLOB NOT NULL,
+    seq INTEGER NOT NULL,
+    fact TEXT NOT NULL,
+    PRIMARY KEY (id, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE standfast_mail (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    recipient BLOB NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT,
+    at REAL NOT NULL,
+    UNIQUE (recipient, id)
+) STRICT;
+""",
+        ),
+    ),
+)

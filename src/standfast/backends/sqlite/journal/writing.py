@@ -1,0 +1,286 @@
+"""Writing to the journal, as scripts: they ride the caller's transaction, whosever it is.
+
+SQLite has one writer at a time, so what a statement finds still holds when its transaction commits:
+a lease that it sees can't have been ended meanwhile.
+"""
+
+# ruff: noqa: S608 - only column names and placeholders are put into the SQL text
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from standfast.backends.sqlite.journal.reading import COLUMNS, WIDTH, instance
+from standfast.errors import StaleWriter
+from standfast.ports.database import Script, Statement
+from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
+
+_INSERT = (
+    "INSERT INTO standfast_instances (id, pattern, name, version, key, correlation_id, input_hash,"
+    " status, step, cause, owner, wake_at, deadline_at, created_at, updated_at, finished_at)"
+)
+_INSERT_PASSIVE = (
+    f"{_INSERT} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12, $13, $14, $15)"
+    " ON CONFLICT (pattern, name, key) DO NOTHING"
+)
+_INSERT_OWNED = (
+    f"{_INSERT} SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, token, NULL, $11, $12, $13, $14"
+    " FROM standfast_leases WHERE token = $15 ON CONFLICT (pattern, name, key) DO NOTHING"
+)
+_INSERT_FIRST_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES ($1, $2, $3)"
+_INSERT_MISSING_FACT = (
+    "INSERT INTO standfast_journal (id, seq, fact) SELECT id, $1, $2 FROM standfast_instances"
+    " WHERE id = $3 ON CONFLICT (id, seq) DO NOTHING"
+)
+_LIVING_OWNER = "(SELECT token FROM standfast_leases WHERE token = {})"
+# One statement for many rows: each step of a statement gives up the interpreter's lock and has to
+# wait to get it back, which costs more than the row when the event loop is busy.
+_SIZES = (64, 8, 1)
+
+
+def _insert_owned_facts(size: int) -> str:
+    numbers = range(1, 3 * size, 3)
+    values = ", ".join(f"(${n}, ${n + 1}, ${n + 2})" for n in numbers)
+    return (
+        "INSERT INTO standfast_journal (id, seq, fact) SELECT v.column1, v.column2, v.column3"
+        f" FROM (VALUES {values}) AS v CROSS JOIN standfast_instances AS i WHERE i.id = v.column1"
+        f" AND i.owner = {_LIVING_OWNER.format(f'${3 * size + 1}')}"
+        " ON CONFLICT (id, seq) DO NOTHING"
+    )
+
+
+_INSERT_OWNED_FACTS = {size: _insert_owned_facts(size) for size in _SIZES}
+_INSERT_OWNED_FACT = _INSERT_OWNED_FACTS[1]
+
+
+def _release(wake_at: str) -> str:
+    # Waiting mail makes it due at once: at the time of the mail, so that turns are kept, but never
+    # later than now, should the sender's clock be ahead.
+    return (
+        f"owner = NULL, wake_at = coalesce((SELECT min(min(m.at), $3, coalesce({wake_at}, $3))"
+        " FROM standfast_mail AS m WHERE m.recipient = standfast_instances.id"
+        f" AND m.body IS NOT NULL), {wake_at})"
+    )
+
+
+_CHANGE = (
+    "status = $4, step = $5, cause = $6, version = coalesce($7, version), finished_at = $8,"
+    " updated_at = $3"
+)
+_OWNED = f" WHERE id = $1 AND owner = {_LIVING_OWNER.format('$2')}"
+_UPDATES = {
+    (True, False): f"UPDATE standfast_instances SET {_CHANGE}{_OWNED}",
+    (False, True): f"UPDATE standfast_instances SET {_release('$4')}{_OWNED}",
+    (True, True): f"UPDATE standfast_instances SET {_CHANGE}, {_release('$9')}{_OWNED}",
+}
+_WAKE = (
+    "UPDATE standfast_instances SET wake_at = min(coalesce(wake_at, $2), $2, $3)"
+    " WHERE id = $1 AND owner IS NULL"
+)
+
+
+def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAnswer]]:
+    """`JournalStore.start`."""
+    sql = _INSERT_PASSIVE if owner is None else _INSERT_OWNED
+    values: list[tuple[Any, ...]] = []
+    for one in starts:
+        row = one.instance
+        common = (
+            row.id.bytes,
+            row.pattern,
+            row.name,
+            row.version,
+            row.key,
+            row.correlation_id,
+            row.input_hash,
+            row.status,
+            row.step,
+            row.cause,
+        )
+        times = (row.deadline_at, row.created_at, row.updated_at, row.finished_at)
+        values.append((*common, row.wake_at, *times) if owner is None else (*common, *times, owner))
+    # Run as one of many, a statement is answered with the number of rows that it touched.
+    rows = yield Statement(sql, values, True)
+    if rows[0][0] == len(starts):
+        facts = [(s.instance.id.bytes, 0, s.fact) for s in starts]
+        yield Statement(_INSERT_FIRST_FACT, facts, True)
+        return [StartAnswer(s.instance.id, True, s.instance.input_hash) for s in starts]
+    if owner is not None:
+        yield from hold(owner)
+    # Some keys are taken. Those that were inserted just now are the ones without a first fact.
+    answers: list[StartAnswer] = []
+    for one in starts:
+        row = one.instance
+        rows = yield Statement(_INSERT_MISSING_FACT, [(0, one.fact, row.id.bytes)], True)
+        if rows[0][0]:
+            answers.append(StartAnswer(row.id, True, row.input_hash))
+            continue
+        rows = yield Statement(
+            "SELECT id, input_hash FROM standfast_instances"
+            " WHERE pattern = $1 AND name = $2 AND key = $3",
+            (row.pattern, row.name, row.key),
+        )
+        answers.append(StartAnswer(UUID(bytes=rows[0][0]), False, rows[0][1]))
+    return answers
+
+
+def append_fact(owner: int, append: Append) -> Script[None]:
+    """As `append`, for what `is_one_fact`: one statement, that needs no transaction around it."""
+    row = (append.id.bytes, append.after + 1, append.facts[0], owner)
+    rows = yield Statement(_INSERT_OWNED_FACT, [row], True)
+    if rows[0][0] != 1:
+        yield from _refuse(owner, (append,))
+
+
+def is_one_fact(append: Append) -> bool:
+    """Whether it is written by one statement."""
+    return (
+        len(append.facts) == 1
+        and append.change is None
+        and not (append.release or append.consumed or append.starts or append.mails)
+    )
+
+
+def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]:
+    """Write all of `appends`. Raises `StaleWriter` if one of them can't be: then roll back."""
+    facts: list[bytes | int | str] = []
+    consumed: list[tuple[int, bytes]] = []
+    starts: list[Start] = []
+    mails: list[Mail] = []
+    updates: dict[tuple[bool, bool], list[tuple[Any, ...]]] = {}
+    for append in appends:
+        id, number = append.id.bytes, append.after
+        for fact in append.facts:
+            number += 1
+            facts += (id, number, fact)
+        if append.consumed:
+            consumed += ((number, id) for number in append.consumed)
+        if append.starts:
+            starts += map(_due_at_once, append.starts)
+        if append.mails:
+            mails += append.mails
+        change = append.change
+        if change is not None:
+            row: tuple[Any, ...] = (
+                id,
+                owner,
+                now,
+                change.status,
+                change.step,
+                change.cause,
+                change.version,
+                change.finished_at,
+            )
+            finished = change.finished_at is not None
+            if append.release or finished:
+                row = (*row, None if finished else append.wake_at)
+                updates.setdefault((True, True), []).append(row)
+            else:
+                updates.setdefault((True, False), []).append(row)
+        elif append.release:
+            updates.setdefault((False, True), []).append((id, owner, now, append.wake_at))
+        elif not append.facts:
+            owned = yield Statement(f"SELECT 1 FROM standfast_instances{_OWNED}", (id, owner))
+            if not owned:
+                yield from _refuse(owner, appends)
+    begin = 0
+    for size in _SIZES:
+        width = 3 * size
+        while len(facts) - begin >= width:
+            some = facts[begin : begin + width]
+            some.append(owner)
+            rows = yield Statement(_INSERT_OWNED_FACTS[size], [some], True)
+            if rows[0][0] != size:
+                yield from _refuse(owner, appends)
+            begin += width
+    if consumed:
+        yield Statement(
+            "UPDATE standfast_mail SET body = NULL WHERE number = $1 AND recipient = $2",
+            consumed,
+            True,
+        )
+    for kind, changed in updates.items():
+        rows = yield Statement(_UPDATES[kind], changed, True)
+        if rows[0][0] != len(changed):
+            yield from _refuse(owner, appends)
+    if starts:
+        yield from start(starts, owner=None)
+    if mails:
+        yield from send(mails, now=now)
+
+
+def _due_at_once(start: Start) -> Start:
+    """A start that is part of an append: due when it was made unless it says when."""
+    row = start.instance
+    if row.wake_at is not None:
+        return start
+    return Start(replace(row, wake_at=row.created_at), start.fact)
+
+
+def _refuse(owner: int, appends: Sequence[Append]) -> Script[None]:
+    """Raise the `StaleWriter` that says why they can't be written."""
+    yield from hold(owner)
+    for append in appends:
+        owned = yield Statement(
+            f"SELECT 1 FROM standfast_instances{_OWNED}", (append.id.bytes, owner)
+        )
+        if not owned:
+            raise _not_owned(append.id, owner)
+    raise StaleWriter(
+        f"instance {appends[0].id} already has a fact {appends[0].after + 1}: load it anew"
+    )
+
+
+def send(mails: Sequence[Mail], *, now: float) -> Script[list[bool]]:
+    """`JournalStore.send`."""
+    answers: list[bool] = []
+    for mail in mails:
+        to = mail.to.bytes
+        known = yield Statement("SELECT 1 FROM standfast_instances WHERE id = $1", (to,))
+        answers.append(bool(known))
+        if not known:
+            continue
+        rows = yield Statement(
+            "INSERT INTO standfast_mail (recipient, id, kind, body, at) VALUES ($1, $2, $3, $4, $5)"
+            " ON CONFLICT (recipient, id) DO NOTHING",
+            [(to, mail.id, mail.kind, mail.body, mail.at)],
+            True,
+        )
+        if rows[0][0]:
+            yield Statement(_WAKE, [(to, mail.at, now)], True)
+    return answers
+
+
+def set_aside(owner: int, id: UUID, status: str, cause: str, *, now: float) -> Script[None]:
+    """`JournalStore.set_aside`."""
+    rows = yield Statement(
+        "UPDATE standfast_instances SET status = $4, cause = $5, owner = NULL, wake_at = NULL,"
+        f" updated_at = $3{_OWNED}",
+        [(id.bytes, owner, now, status, cause)],
+        True,
+    )
+    if not rows[0][0]:
+        yield from hold(owner)
+        raise _not_owned(id, owner)
+
+
+def hold(owner: int) -> Script[None]:
+    """Raise `StaleWriter` if the lease was ended: it may be overdue, as long as nobody did that."""
+    found = yield Statement("SELECT 1 FROM standfast_leases WHERE token = $1", (owner,))
+    if not found:
+        raise StaleWriter(f"the lease {owner} was ended: acquire another, with a new token")
+
+
+def _not_owned(id: UUID, owner: int) -> StaleWriter:
+    """The error for a write to an instance of somebody else's, or nobody's."""
+    return StaleWriter(f"instance {id} isn't owned by {owner}: nothing was written")
+
+
+def look_up(id: UUID) -> Script[Instance | None]:
+    """`JournalWriter.instance`."""
+    rows = yield Statement(f"SELECT {COLUMNS} FROM standfast_instances WHERE id = $1", (id.bytes,))
+    # A row of someone else's driver need know no more than positions.
+    return instance([rows[0][n] for n in range(WIDTH)]) if rows else None

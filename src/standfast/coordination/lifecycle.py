@@ -1,0 +1,74 @@
+"""How a service stands, as a pure machine: a status and an event make the next status.
+
+::
+
+    starting ──ready──▶ running ──drain──▶ draining ──ended──▶ stopped
+       ▲ ▲                 │
+       │ └──taken── standing_by      failed, lost: restarting ──begin──▶ starting
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from standfast.errors import ConfigurationError
+
+State: TypeAlias = Literal[
+    "starting", "standing_by", "running", "restarting", "draining", "stopped"
+]
+Event: TypeAlias = Literal["begin", "stand_by", "ready", "lost", "fail", "drain", "end"]
+
+_NEXT: dict[tuple[State, Event], State] = {
+    ("starting", "begin"): "starting",
+    ("starting", "stand_by"): "standing_by",
+    ("starting", "ready"): "running",
+    ("standing_by", "begin"): "starting",
+    ("restarting", "begin"): "starting",
+    ("restarting", "stand_by"): "standing_by",
+}
+for _state in ("starting", "standing_by", "running", "restarting"):
+    _NEXT[_state, "lost"] = "restarting"
+    _NEXT[_state, "fail"] = "restarting"
+    _NEXT[_state, "drain"] = "draining"
+    _NEXT[_state, "end"] = "stopped"
+_NEXT["draining", "end"] = "stopped"
+_NEXT["draining", "fail"] = "stopped"
+_NEXT["draining", "lost"] = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """How one service stands, since when (seconds since the epoch).
+
+    `restarts` counts how often it was begun again, and `failures` how often it failed in a row
+    since it last ran. `error` is what it failed with last, "" if it never did.
+    """
+
+    name: str
+    state: State
+    since: float
+    restarts: int = 0
+    failures: int = 0
+    error: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it works, or waits for its turn as it should."""
+        return self.state in ("running", "standing_by")
+
+
+def after(status: ServiceStatus, event: Event, now: float, *, error: str = "") -> ServiceStatus:
+    """The status after an event at `now`. Raises `ConfigurationError` for one out of place."""
+    state = _NEXT.get((status.state, event))
+    if state is None:
+        raise ConfigurationError(f"service {status.name!r} is {status.state}: {event!r} can't be")
+    since = now if state != status.state else status.since
+    changed = replace(status, state=state, since=since)
+    if event == "fail":
+        return replace(changed, failures=status.failures + 1, error=error)
+    if event == "ready":
+        return replace(changed, failures=0)
+    if event == "begin" and status.state == "restarting":
+        return replace(changed, restarts=status.restarts + 1)
+    return changed

@@ -1,0 +1,197 @@
+"""A process's membership: its lease among all that share a database, and those it holds beside it.
+
+A process has one, however many services it runs, and renews all its leases in one go. A lease that
+can't be renewed was ended by somebody: what was done under it belongs to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from standfast.clock import Clock
+from standfast.errors import StoreError
+from standfast.ids import new_id
+from standfast.ports.leases import LeaseStore
+
+log = logging.getLogger("standfast.coordination")
+
+Kind: TypeAlias = tuple[str, str, int]
+"""What instances are of: (pattern, name, version)."""
+
+MEMBER = "member:"
+"""What the names of memberships begin with."""
+BEAT = 1 / 4
+"""Of a lease: how often it is renewed, and how often a process looks for those that ran out.
+
+In the store a lease holds for all beats but one. So what a process had that dies just after a beat
+is taken over at the last beat of its lease at the latest, and one that is late by up to two beats
+(half the lease) keeps what it has.
+"""
+
+
+class Membership:
+    """One process's leases.
+
+    `lease`: seconds within which others, whose own isn't longer, take over when this process is
+    dead. Stuck for less than half of it, this one keeps what it has. `keep_time()` sets the clock
+    right, with every beat.
+    """
+
+    def __init__(
+        self,
+        leases: LeaseStore,
+        *,
+        clock: Clock,
+        lease: float,
+        name: str | None = None,
+        keep_time: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.leases: LeaseStore = leases
+        self.lease: float = lease
+        self.name: str = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.token: int | None = None
+        self.sure_until: float = 0.0
+        """Until when, in monotonic seconds, the lease holds whatever others do."""
+        self._clock = clock
+        self._keep_time = keep_time
+        self._ttl = lease * (1 - BEAT)
+        self._held: dict[str, int] = {}
+        self._lost: list[str] = []
+        self._note: dict[str, Any] = {}
+        self._kinds: dict[str, list[Kind]] = {}
+        self._takeovers: list[Callable[[], None]] = []
+        self._renewing = asyncio.Lock()
+        self._telling = asyncio.Lock()
+
+    @property
+    def beats_every(self) -> float:
+        """Seconds between two beats."""
+        return self.lease * BEAT
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the lease is surely this process's at this moment."""
+        return self.token is not None and self._clock.monotonic() < self.sure_until
+
+    # -- joining and leaving -----------------------------------------------------------------
+
+    async def join(self) -> int:
+        """Take a lease; its token. Raises `StoreError`."""
+        asked = self._clock.monotonic()
+        (token,) = await self.leases.acquire(
+            [f"{MEMBER}{new_id()}"], self.name, ttl=self._ttl, note=self._note_text()
+        )
+        assert token is not None  # nobody else has that name
+        self.token, self.sure_until = token, asked + self._ttl
+        return token
+
+    async def leave(self) -> None:
+        """Give all leases up. A store that is away is told in the log: they will run out."""
+        tokens = [*self._held.values()] + ([] if self.token is None else [self.token])
+        self.forget()
+        try:
+            await self.leases.release(tokens)
+        except StoreError as error:
+            log.warning("the lease couldn't be given up, so it will run out: %s", error)
+
+    def forget(self) -> None:
+        """Hold nothing any more, without telling the store."""
+        self.token = None
+        self._held.clear()
+        self._lost.clear()
+
+    # -- leases beside it --------------------------------------------------------------------
+
+    async def hold(self, name: str) -> int | None:
+        """Acquire a lease that is renewed with the membership; None while another has it."""
+        (token,) = await self.leases.acquire([name], self.name, ttl=self._ttl)
+        if token is not None:
+            self._held[name] = token
+        return token
+
+    async def let_go(self, name: str) -> None:
+        """Release a lease that was held, as `leave` does."""
+        token = self._held.pop(name, None)
+        if token is None:
+            return
+        try:
+            await self.leases.release([token])
+        except StoreError as error:
+            log.warning("lease %r couldn't be given up, so it will run out: %s", name, error)
+
+    def take_lost(self) -> list[str]:
+        """The names of held leases that were found lost since this was last asked."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    # -- the heartbeat -----------------------------------------------------------------------
+
+    async def check(self) -> bool:
+        """Renew now; whether the membership still stands. Raises `StoreError`."""
+        async with self._renewing:
+            token = self.token
+            if token is None:  # lost, and the store went away before there was a new one
+                return False
+            held = dict(self._held)
+            asked = self._clock.monotonic()
+            stands, *others = await self.leases.renew([token, *held.values()], ttl=self._ttl)
+            for (name, its), stands_too in zip(held.items(), others, strict=True):
+                if not stands_too and self._held.get(name) == its:
+                    del self._held[name]
+                    self._lost.append(name)
+            if stands and self.token == token:
+                self.sure_until = asked + self._ttl
+            return stands
+
+    async def tend(self) -> None:
+        """What every beat does beside renewing: set the clock right, end what ran out of others.
+
+        Raises `StoreError`.
+        """
+        if self._keep_time is not None:
+            await self._keep_time()
+        ended = await self.leases.expire()
+        if ended:
+            log.warning("took over from the dead: %d lease(s) ran out", len(ended))
+            for act in tuple(self._takeovers):
+                act()
+
+    def on_takeover(self, act: Callable[[], None]) -> Callable[[], None]:
+        """Call `act` after leases of others were ended here: there may be work that they left.
+
+        Returns a function that ends it.
+        """
+        self._takeovers.append(act)
+
+        def unsubscribe() -> None:
+            if act in self._takeovers:
+                self._takeovers.remove(act)
+
+        return unsubscribe
+
+    # -- the note ----------------------------------------------------------------------------
+
+    async def tell(self, **facts: Any) -> None:
+        """Keep facts, JSON values by name, with the lease for all to see. Raises `StoreError`."""
+        changed = {**self._note, **facts}
+        if changed == self._note:
+            return
+        self._note = changed
+        async with self._telling:  # so that the last told is the last written
+            if self.token is not None:
+                await self.leases.annotate(self.token, self._note_text())
+
+    async def can_run(self, service: str, kinds: Sequence[Kind]) -> None:
+        """Let others know which kinds of instances a service here claims. Raises `StoreError`."""
+        self._kinds[service] = list(kinds)
+        every = [list(kind) for some in self._kinds.values() for kind in some]
+        await self.tell(kinds=every)
+
+    def _note_text(self) -> str:
+        return json.dumps(self._note)

@@ -1,0 +1,86 @@
+"""What runs in the background of a process, under its lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from standfast.coordination.membership import Membership
+from standfast.durations import Duration, seconds
+from standfast.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """How services that take work from the store go about it.
+
+    `max_in_flight`: how much each has in memory at once; more waits in the store. `poll`: how often
+    to look for work that nobody hinted at. `linger`: what sleeps for longer leaves memory.
+    Durations are in seconds, or text such as ``"5s"``. Raises `ConfigurationError`.
+    """
+
+    max_in_flight: int = 1000
+    poll: Duration = 2.0
+    linger: Duration = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ConfigurationError(f"max_in_flight={self.max_in_flight}: must be 1 or more")
+        for name in ("poll", "linger"):
+            object.__setattr__(self, name, seconds(getattr(self, name), name=name))
+
+    @property
+    def poll_seconds(self) -> float:
+        """`poll` in seconds."""
+        return seconds(self.poll)
+
+    @property
+    def linger_seconds(self) -> float:
+        """`linger` in seconds."""
+        return seconds(self.linger)
+
+
+@dataclass(slots=True)
+class Duty:
+    """One turn of a service: it ends when the service is stopped, or the process's lease is lost.
+
+    `token` is the fencing token of the process's membership; `own_token` that of the service's own
+    lease, None unless it is exclusive. `stopping` is set when it should finish what it has
+    begun and return, within `drain` seconds (read then).
+    """
+
+    membership: Membership
+    token: int
+    own_token: int | None
+    _on_ready: Callable[[], None]
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    drain: float = 0.0
+
+    def ready(self) -> None:
+        """Say that the service works from now on."""
+        self._on_ready()
+
+
+class Service(Protocol):
+    """Something that runs in the background: a worker, a relay, a projection.
+
+    `run` works until ``duty.stopping`` is set, finishes what it has begun, and returns. It is
+    cancelled when the lease is lost, or the drain takes too long: then it must drop what it has in
+    memory and write nothing more. What it raises is logged, and it is run again after a pause.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name, unique in the app: for `--only`, logs and ``standfast services``."""
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether only one process may run it at a time, while others stand by."""
+        ...
+
+    async def run(self, duty: Duty) -> None:
+        """Work. See the class."""
+        ...

@@ -1,0 +1,335 @@
+"""Runs the services of one process under one membership, and begins them again when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from standfast.clock import Clock
+from standfast.coordination.lifecycle import Event, ServiceStatus, after
+from standfast.coordination.membership import Membership
+from standfast.coordination.service import Duty, Service
+from standfast.coordination.watchdog import Watchdog
+from standfast.errors import ConfigurationError, StoreError
+from standfast.resilience.backoff import Exponential
+from standfast.text import told
+
+log = logging.getLogger("standfast.coordination")
+
+_BACKOFF = Exponential(initial=0.2, maximum=30.0, jitter="equal")
+_STANDS_BY_FOR = 0.5
+"""Seconds between looks whether a lease that another holds has become free, at most."""
+_GRACE = 1.0
+"""Seconds for a service to end after it was cancelled, before the process goes on without it."""
+
+
+class Supervisor:
+    """Starts services in order, keeps them running, and stops them in reverse.
+
+    `watched`: a thread sees when the event loop is blocked. A service whose first turn fails makes
+    `start` fail; later, it is begun again after a growing pause. When the membership is lost all
+    are cut off, and begin anew under the next one.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        services: Sequence[Service],
+        *,
+        clock: Clock,
+        watched: bool = True,
+    ) -> None:
+        names = [service.name for service in services]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigurationError(f"two services are named {name!r}: rename one of them")
+        self.membership: Membership = membership
+        self.watchdog: Watchdog | None = Watchdog(membership.lease) if watched else None
+        self.clock: Clock = clock
+        self._posts = [_Post(self, service) for service in services]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._joined = asyncio.Event()
+        self._freed = asyncio.Event()
+        self.is_stopping: bool = False
+        self._store_answers = True
+        self._telling: asyncio.Task[None] | None = None
+        self._unsubscribe: Callable[[], None] = _nothing
+
+    @property
+    def services(self) -> list[ServiceStatus]:
+        """How each service stands, in the order in which they were started."""
+        return [post.status for post in self._posts]
+
+    @property
+    def store_answers(self) -> bool:
+        """Whether the last beat reached the store."""
+        return self._store_answers
+
+    # -- life --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Join, and start the services one after the other: each is up when the next begins.
+
+        Waits for one that stands by. Raises what a service's first turn raises, and `StoreError`.
+        """
+        loop = asyncio.get_running_loop()
+        await self._join()
+        self._unsubscribe = self.membership.leases.on_freed(self._freed.set)
+        self._tasks = [loop.create_task(self._beat())]
+        if self.watchdog is not None:
+            self.watchdog.start(loop)
+        try:
+            for post in self._posts:
+                post.task = loop.create_task(post.keep(), name=f"standfast-{post.service.name}")
+                await post.first_turn()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+
+    async def stop(self, drain: float) -> None:
+        """Stop the services in reverse, each within what is left of `drain` seconds; then leave."""
+        self.is_stopping = True
+        until = self.clock.monotonic() + drain
+        for post in reversed(self._posts):
+            await post.stop(max(0.0, until - self.clock.monotonic()))
+        tasks = [task for task in (*self._tasks, self._telling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._unsubscribe()
+        if self.watchdog is not None:
+            self.watchdog.stop()
+        await self.membership.leave()
+
+    async def _join(self) -> None:
+        await self.membership.join()
+        self._joined.set()
+
+    async def joined(self) -> int:
+        """The membership's token, as soon as there is one."""
+        while (token := self.membership.token) is None:
+            self._joined.clear()
+            await self._joined.wait()
+        return token
+
+    async def freed(self) -> None:
+        """Return soon after a lease may have become free."""
+        self._freed.clear()
+        patience = min(_STANDS_BY_FOR, self.membership.beats_every)
+        try:
+            async with asyncio.timeout(patience):
+                await self._freed.wait()
+        except TimeoutError:
+            pass  # hints may be lost: look again
+
+    # -- the heartbeat -----------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Renew the leases, then end those of the dead: not its own, late as it may be."""
+        membership = self.membership
+        loop = asyncio.get_running_loop()
+        at = loop.time()
+        while True:
+            at = max(at + membership.beats_every, loop.time())  # what it takes delays no later beat
+            await asyncio.sleep(at - loop.time())
+            try:
+                if not await membership.check():
+                    await self._lost()
+                for name in membership.take_lost():
+                    await self._lost_one(name)
+                await membership.tend()
+                self._store_answers = True
+            except StoreError as error:
+                self._store_answers = False
+                log.error("can't reach the store to renew the lease: %s", error)
+            except Exception:  # the heart must beat on: without it the process is dead, unnoticed
+                log.exception(
+                    "renewing the lease failed; trying again in %g s", membership.beats_every
+                )
+
+    async def _lost(self) -> None:
+        """The membership was ended by others: begin everything anew under another."""
+        if self.membership.token is not None:
+            log.error(
+                "this process's lease was lost (it was paused, blocked or cut off for over %g s): "
+                "what it had in hand went to others",
+                self.membership.lease / 2,
+            )
+        self.membership.forget()
+        await asyncio.gather(*(post.cut() for post in self._posts))
+        await self._join()
+
+    async def _lost_one(self, name: str) -> None:
+        for post in self._posts:
+            if post.lease_name == name:
+                log.error("the lease of service %r was lost to another", post.service.name)
+                await post.cut()
+
+    # -- how they stand ----------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """A service's state changed: let others see it soon, what changes together at once."""
+        if self._telling is None and not self.is_stopping:
+            self._telling = asyncio.get_running_loop().create_task(self._tell())
+
+    async def _tell(self) -> None:
+        await asyncio.sleep(0)
+        self._telling = None
+        try:
+            await self.membership.tell(services=describe(self.services))
+        except StoreError as error:  # only told: nothing depends on it
+            log.warning("how the services stand couldn't be told: %s", error)
+
+
+class _Post:
+    """One service, and the task that keeps it running."""
+
+    def __init__(self, supervisor: Supervisor, service: Service) -> None:
+        self.supervisor = supervisor
+        self.service = service
+        self.lease_name = f"service:{service.name}"
+        self.status = ServiceStatus(service.name, "starting", supervisor.clock.now())
+        self.task: asyncio.Task[None] | None = None
+        self._turn: asyncio.Task[None] | None = None
+        self._duty: Duty | None = None
+        self._cuts = 0
+        self._first: asyncio.Future[None] | None = None
+
+    def _note(self, event: Event, error: str = "") -> None:
+        before = self.status.state
+        now = self.supervisor.clock.now()
+        self.status = after(self.status, event, now, error=error)
+        if self.status.state != before:
+            log.debug("service %r: %s", self.service.name, self.status.state)
+            self.supervisor.changed()
+
+    async def first_turn(self) -> None:
+        """Return when the service is up for the first time. Raises what it failed with before."""
+        self._first = asyncio.get_running_loop().create_future()
+        if self.status.state == "running":
+            return
+        await self._first
+
+    async def keep(self) -> None:
+        """Run turn after turn. Ends when the service is stopped, or fails before it ever ran."""
+        while not self.supervisor.is_stopping:
+            duty = await self._enlist()
+            self._duty = duty
+            self._turn = asyncio.get_running_loop().create_task(self.service.run(duty))
+            cuts = self._cuts
+            try:
+                await asyncio.wait((self._turn,))
+            except asyncio.CancelledError:
+                self._turn.cancel()
+                await asyncio.wait((self._turn,), timeout=_GRACE)
+                raise
+            finally:
+                self._duty = None
+            turn, self._turn = self._turn, None
+            if self._cuts != cuts:
+                self._note("lost")
+                continue
+            error = None if turn.cancelled() else turn.exception()
+            if duty.stopping.is_set():
+                if error is not None:
+                    log.error(
+                        "service %r failed while it drained", self.service.name, exc_info=error
+                    )
+                break
+            if not await self._goes_on_after(error or RuntimeError("it ended by itself")):
+                break
+        self._note("end")
+
+    async def _goes_on_after(self, error: BaseException) -> bool:
+        if self._first is not None and not self._first.done():
+            self._first.set_exception(error)
+            return False
+        self._note("fail", f"{type(error).__name__}: {told(error)}"[:500])
+        pause = _BACKOFF.delay(self.status.failures, 0.0, random.random())  # noqa: S311 - jitter
+        log.error(
+            "service %r failed; beginning again in %.1f s",
+            self.service.name,
+            pause,
+            exc_info=error,
+        )
+        await self._let_go()
+        await self.supervisor.clock.sleep(pause)
+        return True
+
+    async def _enlist(self) -> Duty:
+        """Wait for the leases that a turn needs."""
+        membership, own = self.supervisor.membership, None
+        while True:
+            token = await self.supervisor.joined()
+            if not self.service.exclusive:
+                break
+            try:
+                own = await membership.hold(self.lease_name)
+            except StoreError as error:
+                log.error("service %r can't ask for its lease: %s", self.service.name, error)
+            if own is not None:
+                break
+            if self.status.state != "standing_by":
+                log.info("another process runs service %r: standing by", self.service.name)
+                self._note("stand_by")
+            await self.supervisor.freed()
+        if self.status.state != "starting":
+            self._note("begin")
+        return Duty(membership, token, own, self._ready)
+
+    def _ready(self) -> None:
+        self._note("ready")
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
+
+    async def cut(self) -> None:
+        """End the turn at once: what it does isn't ours any more."""
+        turn = self._turn
+        self._cuts += 1
+        if turn is not None:
+            turn.cancel()
+            done, _ = await asyncio.wait((turn,), timeout=self.supervisor.membership.lease)
+            if not done:
+                log.error("service %r doesn't end; going on without it", self.service.name)
+
+    async def stop(self, drain: float) -> None:
+        """Let it finish within `drain` seconds, then cut it off."""
+        task = self.task
+        if task is None:
+            return
+        if self.status.state not in ("draining", "stopped"):
+            self._note("drain")
+        if self._duty is not None and self._turn is not None:
+            self._duty.drain = drain
+            self._duty.stopping.set()
+            await asyncio.wait((task,), timeout=drain + _GRACE)
+        task.cancel()
+        await asyncio.wait((task,), timeout=_GRACE)
+        if self.status.state != "stopped":
+            self._note("end")
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self.service.exclusive:
+            await self.supervisor.membership.let_go(self.lease_name)
+
+
+def describe(statuses: Sequence[ServiceStatus]) -> list[dict[str, Any]]:
+    """Statuses as plain JSON values."""
+    return [
+        {
+            "name": status.name,
+            "state": status.state,
+            "since": status.since,
+            "restarts": status.restarts,
+            "error": status.error,
+        }
+        for status in statuses
+    ]
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,60 @@
+"""A thread that sees when the event loop is blocked, and says by what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+
+log = logging.getLogger("standfast.coordination.watchdog")
+
+
+class Watchdog:
+    """Watches the event loop of a worker whose lease lasts `lease` seconds.
+
+    A loop that hasn't run for a quarter of it is told in the log, with the code that holds it up,
+    and again for every `lease` that it goes on.
+    """
+
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
+        self._stopped = threading.Event()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to watch the loop of the calling thread."""
+        watch = threading.Thread(
+            target=self._watch,
+            args=(loop, threading.get_ident()),
+            name="standfast-watchdog",
+            daemon=True,
+        )
+        watch.start()
+
+    def stop(self) -> None:
+        """Let the thread end, by itself and soon."""
+        self._stopped.set()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+        ran = threading.Event()
+        while not self._stopped.wait(self._lease / 8):
+            ran.clear()
+            asked = time.monotonic()
+            try:
+                loop.call_soon_threadsafe(ran.set)
+            except RuntimeError:  # the loop is closed
+                return
+            patience = self._lease / 4
+            while not ran.wait(patience) and not self._stopped.is_set():
+                frame = sys._current_frames().get(thread)  # noqa: SLF001
+                stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
+                log.error(
+                    "the event loop hasn't run for %.1f s; after %g s the lease may be lost. Move "
+                    "blocking code to asyncio.to_thread. It is here:\n%s",
+                    time.monotonic() - asked,
+                    self._lease / 2,
+                    stack,
+                )
+                patience = self._lease

@@ -1,0 +1,84 @@
+"""What can be added to an app, and the pattern that takes it: a new pattern gets its line here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+from standfast.coordination.service import Service, ServiceOptions
+from standfast.errors import ConfigurationError
+from standfast.pattern import Host, Pattern
+
+P = TypeVar("P", bound=Pattern)
+
+PATTERNS: Mapping[str, str] = {
+    "standfast.saga.saga.Saga": "standfast.saga.sagas.Sagas",
+}
+"""By the class of what is added. As names, so that an app imports only the patterns that it uses.
+A pattern that is added itself, as it is, needs no line.
+"""
+
+
+class Joined:
+    """The patterns of one app, each there once."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._patterns: dict[type, Pattern] = {}
+
+    @property
+    def all(self) -> list[Pattern]:
+        """All that were added, in that order."""
+        return list(self._patterns.values())
+
+    @property
+    def ports(self) -> list[type]:
+        """The ports that they store with."""
+        return list(dict.fromkeys(kind for one in self.all for kind in one.ports))
+
+    def add(self, part: Any) -> None:
+        """Add a pattern, or hand a part to its pattern. Raises `ConfigurationError`."""
+        for ancestor in type(part).__mro__:
+            home = PATTERNS.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
+            if home is not None:
+                module, _, name = home.rpartition(".")
+                kind: type[Pattern] = getattr(import_module(module), name)
+                self.get(kind).add(part)
+                return
+        if isinstance(part, type) or not _is_pattern(part):
+            raise ConfigurationError(
+                f"add({part!r}): give an instance of a Saga subclass, or a pattern"
+            )
+        if type(part) in self._patterns:
+            raise ConfigurationError(f"add({part!r}): this app has a {type(part).__name__} already")
+        part.attach(self._host)
+        self._patterns[type(part)] = part
+
+    def get(self, kind: type[P]) -> P:
+        """The app's pattern of that kind; it joins now, unless it has already."""
+        for pattern in self._patterns.values():
+            if isinstance(pattern, kind):
+                return pattern
+        pattern = kind()
+        self.add(pattern)
+        return pattern
+
+    def services(self, options: ServiceOptions, only: Collection[str]) -> list[Service]:
+        """All services, or those named in `only`. Raises `ConfigurationError` if there are none."""
+        every = [service for pattern in self.all for service in pattern.services(options)]
+        names = [service.name for service in every]
+        if not every:
+            raise ConfigurationError(
+                "this app has nothing to run: add something, as in app.add(PlaceOrder(…))"
+            )
+        unknown = sorted(set(only) - set(names))
+        if unknown:
+            raise ConfigurationError(
+                f"only={', '.join(unknown)}: this app's services are {', '.join(names)}"
+            )
+        return [service for service in every if not only or service.name in only]
+
+
+def _is_pattern(part: Any) -> bool:
+    return all(callable(getattr(part, name, None)) for name in ("attach", "open", "services"))

@@ -1,0 +1,68 @@
+"""How a pattern joins an app: what it is given, and what it must answer.
+
+A pattern has a package of its own, a port for what it stores, a file in each backend that has the
+port, and a line in `standfast.joining`, by which the app learns of it. Nothing else knows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from standfast.clock import Clock
+from standfast.codec import Codec
+from standfast.coordination.service import Service, ServiceOptions
+from standfast.ports.database import Database
+from standfast.transaction import UnitOfWork
+
+
+class Host(Protocol):
+    """What a pattern may use of the app that it was added to."""
+
+    @property
+    def database(self) -> Database:
+        """The app's database, open while the pattern is."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The time, set right by the database's own clock where it has one."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """How values become JSON and back."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """A transaction as the app's user knows it."""
+        ...
+
+
+class Pattern(Protocol):
+    """One pattern of one app. It is made once, attached once, opened and closed with the app."""
+
+    ports: Sequence[type]
+    """The ports that it stores with, `LeaseStore` too if it has services. Their tables are made by
+    ``standfast migrate``."""
+
+    def attach(self, host: Host) -> None:
+        """Learn of the app. The database may not be open yet."""
+        ...
+
+    def add(self, part: Any) -> None:
+        """Take in what a user added to the app. Raises `ConfigurationError`."""
+        ...
+
+    async def open(self) -> None:
+        """Get ready: the database is open and its tables are there."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted: the database closes after this."""
+        ...
+
+    def services(self, options: ServiceOptions) -> Sequence[Service]:
+        """What it runs in the background of a process that works. Raises `ConfigurationError`."""
+        ...

@@ -1,0 +1,96 @@
+"""How a backend says which ports it has, and how it is asked for one.
+
+The port in ``ports/outbox.py`` is provided by ``outbox.py`` in the folder of each backend that has
+it: that module's ``PROVIDES`` says how to make it, and which tables it needs. A port of your own is
+announced with `provide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal, TypeAlias, TypeVar, cast
+
+from standfast.errors import Unsupported
+from standfast.ports.schema import SchemaLine
+
+P = TypeVar("P")
+
+Dialect: TypeAlias = Literal["memory", "sqlite", "postgresql"]
+"""The SQL that a database speaks; ``"memory"`` speaks none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """How a backend provides a port.
+
+    `make` gets the backend's `Database`. `line` are the port's tables, None where it needs none.
+    `needs` are other ports whose tables its statements use.
+    """
+
+    make: Callable[[Any], Any]
+    line: SchemaLine | None = None
+    needs: tuple[type, ...] = ()
+
+
+_announced: dict[tuple[str, type], Provided] = {}
+
+
+def provide(dialect: Dialect, kind: type, provided: Provided) -> None:
+    """Announce how databases of a dialect provide a port of your own. A second time replaces it."""
+    _announced[dialect, kind] = provided
+
+
+class Ports:
+    """The ports of one database: each is made when it is first asked for.
+
+    `package` is the backend's, in which the modules of its ports are found.
+    """
+
+    def __init__(self, database: Any, package: str) -> None:
+        self._database = database
+        self._package = package
+        self._made: dict[type, Any] = {}
+
+    def get(self, kind: type[P]) -> P:
+        """The port. Raises `Unsupported` where the backend has none."""
+        made = self._made.get(kind)
+        if made is None:
+            made = self._made[kind] = self._provided(kind).make(self._database)
+        return cast(P, made)
+
+    def made(self) -> Sequence[Any]:
+        """Those that were asked for so far."""
+        return list(self._made.values())
+
+    def lines(self, kinds: Iterable[type]) -> list[SchemaLine]:
+        """The tables that these ports need, and the ports that they build on: those first."""
+        found: dict[str, SchemaLine] = {}
+
+        def visit(kind: type) -> None:
+            provided = self._provided(kind)
+            for need in provided.needs:
+                visit(need)
+            if provided.line is not None:
+                found.setdefault(provided.line.name, provided.line)
+
+        for kind in kinds:
+            visit(kind)
+        return list(found.values())
+
+    def _provided(self, kind: type) -> Provided:
+        announced = _announced.get((self._database.dialect, kind))
+        if announced is not None:
+            return announced
+        name = f"{self._package}.{kind.__module__.rpartition('.')[2]}"
+        if kind.__module__.startswith("standfast.ports.") and find_spec(name) is not None:
+            provides: dict[type, Provided] = getattr(import_module(name), "PROVIDES", {})
+            if kind in provides:
+                return provides[kind]
+        raise Unsupported(
+            f"{self._database.url} has no {kind.__name__}: use a database that has one, or "
+            f"announce one with standfast.ports.provide({self._database.dialect!r}, "
+            f"{kind.__name__}, …)"
+        )

@@ -1,0 +1,178 @@
+"""The sagas that run in this process: taken in from a worker, or begun here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from uuid import UUID
+
+from standfast.clock import Clock
+from standfast.coordination.executor import Desk
+from standfast.errors import StandfastError
+from standfast.pattern import Host
+from standfast.ports.journal import JournalStore, Loaded, Mail
+from standfast.saga.active import Active
+from standfast.saga.attempt import ERROR_LENGTH
+from standfast.saga.definition import Definition
+from standfast.saga.move import MoveRefused, open_instance
+from standfast.saga.prepared import Prepared
+from standfast.saga.registry import PATTERN, Definitions
+from standfast.saga.runner import Runner
+from standfast.saga.state import SagaState
+from standfast.saga.telemetry import SagaTelemetry
+from standfast.saga.watchers import Watchers
+from standfast.text import told
+
+log = logging.getLogger("standfast.saga")
+
+
+class SagaExecutor:
+    """Runs sagas at a worker's desk; there is none while this process doesn't work.
+
+    `linger`: an instance whose next timer is more than this many seconds away leaves memory.
+    """
+
+    pattern = PATTERN
+
+    def __init__(self, host: Host, definitions: Definitions, telemetry: SagaTelemetry) -> None:
+        self.host: Host = host
+        self.clock: Clock = host.clock
+        self.definitions: Definitions = definitions
+        self.telemetry: SagaTelemetry = telemetry
+        self.linger: float = 1.0
+        self.active: dict[UUID, Active] = {}
+        self.watchers: Watchers = Watchers()
+        self._desk: Desk | None = None
+        self._runner: Runner | None = None
+        self._draining = False
+
+    @cached_property
+    def journal(self) -> JournalStore:
+        """Where instances are kept."""
+        return self.host.database.port(JournalStore)
+
+    @property
+    def kinds(self) -> Mapping[tuple[str, str, int], int | None]:
+        """See `Executor.kinds`."""
+        return self.definitions.limits
+
+    @property
+    def desk(self) -> Desk | None:
+        """Where it works, None while this process doesn't."""
+        return self._desk
+
+    # -- a turn, as `Executor` says ----------------------------------------------------------
+
+    def begin(self, desk: Desk) -> None:
+        """See `Executor.begin`."""
+        self._desk, self._draining = desk, False
+        self._runner = Runner(self, desk, linger=self.linger)
+        self.telemetry.in_flight = lambda: dict(desk.slots.by_name)
+
+    async def take_in(self, loaded: Loaded) -> None:
+        """See `Executor.take_in`."""
+        runner, instance = self._runner, loaded.instance
+        assert runner is not None
+        try:
+            opened = open_instance(self.definitions, loaded)
+        except MoveRefused as error:
+            log.error("saga %s: %s", instance.id, error)
+            await runner.give_back(loaded, error)
+            return
+        except StandfastError as error:
+            log.error("saga %s can't be run: %s", instance.id, error)
+            await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
+            return
+        opened.machine.reports = False
+        self.telemetry.recovered += 1
+        active = Active(opened.definition, opened.machine, opened.input)
+        active.shown = (instance.status, instance.step, instance.cause)
+        active.open(opened, loaded.mails)
+        runner.desk.slots.take(active.definition.name)
+        self._launch(runner, active)
+
+    def deliver(self, mails: Sequence[Mail]) -> None:
+        """See `Executor.deliver`."""
+        for mail in mails:
+            active = self.active.get(mail.to)
+            if active is not None:
+                active.deliver(mail)
+
+    def drain(self) -> None:
+        """See `Executor.drain`."""
+        self._draining = True
+        if self._runner is not None:
+            self._runner.drain()
+        for active in self.active.values():
+            active.nudge()
+
+    async def cut_off(self) -> None:
+        """See `Executor.cut_off`."""
+        self._desk = None
+        tasks = [active.task for active in self.active.values() if active.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.telemetry.in_flight = dict
+
+    async def end(self) -> None:
+        """See `Executor.end`."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.close()
+
+    # -- what begins here --------------------------------------------------------------------
+
+    def reserve(self, definition: Definition) -> Runner | None:
+        """Take a place for one that is being started; None if there is none here."""
+        runner = self._runner
+        if runner is None or self._desk is None or self._draining:
+            return None
+        fits = runner.desk.slots.take_if_free(definition.name, definition.max_in_flight)
+        return runner if fits else None
+
+    def give_back(self, definition: Definition) -> None:
+        """Give up a place that was reserved."""
+        if self._desk is not None and self._desk.slots.give_back(definition.name):
+            self._desk.wake()
+
+    def begun(self, prepared: Prepared, owner: int | None = None) -> None:
+        """A start was committed: count it; run it in the place that was reserved, or let it be
+        claimed.
+
+        `owner`: the token under which it was started, if it was owned at once.
+        """
+        self.telemetry.begun(prepared.definition.name)
+        desk, runner = self._desk, self._runner
+        if desk is None or runner is None:
+            return
+        if owner != desk.owner:
+            desk.hint(prepared.start.instance.id)
+            return
+        id = prepared.start.instance.id
+        machine = self.definitions.begin(id, prepared.definition, prepared.fact)
+        self._launch(runner, Active(prepared.definition, machine, prepared.input))
+
+    def sent(self, id: UUID) -> None:
+        """Something was sent to an instance."""
+        if self._desk is not None:
+            self._desk.hint(id)
+
+    # -- what the runner tells ---------------------------------------------------------------
+
+    def _launch(self, runner: Runner, active: Active) -> None:
+        self.active[active.id] = active
+        runner.launch(active)
+
+    def rested(self, active: Active, settled: SagaState | None) -> None:
+        """An instance left memory. `settled`: how it stands, if that is stored and final."""
+        if settled is not None:
+            self.watchers.settled(active.id, active.definition, settled)
+        else:
+            self.watchers.forget(active.id)
+        if self.active.get(active.id) is active:  # else it was claimed anew before we heard
+            del self.active[active.id]
+        if self._desk is not None:
+            self._desk.left(active.id, active.definition.name, active.sleeps_until)

@@ -1,0 +1,87 @@
+"""How those who wait for sagas that run in other processes look at the store: together.
+
+Nobody tells a process without a worker (a web server that only starts sagas, say) how they ended,
+so it asks. All who ask at the same moment share one query, and a waiter asks often while it is
+young: a saga that takes a few milliseconds is seen to end soon, one that takes hours costs little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from standfast.batching import Batcher
+from standfast.ports.journal import Filter, Instance, JournalStore, Loaded
+
+T = TypeVar("T")
+
+AT_ONCE = 500
+"""How many ids go into one query."""
+SHORTEST = 0.01
+"""Seconds between looks at first, at most."""
+AGE_BETWEEN_LOOKS = 1 / 4
+"""Of its age: how long a waiter leaves between its looks, at most."""
+
+
+class Poller:
+    """Reads instances for those who wait.
+
+    `row` and `whole` answer None for an unknown id, and raise what the store raises, to each who
+    shared the query. Giving up on one leaves the others alone. Nothing runs while nobody asks.
+    """
+
+    def __init__(self, store: JournalStore) -> None:
+        self._rows: _Shared[Instance] = _Shared(
+            lambda ids: store.find(Filter(ids=tuple(ids)), limit=len(ids)), lambda row: row.id
+        )
+        self._wholes: _Shared[Loaded] = _Shared(
+            lambda ids: store.load(ids), lambda loaded: loaded.instance.id
+        )
+
+    async def row(self, id: UUID) -> Instance | None:
+        """The searchable row."""
+        return await self._rows.read(id)
+
+    async def whole(self, id: UUID) -> Loaded | None:
+        """The instance with its journal and mail. Not to be changed: others have it too."""
+        return await self._wholes.read(id)
+
+
+def next_look(now: float, age: float, longest: float) -> float:
+    """When a waiter of that age looks again: a time on the monotonic clock of `now`.
+
+    Between looks lie `longest` seconds, halved until they are a small part of the age. The times
+    are the multiples of that on the clock, which are multiples of all shorter ones too: so the old
+    look when the young do anyway, and share their query.
+    """
+    between = longest
+    while between > SHORTEST and between > age * AGE_BETWEEN_LOOKS:
+        between /= 2
+    at = (now // between + 1) * between
+    return at if at > now else at + between  # the quotient of floats may be rounded up to `now`
+
+
+class _Shared(Generic[T]):
+    """Reads by id: one query for all who ask at the same time, or while the last one runs."""
+
+    def __init__(
+        self,
+        find: Callable[[Sequence[UUID]], Awaitable[Iterable[T]]],
+        id_of: Callable[[T], UUID],
+    ) -> None:
+        self._find = find
+        self._id_of = id_of
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batcher: Batcher[UUID, T | None]
+
+    async def read(self, id: UUID) -> T | None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:  # an app may be opened again in another event loop
+            self._loop, self._batcher = loop, Batcher(self._read, max_batch=AT_ONCE)
+        return await self._batcher.submit(id)
+
+    async def _read(self, ids: Sequence[UUID]) -> Sequence[T | None]:
+        found = {self._id_of(one): one for one in await self._find(list(dict.fromkeys(ids)))}
+        return [found.get(id) for id in ids]

@@ -1,0 +1,101 @@
+"""A start in the form that is stored: checked, encoded, with an id of its own."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from standfast.clock import Clock
+from standfast.codec import with_defaults
+from standfast.errors import ConfigurationError
+from standfast.ids import new_id
+from standfast.ports.journal import Instance, Start
+from standfast.saga import facts as fx
+from standfast.saga.definition import Definition
+from standfast.saga.registry import PATTERN
+from standfast.saga.spans import Spans
+from standfast.text import checked
+
+NAME_LENGTH = 500
+
+
+class Parent(NamedTuple):
+    """The saga that starts a child, and the branch that does."""
+
+    id: UUID
+    branch: str
+
+
+class Prepared(NamedTuple):
+    """A start that can be written, by whoever has a commit for it."""
+
+    definition: Definition
+    start: Start
+    fact: fx.Started
+    input: Any
+
+
+def prepare(
+    definition: Definition,
+    input: Any,
+    *,
+    clock: Clock,
+    key: str | None = None,
+    correlation_id: str | None = None,
+    trace: dict[str, str] | None = None,
+    spans: Spans | None = None,
+    id: UUID | None = None,
+    parent: Parent | None = None,
+) -> Prepared:
+    """Check a start and put it into form. Raises `ConfigurationError`, `CodecError`.
+
+    `trace` is the trace context that it starts with; by default `spans` begins one, if there are
+    any.
+    """
+    expected = definition.input_class
+    if expected is not None and not isinstance(input, expected):
+        raise ConfigurationError(
+            f"saga {definition.name!r} takes a {expected.__name__}, not a {type(input).__name__}"
+        )
+    now, id = clock.now(), id or new_id()
+    plan = definition.plan
+    data = definition.codec.encode(with_defaults(input))
+    key = str(id) if key is None else checked(key, name="key", longest=NAME_LENGTH)
+    if correlation_id:
+        checked(correlation_id, name="correlation_id", longest=NAME_LENGTH)
+    if trace is None:
+        trace = {} if spans is None else spans.begin(definition.name, key)
+    deadline = None if plan.deadline is None else now + plan.deadline
+    fact = fx.Started(
+        at=now,
+        input=msgspec.Raw(data),
+        version=definition.version,
+        key=key,
+        correlation_id=correlation_id or key,
+        deadline_at=deadline,
+        trace=trace,
+        parent=parent.id if parent else None,
+        parent_branch=parent.branch if parent else "",
+    )
+    instance = Instance(
+        id=id,
+        pattern=PATTERN,
+        name=definition.name,
+        version=definition.version,
+        key=key,
+        correlation_id=fact.correlation_id,
+        input_hash=blake2b(data, digest_size=12).hexdigest(),
+        status="running",
+        step="",
+        cause="",
+        owner=None,
+        wake_at=now,
+        deadline_at=deadline,
+        created_at=now,
+        updated_at=now,
+        finished_at=None,
+    )
+    return Prepared(definition, Start(instance, fx.encode(fact)), fact, input)

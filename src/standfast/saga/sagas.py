@@ -1,0 +1,300 @@
+"""The pattern of sagas, as an app has it: starting them, speaking to them, reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from standfast.clock import Clock
+from standfast.coordination.service import Service, ServiceOptions
+from standfast.coordination.worker import Worker
+from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, SagaParked
+from standfast.ids import new_id, parse_id
+from standfast.pattern import Host
+from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
+from standfast.ports.leases import LeaseStore
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.executor import SagaExecutor
+from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
+from standfast.saga.polling import Poller, next_look
+from standfast.saga.prepared import NAME_LENGTH
+from standfast.saga.registry import PATTERN, Definitions
+from standfast.saga.saga import Saga
+from standfast.saga.starting import Starter
+from standfast.saga.status import AT_REST, FINISHED, Status
+from standfast.saga.telemetry import SagaTelemetry
+from standfast.saga.verdict import Sight, judge
+from standfast.saga.watchers import Gone
+from standfast.text import checked
+from standfast.transaction import UnitOfWork, refuse_inside
+
+
+class Sagas:
+    """All sagas of one database, seen from one process: a `Pattern`.
+
+    `definitions` and `telemetry` are for tests; by default it makes its own.
+    """
+
+    ports: Sequence[type] = (JournalStore, LeaseStore)
+
+    def __init__(
+        self, definitions: Definitions | None = None, telemetry: SagaTelemetry | None = None
+    ) -> None:
+        self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
+        self.poll: float = 0.5
+        self._given = definitions
+
+    # -- as a pattern ------------------------------------------------------------------------
+
+    def attach(self, host: Host) -> None:
+        """See `Pattern.attach`."""
+        self.clock: Clock = host.clock
+        self.definitions: Definitions = self._given or Definitions(host.codec)
+        self.store: JournalStore = host.database.port(JournalStore)
+        self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)
+        self.starter: Starter = Starter(self.store, self.executor, self)
+        self._database = host.database
+        self._poller = Poller(self.store)
+
+    def add(self, part: Any) -> None:
+        """Register a saga, as an instance. Raises `DefinitionError`."""
+        self.definitions.add(part)
+
+    async def open(self) -> None:
+        """See `Pattern.open`. An OpenTelemetry SDK may be set until then."""
+        self.telemetry.connect()
+        self.starter.open(self._database.capabilities.write_lanes)
+
+    async def close(self) -> None:
+        """See `Pattern.close`."""
+        await self.starter.close()
+
+    def services(self, options: ServiceOptions) -> Sequence[Service]:
+        """The worker. Raises `DefinitionError` where a saga has a child that isn't added."""
+        self.definitions.check_children()
+        self.executor.linger = options.linger_seconds
+        return [
+            Worker(
+                "sagas",
+                self.executor,
+                self.store,
+                clock=self.clock,
+                exclusive=not self._database.capabilities.many_workers,
+                max_in_flight=options.max_in_flight,
+                poll=options.poll_seconds,
+            )
+        ]
+
+    # -- speaking ----------------------------------------------------------------------------
+
+    async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
+        """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
+        refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
+        (known,) = await self.store.send([self.mail(id, event, mail_id=mail_id)])
+        if not known:
+            raise unknown(id)
+        self.executor.sent(id)
+
+    async def send_within(
+        self, tx: UnitOfWork, id: UUID, event: ev.Mailed, *, mail_id: str | None = None
+    ) -> None:
+        """As `send`, as part of a transaction."""
+        (known,) = await tx.within(JournalStore).send([self.mail(id, event, mail_id=mail_id)])
+        if not known:
+            raise unknown(id)
+        tx.on_commit(partial(self.executor.sent, id))
+
+    def mail(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> Mail:
+        """The mail by which an event travels. Raises `ConfigurationError` for unfit text."""
+        for field in event.__struct_fields__:
+            value = getattr(event, field)
+            if isinstance(value, str):
+                checked(value, name=field)
+        if mail_id is not None:
+            checked(mail_id, name="id", longest=NAME_LENGTH)
+        kind, body = ev.to_mail(event)
+        return Mail(id, mail_id or str(new_id()), kind, body, self.clock.now())
+
+    async def signal(
+        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None
+    ) -> None:
+        """See `SagaHandle.signal`."""
+        event = self._signalled(await self.instance(id), name, payload)
+        await self.send(id, event, mail_id=mail_id)
+
+    async def signal_within(
+        self,
+        tx: UnitOfWork,
+        saga: SagaHandle[Any] | UUID | str,
+        name: str,
+        payload: Any,
+        *,
+        mail_id: str | None,
+    ) -> None:
+        """See `Transaction.signal`."""
+        id = self.handle(saga).id
+        row = await tx.within(JournalStore).instance(id)
+        if row is None:
+            raise unknown(id)
+        await self.send_within(tx, id, self._signalled(row, name, payload), mail_id=mail_id)
+
+    async def cancel_within(
+        self,
+        tx: UnitOfWork,
+        saga: SagaHandle[Any] | UUID | str,
+        reason: str,
+        *,
+        force: bool,
+        by: str,
+    ) -> None:
+        """See `Transaction.cancel`."""
+        await self.send_within(tx, self.handle(saga).id, ev.CancelAsked(reason, by, force))
+
+    def _signalled(self, instance: Instance, name: str, payload: Any) -> ev.Signalled:
+        """A signal as an event, its payload checked. Raises `CodecError`, `ConfigurationError`."""
+        checked(name, name="signal", longest=NAME_LENGTH)
+        definition = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
+        if definition is None:
+            data = self.definitions.codec.encode(payload)
+        else:
+            data = definition.check_signal(name, payload)
+        return ev.Signalled(name, msgspec.Raw(data))
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def handle(self, saga: SagaHandle[Any] | UUID | str) -> SagaHandle[Any]:
+        """A handle by id; nothing is looked up. Raises `ConfigurationError` for what is no id."""
+        return saga if isinstance(saga, SagaHandle) else SagaHandle(self, id_of(saga))
+
+    async def get(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
+        """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
+        name = saga if isinstance(saga, str) else self.definitions.of(saga).name
+        checked(key, name="key", longest=NAME_LENGTH)
+        found = await self.store.by_key(PATTERN, name, key)
+        if found is None:
+            raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
+        return SagaHandle(self, found.id)
+
+    async def instance(self, id: UUID) -> Instance:
+        """The searchable row. Raises `SagaNotFound`."""
+        found = await self.store.find(Filter(ids=(id,)), limit=1)
+        if not found:
+            raise unknown(id)
+        return found[0]
+
+    async def stories(self, ids: Iterable[UUID]) -> list[Story]:
+        """All that happened to these instances. Raises `SagaNotFound` if one is unknown."""
+        ids = list(ids)
+        loaded = {one.instance.id: one for one in await self.store.load(ids)}
+        out: list[Story] = []
+        for id in ids:
+            if id not in loaded:
+                raise unknown(id)
+            one = loaded[id]
+            facts: list[fx.AnyFact] = []
+            try:
+                for number, text in enumerate(one.facts):
+                    facts.append(fx.decode(text, number))
+                _, state = self.definitions.machine(one)
+            except Exception as error:  # noqa: BLE001 — told in `problem`: reading must go on
+                out.append(Story(one.instance, facts, None, f"{error}"))
+            else:
+                out.append(Story(one.instance, facts, state))
+        return out
+
+    async def outcome(self, id: UUID) -> SagaResult:
+        """Wait until the instance ends or parks. Errors as in `SagaHandle.result`.
+
+        Where it isn't run in this process, it is looked for in the store, every `poll` seconds at
+        last and much more often at first, in one query for all who wait.
+        """
+        begun = self.clock.monotonic()
+        while True:
+            if id in self.executor.active:
+                try:
+                    definition, state = await self.executor.watchers.watch(id)
+                except Gone:
+                    continue
+                return outcome(definition, state)
+            row = await self._poller.row(id)
+            if row is None:
+                raise unknown(id)
+            if row.status in AT_REST:
+                result = await self._result_at_rest(id)
+                if result is not None:
+                    return result
+            now = self.clock.monotonic()
+            await self.clock.sleep(next_look(now, now - begun, self.poll) - now)
+
+    async def _result_at_rest(self, id: UUID) -> SagaResult | None:
+        """The result of one that is at rest, or None if it moves again."""
+        loaded = await self._poller.whole(id)
+        if loaded is None:
+            raise unknown(id)
+        row, problem = loaded.instance, None
+        if row.status not in AT_REST:
+            return None
+        try:
+            definition, state = self.definitions.machine(loaded)
+        except (SagaNotFound, CorruptRecord) as error:
+            problem = error
+        works_here = self.executor.desk is not None
+        seen = _sight(loaded, None if problem else state.status, works_here=works_here)
+        match judge(seen):
+            case "wait":
+                return None
+            case "unreadable":
+                raise SagaParked(f"saga {id}: {problem}", cause=row.cause) from problem
+            case "ended" | "stuck":
+                return outcome(definition, state, row)
+
+
+def _sight(loaded: Loaded, status: Status | None, *, works_here: bool) -> Sight:
+    """What is seen of a loaded instance; `status` is its journal's, None if that can't be read."""
+    row = loaded.instance
+    if status is None:
+        return Sight(
+            row.status in FINISHED, False, False, spoken_to=_is_spoken_to(loaded, by_fact=False)
+        )
+    by_fact = status == row.status
+    return Sight(
+        finished=row.status in FINISHED,
+        readable=True,
+        by_fact=by_fact,
+        runnable_here=works_here and not by_fact and row.wake_at is not None,
+        spoken_to=_is_spoken_to(loaded, by_fact=by_fact),
+    )
+
+
+def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
+    """Whether a worker has it, or there is mail for it.
+
+    One that was put aside is only tried again for mail that is newer.
+    """
+    row = loaded.instance
+    if row.owner is not None:
+        return True
+    if row.wake_at is None:
+        return False
+    return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
+
+
+def id_of(id: UUID | str) -> UUID:
+    """The id that was given, as text or not. Raises `ConfigurationError` if it is none."""
+    found = parse_id(id) if isinstance(id, str) else id
+    if not isinstance(found, UUID):
+        raise ConfigurationError(
+            f"id={id!r} isn't the id of a saga (a UUID): to look one up by its key, use "
+            "app.saga(PlaceOrder, key)"
+        )
+    return found
+
+
+def unknown(id: UUID) -> SagaNotFound:
+    """The error for an id that nobody has."""
+    return SagaNotFound(f"no saga has the id {id}")

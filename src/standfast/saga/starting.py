@@ -1,0 +1,137 @@
+"""Starting sagas: one way for apps, transactions and operators, whoever runs them afterwards.
+
+A start is written with others in one commit, or inside a transaction; a child's is written with the
+facts of its parent. After that commit each is told to `SagaExecutor.begun`, which counts it and
+runs it here, or lets a worker know.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from standfast.batching import Batcher
+from standfast.errors import ConfigurationError, SagaConflict, StaleWriter
+from standfast.ports.journal import JournalStore, Start, StartAnswer
+from standfast.saga.executor import SagaExecutor
+from standfast.saga.handle import Reachable, SagaHandle
+from standfast.saga.prepared import Prepared, prepare
+from standfast.saga.saga import Saga
+from standfast.transaction import UnitOfWork, innermost, refuse_inside
+
+
+class Starter:
+    """Starts sagas of one database from one process, from `open` to `close`.
+
+    `sagas` is what the handles that it answers with speak to.
+    """
+
+    def __init__(self, journal: JournalStore, executor: SagaExecutor, sagas: Reachable) -> None:
+        self._executor = executor
+        self._definitions = executor.definitions
+        self._journal = journal
+        self._sagas = sagas
+        self._passive: Batcher[Start, StartAnswer] | None = None
+
+    def open(self, lanes: int) -> None:
+        """Take starts, of which `lanes` commits may be in flight at once."""
+        self._passive = Batcher(partial(self._journal.start, owner=None), lanes=lanes)
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        passive, self._passive = self._passive, None
+        if passive is not None:
+            await passive.close()
+
+    async def start(
+        self,
+        saga: type[Saga[Any]] | str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        id: UUID | None = None,
+    ) -> SagaHandle[Any]:
+        """Start in a transaction of its own; run by this process if it has a place for it.
+
+        `id` is the new instance's, by default one that is made. See `Standfast.start` for the
+        errors.
+        """
+        executor, passive = self._executor, self._passive
+        if innermost() is not None:
+            refuse_inside(executor.host.database, "start a saga", "tx.start(…)")
+        if passive is None:
+            raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
+        definition = self._definitions.by_class.get(saga)  # type: ignore[arg-type]  # or no class
+        if definition is None:
+            definition = self._definitions.of(saga)
+        prepared = prepare(
+            definition,
+            input,
+            clock=executor.clock,
+            key=key,
+            correlation_id=correlation_id,
+            spans=executor.telemetry.spans,
+            id=id,
+        )
+        runner = executor.reserve(definition)
+        if runner is None:
+            return self._answered(prepared, await passive.submit(prepared.start), None)
+        owner = runner.desk.owner
+        try:
+            # One that is alone has nobody to share a commit with.
+            alone = runner.desk.slots.taken <= 1
+            write = runner.starts.write_alone if alone else runner.starts.submit
+            answer = await write(prepared.start)
+        except StaleWriter:
+            executor.give_back(definition)
+            return self._answered(prepared, await passive.submit(prepared.start), None)
+        except BaseException:
+            # Its caller gives up, but it may be written all the same, as this worker's own.
+            executor.give_back(definition)
+            runner.desk.doubt(prepared.start.instance.id)
+            raise
+        return self._answered(prepared, answer, owner)
+
+    async def start_within(
+        self,
+        tx: UnitOfWork,
+        saga: type[Saga[Any]] | str,
+        input: Any,
+        *,
+        key: str | None,
+        correlation_id: str | None,
+    ) -> SagaHandle[Any]:
+        """Start as part of a transaction: a worker may take it once that has committed."""
+        executor, definition = self._executor, self._definitions.of(saga)
+        prepared = prepare(
+            definition,
+            input,
+            clock=executor.clock,
+            key=key,
+            correlation_id=correlation_id,
+            spans=executor.telemetry.spans,
+        )
+        (answer,) = await tx.within(JournalStore).start([prepared.start])
+        if answer.created:
+            tx.on_commit(partial(executor.begun, prepared))
+        return self._handle(prepared, answer)
+
+    def _answered(
+        self, prepared: Prepared, answer: StartAnswer, owner: int | None
+    ) -> SagaHandle[Any]:
+        if answer.created:
+            self._executor.begun(prepared, owner)
+        elif owner is not None:
+            self._executor.give_back(prepared.definition)
+        return self._handle(prepared, answer)
+
+    def _handle(self, prepared: Prepared, answer: StartAnswer) -> SagaHandle[Any]:
+        row = prepared.start.instance
+        if not answer.created and answer.input_hash != row.input_hash:
+            raise SagaConflict(
+                f"saga {row.name!r} with key {row.key!r} was started with another input (as "
+                f"{answer.id}): use another key, or send the same input"
+            )
+        return SagaHandle(self._sagas, answer.id, answer.created)

@@ -1,0 +1,38 @@
+"""What a waiter makes of what it finds stored: the saga has ended, or it goes on waiting.
+
+Pure: a `Sight` of the instance makes a `Verdict`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
+"""``ended``: its outcome is what the journal says. ``stuck``: an operator must decide.
+``unreadable``: it is at rest, and this process can't read its journal. ``wait``: it moves, or will.
+"""
+
+
+class Sight(NamedTuple):
+    """What is known of an instance whose row says that it is at rest.
+
+    `finished`: by its row, it has ended. `readable`: this process can fold its journal. `by_fact`:
+    the journal says the same as the row; otherwise it was put aside, since it couldn't be run, and
+    no fact tells of it. `runnable_here`: it was put aside, is due, and there is a worker here that
+    has its version. `spoken_to`: a worker has it, or there is mail that makes one take it.
+    """
+
+    finished: bool
+    readable: bool
+    by_fact: bool = True
+    runnable_here: bool = False
+    spoken_to: bool = False
+
+
+def judge(sight: Sight) -> Verdict:
+    """The verdict on what was seen."""
+    if sight.finished:
+        return "ended" if sight.readable else "unreadable"
+    if sight.spoken_to or sight.runnable_here:
+        return "wait"
+    return "stuck" if sight.readable else "unreadable"

@@ -1,0 +1,134 @@
+"""An open transaction, below all patterns: SQL, and what is to happen once it is durable.
+
+It also remembers which transactions the running code is inside of, so that code can't wait for
+itself: a write through the app needs the database's writer. Where there is one, inside a
+transaction's own block it would wait for the end of the very block that waits for it; anywhere, it
+would stay though the transaction is rolled back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
+
+from standfast.errors import ConfigurationError
+from standfast.ports.database import Database, Row, StoreTransaction
+
+W_co = TypeVar("W_co", covariant=True)
+U = TypeVar("U", bound="UnitOfWork")
+log = logging.getLogger("standfast")
+
+
+class Rides(Protocol[W_co]):
+    """A port that can be part of a transaction."""
+
+    def within(self, tx: StoreTransaction) -> W_co:
+        """The port as part of `tx`."""
+        ...
+
+
+class UnitOfWork:
+    """An open transaction. SQL takes ``$1, $2 …`` on every backend.
+
+    Errors of the driver come out as `StoreError` (`ConstraintViolated`, `StoreUnavailable` …).
+    """
+
+    def __init__(self, database: Database, store: StoreTransaction) -> None:
+        self.database: Database = database
+        self.store: StoreTransaction = store
+        self._after: list[Callable[[], None]] = []
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """Run a statement; how many rows it touched."""
+        return await self.store.execute(sql, *args)
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """All rows, each readable by column name or position."""
+        return await self.store.fetch(sql, *args)
+
+    async def fetch_one(self, sql: str, *args: Any) -> Row | None:
+        """The first row, or None."""
+        return await self.store.fetch_one(sql, *args)
+
+    async def fetch_value(self, sql: str, *args: Any) -> Any:
+        """The first column of the first row, or None."""
+        return await self.store.fetch_value(sql, *args)
+
+    def within(self, kind: type[Rides[W_co]]) -> W_co:
+        """A port as part of this transaction: what is written through it commits with it."""
+        return self.database.port(kind).within(self.store)
+
+    def on_commit(self, act: Callable[[], None]) -> None:
+        """Call `act` once this transaction is durable, in the order in which they were given.
+
+        It isn't called after a rollback, nor if the process dies in between: hints only. What it
+        raises is logged.
+        """
+        self._after.append(act)
+
+    def committed(self) -> None:
+        """Carry out what waits for the commit; called by whoever committed."""
+        after, self._after = self._after, []
+        for act in after:
+            try:
+                act()
+            except Exception:
+                # Nothing can be taken back any more, and the others must hear of it too.
+                log.exception("what was to follow a commit failed")
+
+
+@asynccontextmanager
+async def unit_of_work(
+    database: Database, make: Callable[[Database, StoreTransaction], U]
+) -> AsyncIterator[U]:
+    """A transaction that `make` wraps: committed at the end of the block, or rolled back."""
+    async with database.transaction() as store:
+        tx = make(database, store)
+        with _inside(database):
+            yield tx
+    tx.committed()
+
+
+class _Block:
+    """The block of a transaction, as the tasks begun inside see it."""
+
+    __slots__ = ("outer", "over", "owner")
+
+    def __init__(self, owner: object, outer: _Block | None) -> None:
+        self.owner: object = owner
+        self.outer: _Block | None = outer
+        self.over: bool = False
+
+
+_block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=None)
+innermost: Callable[[], object | None] = _block.get
+"""The innermost transaction that the running code may be inside of; None: it is in none."""
+
+
+@contextmanager
+def _inside(owner: object) -> Iterator[None]:
+    """The block of a transaction of `owner`, for `refuse_inside`."""
+    block = _Block(owner, _block.get())
+    _block.set(block)
+    try:
+        yield
+    finally:
+        # Tasks begun inside may still see it, and a generator may end in another context.
+        block.over = True
+        if _block.get() is block:
+            _block.set(block.outer)
+
+
+def refuse_inside(database: Database, act: str, instead: str) -> None:
+    """Raise `ConfigurationError` inside an open transaction of `database`."""
+    block = _block.get()
+    while block is not None:
+        if block.owner is database and not block.over:
+            raise ConfigurationError(
+                f"can't {act} through the app inside its own transaction: use {instead}, which "
+                "commits with it, or do it after the block"
+            )
+        block = block.outer

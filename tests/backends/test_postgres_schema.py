@@ -1,0 +1,226 @@
+"""Tables on PostgreSQL: made anew, for someone else to make, and taken over from before."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from standfast.backends.postgres import PostgresDatabase, PostgresRateLimits
+from standfast.conformance.samples import (
+    KINDS,
+    PORTS,
+    journal,
+    leases,
+    loaded,
+    marks,
+    migrate,
+    register,
+)
+from standfast.errors import MigrationNeeded
+from standfast.ports.journal import Append, Change, JournalStore
+from standfast.ports.marks import Mark
+from standfast.ports.rate_limit import RateLimitStore, RateRequest
+from standfast.ports.schema import Schema
+from standfast.rates import Rate
+
+OLD = [(Path(__file__).parent / "old" / f"postgres_{n}.sql").read_text() for n in (1, 2)]
+"""The migrations of the version that had one line for everything."""
+
+OWNED, WAITING, DUE, COMPLETED, PARKED = (UUID(int=n) for n in range(1, 6))
+
+ROWS = f"""
+INSERT INTO standfast.workers (name, kinds, expires_at) VALUES
+    ('gone', '[]', now()), ('host-1 "a"', '[["saga", "order", 1], ["saga", "invoice", 2]]', now()),
+    ('host-2', '[["saga", "order", 1]]', now() + interval '1 hour'), ('gone too', '[]', now());
+DELETE FROM standfast.workers WHERE token IN (1, 4);
+UPDATE standfast.workers SET expires_at = now() - interval '1 second' WHERE token = 2;
+INSERT INTO standfast.instances (id, pattern, name, version, key, correlation_id, input_hash,
+    status, step, cause, owner, wake_at, deadline_at, created_at, updated_at, finished_at, claim,
+    last_mail, unread, mailed_at)
+VALUES
+    ('{OWNED}', 'saga', 'order', 1, 'owned', 'trace', 'hash', 'running', '', '', 2, NULL, 9e9, 1, 2,
+     NULL, 77, 2, 1, 3.5),
+    ('{WAITING}', 'saga', 'order', 1, 'waiting', '', '', 'waiting', 'pay', '', NULL, 4e9, NULL, 1,
+     2, NULL, NULL, 0, 0, NULL),
+    ('{DUE}', 'saga', 'invoice', 2, 'due', '', '', 'running', '', '', NULL, 5, NULL, 1, 2, NULL,
+     NULL, 0, 0, NULL),
+    ('{COMPLETED}', 'saga', 'order', 1, 'completed', '', '', 'completed', '', '', NULL, NULL, NULL,
+     1, 2, 3, NULL, 0, 0, NULL),
+    ('{PARKED}', 'saga', 'order', 1, 'parked', '', '', 'parked', 'pay', 'declined', NULL, NULL,
+     NULL, 1, 2, NULL, NULL, 0, 0, NULL);
+INSERT INTO standfast.journal (id, seq, fact)
+    SELECT id, n, '{{"n":' || n || '}}' FROM standfast.instances, generate_series(0, 2) n;
+INSERT INTO standfast.mail (instance, number, id, kind, body, at) VALUES
+    ('{OWNED}', 1, 'folded', 'signal', NULL, 3), ('{OWNED}', 2, 'new', 'signal', '{{}}', 3.5);
+INSERT INTO standfast.marks (key, operation, reason, result, at) VALUES
+    ('order-1', 'reserve', 'done', '{{"seats":2}}', 10), ('order-2', 'reserve', 'undone', NULL, 11);
+"""
+TAKEN = "SELECT standfast.check_rates('{0:api}', '{f}', '{10}', '{3600}', '{10}', '{4}')"
+
+
+@pytest.fixture
+async def databases(postgres_dsn):
+    """Two, as of two processes."""
+    databases = [PostgresDatabase(postgres_dsn) for _ in range(2)]
+    for database in databases:
+        await database.open()
+    yield databases
+    for database in databases:
+        await database.close()
+
+
+TABLES = (
+    (
+        "SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity, "
+        "identity_generation FROM information_schema.columns WHERE table_schema = 'standfast'"
+    ),
+    "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'standfast'",
+    (
+        "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) "
+        "FROM pg_constraint WHERE connamespace = 'standfast'::regnamespace"
+    ),
+    (
+        "SELECT relname, relpersistence::text, reloptions::text FROM pg_class "
+        "WHERE relnamespace = 'standfast'::regnamespace"
+    ),
+    (
+        "SELECT oid::regprocedure::text, prosrc FROM pg_proc "
+        "WHERE pronamespace = 'standfast'::regnamespace"
+    ),
+)
+
+
+async def tables(direct):
+    """All that there is in the schema: columns, indexes, constraints, sequences, functions."""
+    return [sorted(map(repr, await direct.fetch(query))) for query in TABLES]
+
+
+async def test_a_database_of_the_old_version_is_taken_over_with_all_it_holds(databases, direct):
+    for sql in (*OLD, ROWS):
+        await direct.execute(sql)
+    await direct.execute(TAKEN)
+    applied = await direct.fetch("SELECT applied_at FROM standfast.migrations ORDER BY number")
+    database, other = databases
+    assert await database.port(Schema).versions() == {}
+    with pytest.raises(MigrationNeeded, match="standfast migrate"):
+        await journal(database).claim(3, KINDS, now=time.time(), limit=1)
+    with pytest.raises(MigrationNeeded, match="standfast migrate"):
+        await leases(database).renew([3], ttl=1)
+
+    lines = database.lines([*PORTS, RateLimitStore])
+    done = await asyncio.gather(*(each.port(Schema).migrate(lines) for each in databases))
+    assert done == [[], []]
+    versions = {"coordination": 1, "journal": 1, "marks": 1, "rate_limits": 1}
+    for each in databases:
+        assert await each.port(Schema).versions() == versions
+        assert await each.port(Schema).migrate(lines) == []
+    noted = dict(await direct.fetch("SELECT line, applied_at FROM standfast.schema_migrations"))
+    assert noted == {line: applied[line == "rate_limits"][0] for line in versions}
+    assert await direct.fetchval("SELECT to_regclass('standfast.migrations')") is None
+
+    dead, alive = await leases(database).leases()
+    assert (dead.name, dead.token, dead.holder) == ("member:2", 2, 'host-1 "a"')
+    assert (alive.name, alive.token, alive.holder) == ("member:3", 3, "host-2")
+    assert json.loads(dead.note) == {"kinds": [["saga", "order", 1], ["saga", "invoice", 2]]}
+    assert json.loads(alive.note) == {"kinds": [["saga", "order", 1]]}
+    assert dead.expires_in < 0
+    assert 3500 < alive.expires_in <= 3600
+
+    # Still owned, though overdue; then reclaimed, and taken by one with a token never given before.
+    assert await journal(database).owned() == {2: 1}
+    assert await journal(database).reclaim() == 0
+    assert await leases(database).expire() == [2]
+    assert await journal(database).reclaim() == 1
+    token = await register(other)
+    assert token == 5
+    claimed = await journal(other).claim(token, KINDS, now=time.time() + 1, limit=10)
+    assert [one.instance.id for one in claimed] == [DUE, OWNED]
+    owned = claimed[1]
+    assert owned.facts == ['{"n":0}', '{"n":1}', '{"n":2}']
+    assert [(one.id, one.number, one.body) for one in owned.mails] == [("new", 2, "{}")]
+    append = Append(OWNED, 2, ["{}"], Change("running"), consumed=[2])
+    assert await journal(other).append(token, [append]) == [None]
+
+    stored = {id: await loaded(database, id) for id in (OWNED, WAITING, DUE, COMPLETED, PARKED)}
+    assert [one.instance.owner for one in stored.values()] == [5, None, 5, None, None]
+    assert [len(one.facts) for one in stored.values()] == [4, 3, 3, 3, 3]
+    waiting, parked = stored[WAITING].instance, stored[PARKED].instance
+    assert (waiting.status, waiting.step, waiting.wake_at) == ("waiting", "pay", 4e9)
+    assert (parked.status, parked.cause, parked.wake_at) == ("parked", "declined", None)
+    assert stored[COMPLETED].instance.finished_at == 3
+    assert stored[OWNED].instance.deadline_at == 9e9
+
+    async with database.transaction() as tx:
+        there = marks(database).within(tx)
+        assert await there.set("order-1", "reserve", "x", at=1.0) == Mark("done", '{"seats":2}')
+        assert await there.set("order-2", "reserve", "x", at=1.0) == Mark("undone", None)
+        assert await there.set("order-3", "reserve", "x", at=1.0) is None
+    (decision,) = await database.port(RateLimitStore).check([RateRequest("api", Rate(10, "1h"))])
+    assert decision.remaining == 5
+
+
+async def test_what_was_taken_over_is_as_if_made_anew(postgres_dsn, databases, direct):
+    for sql in (*OLD, ROWS):
+        await direct.execute(sql)
+    lines = databases[0].lines([*PORTS, RateLimitStore])
+    await databases[0].port(Schema).migrate(lines)
+    taken_over = await tables(direct)
+    await direct.execute("DROP SCHEMA standfast CASCADE")
+    done = await databases[0].port(Schema).migrate(lines)
+    assert [one.line for one in done] == ["coordination", "journal", "marks", "rate_limits"]
+    assert await tables(direct) == taken_over
+
+
+async def test_an_old_database_without_rate_limits_gets_them_when_they_are_asked_for(
+    postgres_dsn, databases, direct
+):
+    await direct.execute(OLD[0])
+    database = databases[0]
+    assert await migrate(database) == []
+    assert set(await database.port(Schema).versions()) == {"coordination", "journal", "marks"}
+    async with PostgresRateLimits(postgres_dsn) as limits:
+        with pytest.raises(MigrationNeeded):
+            await limits.check([RateRequest("k", Rate(10, "1h"))])
+        assert [one.line for one in await limits.migrate()] == ["rate_limits"]
+        assert (await limits.check([RateRequest("k", Rate(10, "1h"))]))[0].allowed
+
+
+async def test_an_old_worker_in_the_middle_of_a_write_is_waited_for(
+    postgres_dsn, databases, direct
+):
+    for sql in (*OLD, ROWS):
+        await direct.execute(sql)
+    old = await asyncpg.connect(postgres_dsn)
+    writing = old.transaction()
+    await writing.start()
+    await old.fetch("SELECT token FROM standfast.workers WHERE token = 2 FOR KEY SHARE")
+    migrating = asyncio.create_task(migrate(databases[0]))
+    await asyncio.sleep(0.2)
+    assert not migrating.done()
+    await old.execute("INSERT INTO standfast.journal VALUES ($1, 3, 'last')", OWNED)
+    await writing.commit()
+    assert await migrating == []
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await old.fetch("SELECT token FROM standfast.workers WHERE token = 2 FOR KEY SHARE")
+    await old.close()
+    assert (await loaded(databases[0], OWNED)).facts[-1] == "last"
+
+
+async def test_scripts_are_complete_and_alike(databases, direct):
+    """Run by someone else, one by one, they leave what `migrate` would."""
+    database = databases[0]
+    schema = database.port(Schema)
+    lines = database.lines([RateLimitStore, JournalStore, *PORTS])
+    assert [line.name for line in lines] == ["rate_limits", "coordination", "journal", "marks"]
+    for line in lines:
+        for migration in line.migrations:
+            await direct.execute(schema.script(line, migration))
+    assert await schema.migrate(lines) == []
+    by_script = await tables(direct)
+    await direct.execute("DROP SCHEMA standfast CASCADE")
+    assert len(await schema.migrate(lines)) == 4
+    assert await tables(direct) == by_script
