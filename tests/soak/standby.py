@@ -57,6 +57,7 @@ class Pair:
         self.primary = primary
         self.standby: Standby | None = None
         self.proxy = TcpProxy("127.0.0.1", primary.port)
+        self._place: Place | None = None
         self._one_at_a_time = asyncio.Lock()
 
     async def follow(self) -> None:
@@ -77,6 +78,7 @@ class Pair:
             await _promote(new)
             await self._lead_to(new)
             await self._go_on_with(old, new)
+            await self._goes_on("after the standby took over")
 
     async def fail_over_early(self, blow: Blow) -> None:
         """The same, but the address leads there while the standby is still read-only."""
@@ -86,6 +88,7 @@ class Pair:
             await asyncio.sleep(blow.lasts)
             await _promote(new)
             await self._go_on_with(old, new)
+            await self._goes_on("after a standby took over to which the address led already")
 
     async def lead_astray(self, blow: Blow) -> None:
         """The address leads to the standby for a while, which stays one; what connected stays."""
@@ -94,6 +97,11 @@ class Pair:
             await self._lead_to(self.standby)
             await asyncio.sleep(blow.lasts)
             self.proxy.redirect("127.0.0.1", self.primary.port)
+            await self._goes_on("after the address had led to a standby for a while")
+
+    async def _goes_on(self, after: str) -> None:
+        if self._place is not None and self._place.goes_on is not None:
+            await self._place.goes_on(after)
 
     async def _lose_primary(self) -> tuple[Postgres, Standby]:
         assert self.standby is not None
@@ -120,7 +128,7 @@ class Pair:
         """Where the sagas run. The audit takes the same way, since servers come and go."""
         through = self.proxy.through(self.primary.dsn)
         app, ledger = in_database(through, "app"), in_database(through, "ledger")
-        return Place(
+        self._place = Place(
             "postgres",
             f"{app}?{IMPATIENT}",
             f"{ledger}?{IMPATIENT}",
@@ -136,8 +144,9 @@ class Pair:
                 "early failovers": self.fail_over_early,
                 "led astray": self.lead_astray,
             },
-            pause=(8.0, 12.0),
+            pause=(6.0, 10.0),
         )
+        return self._place
 
 
 @asynccontextmanager

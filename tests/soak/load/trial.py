@@ -25,6 +25,7 @@ from tests.soak.processes import Leash, started, tail
 
 LEASE = 2.0
 ENDS_WITHIN = 120.0
+GOES_ON_WITHIN = 45.0
 SO_FAR_EVERY = 5.0
 Strike = Callable[[Blow], Awaitable[None]]
 
@@ -53,6 +54,8 @@ class Place:
     kinds: Mapping[str, Kind] = field(default_factory=lambda: OF_PROCESSES)
     strikes: Mapping[str, Strike] = field(default_factory=dict)
     heal: Callable[[], Awaitable[None]] | None = None
+    # Set by the trial, for a strike that is over: it is a fault if the sagas don't go on.
+    goes_on: Callable[[str], Awaitable[None]] | None = None
     pause: tuple[float, float] = (1.0, 4.0)
 
     async def prepare(self) -> None:
@@ -84,6 +87,8 @@ class Trial:
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         self._told = logs / "told"
+        self._at_once = at_once
+        place.goes_on = self._goes_on
         self._ended = ""
         self._looked = 0.0
         self._leash = Leash()
@@ -160,6 +165,16 @@ class Trial:
             crew.ask_to_end(member)
         else:
             crew.kill(member)
+
+    async def _goes_on(self, after: str) -> None:
+        """See whether as many sagas end as there may be in flight."""
+        ended = len(Told.read_file(self._told).ended)
+        begun = time.monotonic()
+        while len(Told.read_file(self._told).ended) < ended + self._at_once:
+            if time.monotonic() - begun > GOES_ON_WITHIN:
+                self.faults.append(f"{after}, it didn't go on within {GOES_ON_WITHIN:.0f} s")
+                return
+            await asyncio.sleep(0.5)
 
     def _so_far(self) -> str:
         # The file grows, so it isn't read with each move of the bar.
