@@ -66,6 +66,7 @@ class Worker:
         """See `Service.run`."""
         executor, due = self._executor, self._due
         self._membership, self.owner = duty.membership, duty.token
+        self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
         await duty.membership.can_run(self.name, list(executor.kinds))
         due.everything()
         subscriptions = (
