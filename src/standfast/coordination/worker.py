@@ -220,8 +220,14 @@ class Worker:
                 self.slots.starved = True
                 return
             found = await self._journal.claim(self.owner, kinds, now=self._clock.now(), limit=room)
-            for loaded in found:
-                await self._executor.take_in(loaded)
+            try:
+                for loaded in found:
+                    await self._executor.take_in(loaded)
+            except Exception:  # the rest is owned too, and no claim will bring it again
+                for loaded in found:
+                    if loaded.instance.id not in self._executor.active:
+                        self.doubt(loaded.instance.id)
+                raise
             if len(found) < room:
                 return
 
