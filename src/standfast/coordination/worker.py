@@ -66,6 +66,7 @@ class Worker:
         """See `Service.run`."""
         executor, due = self._executor, self._due
         self._membership, self.owner = duty.membership, duty.token
+        self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
         await duty.membership.can_run(self.name, list(executor.kinds))
         due.everything()
         subscriptions = (
@@ -226,8 +227,14 @@ class Worker:
                 self.slots.starved = True
                 return
             found = await self._journal.claim(self.owner, kinds, now=self._clock.now(), limit=room)
-            for loaded in found:
-                await self._executor.take_in(loaded)
+            try:
+                for loaded in found:
+                    await self._executor.take_in(loaded)
+            except Exception:  # the rest is owned too, and no claim will bring it again
+                for loaded in found:
+                    if loaded.instance.id not in self._executor.active:
+                        self.doubt(loaded.instance.id)
+                raise
             if len(found) < room:
                 return
 
