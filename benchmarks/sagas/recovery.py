@@ -27,6 +27,7 @@ from standfast.coordination.membership import MEMBER
 from standfast.ports.journal import Append, Start
 from standfast.ports.leases import LeaseStore
 from standfast.saga import facts as fx
+from standfast.saga.prepared import prepare
 
 BATCH = 1000
 LOOK = 10.0
@@ -47,7 +48,7 @@ async def fill(app: Standfast, count: int) -> None:
     done = fx.encode(fx.StepCompleted(at=time.time(), branch="reserve", result=msgspec.Raw(b"1")))
     for numbers in _batches(range(count)):
         starts: list[Start] = [
-            app.sagas.starter.prepare(held, Order(number), None, None).start for number in numbers
+            prepare(held, Order(number), clock=app.clock).start for number in numbers
         ]
         await journal.start(starts, owner=dead)
         answers = await journal.append(dead, [Append(s.instance.id, 0, [done]) for s in starts])

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.slow]
 WHENS = ("before", "after")
 # Just after the first write of each kind, in the first life and in the second.
 EACH_KIND = [
-    *("1-acquire.1-annotate", "1-annotate.1-acquire", "1-claim.1-give_back", "1-renew.1-claim"),
+    *("1-acquire.1-claim", "1-annotate.1-acquire", "1-claim.1-give_back", "1-renew.1-annotate"),
     *("1-start.1-send", "1-send.1-start", "1-append.1-transaction", "1-transaction.1-append"),
     *("1-give_back.1-release", "1-release.1-renew"),
 ]

@@ -175,10 +175,12 @@ async def _live(app: Standfast, tag: str) -> dict[str, str]:
 async def victim(job: Job, tag: str, at: int, when: str) -> None:
     """One life: it ends by SIGKILL at write `at`, or says how many writes there were."""
     app_url, shop_url = job.urls(tag)
+    # What expires must not have done so before the next life has joined.
+    lease = 4 * LEASE if tag.endswith("expire") and not job.life else LEASE
     doomed: Any = Doomed(app_url, at, when, tag=tag)
     async with Standfast(shop_url, migrate=True).add(Barrier()) as shop:
         app = Standfast(doomed, migrate=True).add(*sagas(tag, Participant(shop, tag)))
-        async with app.running(lease=LEASE, poll=0.2, linger=0.005):
+        async with app.running(lease=lease, poll=0.2, linger=0.005):
             ends = await _live(app, tag)
             if when == "renew":
                 await asyncio.sleep(LEASE)

@@ -227,16 +227,19 @@ class Worker:
                 self.slots.starved = True
                 return
             found = await self._journal.claim(self.owner, kinds, now=self._clock.now(), limit=room)
-            try:
-                for loaded in found:
-                    await self._executor.take_in(loaded)
-            except Exception:  # the rest is owned too, and no claim will bring it again
-                for loaded in found:
-                    if loaded.instance.id not in self._executor.active:
-                        self.doubt(loaded.instance.id)
-                raise
+            for loaded in found:
+                await self._take_in(loaded)
             if len(found) < room:
                 return
+
+    async def _take_in(self, loaded: Loaded) -> None:
+        id, doubts = loaded.instance.id, self._due.doubts
+        try:
+            await self._executor.take_in(loaded)
+            doubts.pop(id, None)
+        except Exception:  # it is owned all the same, so that no claim brings it again
+            log.exception("%s %s couldn't be taken in; trying again", self._executor.pattern, id)
+            doubts.setdefault(id, self._clock.monotonic() + DOUBTED_FOR)
 
     async def _look_into_doubts(self) -> None:
         doubts, now = self._due.doubts, self._clock.monotonic()
@@ -245,9 +248,10 @@ class Worker:
         found: list[Loaded] = await self._journal.load(list(doubts)) if doubts else []
         for loaded in found:
             id = loaded.instance.id
-            doubts.pop(id, None)
             if loaded.instance.owner == self.owner and id not in self._executor.active:
-                await self._executor.take_in(loaded)
+                await self._take_in(loaded)
+            else:
+                doubts.pop(id, None)
 
     async def _collect(self, hinted: Collection[UUID]) -> None:
         """Fetch the mail of instances in memory; one that has left meanwhile must be claimed."""
