@@ -18,7 +18,7 @@ from standfast.coordination.executor import Executor
 from standfast.coordination.membership import Kind, Membership
 from standfast.coordination.service import Duty
 from standfast.coordination.slots import Slots
-from standfast.errors import StoreError, StoreUnavailable
+from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.ports.journal import JournalStore, Loaded
 
 log = logging.getLogger("standfast.coordination.worker")
@@ -66,6 +66,7 @@ class Worker:
         """See `Service.run`."""
         executor, due = self._executor, self._due
         self._membership, self.owner = duty.membership, duty.token
+        self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
         await duty.membership.can_run(self.name, list(executor.kinds))
         due.everything()
         subscriptions = (
@@ -136,7 +137,10 @@ class Worker:
     async def still_ours(self) -> bool:
         """See `Desk.still_ours`."""
         membership = self._membership
-        return membership.token == self.owner and await membership.check()
+        ours = membership.token == self.owner and await membership.check()
+        if not ours:
+            membership.suspect()
+        return ours
 
     # -- taking work -------------------------------------------------------------------------
 
@@ -174,6 +178,10 @@ class Worker:
                 if is_due and not due.is_set:
                     due_at = await self._next_wake()
                 timeout = min(timeout, max(0.005, due_at - clock.now()))
+            except StaleWriter as error:
+                log.warning("nothing can be claimed: %s", error)
+                self._membership.suspect()
+                due.forgot()
             except Exception as error:  # whatever it is, work must be taken again
                 # A claim may have been carried out though its answer was lost: the owner hears of
                 # such ones with its next claims.
@@ -219,8 +227,14 @@ class Worker:
                 self.slots.starved = True
                 return
             found = await self._journal.claim(self.owner, kinds, now=self._clock.now(), limit=room)
-            for loaded in found:
-                await self._executor.take_in(loaded)
+            try:
+                for loaded in found:
+                    await self._executor.take_in(loaded)
+            except Exception:  # the rest is owned too, and no claim will bring it again
+                for loaded in found:
+                    if loaded.instance.id not in self._executor.active:
+                        self.doubt(loaded.instance.id)
+                raise
             if len(found) < room:
                 return
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from standfast.clock import Clock
 from standfast.coordination.executor import Desk
+from standfast.coordination.slots import Slots
 from standfast.errors import StandfastError
 from standfast.pattern import Host
 from standfast.ports.journal import JournalStore, Loaded, Mail
@@ -133,9 +134,9 @@ class SagaExecutor:
         fits = runner.desk.slots.take_if_free(definition.name, definition.max_in_flight)
         return runner if fits else None
 
-    def give_back(self, definition: Definition) -> None:
-        """Give up a place that was reserved."""
-        if self._desk is not None and self._desk.slots.give_back(definition.name):
+    def give_back(self, definition: Definition, slots: Slots) -> None:
+        """Give up a place that was reserved in these slots, maybe of a turn that is over."""
+        if slots.give_back(definition.name) and self._desk is not None:
             self._desk.wake()
 
     def begun(self, prepared: Prepared, owner: int | None = None) -> None:

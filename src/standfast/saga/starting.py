@@ -78,20 +78,22 @@ class Starter:
         runner = executor.reserve(definition)
         if runner is None:
             return self._answered(prepared, await passive.submit(prepared.start), None)
-        owner = runner.desk.owner
+        owner, slots = runner.desk.owner, runner.desk.slots
         try:
             # One that is alone has nobody to share a commit with.
             alone = runner.desk.slots.taken <= 1
             write = runner.starts.write_alone if alone else runner.starts.submit
             answer = await write(prepared.start)
         except StaleWriter:
-            executor.give_back(definition)
+            executor.give_back(definition, slots)
             return self._answered(prepared, await passive.submit(prepared.start), None)
         except BaseException:
             # Its caller gives up, but it may be written all the same, as this worker's own.
-            executor.give_back(definition)
+            executor.give_back(definition, slots)
             runner.desk.doubt(prepared.start.instance.id)
             raise
+        if not answer.created:
+            executor.give_back(definition, slots)
         return self._answered(prepared, answer, owner)
 
     async def start_within(
@@ -123,8 +125,6 @@ class Starter:
     ) -> SagaHandle[Any]:
         if answer.created:
             self._executor.begun(prepared, owner)
-        elif owner is not None:
-            self._executor.give_back(prepared.definition)
         return self._handle(prepared, answer)
 
     def _handle(self, prepared: Prepared, answer: StartAnswer) -> SagaHandle[Any]:
