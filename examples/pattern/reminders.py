@@ -133,7 +133,6 @@ class Reminders:
     """
 
     name = "reminders"
-    exclusive = False
     ports: Sequence[type] = (ReminderStore, LeaseStore)
 
     def __init__(
@@ -152,6 +151,7 @@ class Reminders:
     def attach(self, host: Host) -> None:
         """See `Pattern.attach`. Raises `Unsupported` for a database without SQL."""
         self.host = host
+        self.exclusive = not host.database.capabilities.many_workers
         host.database.port(ReminderStore)
 
     def add(self, part: Any) -> None:
@@ -187,10 +187,10 @@ class Reminders:
     async def _hand_out(self, one: Reminder, token: int) -> None:
         try:
             async with self.host.transaction() as tx:
-                await tx.within(ReminderStore).settle(token, one.key, None)
                 await self.handler(one, tx)
-        except StaleWriter as error:
-            log.warning("not handed out here: %s", error)
+                await tx.within(ReminderStore).settle(token, one.key, None)
+        except StaleWriter:
+            raise  # the lease was lost: this turn ends, and another begins under the next lease
         except Exception:  # whatever the handler raises: others are due too
             log.exception("reminder %r failed", one.key)
             again = after_failure(one, self.host.clock.now(), self.give_up_after)
