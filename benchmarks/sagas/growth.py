@@ -118,12 +118,13 @@ def _tell(row: dict[str, Any]) -> None:
 
 async def _claim(app: Standfast) -> float:
     """Milliseconds of a worker's look for work, when there is none."""
-    assert app.worker is not None
-    assert app.worker.runner is not None
+    assert app.supervisor is not None
+    owner = app.supervisor.membership.token
+    assert owner is not None
     journal, kinds = app.sagas.store, list(app.sagas.definitions.by_kind)
     begin = time.perf_counter()
     for _ in range(20):
-        await journal.claim(app.worker.runner.owner, kinds, now=time.time(), limit=500)
+        await journal.claim(owner, kinds, now=time.time(), limit=500)
         await journal.next_wake(kinds)
     return 1e3 * (time.perf_counter() - begin) / 20
 

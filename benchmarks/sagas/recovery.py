@@ -23,8 +23,11 @@ import msgspec
 from benchmarks.sagas.contenders import configure_dbos
 from benchmarks.sagas.definitions import HELD, Held, Order, Patient
 from standfast import Standfast
+from standfast.coordination.membership import MEMBER
 from standfast.ports.journal import Append, Start
+from standfast.ports.leases import LeaseStore
 from standfast.saga import facts as fx
+from standfast.saga.prepared import prepare
 
 BATCH = 1000
 LOOK = 10.0
@@ -33,19 +36,25 @@ LOOK = 10.0
 
 async def fill(app: Standfast, count: int) -> None:
     """Leave `count` sagas as a worker that died leaves them: owned by it, one step done."""
-    journal = app.sagas.store
-    dead = await app.database.leases.register(
-        "dead", [("saga", Held.name, Held.version)], ttl=600.0
-    )
-    assert dead is not None
+    journal, leases = app.sagas.store, app.database.port(LeaseStore)
+    names = [f"{MEMBER}dead"]
+    if not app.database.capabilities.many_workers:
+        names.append("service:sagas")
+    note = json.dumps({"kinds": [["saga", Held.name, Held.version]]})
+    tokens = [token for token in await leases.acquire(names, "dead", ttl=600.0, note=note) if token]
+    assert len(tokens) == len(names)
+    dead = tokens[0]
+    held = app.sagas.definitions.of(Held)
     done = fx.encode(fx.StepCompleted(at=time.time(), branch="reserve", result=msgspec.Raw(b"1")))
     for numbers in _batches(range(count)):
-        starts: list[Start] = [app.sagas.prepare(Held, Order(n))[1] for n in numbers]
+        starts: list[Start] = [
+            prepare(held, Order(number), clock=app.clock).start for number in numbers
+        ]
         await journal.start(starts, owner=dead)
         answers = await journal.append(dead, [Append(s.instance.id, 0, [done]) for s in starts])
         assert not any(answers)
     # Its lease runs out now, and the next worker finds it so.
-    await app.database.leases.renew(dead, ttl=0.001)
+    await leases.renew(tokens, ttl=0.001)
     await asyncio.sleep(0.01)
 
 
@@ -57,11 +66,11 @@ async def running(url: str, count: int) -> dict[str, float]:
         gc.collect()
         HELD.expect(count)
         cpu, begin = time.process_time(), time.perf_counter()
-        async with app.running(max_in_flight=count, drain=120.0) as worker:
+        async with app.running(max_in_flight=count, drain=120.0):
             await HELD.all_here.wait()
             seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
             HELD.go_on.set()
-            while worker.active:
+            while app.sagas.executor.active:
                 await asyncio.sleep(0.05)
             all_done = time.perf_counter() - begin
     return {
@@ -133,12 +142,12 @@ def _dbos_held(url: str, count: int) -> tuple[threading.Event, Any]:
 async def waiting(url: str, count: int) -> dict[str, float]:
     """What many waiting sagas cost their worker: memory, and queries while nothing happens."""
     app = Standfast(url, migrate=True).add(Patient())
-    async with app.running() as worker:
+    async with app.running():
         await _start_waiting(app, range(BATCH))
-        await _until_idle(worker)
+        await _until_idle(app)
         before, few = _memory_mb(), await _queries(app)
         await _start_waiting(app, range(BATCH, count))
-        await _until_idle(worker)
+        await _until_idle(app)
         after, many = _memory_mb(), await _queries(app)
     return {
         "memory_mb": after - before,
@@ -152,17 +161,17 @@ async def _start_waiting(app: Standfast, numbers: Sequence[int]) -> None:
         await asyncio.gather(*(app.start(Patient, Order(number)) for number in some))
 
 
-async def _until_idle(worker: Any) -> None:
+async def _until_idle(app: Standfast) -> None:
     """Every saga sleeps in the store, for days."""
-    while worker.active or await _next_wake(worker) < time.time() + 60:
+    while app.sagas.executor.active or await _next_wake(app) < time.time() + 60:
         await asyncio.sleep(0.1)
     await asyncio.sleep(3.0)  # and the looks that its last steps asked for are over
     gc.collect()
 
 
-async def _next_wake(worker: Any) -> float:
-    kinds = list(worker.sagas.definitions.by_kind)
-    return await worker.sagas.store.next_wake(kinds) or math.inf
+async def _next_wake(app: Standfast) -> float:
+    kinds = list(app.sagas.definitions.by_kind)
+    return await app.sagas.store.next_wake(kinds) or math.inf
 
 
 async def _queries(app: Standfast) -> int:
@@ -183,7 +192,7 @@ async def _queries(app: Standfast) -> int:
 
         return count
 
-    threads = (database._writer, database._readers)
+    threads = (database.file._writer, database.file._readers)
     for thread in threads:
         thread.submit = counted(thread.submit)
     await asyncio.sleep(LOOK)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
@@ -135,14 +135,15 @@ class Standfast:
             keep_time=self._keep_time,
         )
         async with self:
-            supervisor = Supervisor(membership, services, clock=self.clock)
-            await supervisor.start()
-            self.supervisor = supervisor
+            supervisor = self.supervisor = Supervisor(membership, services, clock=self.clock)
             try:
-                yield supervisor
+                await supervisor.start()
+                try:
+                    yield supervisor
+                finally:
+                    await supervisor.stop(patience)
             finally:
                 self.supervisor = None
-                await supervisor.stop(patience)
 
     async def run(self, **options: Any) -> None:
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""
@@ -162,7 +163,7 @@ class Standfast:
 
     # -- sagas -------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def sagas(self) -> Sagas:
         """The app's sagas: for tests, operators and tools."""
         from standfast.saga.sagas import Sagas
@@ -185,7 +186,7 @@ class Standfast:
         stored, or inside this app's own transaction (`Transaction.start` is for there),
         `CodecError`, `StoreUnavailable`.
         """
-        return await self.sagas.start(saga, input, key=key, correlation_id=correlation_id)
+        return await self.sagas.starter.start(saga, input, key=key, correlation_id=correlation_id)
 
     async def saga(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
         """The instance that was started with `key`. Raises `SagaNotFound`."""
@@ -218,7 +219,7 @@ class Transaction(UnitOfWork):
         correlation_id: str | None = None,
     ) -> SagaHandle[Any]:
         """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
-        return await self._app.sagas.start_within(
+        return await self._app.sagas.starter.start_within(
             self, saga, input, key=key, correlation_id=correlation_id
         )
 

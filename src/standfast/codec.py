@@ -80,7 +80,7 @@ def with_defaults(value: T) -> T:
             rest = {name: state[name] for name in state if name not in filled}
             state.clear()
             state.update(filled, **rest)
-        parts = [state[name] for name in names]
+        parts = map(state.__getitem__, names)
     elif isinstance(value, msgspec.Struct):
         parts = [getattr(value, name) for name in value.__struct_fields__]
     elif isinstance(value, dict):

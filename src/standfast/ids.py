@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -9,9 +10,8 @@ from uuid_utils.compat import uuid7
 __all__ = ["UUID", "new_id", "parse_id"]
 
 
-def new_id() -> UUID:
-    """A new UUIDv7: unique, and roughly ordered by the time it was made."""
-    return uuid7()
+new_id: Callable[[], UUID] = uuid7
+"""A new UUIDv7: unique, and roughly ordered by the time it was made."""
 
 
 def parse_id(text: str) -> UUID | None:

@@ -57,9 +57,9 @@ class UnitOfWork:
         """The first column of the first row, or None."""
         return await self.store.fetch_value(sql, *args)
 
-    def within(self, kind: type[Rides[W_co]]) -> W_co:
+    def within(self, protocol: type[Rides[W_co]]) -> W_co:
         """A port as part of this transaction: what is written through it commits with it."""
-        return self.database.port(kind).within(self.store)
+        return self.database.port(protocol).within(self.store)
 
     def on_commit(self, act: Callable[[], None]) -> None:
         """Call `act` once this transaction is durable, in the order in which they were given.
@@ -104,6 +104,8 @@ class _Block:
 
 
 _block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=None)
+innermost: Callable[[], object | None] = _block.get
+"""The innermost transaction that the running code may be inside of; None: it is in none."""
 
 
 @contextmanager

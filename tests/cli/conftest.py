@@ -17,7 +17,7 @@ SHOP = '''\
 import os
 from dataclasses import dataclass
 
-from standfast import Constant, Context, Refused, Retry, Saga, Standfast, step, wait
+from standfast import Barrier, Constant, Context, Refused, Retry, Saga, Standfast, step, wait
 
 SOON = Retry(attempts=2, backoff=Constant(0.01))
 
@@ -60,11 +60,11 @@ class PlaceOrder(Saga[Order]):
         return f"s-{order.id}"
 
 
-app = Standfast(os.environ["SHOP_DATABASE"]).add(PlaceOrder())
+app = Standfast(os.environ["SHOP_DATABASE"]).add(PlaceOrder(), Barrier())
 
 
 def make() -> Standfast:
-    return Standfast(os.environ["SHOP_DATABASE"]).add(PlaceOrder())
+    return Standfast(os.environ["SHOP_DATABASE"]).add(PlaceOrder(), Barrier())
 
 
 def broken() -> Standfast:

@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from standfast.errors import SagaParked
+from standfast.ports.marks import MarkStore
 from standfast.saga import facts as fx
 from standfast.saga.operations import operating_user
 from tests.saga.engine.world import until
@@ -258,7 +259,7 @@ def test_marks_are_purged(sagas, standfast, played):
     async def mark(app):
         async with app.transaction() as tx:
             for key in ("a", "b"):
-                await tx.mark(key, "do", "x", at=1.0)
+                await tx.within(MarkStore).set(key, "do", "x", at=1.0)
 
     played(mark)
 
@@ -267,6 +268,8 @@ def test_marks_are_purged(sagas, standfast, played):
 
     assert json.loads(purge("--dry-run", "--json").stdout) == {"would_delete": 2}
     assert purge("--dry-run").stdout == "would delete 2 marks\n"
+    by_url = standfast("purge-marks", "sqlite:///shop.db", "--older-than", "1d", "--dry-run")
+    assert by_url.stdout == "would delete 2 marks\n"
     assert "give --yes" in purge(code=2).stderr
     assert json.loads(purge("--yes", "--json").stdout) == {"deleted": 2}
     assert purge().stdout == "deleted 0 marks\n"

@@ -10,11 +10,12 @@ import asyncio
 import os
 import random
 import sys
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from standfast import (
+    Barrier,
     Constant,
     Context,
     Refused,
@@ -27,6 +28,7 @@ from standfast import (
 )
 from standfast.backends import open_database
 from standfast.errors import StaleWriter
+from standfast.ports.journal import Append, JournalStore
 
 LEASE = 1.0
 SOON = Retry(attempts=100, backoff=Constant(0.05))
@@ -89,27 +91,17 @@ class Counting:
     def __init__(self, url: str, file: str) -> None:
         self._inner = open_database(url)
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        self.journal = _CountingJournal(self._inner.journal, self)
+        self._journal = _CountingJournal(self._inner.port(JournalStore), self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
+    def port(self, kind: Any) -> Any:
+        return self._journal if kind is JournalStore else self._inner.port(kind)
+
     def note(self, answer: Any) -> None:
         if isinstance(answer, StaleWriter):
             os.write(self._file, f"{answer}\n".encode())
-
-    @asynccontextmanager
-    async def transaction(self) -> Any:
-        async with self._inner.transaction() as tx:
-            append = tx.append
-
-            async def noted(*args: Any) -> Any:
-                answer = await append(*args)
-                self.note(answer)
-                return answer
-
-            tx.append = noted
-            yield tx
 
 
 class _CountingJournal:
@@ -120,17 +112,38 @@ class _CountingJournal:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    async def append(self, *args: Any) -> Any:
-        answers = await self._inner.append(*args)
+    async def append(self, owner: int, appends: Sequence[Append]) -> Any:
+        answers = await self._inner.append(owner, appends)
         for answer in answers:
             self._database.note(answer)
         return answers
+
+    def within(self, tx: Any) -> Any:
+        return _CountingWriter(self._inner.within(tx), self._database)
+
+
+class _CountingWriter:
+    """The journal in a transaction, where a stale write is raised."""
+
+    def __init__(self, inner: Any, database: Counting) -> None:
+        self._inner = inner
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def append(self, owner: int, append: Append) -> None:
+        try:
+            await self._inner.append(owner, append)
+        except StaleWriter as stale:
+            self._database.note(stale)
+            raise
 
 
 async def main(url: str, name: str, file: str) -> None:
     # An unknown parameter becomes a setting of the session, which the auditing triggers read.
     database: Any = Counting(f"{url}?audit.worker={name}&max_size=8", file)
-    async with Standfast(f"{url}?max_size=8") as shop:
+    async with Standfast(f"{url}?max_size=8").add(Barrier()) as shop:
         app = Standfast(database).add(Haul(shop))
         async with app.running(name=name, lease=LEASE, poll=0.5, max_in_flight=50):
             os.write(1, b"ready\n")

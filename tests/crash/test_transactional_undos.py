@@ -32,7 +32,8 @@ async def life(url: str, tag: str, at: int = 0, when: str = "before") -> dict | 
 
 
 async def prepare(url: str) -> None:
-    async with Standfast(url, migrate=True) as app, app.transaction() as tx:
+    app = Standfast(url, migrate=True).add(returns("nobody"))
+    async with app, app.transaction() as tx:
         await tx.execute(MOVES)
 
 

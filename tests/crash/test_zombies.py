@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from standfast import Standfast
+from standfast import Barrier, Standfast
 from standfast.saga import FINISHED
 from tests.crash.crew import LEASE, Haul, Job
 
@@ -36,10 +36,10 @@ CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     writer text := current_setting('audit.worker', true);
 BEGIN
-    IF TG_TABLE_NAME = 'workers' AND TG_OP = 'INSERT' THEN
+    IF TG_TABLE_NAME = 'leases' AND TG_OP = 'INSERT' THEN
         INSERT INTO audit (what, number, tx, writer)
         VALUES ('lease begins', NEW.token, txid_current(), writer);
-    ELSIF TG_TABLE_NAME = 'workers' THEN
+    ELSIF TG_TABLE_NAME = 'leases' THEN
         INSERT INTO audit (what, number, tx, writer)
         VALUES ('lease ends', OLD.token, txid_current(), writer);
     ELSIF TG_TABLE_NAME = 'instances' THEN
@@ -51,7 +51,7 @@ BEGIN
     END IF;
     RETURN NULL;
 END $$;
-CREATE TRIGGER audit AFTER INSERT OR DELETE ON standfast.workers
+CREATE TRIGGER audit AFTER INSERT OR DELETE ON standfast.leases
     FOR EACH ROW EXECUTE FUNCTION audit();
 CREATE TRIGGER audit_start AFTER INSERT ON standfast.instances
     FOR EACH ROW EXECUTE FUNCTION audit();
@@ -114,7 +114,7 @@ def crew(postgres_dsn, tmp_path):
 async def test_workers_killed_and_frozen(crew, postgres_dsn):
     rng = random.Random(SEED)
     print(f"seed {SEED}")
-    app = Standfast(postgres_dsn, migrate=True).add(Haul())
+    app = Standfast(postgres_dsn, migrate=True).add(Haul(), Barrier())
     async with app:
         direct = await asyncpg.connect(postgres_dsn)
         await direct.execute(AUDIT)

@@ -2,9 +2,9 @@
 
 `python -m tests.crash.victims kill` reads a `Job` as JSON and forks a victim for each of its tags:
 ``7-before.3-after`` is killed just before the 7th write of its first life, and in its second, when
-it recovers from that, just after the 3rd; ``1-claim`` just after its first claim. It says on its
-output at what kind of write each died, and how it ended. `… recover` reads the same and finishes
-what they left.
+it recovers from that, just after the 3rd; ``1-claim`` just after its first claim. Kinds of writes
+are `WRITES` and ``transaction``. It says on its output at what kind of write each died, and how it
+ended. `… recover` reads the same and finishes what they left.
 
 The victims' database is wrapped here: the product has no hooks for this.
 """
@@ -18,16 +18,41 @@ import signal
 import sys
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from standfast import SagaCompensated, SagaHandle, Standfast
+from standfast import Barrier, SagaCompensated, SagaHandle, Standfast
 from standfast.backends import open_database
+from standfast.ports.journal import JournalStore
+from standfast.ports.leases import LeaseStore
 from tests.crash.voyage import BAD, GOOD, Participant, Plan, sagas
 
 LEASE = 1.0
+
+WRITES: Mapping[type, Mapping[str, str]] = {
+    JournalStore: {
+        "start": "start",
+        "append": "append",
+        "send": "send",
+        "claim": "claim",
+        "release": "give_back",
+        "reclaim": "reclaim",
+    },
+    LeaseStore: {
+        "acquire": "acquire",
+        "renew": "renew",
+        "annotate": "annotate",
+        "release": "release",
+        "expire": "expire",
+    },
+}
+"""What writes, by port and method, and what that kind of write is called here."""
+COMMITS = frozenset({"start", "append", "send"})
+"""Those that are commits to the journal of an instance."""
+SOMETIMES = frozenset({"claim", "reclaim", "acquire", "expire"})
+"""Those that may find nothing to do, and then don't write."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +75,7 @@ class Job:
 class Doomed:
     """A `Database` that counts its commits to the journal, and dies at one of them.
 
-    With a `tag` it counts claims and what is written to leases too, and says at what it dies.
+    With a `tag` it counts all `WRITES`, those to leases too, and says at what it dies.
     """
 
     def __init__(self, url: str, at: int, when: str, *, tag: str = "") -> None:
@@ -60,14 +85,16 @@ class Doomed:
         self._when = when
         self.writes = 0
         self._of_kind: Counter[str] = Counter()
-        commits = ("start", "append", "send")
-        self.journal = _Doomed(self._inner.journal, self, commits, ("claim",) if tag else ())
-        self.leases: Any = self._inner.leases
-        if tag:
-            self.leases = _Doomed(self.leases, self, ("renew", "release"), ("register", "expire"))
+        self._ports: dict[type, _Doomed] = {}
+        for port, names in WRITES.items():
+            counted = {m: kind for m, kind in names.items() if tag or kind in COMMITS}
+            self._ports[port] = _Doomed(self._inner.port(port), self, counted)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    def port(self, kind: Any) -> Any:
+        return self._ports.get(kind) or self._inner.port(kind)
 
     def begin(self, kind: str) -> int:
         """A write is about to be made; its number."""
@@ -99,35 +126,33 @@ class Doomed:
 
 
 class _Doomed:
-    """One of its ports. `always` write; `sometimes` find nothing to do, and then don't count."""
+    """One of its ports. `kinds`: the methods that count, and what a write of theirs is called."""
 
-    def __init__(
-        self, inner: Any, doomed: Doomed, always: Sequence[str], sometimes: Sequence[str]
-    ) -> None:
+    def __init__(self, inner: Any, doomed: Doomed, kinds: Mapping[str, str]) -> None:
         self._inner = inner
         self._doomed = doomed
-        self._always = always
-        self._sometimes = sometimes
+        self._kinds = kinds
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._inner, name)
-        doomed = self._doomed
+        doomed, kind = self._doomed, self._kinds.get(name)
+        if kind is None:
+            return call
 
         async def write(*args: Any, **options: Any) -> Any:
-            number = doomed.begin(name)
+            number = doomed.begin(kind)
             answer = await call(*args, **options)
-            doomed.end(name, number)
+            doomed.end(kind, number)
             return answer
 
         async def take(*args: Any, **options: Any) -> Any:
             answer = await call(*args, **options)
-            if answer:  # it was a write, and "before" it is just after the one that came before
-                doomed.end(name, doomed.begin(name))
+            wrote = any(answer) if isinstance(answer, list) else answer
+            if wrote:  # and "before" it is just after the one that came before
+                doomed.end(kind, doomed.begin(kind))
             return answer
 
-        if name in self._always:
-            return write
-        return take if name in self._sometimes else call
+        return take if kind in SOMETIMES else write
 
 
 async def _finish(app: Standfast, tag: str, plan: Plan) -> str:
@@ -150,10 +175,12 @@ async def _live(app: Standfast, tag: str) -> dict[str, str]:
 async def victim(job: Job, tag: str, at: int, when: str) -> None:
     """One life: it ends by SIGKILL at write `at`, or says how many writes there were."""
     app_url, shop_url = job.urls(tag)
+    # What expires must not have done so before the next life has joined.
+    lease = 4 * LEASE if tag.endswith("expire") and not job.life else LEASE
     doomed: Any = Doomed(app_url, at, when, tag=tag)
-    async with Standfast(shop_url, migrate=True) as shop:
+    async with Standfast(shop_url, migrate=True).add(Barrier()) as shop:
         app = Standfast(doomed, migrate=True).add(*sagas(tag, Participant(shop, tag)))
-        async with app.running(lease=LEASE, poll=0.2, linger=0.005):
+        async with app.running(lease=lease, poll=0.2, linger=0.005):
             ends = await _live(app, tag)
             if when == "renew":
                 await asyncio.sleep(LEASE)
@@ -168,7 +195,7 @@ async def recover(job: Job) -> None:
     room = asyncio.Semaphore(12)
 
     async def one(app_url: str, shop_url: str, tags: Sequence[str]) -> None:
-        async with room, Standfast(shop_url, migrate=True) as shop:
+        async with room, Standfast(shop_url, migrate=True).add(Barrier()) as shop:
             app = Standfast(app_url, migrate=True)
             for tag in tags:
                 app.add(*sagas(tag, Participant(shop, tag)))

@@ -64,66 +64,69 @@ class Participant:
                 )
 
 
-def sagas(tag: str, shop: Participant) -> list[Saga[Any]]:
-    """The saga and its child, under names of their own, so that only who has them runs them."""
+def sagas(tag: str, shop: Participant, soon: Retry = SOON) -> list[Saga[Any]]:
+    """The saga and its child, under names of their own, so that only who has them runs them.
+
+    `soon` is how steps and undos are tried again.
+    """
 
     class Hotel(Saga[Plan]):
         name = f"hotel-{tag}"
 
-        @step(retry=SOON)
+        @step(retry=soon)
         async def room(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @room.compensation(retry=SOON)
+        @room.compensation(retry=soon)
         async def undo_room(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @step(retry=SOON)
+        @step(retry=soon)
         async def breakfast(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @breakfast.compensation(retry=SOON)
+        @breakfast.compensation(retry=soon)
         async def undo_breakfast(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
     class Voyage(Saga[Plan]):
         name = f"voyage-{tag}"
 
-        @step(retry=SOON)
+        @step(retry=soon)
         async def begin(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
             if ctx.attempt == 1:
                 raise OSError("the answer was lost")
 
-        @begin.compensation(retry=SOON)
+        @begin.compensation(retry=soon)
         async def undo_begin(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @step(after="begin", retry=SOON)
+        @step(after="begin", retry=soon)
         async def left(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @left.compensation(retry=SOON)
+        @left.compensation(retry=soon)
         async def undo_left(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @step(after="begin", retry=SOON)
+        @step(after="begin", retry=soon)
         async def right(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @right.compensation(retry=SOON)
+        @right.compensation(retry=soon)
         async def undo_right(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
 
-        @step(after=["left", "right"], each=lambda self, plan, ctx: plan.parcels, retry=SOON)
+        @step(after=["left", "right"], each=lambda self, plan, ctx: plan.parcels, retry=soon)
         async def pack(self, plan: Plan, ctx: Context, parcel: str) -> None:
             await shop.act(plan.name, ctx)
 
-        @pack.compensation(retry=SOON)
+        @pack.compensation(retry=soon)
         async def undo_pack(self, plan: Plan, ctx: Context, parcel: str) -> None:
             await shop.act(plan.name, ctx)
 
-        @step(transactional=True, retry=SOON, no_compensation="it stays, to be counted")
+        @step(transactional=True, retry=soon, no_compensation="it stays, to be counted")
         async def stamp(self, plan: Plan, ctx: Context, tx: Transaction) -> None:
             await tx.execute("INSERT INTO stamps (tag, saga) VALUES ($1, $2)", tag, plan.name)
 
@@ -131,7 +134,7 @@ def sagas(tag: str, shop: Participant) -> list[Saga[Any]]:
 
         hotel = child(Hotel, lambda self, plan, ctx: plan)
 
-        @step(retry=SOON, no_compensation="it refuses, or nothing comes after it")
+        @step(retry=soon, no_compensation="it refuses, or nothing comes after it")
         async def end(self, plan: Plan, ctx: Context) -> str:
             if plan.fails:
                 raise Refused("no")

@@ -19,6 +19,7 @@ from standfast import (
     wait,
 )
 from standfast.clock import SystemClock
+from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from tests.saga.engine.conftest import app_url, durable_url, shared_url, work
@@ -204,33 +205,35 @@ async def test_a_worker_that_is_blocked_for_less_than_half_its_lease_keeps_it(sh
     began, over = threading.Event(), threading.Event()
 
     async def second() -> list[int]:
-        app = Standfast(shared_url)
-        expire, ended = app.database.leases.expire, []
+        app = Standfast(shared_url).add(Blocking())
+        leases, ended = app.database.port(LeaseStore), []
+        expire = leases.expire
 
         async def noted() -> list[int]:
             ended.extend(found := await expire())
             return found
 
-        app.database.leases.expire = noted
+        leases.expire = noted
         async with app.running(lease=lease / 10, drain=2):  # it looks often
             began.set()
             await asyncio.to_thread(over.wait)
         return ended
 
-    first = Standfast(shared_url, migrate=True)
-    renew, renewed = first.database.leases.renew, asyncio.Event()
+    first = Standfast(shared_url, migrate=True).add(Blocking())
+    leases, renewed = first.database.port(LeaseStore), asyncio.Event()
+    renew = leases.renew
 
-    async def told(*args, **options) -> bool:
+    async def told(*args, **options) -> list[bool]:
         answer = await renew(*args, **options)
         renewed.set()
         return answer
 
-    first.database.leases.renew = told
+    leases.renew = told
     async with first.running(lease=lease, drain=2) as worker:
         looking = asyncio.get_running_loop().run_in_executor(None, asyncio.run, second())
         try:
             await until(began.is_set)
-            owner = worker.runner.owner
+            owner = worker.membership.token
             renewed.clear()
             await renewed.wait()
             await asyncio.sleep(lease / 4 - 0.1)
@@ -240,7 +243,7 @@ async def test_a_worker_that_is_blocked_for_less_than_half_its_lease_keeps_it(sh
         finally:
             over.set()
         assert await looking == []
-        assert worker.runner.owner == owner
+        assert worker.membership.token == owner
 
 
 async def test_a_blocked_workers_sagas_are_taken_over_and_its_writes_refused(shared_url, caplog):
@@ -265,13 +268,17 @@ async def test_a_blocked_workers_sagas_are_taken_over_and_its_writes_refused(sha
             return (await (await app.saga(Hog, "k")).result(timeout=20))[Hog.hog]
 
     first = Standfast(shared_url, migrate=True).add(Hog("first"))
-    async with first.running(lease=1.0, poll=0.2, drain=2):
+    async with first.running(lease=1.0, poll=0.2, drain=2) as worker:
+        owner = worker.membership.token
         taken = asyncio.get_running_loop().run_in_executor(None, asyncio.run, second())
         await first.start(Hog, Order("1"), key="k")
         assert await taken == "second"
         assert (await (await first.saga(Hog, "k")).result(timeout=10))[Hog.hog] == "second"
         # It noticed, took a new lease, and works on.
-        await until(lambda: first.worker.is_running)
+        await until(lambda: worker.services[0].state == "running")
+        assert worker.services[0].restarts == 1
+        assert worker.membership.is_held
+        assert worker.membership.token != owner
     assert ran == ["first", "second"]
     assert any("lease was lost" in record.message for record in caplog.records)
 

@@ -18,9 +18,9 @@ from standfast.testing import FaultyFunction, ManualClock
 class Tells(Policy):
     """Writes down when it is entered and left."""
 
-    def __init__(self, told, name, kind="tells"):
+    def __init__(self, told, name, label="tells"):
         self.told, self.name = told, name
-        self.kind = kind
+        self.label = label
 
     def around(self, call):
         def wrapper(*args, **kwargs):
@@ -125,7 +125,7 @@ def test_it_is_a_value():
 class Block(Policy):
     """Stands around blocks."""
 
-    kind = "block"
+    label = "block"
 
     def __init__(self, told, name):
         self.told, self.name = told, name

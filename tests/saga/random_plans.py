@@ -55,23 +55,23 @@ def _step(chance: Chance, index: int, before: list[str], past_pivot: bool) -> St
     after = chance.some(before, 3) if before else []
     if past_pivot and "pivot" not in after:
         after = ["pivot", *after]
-    kind = chance.choose(["action", "action", "action", "wait", "child"])
+    form = chance.choose(["action", "action", "action", "wait", "child"])
     forward = past_pivot
     common: dict[str, Any] = {
         "name": name,
-        "kind": kind,
+        "form": form,
         "after": tuple(after),
         "conditional": chance.coin() and chance.coin(),
         "on_exhausted": "park" if forward or chance.coin() else "compensate",
     }
-    if kind == "wait":
+    if form == "wait":
         return StepPlan(
             **common,
             signal=chance.choose(["a", "b"]),
             timeout=chance.choose([None, 5.0]),
             on_timeout=chance.choose(["park", "continue"] + ([] if forward else ["compensate"])),
         )
-    if kind == "child":
+    if form == "child":
         return StepPlan(**common, no_compensation=chance.choose(["", "why not"]))
     fans_out = chance.coin() and chance.coin()
     undo = not forward and chance.choose([True, True, False])

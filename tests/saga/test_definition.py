@@ -78,7 +78,7 @@ def test_what_is_written_is_what_is_planned():
         *(True, 2, STEP_RETRY, UNDO_RETRY),
     )
     assert plan.steps["wrap"].conditional
-    assert (approved.kind, approved.signal, approved.timeout) == ("wait", "approved", 3600.0)
+    assert (approved.form, approved.signal, approved.timeout) == ("wait", "approved", 3600.0)
     assert (pay.on_exhausted, pay.retry) == ("park", FORWARD_RETRY)
     assert reserve.on_exhausted == "compensate"
     assert definition.input_type is Order
@@ -487,6 +487,6 @@ def test_child_and_step_in_one_saga():
         inner = child(Whole, lambda self, order, ctx: order, no_compensation="past its pivot")
 
     plan = Definition(Outer()).plan
-    assert (plan.steps["inner"].kind, plan.steps["inner"].no_compensation) == (
+    assert (plan.steps["inner"].form, plan.steps["inner"].no_compensation) == (
         *("child", "past its pivot"),
     )

@@ -162,7 +162,7 @@ class SagaRules(RuleBasedStateMachine):
         words = {kind, self.machine.status}
         branch = self.machine.branches.get(getattr(fact, "branch", ""))
         if branch is not None:
-            words |= {f"{kind} {branch.step.kind}"}
+            words |= {f"{kind} {branch.step.form}"}
             words |= {f"{kind} item"} if branch.item is not None else set()
             words |= {f"{kind} pivot"} if branch.step.pivot else set()
         if getattr(fact, "by", "") and isinstance(fact, fx.StepSkipped):
@@ -201,7 +201,7 @@ class SagaRules(RuleBasedStateMachine):
             self.signals[fact.name] += 1
         elif isinstance(fact, fx.StepCompleted):
             step = self.machine.branches[fact.branch].step
-            if step.kind == "wait":
+            if step.form == "wait":
                 self.signals[step.signal] -= 1
                 assert self.signals[step.signal] >= 0, "a signal was taken twice"
 
@@ -247,7 +247,7 @@ class SagaRules(RuleBasedStateMachine):
                 for name in branch.step.after:
                     assert machine.branches[name].state in ("completed", "skipped")
                 if isinstance(command, Run):
-                    assert branch.step.kind == "action"
+                    assert branch.step.form == "action"
                     self.ran.add(branch.id)
                     self.refused.discard(branch.id)
                     if branch.step.limit is not None:
@@ -276,7 +276,7 @@ class SagaRules(RuleBasedStateMachine):
         if isinstance(command, Resolve):
             self.tell(self.answer(command.branch, chance))
         elif isinstance(command, Undo):
-            if command.branch.step.kind == "child":
+            if command.branch.step.form == "child":
                 self.tell(ev.Undone(name))
             elif chance.coin():
                 self.effects.discard(name)
@@ -323,12 +323,12 @@ class SagaRules(RuleBasedStateMachine):
             if isinstance(command, Run) and chance.coin():
                 self.effects.add(name)
             elif (
-                isinstance(command, Undo) and command.branch.step.kind != "child" and chance.coin()
+                isinstance(command, Undo) and command.branch.step.form != "child" and chance.coin()
             ):
                 self.effects.discard(name)
         # A crash loses what was never started too: such a branch counts as one that may have run.
         if not self.machine.undoing:
-            self.ran |= {b.id for b in self.machine.open.values() if b.step.kind == "action"}
+            self.ran |= {b.id for b in self.machine.open.values() if b.step.form == "action"}
         self.busy.clear()
 
     @precondition(lambda self: not self.machine.outcome)
@@ -475,7 +475,7 @@ class SagaRules(RuleBasedStateMachine):
             return
         for name in self.effects - self.excused:
             branch = machine.branches[name]
-            if branch.step.undo or (branch.step.kind == "child" and branch.undoable):
+            if branch.step.undo or (branch.step.form == "child" and branch.undoable):
                 raise AssertionError(f"{name} had an effect and was left: {branch.undo!r}")
 
     @invariant()
@@ -522,7 +522,7 @@ class SagaRules(RuleBasedStateMachine):
                         )
                     )
                 elif isinstance(command, Undo):
-                    if command.branch.step.kind != "child":
+                    if command.branch.step.form != "child":
                         self.effects.discard(name)
                     self.tell(ev.Undone(name))
                 else:
@@ -605,7 +605,7 @@ def test_random_walks_get_everywhere():
 def test_resolved_by_hand_while_undoing_and_then_undone_by_its_parent():
     """Found by a walk: the undo that was exhausted was forgotten, and the end was `compensated`."""
     one = StepPlan("one", undo=True, undo_retry=retry.Retry(attempts=1))
-    word = StepPlan("word", kind="wait", after=("one",), signal="word")
+    word = StepPlan("word", form="wait", after=("one",), signal="word")
     machine = Machine(ID, Plan("saga", 1, [one, word]))
     machine.apply(
         fx.Started(at=T0, input=msgspec.Raw(b"1"), version=1, key="k", correlation_id="c")

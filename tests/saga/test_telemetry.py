@@ -274,8 +274,8 @@ async def test_recovery_and_what_is_set_aside(told, world, tmp_path, monkeypatch
             with pytest.raises(SagaCompensated):
                 await second.handle(handle.id).result(timeout=10)
         await until(lambda: _is(second.handle(handles[0].id), "parked"))
-        assert second.telemetry.recovered == 2
-        assert second.telemetry.set_aside == 1
+        assert second.sagas.telemetry.recovered == 2
+        assert second.sagas.telemetry.set_aside == 1
 
 
 async def test_starts_are_counted_where_they_are_made(world, tmp_path):
@@ -294,4 +294,4 @@ async def test_starts_are_counted_where_they_are_made(world, tmp_path):
         worker = Standfast(url).add(Journey(), Trip(world))
         async with worker.running(drain=2):
             await handle.result(timeout=10)
-            assert worker.telemetry.started == Counter(trip=1)
+            assert worker.sagas.telemetry.started == Counter(trip=1)

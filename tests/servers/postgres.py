@@ -1,4 +1,4 @@
-"""PostgreSQL, from Debian's package or wherever `pg_config` or PATH says."""
+"""PostgreSQL, from `STANDFAST_TEST_POSTGRES_BIN`, Debian's package, or wherever PATH says."""
 
 import os
 import re
@@ -9,11 +9,15 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from tests.servers.process import Server, ServerMissing
+from tests.servers.process import Server, ServerMissing, known_user
 
 
 @cache
 def _programs() -> Path:
+    if given := os.environ.get("STANDFAST_TEST_POSTGRES_BIN"):
+        if not (Path(given) / "postgres").exists():
+            raise ServerMissing(f"STANDFAST_TEST_POSTGRES_BIN={given}: there is no postgres in it")
+        return Path(given)
     debian = Path("/usr/lib/postgresql").glob("*/bin/postgres")
     found = sorted(debian, key=lambda path: int(re.sub(r"\D", "", path.parts[-3]) or 0))
     if found:
@@ -34,26 +38,34 @@ class Postgres(Server):
 
     # Immediate shutdown: tests don't need the checkpoint, and the journal replays on start.
     stop_signal = signal.SIGQUIT
-    # It refuses to run as root.
-    user = "postgres"
+    # It refuses to run as root. Debian's package makes this user, other ways to get it don't.
+    user = "postgres" if known_user("postgres") else "nobody"
 
-    def __init__(self, *, fsync: bool = False) -> None:
-        self._programs = _programs()
+    def __init__(self, *, fsync: bool = False, programs: Path | None = None) -> None:
+        self._programs = programs or _programs()
         super().__init__(fsync=fsync)
-        self._data = self.folder / "data"
+        self.data = self.folder / "data"
 
     @property
     def dsn(self) -> str:
         """The address of the database `postgres` of this server."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
+    def program(self, name: str) -> list[str]:
+        """The beginning of a command: a program of this server's version."""
+        return [str(self._programs / name)]
+
     def start(self) -> None:
-        if not self._data.exists():
-            self.run(
-                *(str(self._programs / "initdb"), "-D", str(self._data), "-U", "postgres"),
-                *("-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"),
-            )
+        if not self.data.exists():
+            self.create()
         super().start()
+
+    def create(self) -> None:
+        """Make the cluster, before the first start."""
+        self.run(
+            *(str(self._programs / "initdb"), "-D", str(self.data), "-U", "postgres"),
+            *("-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"),
+        )
 
     def kill(self) -> None:
         # A child sees its parent's death only by and by, and holds the memory until then.
@@ -64,8 +76,9 @@ class Postgres(Server):
             with suppress(ProcessLookupError):
                 os.kill(int(orphan), signal.SIGKILL)
 
-    def command(self) -> list[str]:
-        settings = {
+    def settings(self) -> dict[str, str]:
+        """What the server is configured with."""
+        return {
             "fsync": "on" if self.fsync else "off",
             "listen_addresses": "127.0.0.1",
             "max_connections": "200",
@@ -77,8 +90,12 @@ class Postgres(Server):
             "unix_socket_directories": "",
             "wal_level": "logical",
         }
-        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [str(self._programs / "postgres"), "-D", str(self._data), *options]
+
+    def command(self) -> list[str]:
+        options = [
+            part for name, value in self.settings().items() for part in ("-c", f"{name}={value}")
+        ]
+        return [str(self._programs / "postgres"), "-D", str(self.data), *options]
 
     def ready(self) -> bool:
         asked = subprocess.run(

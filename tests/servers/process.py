@@ -6,6 +6,7 @@ a parent death signal this isn't bound to the thread that started the server.
 """
 
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -60,6 +61,15 @@ def free_port() -> int:
             return port
 
 
+def known_user(name: str) -> bool:
+    """Whether this machine has such a user."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
 class Server(ABC):
     """A server that tests may take away and bring back: same folder, same port, same data.
 
@@ -99,6 +109,10 @@ class Server(ABC):
     def run_as(self) -> str | None:
         """The user to run as, for servers that refuse root."""
         return self.user if os.geteuid() == 0 else None
+
+    @property
+    def _run_as_group(self) -> int | None:
+        return None if self.run_as is None else pwd.getpwnam(self.run_as).pw_gid
 
     @property
     def pid(self) -> int | None:
@@ -164,7 +178,7 @@ class Server(ABC):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             user=self.run_as,
-            group=self.run_as,
+            group=self._run_as_group,
             extra_groups=None if self.run_as is None else [],
             env=self._environment(),
             cwd=self.folder,
@@ -182,7 +196,7 @@ class Server(ABC):
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 user=self.run_as,
-                group=self.run_as,
+                group=self._run_as_group,
                 extra_groups=None if self.run_as is None else [],
                 env=self._environment(),
                 cwd=self.folder,

@@ -44,6 +44,10 @@ class TcpProxy:
         """Listen, and forward both ways."""
         await self.restore()
 
+    def redirect(self, host: str, port: int) -> None:
+        """Lead new connections there; those that are open stay where they are."""
+        self._target = (host, port)
+
     async def cut(self) -> None:
         """Reset every connection and refuse new ones."""
         if self._listener is not None:
@@ -89,6 +93,9 @@ class TcpProxy:
         self._writers.add(writer)
         try:
             await self._link(reader, writer)
+        except asyncio.CancelledError:
+            # By `cut`. Coming out of here, Python 3.11 would log it as an error of a callback.
+            pass
         finally:
             self._links.discard(link)
             self._writers.discard(writer)

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from examples.shop.faults import Faults
 from examples.shop.orders import Order
-from standfast import BranchKey, Standfast, Transaction, barrier
+from standfast import Barrier, BranchKey, Standfast, Transaction, barrier
 
 Deed: TypeAlias = Callable[[Transaction, Order, BranchKey], Awaitable[Any]]
 SetUp: TypeAlias = Callable[[Transaction], Awaitable[None]]
@@ -29,7 +29,7 @@ def service(database: str, set_up: SetUp, deeds: Mapping[str, Deed], *, seed: in
 
     `GET /tally` counts what came in, by the fault it met and by what the barrier said.
     """
-    ledger = Standfast(database)
+    ledger = Standfast(database).add(Barrier())
     tally: Counter[str] = Counter()
 
     def route(path: str, deed: Deed) -> Route:

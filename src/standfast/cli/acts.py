@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from standfast.cli.batches import carry_out, confirm
-from standfast.cli.loading import load, load_app, operating
+from standfast.cli.loading import load, load_app, operating, perform
 from standfast.cli.options import Address, AsJson, Chosen, Code, Target, Yes, spread
 from standfast.cli.output import as_json, note, say
 from standfast.cli.sagas import print_instances, sagas
 from standfast.errors import ConfigurationError
-from standfast.ports.journal import Instance
-from standfast.saga import events as ev
-from standfast.saga.export import row
-from standfast.saga.handle import SagaHandle
-from standfast.saga.operations import Operations, check, operating_user
+
+if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
+    from standfast.ports.journal import Instance
+    from standfast.saga.events import Mailed
+    from standfast.saga.handle import SagaHandle
+    from standfast.saga.operations import Operations
 
 By = Annotated[str, typer.Option(help="Who asks, for the journal.", show_default="you")]
 Step = Annotated[str, typer.Option("--at", metavar="STEP", help="Only this parked step.")]
@@ -51,7 +50,7 @@ def start(
         async with operating(load_app(app)) as ops:
             return await ops.start(name, data, key=key, correlation_id=correlation_id)
 
-    _print_started(asyncio.run(begin()), json)
+    _print_started(perform(begin()), json)
 
 
 @sagas.command()
@@ -77,7 +76,7 @@ def fork(
             origin = await ops.locate(address)
             return await ops.fork(origin.id, key=key, replace=fields)
 
-    _print_started(asyncio.run(begin()), json)
+    _print_started(perform(begin()), json)
 
 
 def _print_started(handle: SagaHandle[Any], json: bool) -> None:
@@ -102,6 +101,8 @@ def _json_argument(text: str) -> bytes:
 
 
 def _field(text: str) -> tuple[str, Any]:
+    import msgspec
+
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise ConfigurationError(f"--set {text!r}: write FIELD=JSON")
@@ -130,12 +131,14 @@ def signal(
     ] = None,
 ) -> None:
     """Send a signal to the sagas that wait, or will wait, for it."""
+    from standfast.saga.events import Signalled
+
     data = _json_argument(payload)
 
-    def made(ops: Operations, found: Sequence[Instance]) -> ev.Mailed:
+    def made(ops: Operations, found: Sequence[Instance]) -> Mailed:
         return ops.signal(signal, data, found)
 
-    _act(app, f"signal {signal!r}", ev.Signalled, made, chosen, mail_id=id)
+    _act(app, f"signal {signal!r}", Signalled, made, chosen, mail_id=id)
 
 
 @sagas.command()
@@ -150,8 +153,11 @@ def cancel(
     by: By = "",
 ) -> None:
     """Undo sagas that haven't passed their point of no return."""
-    act = ev.CancelAsked(reason, by or operating_user(), force)
-    _act(app, "cancel", ev.CancelAsked, lambda ops, found: act, chosen)
+    from standfast.saga.events import CancelAsked
+    from standfast.saga.operations import operating_user
+
+    act = CancelAsked(reason, by or operating_user(), force)
+    _act(app, "cancel", CancelAsked, lambda ops, found: act, chosen)
 
 
 @sagas.command()
@@ -163,8 +169,11 @@ def retry(
     by: By = "",
 ) -> None:
     """Try what is parked again: a step, or an undo that failed."""
-    act = ev.RetryAsked(at, by or operating_user())
-    _act(app, "retry", ev.RetryAsked, lambda ops, found: act, chosen)
+    from standfast.saga.events import RetryAsked
+    from standfast.saga.operations import operating_user
+
+    act = RetryAsked(at, by or operating_user())
+    _act(app, "retry", RetryAsked, lambda ops, found: act, chosen)
 
 
 @sagas.command()
@@ -177,8 +186,11 @@ def skip(
     by: By = "",
 ) -> None:
     """Take what is parked as done: a step, or an undo that failed."""
-    act = ev.SkipAsked(at, reason, by or operating_user())
-    _act(app, "skip", ev.SkipAsked, lambda ops, found: act, chosen)
+    from standfast.saga.events import SkipAsked
+    from standfast.saga.operations import operating_user
+
+    act = SkipAsked(at, reason, by or operating_user())
+    _act(app, "skip", SkipAsked, lambda ops, found: act, chosen)
 
 
 @sagas.command()
@@ -191,8 +203,11 @@ def resolve(
     by: By = "",
 ) -> None:
     """End sagas at rest by hand, without running anything."""
-    act = ev.ResolveAsked(outcome, reason, by or operating_user())
-    _act(app, "resolve", ev.ResolveAsked, lambda ops, found: act, chosen)
+    from standfast.saga.events import ResolveAsked
+    from standfast.saga.operations import operating_user
+
+    act = ResolveAsked(outcome, reason, by or operating_user())
+    _act(app, "resolve", ResolveAsked, lambda ops, found: act, chosen)
 
 
 @sagas.command()
@@ -208,23 +223,27 @@ def migrate(
     Those that run move when the attempts in flight have ended. One that can't move goes on as it
     is, and `show` tells why.
     """
+    from standfast.saga.events import MigrateAsked
+    from standfast.saga.operations import operating_user
 
-    def made(ops: Operations, found: Sequence[Instance]) -> ev.Mailed:
+    def made(ops: Operations, found: Sequence[Instance]) -> Mailed:
         return ops.move(to, found, by=by or operating_user())
 
-    _act(app, f"migrate to version {to}", ev.MigrateAsked, made, chosen)
+    _act(app, f"migrate to version {to}", MigrateAsked, made, chosen)
 
 
 def _act(
     app: str,
     verb: str,
-    kind: type[ev.Mailed],
-    make: Callable[[Operations, Sequence[Instance]], ev.Mailed],
+    kind: type[Mailed],
+    make: Callable[[Operations, Sequence[Instance]], Mailed],
     chosen: Chosen,
     *,
     mail_id: str | None = None,
 ) -> None:
     """Find, show or confirm, send in batches, and say what became of it."""
+    from standfast.saga.export import row
+    from standfast.saga.operations import check
 
     async def act() -> None:
         async with operating(load(app)) as ops:
@@ -247,7 +266,7 @@ def _act(
         else:
             say(f"{verb}: asked {_many(done)}; a worker acts on it")
 
-    asyncio.run(act())
+    perform(act())
 
 
 def _many(number: int | None) -> str:
@@ -282,4 +301,4 @@ def purge(
             done = await carry_out(ops.purge(finished_for=finished_for), "purge", number)
         say(as_json({"deleted": done}) if json else f"deleted {_many(done)}")
 
-    asyncio.run(clear())
+    perform(clear())

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 from collections.abc import AsyncIterator
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from standfast.cli.output import note
 from standfast.errors import ConfigurationError
@@ -37,6 +33,18 @@ async def carry_out(
     `counts` says after each batch how many are done so far. Ctrl-C ends it after the batch that is
     under way, tells how far it came, and exits with 1; run again, it would `again`.
     """
+    import asyncio
+    import signal
+
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, stop.set)

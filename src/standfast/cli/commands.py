@@ -1,34 +1,28 @@
-"""The commands about an app as a whole, and the root of all the others."""
+"""The commands about an app as a whole, and the root of all the others.
+
+What a command does stands in a module of its own, which is loaded when the command is run.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import Annotated
 
 import typer
 
 from standfast import __version__
-from standfast.app import Standfast
 from standfast.cli import acts  # noqa: F401 - its commands join those of `sagas`
 from standfast.cli.batches import carry_out, confirm
-from standfast.cli.loading import (
-    load,
-    load_app,
-    must_be_shared,
-    must_be_there,
-    operating,
-)
+from standfast.cli.loading import load, opened, perform
 from standfast.cli.options import App, AppOrUrl, AsJson, Yes
-from standfast.cli.output import Commands, as_json, note, say, table
+from standfast.cli.output import Commands, as_json, say
 from standfast.cli.sagas import sagas
-from standfast.durations import human
 
 cli = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help is plain text: drawing it would cost more time than all the rest
     help="Distributed patterns that hold, on the database you already run.",
 )
 cli.add_typer(sagas, name="sagas")
@@ -53,120 +47,122 @@ def root(
 @cli.command()
 def run(
     app: App,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this service (repeat for several)."),
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The worker's name; by default host and process.")
+        str | None, typer.Option(help="The process's name; by default host and process.")
     ] = None,
     lease: Annotated[
         str, typer.Option(help="Without a sign of life for this long, others take over.")
     ] = "10s",
-    max_in_flight: Annotated[int, typer.Option(help="Sagas in memory at once.")] = 1000,
+    max_in_flight: Annotated[
+        int, typer.Option(help="What each service has in memory at once.")
+    ] = 1000,
     drain: Annotated[
-        str, typer.Option(help="How long the attempts in flight may take at the end.")
+        str, typer.Option(help="How long what is in flight may take at the end.")
     ] = "30s",
     poll: Annotated[str, typer.Option(help="How often to look for work without a hint.")] = "2s",
+    health: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Answer /healthz (does it live?) and /readyz (does it work?) there. "
+            "Port 0: any that is free.",
+        ),
+    ] = None,
     migrate: Annotated[bool, typer.Option("--migrate", help="Migrate the database first.")] = False,
     log_level: Annotated[
         str, typer.Option(help="What to log to stderr: debug, info, warning or error.")
     ] = "info",
 ) -> None:
-    """Run an app's worker until SIGTERM or Ctrl-C, then drain."""
-    levels = logging.getLevelNamesMapping()
-    level = levels.get(log_level.upper())
-    if level is None:
-        raise typer.BadParameter(
-            f"{log_level!r}: choose debug, info, warning or error", param_hint="--log-level"
-        )
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
-    loaded = load_app(app)
-    if migrate:
-        loaded.migrate = True
-    elif loaded.migrate is None and loaded.database.capabilities.durable:
-        loaded.migrate = False
-    if not loaded.migrate:
-        must_be_there(loaded.database)
-    asyncio.run(
-        loaded.run(name=name, lease=lease, max_in_flight=max_in_flight, drain=drain, poll=poll)
+    """Run an app's services until SIGTERM or Ctrl-C, then drain."""
+    from standfast.cli import running
+
+    running.run(
+        app,
+        migrate=migrate,
+        log_level=log_level,
+        health=health,
+        only=only or (),
+        name=name,
+        lease=lease,
+        max_in_flight=max_in_flight,
+        drain=drain,
+        poll=poll,
     )
 
 
 @cli.command()
 def migrate(
     target: AppOrUrl,
+    line: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Only these tables, and what they build on (repeat for several)."
+        ),
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only show how far each line is; exit 1 if behind.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be applied.")
+    ] = False,
     sql: Annotated[
         bool, typer.Option("--sql", help="Print the SQL for someone else to run; connect nowhere.")
     ] = False,
     after: Annotated[
-        int, typer.Option(min=0, help="With --sql: only the migrations after this number.")
-    ] = 0,
+        list[str] | None,
+        typer.Option(
+            metavar="LINE=NUMBER", help="With --sql: of that line, only what comes after it."
+        ),
+    ] = None,
+    json: AsJson = False,
 ) -> None:
-    """Make or update Standfast's tables."""
-    app = load(target)
-    if sql:
-        for migration in app.database.migrations:
-            if migration.number > after:
-                say(f"-- migration {migration.number}: {migration.name}")
-                say(f"BEGIN;\n{migration.sql.rstrip()}\nCOMMIT;")
-        return
-    if after:
+    """Make or update the tables that an app's patterns need.
+
+    Every pattern that stores something has a line of migrations of its own. An app gets the lines
+    of what was added to it. A URL gets those that its database has already, or those that --line
+    names.
+
+    Migrations only go forward. To go back to an older version of Standfast, restore a backup that
+    was made before: end all processes, make one, and then migrate. A database that was made before
+    there were lines is taken over with all it holds, and workers of that version can't write to it
+    any more: end them first.
+    """
+    if sum((status, dry_run, sql)) > 1:
+        raise typer.BadParameter("give one of --status, --dry-run and --sql")
+    if after and not sql:
         raise typer.BadParameter("goes with --sql only", param_hint="--after")
-    asyncio.run(_migrate(app))
+    if json and sql:
+        raise typer.BadParameter("there is no JSON of SQL: leave one out", param_hint="--json")
+    from standfast.cli.migrating import Migrating, parse_after
+
+    migrating = Migrating(target, line or ())
+    if sql:
+        migrating.script(parse_after(after or ()))
+    elif status:
+        if not perform(migrating.status(json)):
+            raise typer.Exit(1)
+    else:
+        perform(migrating.apply(dry_run=dry_run, as_values=json))
 
 
-async def _migrate(app: Standfast) -> None:
-    must_be_shared(app.database)
-    await app.database.open()
-    try:
-        for migration in await app.database.migrate():
-            say(f"applied migration {migration.number}: {migration.name}")
-        number = await app.database.schema_version()
-    finally:
-        await app.database.close()
-    say(f"{app.database.url} is at migration {number}")
+@cli.command()
+def services(target: AppOrUrl, json: AsJson = False) -> None:
+    """Show all processes and how their services stand."""
+    from standfast.cli import processes
+
+    perform(processes.services(load(target), json))
 
 
 @cli.command()
 def workers(target: AppOrUrl, json: AsJson = False) -> None:
-    """Show the live workers of a database, and how many sagas each has."""
-    asyncio.run(_workers(load(target), json))
+    """Show the live workers, and how many sagas each has."""
+    from standfast.cli import processes
 
-
-async def _workers(app: Standfast, json: bool) -> None:
-    async with operating(app) as ops:
-        found = await ops.database.leases.workers()
-    if json:
-        say(
-            as_json(
-                [
-                    {
-                        "token": one.token,
-                        "name": one.name,
-                        "sagas": [
-                            {"name": name, "version": version} for _, name, version in one.kinds
-                        ],
-                        "lease_expires_in": round(one.expires_in, 3),
-                        "owned": one.owned,
-                    }
-                    for one in found
-                ]
-            )
-        )
-        return
-    table(
-        ["NAME", "LEASE", "SAGAS IN HAND", "CAN RUN"],
-        [
-            (
-                one.name,
-                human(one.expires_in) if one.expires_in > 0 else "ran out",
-                str(one.owned),
-                ", ".join(f"{name} v{version}" for _, name, version in one.kinds),
-            )
-            for one in found
-        ],
-    )
-    if not found:
-        note("no worker is registered: `standfast run APP` starts one")
+    perform(processes.workers(load(target), json))
 
 
 @cli.command("purge-marks")
@@ -179,23 +175,28 @@ def purge_marks(
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
-    """Delete old marks of the barrier, the memory that makes repeated actions harmless.
+    """Delete old marks of the barrier.
 
-    Keep them for longer than any saga takes: a retry after that would act again.
+    They are the memory that makes repeated actions harmless. Keep them for longer than any saga
+    takes: a retry after that would act again.
     """
 
     async def clear() -> None:
-        async with operating(load(target)) as ops:
-            number = await ops.count_marks(older_than=older_than)
+        from standfast.idempotency import Barrier
+
+        app = load(target)
+        barrier = app.patterns.get(Barrier)
+        async with opened(app):
+            number = await barrier.count(older_than=older_than)
             if dry_run:
                 say(as_json({"would_delete": number}) if json else f"would delete {_marks(number)}")
                 return
             if number:
                 confirm(f"Delete {_marks(number)} for good?", yes=yes)
-            done = await carry_out(ops.purge_marks(older_than=older_than), "purge marks", number)
+            done = await carry_out(barrier.purge(older_than=older_than), "purge marks", number)
         say(as_json({"deleted": done}) if json else f"deleted {_marks(done)}")
 
-    asyncio.run(clear())
+    perform(clear())
 
 
 def _marks(number: int) -> str:

@@ -1,20 +1,25 @@
-"""From what was typed to an app, and from an app to its open database."""
+"""From what was typed to an app, and from an app to its open database.
+
+Nothing of the library is imported before it is needed, so that ``--help`` comes at once.
+"""
 
 from __future__ import annotations
 
 import importlib
-import sqlite3
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from standfast.app import Standfast
 from standfast.errors import ConfigurationError, MigrationNeeded, StoreUnavailable
-from standfast.ports.database import Database
-from standfast.saga.operations import Operations
+
+if TYPE_CHECKING:
+    from standfast.app import Standfast
+    from standfast.ports.database import Database
+    from standfast.saga.operations import Operations
+
+T = TypeVar("T")
 
 
 def is_url(target: str) -> bool:
@@ -27,6 +32,8 @@ def load_app(target: str) -> Standfast:
 
     Raises `ConfigurationError`, with what the module raised as its cause.
     """
+    from standfast.app import Standfast
+
     if is_url(target):
         raise ConfigurationError(
             f"APP={target!r}: a database's address isn't enough here, the code is needed: write "
@@ -78,6 +85,8 @@ def _broken(target: str, act: str, error: Exception) -> ConfigurationError:
 
 
 def _apps_in(module_name: str) -> str:
+    from standfast.app import Standfast
+
     names = [
         name
         for name, value in vars(sys.modules[module_name]).items()
@@ -87,8 +96,34 @@ def _apps_in(module_name: str) -> str:
 
 
 def load(target: str) -> Standfast:
-    """The app at `target`; for a database's URL one without sagas, that can look and ask."""
+    """The app at `target`; for a database's URL one without patterns, that can look and ask."""
+    from standfast.app import Standfast
+
     return Standfast(target, migrate=False) if is_url(target) else load_app(target)
+
+
+def is_absent(database: Database) -> bool:
+    """Whether it is an SQLite file that isn't there yet."""
+    path = _file_of(database)
+    return path is not None and not Path(path).exists()
+
+
+def is_foreign(database: Database) -> bool:
+    """Whether it is an SQLite file without tables of Standfast's: opening it would change it.
+
+    Raises `StoreUnavailable` and `CorruptRecord` where it can't be read.
+    """
+    path = _file_of(database)
+    if path is None:
+        return False
+    from standfast.backends.sqlite.schema import is_standfast
+
+    return not is_standfast(path)
+
+
+def _file_of(database: Database) -> str | None:
+    path: str | None = getattr(database, "path", None)
+    return path if database.dialect == "sqlite" else None
 
 
 def must_be_there(database: Database) -> None:
@@ -96,24 +131,15 @@ def must_be_there(database: Database) -> None:
 
     Raises `StoreUnavailable` if it isn't there, `MigrationNeeded` if it is somebody else's.
     """
-    path = getattr(database, "path", None)
-    if path is None or not database.url.startswith("sqlite:"):
-        return
-    if not Path(path).exists():
+    if is_absent(database):
         raise StoreUnavailable(
-            f"there is no database at {path}: check the name, or make it with `standfast migrate`"
+            f"there is no database at {_file_of(database)}: check the name, or make it with "
+            "`standfast migrate`"
         )
-    try:
-        with closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)) as connection:
-            ours = connection.execute(
-                "SELECT 1 FROM sqlite_master WHERE name = 'standfast_migrations'"
-            ).fetchone()
-    except sqlite3.Error:
-        return  # opening it will say what is wrong with it
-    if ours is None:
+    if is_foreign(database):
         raise MigrationNeeded(
-            f"{database.url} is at migration 0, it has none of Standfast's tables: check the name, "
-            "or run `standfast migrate`"
+            f"{database.url} has none of Standfast's tables: check the name, or make them with "
+            "`standfast migrate`"
         )
 
 
@@ -122,28 +148,64 @@ def must_be_shared(database: Database) -> None:
     if not database.capabilities.many_processes:
         raise ConfigurationError(
             f"{database.url} lives and dies with the process that opens it: there is nothing to "
-            "see or do from outside"
+            "see or do from outside, so use sqlite:///… or postgresql://…"
         )
 
 
 @asynccontextmanager
-async def operating(app: Standfast) -> AsyncIterator[Operations]:
-    """The operations on an app's database, which must be there and up to date: it isn't changed.
+async def reading(database: Database, ports: Sequence[type]) -> AsyncIterator[Database]:
+    """A database, open, that has the tables of these ports. It isn't changed.
 
-    Raises `StoreUnavailable` and `MigrationNeeded`.
+    Raises `ConfigurationError`, `StoreUnavailable` and `MigrationNeeded`.
     """
-    database = app.database
+    from standfast.tables import status_of
+
     must_be_shared(database)
     must_be_there(database)
     await database.open()
     try:
-        current = await database.schema_version()
-        newest = max(migration.number for migration in database.migrations)
-        if current < newest:
-            raise MigrationNeeded(
-                f"{database.url} is at migration {current}, this version needs {newest}: run "
-                "`standfast migrate`"
+        missing = [one for one in await status_of(database, ports) if not one.is_complete]
+        if missing:
+            told = ", ".join(
+                f"{one.line.name} is at {one.applied}, this version needs {one.line.newest}"
+                for one in missing
             )
-        yield Operations(app.sagas, database)
+            named = " ".join(f"--line {one.line.name}" for one in missing)
+            raise MigrationNeeded(
+                f"{database.url} lacks migrations ({told}): run `standfast migrate` with an app "
+                f"that brings them, or with the URL and {named}"
+            )
+        yield database
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def opened(app: Standfast) -> AsyncIterator[Standfast]:
+    """An app, open, on a database that has the tables of its patterns. It is never migrated.
+
+    Raises as `reading`.
+    """
+    app.migrate = False
+    async with reading(app.database, app.patterns.ports), app:
+        yield app
+
+
+@asynccontextmanager
+async def operating(app: Standfast) -> AsyncIterator[Operations]:
+    """The operations on the sagas of an app, which joins the pattern of sagas if it hasn't yet.
+
+    Raises as `reading`.
+    """
+    from standfast.saga.operations import Operations
+
+    sagas = app.sagas
+    async with opened(app):
+        yield Operations(sagas)
+
+
+def perform(work: Coroutine[Any, Any, T]) -> T:
+    """Carry out what a command does with an event loop; what it returns."""
+    import asyncio
+
+    return asyncio.run(work)

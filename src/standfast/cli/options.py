@@ -6,15 +6,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
-from uuid import UUID
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from standfast.errors import ConfigurationError, SagaError
-from standfast.ports.journal import Filter, Instance
-from standfast.saga.events import Mailed
-from standfast.saga.operations import APPLIES_TO, Operations
+
+if TYPE_CHECKING:  # so that asking for help doesn't load the engine of sagas
+    from uuid import UUID
+
+    from standfast.ports.journal import Filter, Instance
+    from standfast.saga.events import Mailed
+    from standfast.saga.operations import Operations
 
 App = Annotated[
     str,
@@ -118,6 +121,8 @@ class Chosen(Filters):
         Raises `ConfigurationError` where none were chosen, and `SagaError` for an address of one
         that it can't change.
         """
+        from standfast.saga.operations import APPLIES_TO
+
         if bool(self.addresses) == (self.given or self.all):
             raise ConfigurationError(
                 "say which sagas: either addresses, or filters such as --status parked, or --all"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-import traceback
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
 from standfast.durations import human
 from standfast.errors import ConfigurationError, StandfastError
+
+if TYPE_CHECKING:  # rich is loaded by the commands that print with it
+    from rich.text import Text
 
 
 class Commands(TyperGroup):
@@ -31,7 +29,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except StandfastError as error:
             if ctx.params.get("debug"):
-                traceback.print_exception(error, file=sys.stderr)
+                import traceback
+
+                traceback.print_exception(error)
             complain(str(error))
             raise typer.Exit(2 if isinstance(error, ConfigurationError) else 1) from error
 
@@ -56,11 +56,21 @@ def as_json(value: Any, *, indent: int | None = 2) -> str:
     return json.dumps(value, indent=indent, default=str)
 
 
+WHOLE = frozenset(
+    {"ID", "STATE", "SINCE", "RESTARTS", "LEASE", "LINE", "APPLIED", "NEWEST", "COUNT", "AGE"}
+)
+"""The columns whose cells are never broken into lines, however narrow the terminal is."""
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
     """Print a table; as wide as it needs to be where no terminal limits it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column == "ID")
+        made.add_column(column, overflow="fold", no_wrap=column in WHOLE)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     console = Console(highlight=False)
@@ -85,11 +95,16 @@ STYLES = {
     "compensated": "magenta",
     "parked": "bold yellow",
     "compensation_failed": "bold red",
+    "restarting": "bold red",
+    "standing_by": "blue",
+    "draining": "yellow",
 }
 
 
 def status(word: str) -> Text:
-    """A status in its colour."""
+    """A status of a saga, or a state of a service, in its colour."""
+    from rich.text import Text
+
     return Text(word, STYLES.get(word, ""))
 
 

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from standfast.app import Standfast
 from standfast.cli.batches import carry_out
-from standfast.cli.loading import load, load_app, operating
+from standfast.cli.loading import load, load_app, operating, perform
 from standfast.cli.options import Address, App, AsJson, Code, Filters, Target, spread
 from standfast.cli.output import age, as_json, moment, note, say, status, table
 from standfast.errors import ConfigurationError, SagaError
-from standfast.ids import parse_id
-from standfast.ports.journal import Instance
-from standfast.saga import compatibility
-from standfast.saga.description import describe as describe_definition
-from standfast.saga.diagram import mermaid
-from standfast.saga.export import record, row
-from standfast.saga.operations import Operations
-from standfast.saga.state import UNFINISHED
-from standfast.saga.timeline import Entry, as_text, short, timeline
 
-sagas = typer.Typer(no_args_is_help=True, help="Look at sagas, start them, and act on them.")
+if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
+    from standfast.app import Standfast
+    from standfast.ports.journal import Instance
+    from standfast.saga.compatibility import Problem
+    from standfast.saga.operations import Operations
+    from standfast.saga.timeline import Entry
+
+sagas = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Look at sagas, start them, and act on them.",
+)
 
 MOODS = {"good": "green", "bad": "red", "held": "yellow"}
 
@@ -45,6 +45,9 @@ def list_(
     json: AsJson = False,
 ) -> None:
     """List sagas, newest first."""
+    from standfast.ids import parse_id
+    from standfast.saga.export import row
+
     beginning = parse_id(after) if after else None
     if after and beginning is None:
         raise ConfigurationError(f"--after {after!r}: give a whole id")
@@ -65,7 +68,7 @@ def list_(
         if page.next is not None:
             note(f"there are more: --after {page.next}")
 
-    asyncio.run(look())
+    perform(look())
 
 
 def _print_counts(counts: dict[tuple[str, str], int], json: bool) -> None:
@@ -78,6 +81,8 @@ def _print_counts(counts: dict[tuple[str, str], int], json: bool) -> None:
 
 def print_instances(instances: Sequence[Instance], now: float) -> None:
     """A table of instances."""
+    from standfast.saga.timeline import short
+
     table(
         ["ID", "SAGA", "KEY", "STATUS", "AGE", "STEP", "CAUSE"],
         [
@@ -98,6 +103,8 @@ def print_instances(instances: Sequence[Instance], now: float) -> None:
 @sagas.command()
 def show(app: Target, address: Address, json: AsJson = False) -> None:
     """Show one saga: how it stands, and all that happened to it."""
+    from standfast.saga.export import record
+    from standfast.saga.timeline import short, timeline
 
     async def look() -> None:
         async with operating(load(app)) as ops:
@@ -130,14 +137,16 @@ def show(app: Target, address: Address, json: AsJson = False) -> None:
         say("")
         _print_timeline(timeline(story.facts))
         for mail in loaded.mails:
-            say(f"not acted on yet: {mail.kind} {short(mail.body)}, sent {moment(mail.at)}")
+            say(f"not acted on yet: {mail.subject} {short(mail.body)}, sent {moment(mail.at)}")
         if story.problem and (known_here or len(story.facts) < len(loaded.facts)):
             note(f"note: {story.problem}")
 
-    asyncio.run(look())
+    perform(look())
 
 
 def _print_timeline(entries: list[Entry]) -> None:
+    from standfast.saga.timeline import as_text
+
     for entry, line in zip(entries, as_text(entries).splitlines(), strict=True):
         typer.secho(line, fg=MOODS.get(entry.mood))
 
@@ -176,7 +185,7 @@ def export(
         damaged = f", {unreadable} with something unreadable" if unreadable else ""
         note(f"exported {done} saga{'' if done == 1 else 's'}{damaged}")
 
-    asyncio.run(write())
+    perform(write())
 
 
 @sagas.command()
@@ -187,14 +196,19 @@ def diagram(
     ],
 ) -> None:
     """Print a Mermaid flowchart of a saga, or of one instance with what happened."""
+    from standfast.saga.diagram import mermaid
+
     loaded = load_app(app)
-    if what in {definition.name for definition in loaded.definitions.by_kind.values()}:
-        say(mermaid(loaded.definitions.of(what).plan).rstrip())
+    definitions = loaded.sagas.definitions
+    if what in {definition.name for definition in definitions.by_kind.values()}:
+        say(mermaid(definitions.of(what).plan).rstrip())
         return
-    asyncio.run(_diagram(loaded, what))
+    perform(_diagram(loaded, what))
 
 
 async def _diagram(app: Standfast, address: str) -> None:
+    from standfast.saga.diagram import mermaid
+
     async with operating(app) as ops:
         instance = await ops.locate(address)
         (story,) = await ops.sagas.stories([instance.id])
@@ -209,9 +223,11 @@ def describe(
     name: Annotated[str | None, typer.Argument(help="A saga's name; by default all.")] = None,
 ) -> None:
     """Print what sagas do and how each step is undone, as Markdown."""
-    definitions = load_app(app).definitions
+    from standfast.saga.description import describe as description
+
+    definitions = load_app(app).sagas.definitions
     chosen = list(definitions.by_kind.values()) if name is None else [definitions.of(name)]
-    say("\n".join(describe_definition(one) for one in chosen).rstrip())
+    say("\n".join(description(one) for one in chosen).rstrip())
 
 
 @sagas.command("check-compat")
@@ -225,7 +241,11 @@ def check_compat(
 
     By default of all unfinished sagas. Nothing is run and nothing is changed.
     """
-    bad: list[tuple[Instance, compatibility.Problem]] = []
+    from standfast.saga import compatibility
+    from standfast.saga.export import row
+    from standfast.saga.status import UNFINISHED
+
+    bad: list[tuple[Instance, Problem]] = []
 
     async def replayed(ops: Operations) -> AsyncIterator[int]:
         done = 0
@@ -241,7 +261,7 @@ def check_compat(
         broken = len({instance.id for instance, _ in bad})
         if json:
             listed = [
-                row(instance) | {"problem": problem.kind, "text": problem.text}
+                row(instance) | {"problem": problem.aspect, "text": problem.text}
                 for instance, problem in bad
             ]
             say(as_json({"checked": checked, "broken": broken, "problems": listed}))
@@ -254,7 +274,7 @@ def check_compat(
                             str(instance.id),
                             f"{instance.name} v{instance.version}",
                             status(instance.status),
-                            problem.kind,
+                            problem.aspect,
                             problem.text,
                         )
                         for instance, problem in bad
@@ -264,4 +284,4 @@ def check_compat(
         if bad:
             raise typer.Exit(1)
 
-    asyncio.run(check())
+    perform(check())

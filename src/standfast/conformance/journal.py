@@ -40,8 +40,8 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         for one in sent[3:]:
             await journal(database).send([one])
         mails = await journal(database).collect(worker, [id])
-        assert [(m.to, m.id, m.kind, m.body, m.at) for m in mails] == [
-            (m.to, m.id, m.kind, m.body, m.at) for m in sent
+        assert [(m.to, m.id, m.subject, m.body, m.at) for m in mails] == [
+            (m.to, m.id, m.subject, m.body, m.at) for m in sent
         ]
         numbers = [m.number for m in mails]
         assert numbers == sorted(set(numbers))

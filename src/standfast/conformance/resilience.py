@@ -396,6 +396,6 @@ class PolicySuite:
 
     def test_it_says_what_it_is(self, policy: Policy) -> None:
         """A kind for telemetry, a name, and a repr that shows the class."""
-        assert policy.kind
+        assert policy.label
         assert isinstance(policy.name, str)  # type: ignore[attr-defined]
         assert type(policy).__name__ in repr(policy)

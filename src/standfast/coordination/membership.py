@@ -64,10 +64,13 @@ class Membership:
         self._held: dict[str, int] = {}
         self._lost: list[str] = []
         self._note: dict[str, Any] = {}
+        self._told: tuple[int | None, str] = (None, "")
+        """The note as the store has it, and of which lease."""
         self._kinds: dict[str, list[Kind]] = {}
         self._takeovers: list[Callable[[], None]] = []
         self._renewing = asyncio.Lock()
         self._telling = asyncio.Lock()
+        self._suspected = asyncio.Event()
 
     @property
     def beats_every(self) -> float:
@@ -83,12 +86,13 @@ class Membership:
 
     async def join(self) -> int:
         """Take a lease; its token. Raises `StoreError`."""
-        asked = self._clock.monotonic()
+        asked, note = self._clock.monotonic(), json.dumps(self._note)
         (token,) = await self.leases.acquire(
-            [f"{MEMBER}{new_id()}"], self.name, ttl=self._ttl, note=self._note_text()
+            [f"{MEMBER}{new_id()}"], self.name, ttl=self._ttl, note=note
         )
         assert token is not None  # nobody else has that name
         self.token, self.sure_until = token, asked + self._ttl
+        self._told = token, note
         return token
 
     async def leave(self) -> None:
@@ -145,9 +149,22 @@ class Membership:
                 if not stands_too and self._held.get(name) == its:
                     del self._held[name]
                     self._lost.append(name)
-            if stands and self.token == token:
-                self.sure_until = asked + self._ttl
+            if self.token == token:
+                self.sure_until = asked + self._ttl if stands else asked
             return stands
+
+    def suspect(self) -> None:
+        """Let the next beat come now: something says that a lease was lost."""
+        self._suspected.set()
+
+    async def until_beat(self, seconds: float) -> None:
+        """Return after that many seconds, or as soon as somebody suspects a loss."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._suspected.wait()
+        except TimeoutError:
+            pass
+        self._suspected.clear()
 
     async def tend(self) -> None:
         """What every beat does beside renewing: set the clock right, end what ran out of others.
@@ -179,19 +196,15 @@ class Membership:
 
     async def tell(self, **facts: Any) -> None:
         """Keep facts, JSON values by name, with the lease for all to see. Raises `StoreError`."""
-        changed = {**self._note, **facts}
-        if changed == self._note:
-            return
-        self._note = changed
+        self._note = {**self._note, **facts}
         async with self._telling:  # so that the last told is the last written
-            if self.token is not None:
-                await self.leases.annotate(self.token, self._note_text())
+            token, note = self.token, json.dumps(self._note)
+            if token is not None and (token, note) != self._told:
+                await self.leases.annotate(token, note)
+                self._told = token, note
 
     async def can_run(self, service: str, kinds: Sequence[Kind]) -> None:
         """Let others know which kinds of instances a service here claims. Raises `StoreError`."""
         self._kinds[service] = list(kinds)
         every = [list(kind) for some in self._kinds.values() for kind in some]
         await self.tell(kinds=every)
-
-    def _note_text(self) -> str:
-        return json.dumps(self._note)

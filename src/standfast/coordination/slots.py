@@ -25,6 +25,14 @@ class Slots:
         left = self.limit - self.taken
         return left if own is None else min(left, own - self.by_name[name])
 
+    def take_if_free(self, name: str, own: int | None) -> bool:
+        """One comes if it fits, as `room` says; whether it did."""
+        if self.taken >= self.limit or (own is not None and self.by_name[name] >= own):
+            return False
+        self.taken += 1
+        self.by_name[name] += 1
+        return True
+
     def take(self, name: str) -> None:
         """One comes."""
         self.taken += 1

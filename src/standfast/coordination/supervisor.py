@@ -52,9 +52,9 @@ class Supervisor:
         self._posts = [_Post(self, service) for service in services]
         self._tasks: list[asyncio.Task[None]] = []
         self._joined = asyncio.Event()
-        self._freed = asyncio.Event()
         self.is_stopping: bool = False
         self._store_answers = True
+        self._beat_at: float | None = None
         self._telling: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = _nothing
 
@@ -68,6 +68,22 @@ class Supervisor:
         """Whether the last beat reached the store."""
         return self._store_answers
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has joined the others, so that its heart beats."""
+        return self._beat_at is not None
+
+    @property
+    def is_beating(self) -> bool:
+        """Whether the heartbeat goes on: not before the start, nor after the stop."""
+        return any(not task.done() for task in self._tasks)
+
+    @property
+    def beat_age(self) -> float:
+        """Seconds since the last beat ended, well or not; 0 before the first."""
+        at = self._beat_at
+        return 0.0 if at is None else self.clock.monotonic() - at
+
     # -- life --------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -77,7 +93,8 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         await self._join()
-        self._unsubscribe = self.membership.leases.on_freed(self._freed.set)
+        self._unsubscribe = self.membership.leases.on_freed(self._freed)
+        self._beat_at = self.clock.monotonic()
         self._tasks = [loop.create_task(self._beat())]
         if self.watchdog is not None:
             self.watchdog.start(loop)
@@ -115,15 +132,9 @@ class Supervisor:
             await self._joined.wait()
         return token
 
-    async def freed(self) -> None:
-        """Return soon after a lease may have become free."""
-        self._freed.clear()
-        patience = min(_STANDS_BY_FOR, self.membership.beats_every)
-        try:
-            async with asyncio.timeout(patience):
-                await self._freed.wait()
-        except TimeoutError:
-            pass  # hints may be lost: look again
+    def _freed(self) -> None:
+        for post in self._posts:
+            post.freed.set()
 
     # -- the heartbeat -----------------------------------------------------------------------
 
@@ -134,12 +145,12 @@ class Supervisor:
         at = loop.time()
         while True:
             at = max(at + membership.beats_every, loop.time())  # what it takes delays no later beat
-            await asyncio.sleep(at - loop.time())
+            await membership.until_beat(at - loop.time())
+            at = min(at, loop.time())
             try:
                 if not await membership.check():
                     await self._lost()
-                for name in membership.take_lost():
-                    await self._lost_one(name)
+                await asyncio.gather(*map(self._lost_one, membership.take_lost()))
                 await membership.tend()
                 self._store_answers = True
             except StoreError as error:
@@ -149,6 +160,7 @@ class Supervisor:
                 log.exception(
                     "renewing the lease failed; trying again in %g s", membership.beats_every
                 )
+            self._beat_at = self.clock.monotonic()
 
     async def _lost(self) -> None:
         """The membership was ended by others: begin everything anew under another."""
@@ -197,6 +209,8 @@ class _Post:
         self._duty: Duty | None = None
         self._cuts = 0
         self._first: asyncio.Future[None] | None = None
+        self.freed = asyncio.Event()
+        """Set when a lease may have become free."""
 
     def _note(self, event: Event, error: str = "") -> None:
         before = self.status.state
@@ -241,7 +255,8 @@ class _Post:
                 break
             if not await self._goes_on_after(error or RuntimeError("it ended by itself")):
                 break
-        self._note("end")
+        if self.status.state != "stopped":  # it is, when its lease was lost while it drained
+            self._note("end")
 
     async def _goes_on_after(self, error: BaseException) -> bool:
         if self._first is not None and not self._first.done():
@@ -262,10 +277,9 @@ class _Post:
     async def _enlist(self) -> Duty:
         """Wait for the leases that a turn needs."""
         membership, own = self.supervisor.membership, None
-        while True:
-            token = await self.supervisor.joined()
-            if not self.service.exclusive:
-                break
+        while self.service.exclusive:
+            await self.supervisor.joined()
+            self.freed.clear()  # before it asks: what is freed from now on is news
             try:
                 own = await membership.hold(self.lease_name)
             except StoreError as error:
@@ -275,10 +289,20 @@ class _Post:
             if self.status.state != "standing_by":
                 log.info("another process runs service %r: standing by", self.service.name)
                 self._note("stand_by")
-            await self.supervisor.freed()
+            await self._await_freed()
+        # Asked for last: it may be another than before the service's own lease was asked for.
+        token = await self.supervisor.joined()
         if self.status.state != "starting":
             self._note("begin")
         return Duty(membership, token, own, self._ready)
+
+    async def _await_freed(self) -> None:
+        patience = min(_STANDS_BY_FOR, self.supervisor.membership.beats_every)
+        try:
+            async with asyncio.timeout(patience):
+                await self.freed.wait()
+        except TimeoutError:
+            pass  # hints may be lost: look again
 
     def _ready(self) -> None:
         self._note("ready")
@@ -291,7 +315,9 @@ class _Post:
         self._cuts += 1
         if turn is not None:
             turn.cancel()
-            done, _ = await asyncio.wait((turn,), timeout=self.supervisor.membership.lease)
+            # No longer, for the heart waits meanwhile.
+            patience = self.supervisor.membership.beats_every
+            done, _ = await asyncio.wait((turn,), timeout=patience)
             if not done:
                 log.error("service %r doesn't end; going on without it", self.service.name)
 

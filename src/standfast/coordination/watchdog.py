@@ -22,6 +22,17 @@ class Watchdog:
     def __init__(self, lease: float) -> None:
         self._lease = lease
         self._stopped = threading.Event()
+        self._unanswered: float | None = None
+        """Since when the loop owes an answer, in monotonic seconds."""
+
+    @property
+    def blocked_for(self) -> float:
+        """For how many seconds the loop hasn't run, as far as is known. Any thread may ask.
+
+        Up to an eighth of the lease passes before a loop that blocks is known to.
+        """
+        since = self._unanswered
+        return 0.0 if since is None else time.monotonic() - since
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch the loop of the calling thread."""
@@ -39,12 +50,18 @@ class Watchdog:
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         ran = threading.Event()
+
+        def answer() -> None:
+            self._unanswered = None
+            ran.set()
+
         while not self._stopped.wait(self._lease / 8):
             ran.clear()
-            asked = time.monotonic()
+            asked = self._unanswered = time.monotonic()
             try:
-                loop.call_soon_threadsafe(ran.set)
+                loop.call_soon_threadsafe(answer)
             except RuntimeError:  # the loop is closed
+                self._unanswered = None
                 return
             patience = self._lease / 4
             while not ran.wait(patience) and not self._stopped.is_set():

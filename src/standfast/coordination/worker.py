@@ -18,7 +18,7 @@ from standfast.coordination.executor import Executor
 from standfast.coordination.membership import Kind, Membership
 from standfast.coordination.service import Duty
 from standfast.coordination.slots import Slots
-from standfast.errors import StoreError, StoreUnavailable
+from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.ports.journal import JournalStore, Loaded
 
 log = logging.getLogger("standfast.coordination.worker")
@@ -66,6 +66,7 @@ class Worker:
         """See `Service.run`."""
         executor, due = self._executor, self._due
         self._membership, self.owner = duty.membership, duty.token
+        self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
         await duty.membership.can_run(self.name, list(executor.kinds))
         due.everything()
         subscriptions = (
@@ -136,7 +137,10 @@ class Worker:
     async def still_ours(self) -> bool:
         """See `Desk.still_ours`."""
         membership = self._membership
-        return membership.token == self.owner and await membership.check()
+        ours = membership.token == self.owner and await membership.check()
+        if not ours:
+            membership.suspect()
+        return ours
 
     # -- taking work -------------------------------------------------------------------------
 
@@ -174,6 +178,10 @@ class Worker:
                 if is_due and not due.is_set:
                     due_at = await self._next_wake()
                 timeout = min(timeout, max(0.005, due_at - clock.now()))
+            except StaleWriter as error:
+                log.warning("nothing can be claimed: %s", error)
+                self._membership.suspect()
+                due.forgot()
             except Exception as error:  # whatever it is, work must be taken again
                 # A claim may have been carried out though its answer was lost: the owner hears of
                 # such ones with its next claims.
@@ -220,9 +228,18 @@ class Worker:
                 return
             found = await self._journal.claim(self.owner, kinds, now=self._clock.now(), limit=room)
             for loaded in found:
-                await self._executor.take_in(loaded)
+                await self._take_in(loaded)
             if len(found) < room:
                 return
+
+    async def _take_in(self, loaded: Loaded) -> None:
+        id, doubts = loaded.instance.id, self._due.doubts
+        try:
+            await self._executor.take_in(loaded)
+            doubts.pop(id, None)
+        except Exception:  # it is owned all the same, so that no claim brings it again
+            log.exception("%s %s couldn't be taken in; trying again", self._executor.pattern, id)
+            doubts.setdefault(id, self._clock.monotonic() + DOUBTED_FOR)
 
     async def _look_into_doubts(self) -> None:
         doubts, now = self._due.doubts, self._clock.monotonic()
@@ -231,9 +248,10 @@ class Worker:
         found: list[Loaded] = await self._journal.load(list(doubts)) if doubts else []
         for loaded in found:
             id = loaded.instance.id
-            doubts.pop(id, None)
             if loaded.instance.owner == self.owner and id not in self._executor.active:
-                await self._executor.take_in(loaded)
+                await self._take_in(loaded)
+            else:
+                doubts.pop(id, None)
 
     async def _collect(self, hinted: Collection[UUID]) -> None:
         """Fetch the mail of instances in memory; one that has left meanwhile must be claimed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from standfast.clock import Clock
 from standfast.ports.providing import Dialect
@@ -88,7 +88,6 @@ statement ends it.
 """
 
 
-@runtime_checkable
 class RunsScripts(Protocol):
     """A `StoreTransaction` that carries a whole script out in one go, faster than by statements."""
 
@@ -102,8 +101,10 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
 
     Raises what its statements raise; then the transaction is to be rolled back.
     """
-    if isinstance(tx, RunsScripts):
-        return await tx.run(script)
+    run = getattr(tx, "run", None)  # quicker than to ask whether it is a `RunsScripts`
+    if run is not None:
+        done: T = await run(script)
+        return done
     rows: Any = None
     while True:
         try:
@@ -135,12 +136,15 @@ class Database(Protocol):
         """What it can do."""
         ...
 
-    def port(self, kind: type[P]) -> P:
-        """The port of that kind, always the same object. Raises `Unsupported` if there is none."""
+    def port(self, protocol: type[P]) -> P:
+        """The port of that protocol, always the same object.
+
+        Raises `Unsupported` where this backend has none.
+        """
         ...
 
-    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
-        """The tables that ports of these kinds need, in the order in which to make them."""
+    def lines(self, protocols: Iterable[type]) -> Sequence[SchemaLine]:
+        """The tables that these ports need, in the order in which to make them."""
         ...
 
     async def open(self) -> None:

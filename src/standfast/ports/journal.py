@@ -73,12 +73,13 @@ class Mail:
     """A message to an instance. `id` makes sending idempotent: a second one with it is dropped,
     also when the first has been consumed.
 
-    `body` is JSON text. `number` is given by the store, in the order of arrival at the instance.
+    `subject` says what `body`, JSON text, is about. `number` is given by the store, in the order of
+    arrival at the instance.
     """
 
     to: UUID
     id: str
-    kind: str
+    subject: str
     body: str
     at: float
     number: int = 0

@@ -38,9 +38,9 @@ class Provided:
 _announced: dict[tuple[str, type], Provided] = {}
 
 
-def provide(dialect: Dialect, kind: type, provided: Provided) -> None:
+def provide(dialect: Dialect, protocol: type, provided: Provided) -> None:
     """Announce how databases of a dialect provide a port of your own. A second time replaces it."""
-    _announced[dialect, kind] = provided
+    _announced[dialect, protocol] = provided
 
 
 class Ports:
@@ -54,43 +54,43 @@ class Ports:
         self._package = package
         self._made: dict[type, Any] = {}
 
-    def get(self, kind: type[P]) -> P:
+    def get(self, protocol: type[P]) -> P:
         """The port. Raises `Unsupported` where the backend has none."""
-        made = self._made.get(kind)
+        made = self._made.get(protocol)
         if made is None:
-            made = self._made[kind] = self._provided(kind).make(self._database)
+            made = self._made[protocol] = self._provided(protocol).make(self._database)
         return cast(P, made)
 
     def made(self) -> Sequence[Any]:
         """Those that were asked for so far."""
         return list(self._made.values())
 
-    def lines(self, kinds: Iterable[type]) -> list[SchemaLine]:
+    def lines(self, protocols: Iterable[type]) -> list[SchemaLine]:
         """The tables that these ports need, and the ports that they build on: those first."""
         found: dict[str, SchemaLine] = {}
 
-        def visit(kind: type) -> None:
-            provided = self._provided(kind)
+        def visit(protocol: type) -> None:
+            provided = self._provided(protocol)
             for need in provided.needs:
                 visit(need)
             if provided.line is not None:
                 found.setdefault(provided.line.name, provided.line)
 
-        for kind in kinds:
-            visit(kind)
+        for protocol in protocols:
+            visit(protocol)
         return list(found.values())
 
-    def _provided(self, kind: type) -> Provided:
-        announced = _announced.get((self._database.dialect, kind))
+    def _provided(self, protocol: type) -> Provided:
+        announced = _announced.get((self._database.dialect, protocol))
         if announced is not None:
             return announced
-        name = f"{self._package}.{kind.__module__.rpartition('.')[2]}"
-        if kind.__module__.startswith("standfast.ports.") and find_spec(name) is not None:
+        name = f"{self._package}.{protocol.__module__.rpartition('.')[2]}"
+        if protocol.__module__.startswith("standfast.ports.") and find_spec(name) is not None:
             provides: dict[type, Provided] = getattr(import_module(name), "PROVIDES", {})
-            if kind in provides:
-                return provides[kind]
+            if protocol in provides:
+                return provides[protocol]
         raise Unsupported(
-            f"{self._database.url} has no {kind.__name__}: use a database that has one, or "
+            f"{self._database.url} has no {protocol.__name__}: use a database that has one, or "
             f"announce one with standfast.ports.provide({self._database.dialect!r}, "
-            f"{kind.__name__}, …)"
+            f"{protocol.__name__}, …)"
         )

@@ -34,7 +34,7 @@ class Fallback(Policy):
     no is an answer. Each substitute is told to the caller through `collect_degraded`, and counted.
     """
 
-    kind: ClassVar[str] = "fallback"
+    label: ClassVar[str] = "fallback"
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class Hedge(Policy):
     can't end a thread, so a loser runs on and shows in ``standfast.hedge.abandoned``.
     """
 
-    kind: ClassVar[str] = "hedge"
+    label: ClassVar[str] = "hedge"
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from standfast.durations import human
 from standfast.errors import ConfigurationError
 from standfast.resilience.policy import Policy
 
-# (outer, inner): why not. By `Policy.kind`, so that no policy must be imported to be checked.
+# (outer, inner): why not. By `Policy.label`, so that no policy must be imported to be checked.
 REFUSED = {
     ("retry", "fallback"): (
         "the fallback answers every failure, so the retry would never see one. "
@@ -48,7 +48,7 @@ def check(policies: tuple[Policy, ...]) -> None:
     if not policies:
         raise ConfigurationError("a Pipeline without policies does nothing: give at least one")
     for outer, inner in combinations(policies, 2):
-        reason = REFUSED.get((outer.kind, inner.kind)) or _between(outer, inner)
+        reason = REFUSED.get((outer.label, inner.label)) or _between(outer, inner)
         if reason is not None:
             raise ConfigurationError(f"{inner!r} inside {outer!r}: {reason}")
 
@@ -57,14 +57,14 @@ def _between(outer: Policy, inner: Policy) -> str | None:
     """What depends on the options of the two."""
     if outer is inner:
         return "it is the same policy twice, and would count each call twice. Keep one"
-    if (outer.kind, inner.kind) == ("timeout", "timeout"):
+    if (outer.label, inner.label) == ("timeout", "timeout"):
         longest, length = getattr(outer, "after", 0.0), getattr(inner, "after", 0.0)
         if length >= longest:
             return (
                 f"the inner timeout of {human(length)} can't come before the outer one of "
                 f"{human(longest)}. Make it shorter, or leave it out"
             )
-    if (outer.kind, inner.kind) == ("retry", "hedge") and not getattr(outer, "idempotent", True):
+    if (outer.label, inner.label) == ("retry", "hedge") and not getattr(outer, "idempotent", True):
         return (
             "idempotent=False says that the call must not be made twice, which is what a hedge "
             "does. Leave the hedge out"

@@ -40,7 +40,7 @@ class Pipeline(Policy):
     and cancelled.
     """
 
-    kind: ClassVar[str] = "pipeline"
+    label: ClassVar[str] = "pipeline"
 
     def __init__(self, *policies: Policy, name: str = "") -> None:
         for policy in policies:
@@ -80,7 +80,7 @@ class Pipeline(Policy):
     def measures(self) -> Iterable[Measure]:
         """Calls by outcome."""
         for outcome, count in self._counts.items():
-            attributes = {"policy": self.kind, "name": self._name, "outcome": outcome}
+            attributes = {"policy": self.label, "name": self._name, "outcome": outcome}
             yield "standfast.resilience.calls", count, attributes
 
     def around(self, call: Call) -> Call:

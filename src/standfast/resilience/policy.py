@@ -31,7 +31,7 @@ class Policy:
 
     __slots__ = ()
 
-    kind: ClassVar[str] = ""
+    label: ClassVar[str] = ""
 
     # -- for authors -------------------------------------------------------------------------
 

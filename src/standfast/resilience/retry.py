@@ -12,22 +12,10 @@ from standfast.errors import ConfigurationError, Refused, Rejected
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.retry_rules import Counts
 
 if TYPE_CHECKING:
     from standfast.resilience.retrying import Attempt
-
-
-class Counts:
-    """What a policy has counted, for telemetry."""
-
-    __slots__ = ("exhausted", "failed", "retries", "succeeded", "watched")
-
-    def __init__(self) -> None:
-        self.succeeded: int = 0
-        self.failed: int = 0
-        self.retries: int = 0
-        self.exhausted: int = 0
-        self.watched: bool = False
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -58,7 +46,7 @@ class Retry(Policy):
                 ...
     """
 
-    kind: ClassVar[str] = "retry"
+    label: ClassVar[str] = "retry"
 
     attempts: int | None = 3
     backoff: Backoff = field(default_factory=Exponential)
@@ -151,7 +139,7 @@ class Retry(Policy):
     def measures(self) -> Iterable[Measure]:
         """Calls by outcome, retries, exhaustions and what is left of the budget."""
         counts, name = self.counts, {"name": self.name}
-        calls = {"policy": self.kind, "name": self.name}
+        calls = {"policy": self.label, "name": self.name}
         yield "standfast.resilience.calls", counts.succeeded, {**calls, "outcome": "success"}
         yield "standfast.resilience.calls", counts.failed, {**calls, "outcome": "failure"}
         yield "standfast.retry.retries", counts.retries, name

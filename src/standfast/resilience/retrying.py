@@ -6,15 +6,15 @@ import random
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from standfast.clock import pause
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import is_marked, let_pass
 from standfast.resilience.deadline import remaining
-from standfast.resilience.policy import AsyncCall, Call
-from standfast.resilience.retry import Retry
+from standfast.resilience.policy import AsyncCall, Call, Policy
 from standfast.resilience.retry_after import retry_after
+from standfast.resilience.retry_rules import RetryRules
 from standfast.resilience.running import current_task
 from standfast.resilience.telemetry import CALLS, Instrument, span_event, watch
 
@@ -33,7 +33,7 @@ class Tries:
 
     __slots__ = ("delay", "made", "retry", "started")
 
-    def __init__(self, retry: Retry, started: float) -> None:
+    def __init__(self, retry: RetryRules, started: float) -> None:
         self.retry = retry
         self.started = started
         self.made = 0
@@ -72,7 +72,7 @@ class Tries:
     def _next(self, asked: float | None) -> str | None:
         """Set the next `delay`, or tell why there is none."""
         retry = self.retry
-        total: float | None = retry.total  # type: ignore[assignment]
+        total: float | None = retry.total
         elapsed = 0.0 if total is None else retry.clock.monotonic() - self.started
         delay = retry.next_delay(self.made, elapsed, self.delay, random.random())  # noqa: S311
         if delay is None:
@@ -80,7 +80,7 @@ class Tries:
                 return f"attempts={retry.attempts}"
             return f"total={total:g}s would pass"
         if asked is not None and asked > delay:
-            if asked > retry.max_retry_after:  # type: ignore[operator]
+            if asked > retry.max_retry_after:
                 return f"asked to wait {asked:g}s, max_retry_after={retry.max_retry_after:g}s"
             if total is not None and elapsed + asked > total:
                 return f"asked to wait {asked:g}s, total={total:g}s would pass"
@@ -107,13 +107,13 @@ def _kind(error: Exception | None) -> str:
     return "" if error is None else type(error).__qualname__
 
 
-def _observed(retry: Retry) -> None:
+def _observed(retry: RetryRules) -> None:
     if not retry.counts.watched:
         retry.counts.watched = True
-        watch(retry, INSTRUMENTS)
+        watch(cast(Policy, retry), INSTRUMENTS)
 
 
-def around(retry: Retry, call: Call) -> Call:
+def around(retry: RetryRules, call: Call) -> Call:
     """`call`, tried again in this thread."""
     _observed(retry)
     counts, budget, unwanted = retry.counts, retry.budget, retry.on_result
@@ -147,7 +147,7 @@ def around(retry: Retry, call: Call) -> Call:
     return retried
 
 
-def around_async(retry: Retry, call: AsyncCall) -> AsyncCall:
+def around_async(retry: RetryRules, call: AsyncCall) -> AsyncCall:
     """`call`, tried again in the task that awaits it."""
     _observed(retry)
     counts, budget, unwanted = retry.counts, retry.budget, retry.on_result
@@ -219,7 +219,7 @@ class _Block:
 
     __slots__ = ("cancels", "entered", "next_delay", "retry", "tries")
 
-    def __init__(self, retry: Retry) -> None:
+    def __init__(self, retry: RetryRules) -> None:
         _observed(retry)
         self.retry = retry
         self.tries: Tries | None = None

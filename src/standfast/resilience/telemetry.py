@@ -20,7 +20,7 @@ from standfast.resilience.policy import Policy
 class Instrument(NamedTuple):
     """How an observed number is told."""
 
-    kind: Literal["counter", "updown", "gauge"]
+    type: Literal["counter", "updown", "gauge"]
     unit: str
     description: str
 
@@ -80,7 +80,7 @@ def _observe(name: str, instrument: Instrument) -> None:
         "updown": meter.create_observable_up_down_counter,
         "gauge": meter.create_observable_gauge,
     }
-    create[instrument.kind](
+    create[instrument.type](
         name, callbacks=[read], unit=instrument.unit, description=instrument.description
     )
 

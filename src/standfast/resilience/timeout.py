@@ -44,7 +44,7 @@ class Timeout(Policy):
     passed already, `TimedOut` is raised before the call is made.
     """
 
-    kind: ClassVar[str] = "timeout"
+    label: ClassVar[str] = "timeout"
 
     def __init__(self, after: Duration, *, name: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
         self.after: float = seconds(after, name="after")

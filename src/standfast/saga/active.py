@@ -71,7 +71,7 @@ class Active:
         self.last_mail = mail.number
         event: ev.Event
         try:
-            event = ev.from_mail(mail.kind, mail.body)
+            event = ev.from_mail(mail.subject, mail.body)
         except CorruptRecord:
             log.exception("saga %s: dropped unreadable mail %s", self.id, mail.id)
             event = ev.Tick()
@@ -94,7 +94,7 @@ class Active:
         if opened.move is not None and opened.mail is not None:
             self.post(opened.move)
             # Earlier requests to move are settled with the last.
-            settled = [mail.number for mail in mails if mail.kind == opened.mail.kind]
+            settled = [mail.number for mail in mails if mail.subject == opened.mail.subject]
             self.consumed.extend(settled)
             self.shown = ("", "", "")
             mails = [mail for mail in mails if mail.number not in settled]

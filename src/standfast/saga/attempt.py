@@ -61,7 +61,7 @@ class AttemptRunner:
         """Run one attempt, or ask the definition, and answer with what came of it."""
         if isinstance(command, Resolve):
             return self._answer(active, command.branch)
-        if command.branch.step.kind == "child":
+        if command.branch.step.form == "child":
             return ev.Undone(command.branch.id)
         try:
             return self.success(active, command, await self.call(active, command, None))

@@ -103,7 +103,7 @@ class Branch:
     @property
     def has_begun(self) -> bool:
         """Whether its forward work was begun, as far as is known."""
-        waits = self.step.kind == "wait" and not self.step.conditional
+        waits = self.step.form == "wait" and not self.step.conditional
         return self.touched or self.answered or waits or self.is_closed
 
     @property
@@ -116,7 +116,7 @@ class Branch:
         """Whether the definition must be asked (condition, items, child's input) first."""
         step = self.step
         return (
-            (step.conditional or step.fans_out or step.kind == "child")
+            (step.conditional or step.fans_out or step.form == "child")
             and not self.answered
             and self.item is None
             and self.state == "open"
@@ -127,12 +127,12 @@ class Branch:
         """Whether its action may be run."""
         step = self.step
         is_whole = step.fans_out and self.item is None
-        return self.state == "open" and step.kind == "action" and not is_whole
+        return self.state == "open" and step.form == "action" and not is_whole
 
     @property
     def is_wait(self) -> bool:
         """Whether it waits for a signal."""
-        return self.step.kind == "wait" and self.state == "open" and not self.needs_answer
+        return self.step.form == "wait" and self.state == "open" and not self.needs_answer
 
     @property
     def is_passive(self) -> bool:
@@ -144,7 +144,7 @@ class Branch:
     @property
     def undoable(self) -> bool:
         """Whether there is something that would undo it."""
-        if self.step.kind == "child":
+        if self.step.form == "child":
             return self.child is not None and not self.step.no_compensation
         return self.step.undo and not self.fans_out
 

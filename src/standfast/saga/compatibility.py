@@ -24,12 +24,12 @@ AT_ONCE = 100
 class Problem:
     """What would break, and where.
 
-    `kind` is "journal" (unreadable), "version" (not registered: the text says whether `standfast
+    `aspect` is "journal" (unreadable), "version" (not registered: the text says whether `standfast
     sagas migrate` would move it), "step" (gone), "order" (a step that couldn't have begun there, or
-    has another kind now), "input", "result" or "signal" (doesn't decode).
+    has another form now), "input", "result" or "signal" (doesn't decode).
     """
 
-    kind: str
+    aspect: str
     text: str
 
 
@@ -130,7 +130,7 @@ def _gone(definition: Definition, facts: Sequence[fx.AnyFact]) -> Problem | None
 
 
 def _changed(state: SagaState) -> list[Problem]:
-    """The steps that were begun as another kind of step than they are now."""
+    """The steps that were begun as another form of step than they are now."""
     found: list[Problem] = []
     for branch in state.branches.values():
         step = branch.step
@@ -139,7 +139,7 @@ def _changed(state: SagaState) -> list[Problem]:
             found.append(Problem("order", f"step {step.name!r} doesn't fan out any more"))
         elif whole and step.fans_out and branch.result is not None:
             found.append(Problem("order", f"step {step.name!r} ran once, and now fans out"))
-        elif branch.child is not None and step.kind != "child":
+        elif branch.child is not None and step.form != "child":
             found.append(Problem("order", f"step {step.name!r} runs no child saga any more"))
     return found
 
@@ -148,11 +148,11 @@ def _undecodable(definition: Definition, state: SagaState) -> list[Problem]:
     """The stored values that don't decode to the types in today's code."""
     found: list[Problem] = []
 
-    def decode(kind: str, what: str, data: Any, type: Any) -> None:
+    def decode(aspect: str, what: str, data: Any, type: Any) -> None:
         try:
             definition.codec.decode(data, type)
         except CodecError as error:
-            found.append(Problem(kind, f"{what}: {error}"))
+            found.append(Problem(aspect, f"{what}: {error}"))
 
     decode("input", "its input", state.started.input, definition.input_type)
     for branch in state.branches.values():

@@ -38,9 +38,9 @@ def describe(definition: Definition) -> str:
 
 def _step(plan: StepPlan, step: Step[Any, Any]) -> list[str]:
     what = (inspect.getdoc(step.function) or "").partition("\n")[0] if step.function else ""
-    if plan.kind == "wait":
+    if plan.form == "wait":
         what = f"waits for the signal `{plan.signal}`"
-    elif plan.kind == "child" and step.child is not None:
+    elif plan.form == "child" and step.child is not None:
         what = f"runs the saga `{step.child.saga_name()}`"
     marks = [
         text
@@ -53,14 +53,14 @@ def _step(plan: StepPlan, step: Step[Any, Any]) -> list[str]:
         if holds
     ]
     what = " ".join([what, f"({', '.join(marks)})" if marks else ""]).strip()
-    is_wait = plan.kind == "wait"
+    is_wait = plan.form == "wait"
     return [
         f"`{plan.name}`",
         what,
         ", ".join(f"`{name}`" for name in plan.after),
         _timeout(plan.timeout),
-        "" if plan.kind != "action" else _retry(plan.retry),
-        plan.on_timeout if is_wait else plan.on_exhausted if plan.kind == "action" else "",
+        "" if plan.form != "action" else _retry(plan.retry),
+        plan.on_timeout if is_wait else plan.on_exhausted if plan.form == "action" else "",
     ]
 
 
@@ -77,9 +77,9 @@ def _undo(plan: StepPlan, step: Step[Any, Any], pivot: str | None) -> list[str]:
         why = f"needs none: {plan.no_compensation}"
     elif plan.pivot:
         why = "the point of no return"
-    elif plan.kind == "child":
+    elif plan.form == "child":
         why = "asking the child saga to undo itself"
-    elif plan.kind == "wait":
+    elif plan.form == "wait":
         why = "nothing to undo"
     else:
         why = f"never: it comes after the pivot `{pivot}`"

@@ -27,7 +27,7 @@ def mermaid(plan: Plan, state: SagaState | None = None) -> str:
         lines += [f"    {before} {arrow} s_{step.name}" for before in _before(step)]
         if not plan.successors[step.name]:
             lines.append(f"    s_{step.name} --> finish")
-        if step.undo or (step.kind == "child" and not step.no_compensation):
+        if step.undo or (step.form == "child" and not step.no_compensation):
             lines.append(f'    u_{step.name}["undo {step.name}"]')
             lines.append(f"    s_{step.name} -. compensation .-> u_{step.name}")
     used: set[str] = set()
@@ -60,11 +60,11 @@ def _node(step: StepPlan) -> str:
     label = step.name
     if step.fans_out:
         label += " (each item)" if step.limit is None else f" (each item, {step.limit} at a time)"
-    if step.kind == "wait":
+    if step.form == "wait":
         within = "" if step.timeout is None else f" within {human(step.timeout)}"
         label = f"wait for {step.signal}{within}"
     if step.pivot:
         label += " (pivot)"
-    left, right = {"action": ("[", "]"), "wait": ("{{", "}}"), "child": ("[[", "]]")}[step.kind]
+    left, right = {"action": ("[", "]"), "wait": ("{{", "}}"), "child": ("[[", "]]")}[step.form]
     text = label.replace('"', "#quot;")
     return f's_{step.name}{left}"{text}"{right}'

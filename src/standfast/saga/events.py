@@ -138,17 +138,17 @@ _MAIL: dict[str, type[Mailed]] = {
     "undo": UndoAsked,
     "migrate": MigrateAsked,
 }
-_KINDS = {event: kind for kind, event in _MAIL.items()}
+_SUBJECTS = {event: subject for subject, event in _MAIL.items()}
 
 
 def to_mail(event: Mailed) -> tuple[str, str]:
-    """The kind and JSON body by which an event travels."""
-    return _KINDS[type(event)], msgspec.json.encode(event).decode()
+    """The subject and JSON body by which an event travels."""
+    return _SUBJECTS[type(event)], msgspec.json.encode(event).decode()
 
 
-def from_mail(kind: str, body: str) -> Mailed:
+def from_mail(subject: str, body: str) -> Mailed:
     """The event in a mail. Raises `CorruptRecord`."""
     try:
-        return msgspec.json.decode(body, type=_MAIL[kind])
+        return msgspec.json.decode(body, type=_MAIL[subject])
     except (KeyError, msgspec.MsgspecError) as error:
-        raise CorruptRecord(f"mail of kind {kind!r} can't be read: {error}") from error
+        raise CorruptRecord(f"mail about {subject!r} can't be read: {error}") from error

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from standfast.clock import Clock
 from standfast.coordination.executor import Desk
+from standfast.coordination.slots import Slots
 from standfast.errors import StandfastError
 from standfast.pattern import Host
 from standfast.ports.journal import JournalStore, Loaded, Mail
@@ -38,6 +39,7 @@ class SagaExecutor:
 
     def __init__(self, host: Host, definitions: Definitions, telemetry: SagaTelemetry) -> None:
         self.host: Host = host
+        self.clock: Clock = host.clock
         self.definitions: Definitions = definitions
         self.telemetry: SagaTelemetry = telemetry
         self.linger: float = 1.0
@@ -46,11 +48,6 @@ class SagaExecutor:
         self._desk: Desk | None = None
         self._runner: Runner | None = None
         self._draining = False
-
-    @property
-    def clock(self) -> Clock:
-        """The app's clock."""
-        return self.host.clock
 
     @cached_property
     def journal(self) -> JournalStore:
@@ -125,23 +122,21 @@ class SagaExecutor:
         """See `Executor.end`."""
         runner, self._runner = self._runner, None
         if runner is not None:
-            await runner.appends.close()
+            await runner.close()
 
     # -- what begins here --------------------------------------------------------------------
 
-    def reserve(self, definition: Definition) -> Desk | None:
-        """Take a place for one that is being started; None if there is none here, or no desk."""
-        desk = self._desk
-        if desk is None or self._draining:
+    def reserve(self, definition: Definition) -> Runner | None:
+        """Take a place for one that is being started; None if there is none here."""
+        runner = self._runner
+        if runner is None or self._desk is None or self._draining:
             return None
-        if desk.slots.room(definition.name, definition.max_in_flight) <= 0:
-            return None
-        desk.slots.take(definition.name)
-        return desk
+        fits = runner.desk.slots.take_if_free(definition.name, definition.max_in_flight)
+        return runner if fits else None
 
-    def give_back(self, definition: Definition) -> None:
-        """Give up a place that was reserved."""
-        if self._desk is not None and self._desk.slots.give_back(definition.name):
+    def give_back(self, definition: Definition, slots: Slots) -> None:
+        """Give up a place that was reserved in these slots, maybe of a turn that is over."""
+        if slots.give_back(definition.name) and self._desk is not None:
             self._desk.wake()
 
     def begun(self, prepared: Prepared, owner: int | None = None) -> None:

@@ -22,7 +22,7 @@ def record(loaded: Loaded) -> dict[str, Any]:
     """
     facts = [_plain(text) for text in loaded.facts]
     mails = [
-        {"id": mail.id, "kind": mail.kind, "at": mail.at, "body": _plain(mail.body)}
+        {"id": mail.id, "subject": mail.subject, "at": mail.at, "body": _plain(mail.body)}
         for mail in loaded.mails
     ]
     bodies = [*facts, *(mail["body"] for mail in mails)]

@@ -191,13 +191,13 @@ class Machine(SagaState):
             self._emit(fx.StepSkipped(at=now, branch=branch.id))
         elif event.items is not None:
             self._emit(fx.FannedOut(at=now, branch=branch.id, items=event.items))
-        elif branch.step.kind == "child":
+        elif branch.step.form == "child":
             child = self.child_id(branch)
             self._emit(fx.ChildStarted(at=now, branch=branch.id, child=child))
 
     def _undone(self, event: ev.Undone, now: float, random: float) -> None:
         branch = self.branches[event.branch]
-        if branch.step.kind == "child":
+        if branch.step.form == "child":
             self._emit(fx.ChildUndoRequested(at=now, branch=branch.id))
         else:
             self._emit(

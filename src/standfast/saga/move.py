@@ -52,7 +52,7 @@ def open_instance(definitions: Definitions, loaded: Loaded) -> Opened:
 
     Raises `CorruptRecord`, `CodecError`, `SagaNotFound` or `MoveRefused`.
     """
-    asked = [mail for mail in loaded.mails if mail.kind == MIGRATE]
+    asked = [mail for mail in loaded.mails if mail.subject == MIGRATE]
     facts = [fx.decode(text, number) for number, text in enumerate(loaded.facts)]
     version = _version(loaded, facts)
     if not asked or loaded.instance.version == version:
@@ -86,7 +86,7 @@ def _moved(
     version: int,
     mail: Mail,
 ) -> Opened:
-    asked = ev.from_mail(mail.kind, mail.body)
+    asked = ev.from_mail(mail.subject, mail.body)
     assert isinstance(asked, ev.MigrateAsked)
     definition = definitions.by_kind.get((PATTERN, loaded.instance.name, asked.version))
     if definition is None:

@@ -204,7 +204,7 @@ class Operations:
             value = with_defaults(definition.codec.decode(input, definition.input_type))
         except CodecError as error:
             raise ConfigurationError(f"the input of saga {name!r}: {error}") from error
-        return await self.sagas.start(definition, value, key=key, correlation_id=correlation_id)
+        return await self.sagas.starter.start(name, value, key=key, correlation_id=correlation_id)
 
     async def fork(
         self, id: UUID, *, key: str | None = None, replace: Mapping[str, Any] | None = None

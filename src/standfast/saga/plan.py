@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 from standfast.errors import DefinitionError
 from standfast.resilience.retry import Retry
 
-StepKind: TypeAlias = Literal["action", "wait", "child"]
+StepForm: TypeAlias = Literal["action", "wait", "child"]
 OnExhausted: TypeAlias = Literal["compensate", "park"]
 OnTimeout: TypeAlias = Literal["compensate", "park", "continue"]
 
@@ -24,7 +24,7 @@ class StepPlan:
     """
 
     name: str
-    kind: StepKind = "action"
+    form: StepForm = "action"
     after: tuple[str, ...] = ()
     pivot: bool = False
     conditional: bool = False
@@ -88,7 +88,7 @@ class Plan:
                 self.successors[before].append(step.name)
         self.descendants: dict[str, frozenset[str]] = self._reach()
         self.waiting_for: dict[str, int] = {n: len(s.after) for n, s in self.steps.items()}
-        self.has_waits: bool = any(step.kind == "wait" for step in self.steps.values())
+        self.has_waits: bool = any(step.form == "wait" for step in self.steps.values())
         pivots = [s.name for s in self.steps.values() if s.pivot]
         if len(pivots) > 1:
             raise self._error(
@@ -168,14 +168,14 @@ class Plan:
                         f"{self.pivot!r}",
                         "remove the compensation, or move the pivot",
                     )
-                answer = step.on_timeout if step.kind == "wait" else step.on_exhausted
+                answer = step.on_timeout if step.form == "wait" else step.on_exhausted
                 if after and answer == "compensate":
                     raise self._error(
                         step.name,
                         f"is after the pivot {self.pivot!r}, so it can't be answered by "
                         "compensating",
                         'choose on_exhausted="park"'
-                        if step.kind != "wait"
+                        if step.form != "wait"
                         else 'choose on_timeout="park" or "continue"',
                     )
                 if after:
@@ -200,7 +200,7 @@ class Plan:
                         'choose on_exhausted="park"',
                     )
                 continue
-            if step.kind == "action" and not step.undo and not step.no_compensation.strip():
+            if step.form == "action" and not step.undo and not step.no_compensation.strip():
                 raise self._error(
                     step.name,
                     "has no compensation",

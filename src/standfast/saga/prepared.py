@@ -16,6 +16,7 @@ from standfast.ports.journal import Instance, Start
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.registry import PATTERN
+from standfast.saga.spans import Spans
 from standfast.text import checked
 
 NAME_LENGTH = 500
@@ -45,10 +46,15 @@ def prepare(
     key: str | None = None,
     correlation_id: str | None = None,
     trace: dict[str, str] | None = None,
+    spans: Spans | None = None,
     id: UUID | None = None,
     parent: Parent | None = None,
 ) -> Prepared:
-    """Check a start and put it into form. Raises `ConfigurationError`, `CodecError`."""
+    """Check a start and put it into form. Raises `ConfigurationError`, `CodecError`.
+
+    `trace` is the trace context that it starts with; by default `spans` begins one, if there are
+    any.
+    """
     expected = definition.input_class
     if expected is not None and not isinstance(input, expected):
         raise ConfigurationError(
@@ -60,6 +66,8 @@ def prepare(
     key = str(id) if key is None else checked(key, name="key", longest=NAME_LENGTH)
     if correlation_id:
         checked(correlation_id, name="correlation_id", longest=NAME_LENGTH)
+    if trace is None:
+        trace = {} if spans is None else spans.begin(definition.name, key)
     deadline = None if plan.deadline is None else now + plan.deadline
     fact = fx.Started(
         at=now,
@@ -68,7 +76,7 @@ def prepare(
         key=key,
         correlation_id=correlation_id or key,
         deadline_at=deadline,
-        trace=trace or {},
+        trace=trace,
         parent=parent.id if parent else None,
         parent_branch=parent.branch if parent else "",
     )

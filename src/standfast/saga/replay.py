@@ -35,7 +35,7 @@ def replay(
             )
         state.apply(fact)
     for branch in state.open.values():
-        if branch.step.kind == "action":
+        if branch.step.form == "action":
             branch.touched = True
 
 

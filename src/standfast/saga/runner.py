@@ -25,7 +25,15 @@ from standfast.errors import (
     StoreUnavailable,
 )
 from standfast.pattern import Host
-from standfast.ports.journal import Append, Change, JournalStore, Loaded, Mail
+from standfast.ports.journal import (
+    Append,
+    Change,
+    JournalStore,
+    Loaded,
+    Mail,
+    Start,
+    StartAnswer,
+)
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
@@ -93,6 +101,15 @@ class Runner:
             lanes=lanes,
             patience=STEP_TURNS if lanes == 1 else 0,
         )
+
+        self.starts: Batcher[Start, StartAnswer] = Batcher(
+            partial(self._journal.start, owner=desk.owner), lanes=lanes
+        )
+
+    async def close(self) -> None:
+        """Finish the writes that were accepted."""
+        await self.starts.close()
+        await self.appends.close()
 
     def launch(self, active: Active) -> None:
         """Begin to drive an instance."""
@@ -333,8 +350,8 @@ class Runner:
         return append
 
     def _mail(self, to: UUID, id: str, event: ev.Mailed) -> Mail:
-        kind, body = ev.to_mail(event)
-        return Mail(to, id, kind, body, self._clock.now())
+        subject, body = ev.to_mail(event)
+        return Mail(to, id, subject, body, self._clock.now())
 
     def _report(self, active: Active) -> Mail:
         machine = active.machine

@@ -19,7 +19,6 @@ from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
 from standfast.saga.polling import Poller, next_look
@@ -58,7 +57,7 @@ class Sagas:
         self.definitions: Definitions = self._given or Definitions(host.codec)
         self.store: JournalStore = host.database.port(JournalStore)
         self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)
-        self.starter: Starter = Starter(self.store, self.executor)
+        self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
         self._poller = Poller(self.store)
 
@@ -91,36 +90,6 @@ class Sagas:
             )
         ]
 
-    # -- starting ----------------------------------------------------------------------------
-
-    async def start(
-        self,
-        saga: type[Saga[Any]] | str | Definition,
-        input: Any,
-        *,
-        key: str | None = None,
-        correlation_id: str | None = None,
-    ) -> SagaHandle[Any]:
-        """See `Standfast.start`."""
-        definition = saga if isinstance(saga, Definition) else self.definitions.of(saga)
-        prepared = self.starter.prepare(definition, input, key, correlation_id)
-        answer = await self.starter.start(prepared)
-        return SagaHandle(self, answer.id, answer.created)
-
-    async def start_within(
-        self,
-        tx: UnitOfWork,
-        saga: type[Saga[Any]] | str,
-        input: Any,
-        *,
-        key: str | None = None,
-        correlation_id: str | None = None,
-    ) -> SagaHandle[Any]:
-        """See `Transaction.start`."""
-        prepared = self.starter.prepare(self.definitions.of(saga), input, key, correlation_id)
-        answer = await self.starter.start_within(tx, prepared)
-        return SagaHandle(self, answer.id, answer.created)
-
     # -- speaking ----------------------------------------------------------------------------
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
@@ -148,8 +117,8 @@ class Sagas:
                 checked(value, name=field)
         if mail_id is not None:
             checked(mail_id, name="id", longest=NAME_LENGTH)
-        kind, body = ev.to_mail(event)
-        return Mail(id, mail_id or str(new_id()), kind, body, self.clock.now())
+        subject, body = ev.to_mail(event)
+        return Mail(id, mail_id or str(new_id()), subject, body, self.clock.now())
 
     async def signal(
         self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None

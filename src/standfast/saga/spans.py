@@ -230,7 +230,7 @@ def _start(context: TraceContext) -> SpanContext:
 
 def _attributes(branch: Branch, outcome: str, attempts: int | None) -> dict[str, str | int]:
     known: dict[str, str | int] = {"standfast.branch": branch.id, "standfast.outcome": outcome}
-    if attempts is not None and branch.step.kind == "action":
+    if attempts is not None and branch.step.form == "action":
         known["standfast.attempts"] = attempts
     return known
 

@@ -225,7 +225,7 @@ class SagaState:
         branch.attempt = fact.attempt
         branch.result = fact.result
         branch.completed_at = fact.at
-        if branch.step.kind == "wait":
+        if branch.step.form == "wait":
             signal = self.signal_for(branch)
             if signal is not None:
                 self.signals.remove(signal)

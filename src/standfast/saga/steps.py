@@ -10,7 +10,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import DefinitionError
 from standfast.resilience.backoff import Exponential
 from standfast.resilience.retry import Retry
-from standfast.saga.plan import OnExhausted, OnTimeout, StepKind, StepPlan
+from standfast.saga.plan import OnExhausted, OnTimeout, StepForm, StepPlan
 from standfast.saga.saga import Member, Saga
 from standfast.text import is_storable
 
@@ -38,11 +38,11 @@ class Step(Member, Generic[I, R]):
         self,
         function: Callable[..., Awaitable[R]] | None,
         *,
-        kind: StepKind = "action",
+        form: StepForm = "action",
         options: dict[str, Any] | None = None,
     ) -> None:
         self.name: str = ""
-        self.kind: StepKind = kind
+        self.form: StepForm = form
         self.function: Callable[..., Awaitable[R]] | None = function
         self.options: dict[str, Any] = options or {}
         self.undo_function: Callable[..., Awaitable[Any]] | None = None
@@ -66,7 +66,7 @@ class Step(Member, Generic[I, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[R]:
         """Run the step's function itself: no journal, no retry."""
         if self.function is None:
-            raise TypeError(f"{self.name} is a {self.kind} step: it has no function")
+            raise TypeError(f"{self.name} is a {self.form} step: it has no function")
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -102,7 +102,7 @@ class Step(Member, Generic[I, R]):
 
         def mark(function: F) -> F:
             _must_be_async(function, "a compensation")
-            if self.kind == "child":
+            if self.form == "child":
                 raise DefinitionError(
                     f"{function.__name__!r} can't undo a child saga: that undoes itself, by the "
                     "compensations of its own steps"
@@ -127,7 +127,7 @@ class Step(Member, Generic[I, R]):
         default: OnExhausted = "park" if forward else "compensate"
         return StepPlan(
             name=self.name,
-            kind=self.kind,
+            form=self.form,
             after=after,
             pivot=pivot,
             conditional=self.when is not None,
@@ -272,7 +272,7 @@ def wait(
     memory and no polling of its own.
     """
     options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
-    made: Step[Any, R] = Step(None, kind="wait", options={**options, "type": type, "when": when})
+    made: Step[Any, R] = Step(None, form="wait", options={**options, "type": type, "when": when})
     if not signal or not is_storable(signal):
         raise DefinitionError(f"signal {signal!r} can't be stored: name it with plain text")
     if signal == "resume":
@@ -297,7 +297,7 @@ def child(
     """
     made: Step[Any, dict[str, Any]] = Step(
         None,
-        kind="child",
+        form="child",
         options={"after": after, "no_compensation": no_compensation, "when": when},
     )
     made.child, made.child_input = saga, input
@@ -318,7 +318,7 @@ def _hints(current: Step[Any, Any]) -> dict[str, Any]:
 
 def result_type(current: Step[Any, Any]) -> Any:
     """The type to decode a stored result to: the return annotation, or plain JSON without one."""
-    if current.kind == "wait":
+    if current.form == "wait":
         return current.options.get("type") or Any
     found = _hints(current).get("return", Any)
     return Any if isinstance(found, TypeVar) else found

@@ -65,8 +65,8 @@ class SagaTelemetry:
         )
         counter(
             "standfast.saga.step.failures",
-            "Failed attempts, by step and kind",
-            lambda: by(self.failures, "saga", "step", "kind"),
+            "Failed attempts, by step and outcome",
+            lambda: by(self.failures, "saga", "step", "outcome"),
         )
         counter(
             "standfast.saga.compensations",

@@ -1,6 +1,6 @@
 """What a waiter makes of what it finds stored: the saga has ended, or it goes on waiting.
 
-Pure: a `Sight` of the instance makes a `Verdict`, as `VERDICTS` says.
+Pure: a `Sight` of the instance makes a `Verdict`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from standfast.testing.manual_clock import ManualClock
     from standfast.testing.run import SagaRun, run_saga
     from standfast.testing.scenario import ScenarioMismatch, check_scenario, play_scenario
-    from standfast.testing.simulation.calls import Call
+    from standfast.testing.simulation.call import Call
     from standfast.testing.simulation.chance import Faults
     from standfast.testing.simulation.invariants import World
     from standfast.testing.simulation.report import SimulationReport
@@ -32,7 +32,7 @@ _HOMES = {
     "manual_clock": ("ManualClock",),
     "run": ("SagaRun", "run_saga"),
     "scenario": ("ScenarioMismatch", "check_scenario", "play_scenario"),
-    "simulation.calls": ("Call",),
+    "simulation.call": ("Call",),
     "simulation.chance": ("Faults",),
     "simulation.invariants": ("World",),
     "simulation.report": ("SimulationReport",),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from standfast.errors import ConfigurationError, ResultUnavailable
 from standfast.saga.saga import Saga
 from standfast.saga.steps import Step
-from standfast.testing.simulation.calls import Call
+from standfast.testing.simulation.call import Call
 from standfast.testing.simulation.chance import Faults
 from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
 
@@ -107,7 +107,7 @@ class _Once(Simulation):
             step.signal: definition
             for definition in self.definitions.by_class.values()
             for step in definition.plan.steps.values()
-            if step.kind == "wait"
+            if step.form == "wait"
         }
         unknown = sorted(signals.keys() - waits.keys())
         if unknown:
@@ -120,7 +120,7 @@ class _Once(Simulation):
         definitions = list(self.definitions.by_class.values())
         labels = [""]
         for definition in definitions[:1]:
-            labels += [f"{s.name}/" for s in definition.steps.values() if s.kind == "child"]
+            labels += [f"{s.name}/" for s in definition.steps.values() if s.form == "child"]
         for definition in definitions:
             for step in definition.steps.values():
                 for label in labels:

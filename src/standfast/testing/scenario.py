@@ -339,7 +339,7 @@ class Player:
                     self.busy[branch] = "do"
                 elif isinstance(command, Resolve):
                     self.busy[branch] = "ask"
-                elif command.branch.step.kind == "child":
+                elif command.branch.step.form == "child":
                     self._tell(ev.Undone(branch))  # to ask the child is all there is to do
                 else:
                     self.busy[branch] = "undo"

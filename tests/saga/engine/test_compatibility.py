@@ -159,7 +159,7 @@ async def told(stored: Standfast, *sagas):
     found = [one async for one in check(ops, ops.select(statuses=UNFINISHED))]
     ((instance, problems),) = found
     assert instance.key == "1"
-    return [(problem.kind, problem.text.replace(str(instance.id), "ID")) for problem in problems]
+    return [(problem.aspect, problem.text.replace(str(instance.id), "ID")) for problem in problems]
 
 
 @pytest.mark.parametrize("saga", [Today, Same])
@@ -238,10 +238,10 @@ async def test_a_finished_one_that_would_go_on(stored):
     assert "to this code" in problem.text
     loaded.facts[1] = "{"
     (problem,) = problems(other.sagas.definitions, loaded)
-    assert problem.kind == "journal"
+    assert problem.aspect == "journal"
     loaded.facts.clear()
     (problem,) = problems(other.sagas.definitions, loaded)
-    assert problem.kind == "journal"
+    assert problem.aspect == "journal"
 
 
 async def test_many_are_read_in_pages(work, monkeypatch):

@@ -127,17 +127,17 @@ class MemoryDatabase:
         self._lock = asyncio.Lock()
         self._holder: asyncio.Task[Any] | None = None
 
-    def port(self, kind: type[P]) -> P:
+    def port(self, protocol: type[P]) -> P:
         """See `Database.port`."""
-        if kind not in self.makes:
-            return self._ports.get(kind)
-        if kind not in self._own:
-            self._own[kind] = self.makes[kind](self)
-        return cast(P, self._own[kind])
+        if protocol not in self.makes:
+            return self._ports.get(protocol)
+        if protocol not in self._own:
+            self._own[protocol] = self.makes[protocol](self)
+        return cast(P, self._own[protocol])
 
-    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
+    def lines(self, protocols: Iterable[type]) -> Sequence[SchemaLine]:
         """See `Database.lines`: the ports of this backend need no tables."""
-        return self._ports.lines(kinds)
+        return self._ports.lines(protocols)
 
     def state(self, kind: type[S]) -> S:
         """What is committed, of one kind: ``kind()`` when first asked for.

@@ -55,13 +55,13 @@ class PostgresDatabase:
     def __repr__(self) -> str:
         return f"PostgresDatabase({self.url!r})"
 
-    def port(self, kind: type[P]) -> P:
+    def port(self, protocol: type[P]) -> P:
         """See `Database.port`."""
-        return self._ports.get(kind)
+        return self._ports.get(protocol)
 
-    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
+    def lines(self, protocols: Iterable[type]) -> Sequence[SchemaLine]:
         """See `Database.lines`."""
-        return self._ports.lines(kinds)
+        return self._ports.lines(protocols)
 
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""

@@ -147,15 +147,12 @@ class ConnectionThreads:
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
         """Have `work` done by a thread. Work whose future is cancelled before its turn is left."""
-        future: asyncio.Future[T] = self._open_loop().create_future()
+        if self._loop is None:
+            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
+        future: asyncio.Future[T] = self._loop.create_future()
         self._unsettled += 1
         self._queue.put((future, work))
         return future
-
-    def _open_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
-        return self._loop
 
     async def close(self) -> None:
         """Finish what was submitted, then disconnect."""

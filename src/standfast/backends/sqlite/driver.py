@@ -61,6 +61,22 @@ def _arrangement(numbers: Sequence[int]) -> Arrange | None:
     return itemgetter(*(number - 1 for number in numbers))
 
 
+def commit(con: sqlite3.Connection, script: Callable[[], Script[T]]) -> T:
+    """Carry a script out in a write transaction of its own; what it returns.
+
+    Rolled back when a statement fails. `script` makes it, so that it can be begun anew.
+    """
+    con.execute("BEGIN IMMEDIATE")
+    try:
+        result = run(con, script())
+        con.execute("COMMIT")
+    except BaseException:
+        if con.in_transaction:  # SQLite may have undone it itself
+            con.execute("ROLLBACK")
+        raise
+    return result
+
+
 def run(con: sqlite3.Connection, script: Script[T]) -> T:
     """Carry a script out on a connection; what it returns. An error of a statement ends it."""
     rows: Any = None

@@ -54,9 +54,7 @@ class Writer(ConnectionThreads):
             or self._loop is None
         ):
             return self.submit(work)
-        if self._waits:
-            self._wait_for_others(self._con, False)
-        result, error = self._timed(work, self._con)
+        result, error = self._do(work, self._con, waits=False)
         if error is not None and _is_busy(error.__cause__):
             self._lately = max(self._lately, self._inline_below)
             return self.submit(work)
@@ -68,13 +66,16 @@ class Writer(ConnectionThreads):
     def _connected(self, con: sqlite3.Connection) -> None:
         self._con = con
 
-    def _do(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
-        if not self._waits:
-            self._wait_for_others(con, True)
-        self._in_a_row = 0
-        return self._timed(work, con)
-
-    def _timed(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
+    def _do(
+        self, work: Work[T], con: sqlite3.Connection, *, waits: bool = True
+    ) -> tuple[T | None, Exception | None]:
+        """Do it, and note how long it took. `waits`: for the lock of another process, and for the
+        tidying of the log.
+        """
+        if self._waits != waits:
+            self._wait_for_others(con, waits)
+        if waits:
+            self._in_a_row = 0
         changes, begun = con.total_changes, time.perf_counter()
         done = outcome(work, con, self._path)
         if con.total_changes != changes:  # what flushed nothing says nothing about the disk

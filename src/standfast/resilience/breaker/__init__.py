@@ -1,10 +1,14 @@
 """Circuit breaker: stop calling what is failing, and find out gently when it works again."""
 
-from standfast.resilience.breaker.breaker import CircuitBreaker, Listener
+from standfast.resilience.breaker.breaker import (
+    CircuitBreaker,
+    CircuitRegistry,
+    Listener,
+    Permit,
+    circuits,
+)
 from standfast.resilience.breaker.machine import Change, State
 from standfast.resilience.breaker.options import Verdict
-from standfast.resilience.breaker.permit import Permit
-from standfast.resilience.breaker.registry import CircuitRegistry, circuits
 
 __all__ = [
     "Change",

@@ -29,8 +29,7 @@ from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
 from standfast.resilience.breaker.machine import NOTED, Change, Machine, State
 from standfast.resilience.breaker.options import Verdict, check
-from standfast.resilience.breaker.permit import Permit
-from standfast.resilience.breaker.registry import CircuitRegistry, circuits
+from standfast.resilience.breaker.registry import Registry
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.retry_after import retry_after as asked_wait
 
@@ -44,6 +43,18 @@ logger = logging.getLogger(__name__)
 
 # What `with breaker:` has entered in this context: (permit, what was entered before).
 _entered: ContextVar[Any] = ContextVar("standfast_circuit_permits", default=None)
+
+
+class CircuitRegistry(Registry["CircuitBreaker"]):
+    """The breakers that live, by name. It doesn't keep them alive.
+
+    Several breakers may have one name, such as one per client object: whoever looks by name gets
+    them all.
+    """
+
+
+circuits: CircuitRegistry = CircuitRegistry()
+"""The registry of every breaker that isn't given another."""
 
 
 class CircuitBreaker(Policy):
@@ -76,7 +87,7 @@ class CircuitBreaker(Policy):
     `retry_after` while it waits, and `ConfigurationError` for options that can't be.
     """
 
-    kind = "circuit_breaker"
+    label = "circuit_breaker"
 
     def __init__(
         self,
@@ -424,7 +435,7 @@ class CircuitBreaker(Policy):
             ("ignored", self.ignored),
             ("rejected", self.rejected),
         ):
-            labels = {"policy": self.kind, "outcome": outcome, **name}
+            labels = {"policy": self.label, "outcome": outcome, **name}
             yield "standfast.resilience.calls", count, labels
         yield "standfast.circuit_breaker.rejected", self.rejected, name
         with self._lock:  # what time alone changed is told with the next call, not to a collector
@@ -449,3 +460,38 @@ INSTRUMENTS = {
         "counter", "{call}", "Calls that the breaker didn't let through"
     ),
 }
+
+
+class Permit:
+    """Leave for one call. Settle it exactly once; a second time raises ``RuntimeError``."""
+
+    __slots__ = ("_started", "_ticket", "breaker", "settled")
+
+    def __init__(self, breaker: CircuitBreaker, ticket: int, started: float) -> None:
+        self.breaker: CircuitBreaker = breaker
+        self._ticket = ticket
+        self._started = started
+        self.settled: bool = False
+
+    def success(self) -> None:
+        """The call worked."""
+        self._once()
+        self.breaker._settle(self._ticket, self._started, "success", None)  # noqa: SLF001 - its own
+
+    def failure(self, error: BaseException | None = None) -> None:
+        """The call failed; an `error` is judged as the breaker judges exceptions."""
+        self._once()
+        if error is None:
+            self.breaker._settle(self._ticket, self._started, "failure", None)  # noqa: SLF001 - its own
+        else:
+            self.breaker._raised(self._ticket, self._started, error)  # noqa: SLF001 - its own
+
+    def ignore(self) -> None:
+        """The call says nothing about the other side."""
+        self._once()
+        self.breaker._settle(self._ticket, self._started, "ignored", None)  # noqa: SLF001 - its own
+
+    def _once(self) -> None:
+        if self.settled:
+            raise RuntimeError("this permit is settled already: settle each exactly once")
+        self.settled = True

@@ -25,9 +25,8 @@ from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import StoreUnavailable
 from standfast.ports.circuit_control import EVERY, CircuitControl, Hint, Order
-from standfast.resilience.breaker.breaker import CircuitBreaker
+from standfast.resilience.breaker.breaker import CircuitBreaker, CircuitRegistry, circuits
 from standfast.resilience.breaker.machine import Change, State
-from standfast.resilience.breaker.registry import CircuitRegistry, circuits
 
 logger = logging.getLogger(__name__)
 

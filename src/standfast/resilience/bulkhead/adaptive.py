@@ -26,7 +26,7 @@ class AdaptiveBulkhead(Bulkhead):
     calls aren't, for they say nothing about the load. A lowered limit stops no call that runs.
     """
 
-    kind = "adaptive_bulkhead"
+    label = "adaptive_bulkhead"
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class Bulkhead(Policy):
     thread, so don't wait that way inside an event loop.
     """
 
-    kind = "bulkhead"
+    label = "bulkhead"
 
     def __init__(
         self,
@@ -259,7 +259,7 @@ class Bulkhead(Policy):
         """Calls by outcome, and how full it is."""
         name = {"name": self.name}
         for outcome, count in (("admitted", self.admitted), ("rejected", self.rejected)):
-            labels = {"policy": self.kind, "outcome": outcome, **name}
+            labels = {"policy": self.label, "outcome": outcome, **name}
             yield "standfast.resilience.calls", count, labels
         yield "standfast.bulkhead.active", self.active, name
         yield "standfast.bulkhead.queued", self.queued, name

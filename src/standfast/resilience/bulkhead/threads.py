@@ -44,7 +44,7 @@ class ThreadPoolBulkhead(Policy):
     block or `close` the pool to wait for what runs.
     """
 
-    kind = "thread_pool_bulkhead"
+    label = "thread_pool_bulkhead"
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class ThreadPoolBulkhead(Policy):
         """Calls by outcome, and how full it is."""
         name = {"name": self.name}
         for outcome, count in (("admitted", self.admitted), ("rejected", self.rejected)):
-            labels = {"policy": self.kind, "outcome": outcome, **name}
+            labels = {"policy": self.label, "outcome": outcome, **name}
             yield "standfast.resilience.calls", count, labels
         yield "standfast.bulkhead.active", self.active, name
         yield "standfast.bulkhead.queued", self.queued, name

@@ -69,7 +69,7 @@ class RateLimiter(Policy):
         "rate",
     )
 
-    kind: ClassVar[str] = "rate_limiter"
+    label: ClassVar[str] = "rate_limiter"
 
     def __init__(
         self,

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from standfast.branch_key import Operation
 from standfast.errors import Refused
 from standfast.saga.context import Context
 from standfast.saga.definition import Definition
 from standfast.saga.steps import Step
-
-if TYPE_CHECKING:
-    from standfast.testing.simulation.play import Play
+from standfast.testing.simulation.call import Call
+from standfast.testing.simulation.scene import Scene
 
 FORWARD = (
     ("refused", "refused"),
@@ -36,42 +33,15 @@ BACKWARD = (
 )
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """One call of a step's function, or of its compensation.
-
-    `branch` is the step, or one item of a step that fans out (``"pack[3]"``); in a child saga it
-    follows the step that started it (``"ship/pack"``). `began`: the user's function was entered,
-    and `returned`: it got to its end. `ended` tells what the engine was answered: ``"done"``,
-    ``"refused"``, an error's text, or ``"cut off"``. `late`: nobody waited for the answer any more.
-    """
-
-    at: float
-    instance: str
-    branch: str
-    operation: Operation
-    attempt: int
-    key: str
-    began: bool = False
-    returned: bool = False
-    ended: str = ""
-    late: bool = False
-
-    def __str__(self) -> str:
-        undo = "undo " if self.operation == "compensation" else ""
-        again = f" (attempt {self.attempt})" if self.attempt > 1 else ""
-        return f"{undo}{self.branch}{again}"
-
-
 class Stage:
-    """Where the play that runs just now is found by the functions that were wrapped once."""
+    """Where the scene that runs just now is found by the functions that were wrapped once."""
 
     def __init__(self) -> None:
-        self.play: Play = None  # type: ignore[assignment]  # set before anything is called
+        self.scene: Scene = None  # type: ignore[assignment]  # set before anything is called
 
 
 def wrap(definition: Definition, stage: Stage) -> None:
-    """Let every action and compensation of a definition go through the play on stage."""
+    """Let every action and compensation of a definition go through the scene on stage."""
     definition.steps = {name: _wrapped(s, stage) for name, s in definition.steps.items()}
 
 
@@ -81,13 +51,13 @@ def _wrapped(original: Step[Any, Any], stage: Stage) -> Step[Any, Any]:
     if action is not None:
 
         async def act(saga: Any, input: Any, ctx: Context, *rest: Any) -> Any:
-            return await call(stage.play, original, lambda: action(saga, input, ctx, *rest), ctx)
+            return await call(stage.scene, original, lambda: action(saga, input, ctx, *rest), ctx)
 
         step.function = act
     if undo is not None:
 
         async def undo_it(saga: Any, input: Any, ctx: Context, *rest: Any) -> Any:
-            return await call(stage.play, original, lambda: undo(saga, input, ctx, *rest), ctx)
+            return await call(stage.scene, original, lambda: undo(saga, input, ctx, *rest), ctx)
 
         step.undo_function = undo_it
     return step
@@ -96,38 +66,40 @@ def _wrapped(original: Step[Any, Any], stage: Stage) -> Step[Any, Any]:
 Attempt = Callable[[], Awaitable[Any]]
 
 
-async def call(play: Play, step: Step[Any, Any], function: Attempt, ctx: Context) -> Any:
+async def call(scene: Scene, step: Step[Any, Any], function: Attempt, ctx: Context) -> Any:
     """Call the user's function as a network of its own moods would."""
-    one = play.begin_call(ctx)
-    number = play.tally(f"{one.instance} {one.branch} {one.operation}")
+    one = scene.begin_call(ctx)
+    number = scene.tally(f"{one.instance} {one.branch} {one.operation}")
     place = f"{one.branch} {one.operation} {number}"
     try:
-        await play.pass_time(f"{place} begins", one.branch, "crash before the call")
-        error = play.told_to_raise(one, number)
+        await scene.pass_time(f"{place} begins", one.branch, "crash before the call")
+        error = scene.told_to_raise(one, number)
+        if one.late and scene.has_refused(one):
+            error = Refused("simulated: the participant has said no before")
         if error is not None:
             raise error
-        value = await _answered(play, step, function, one, place, ctx)
-        await play.pass_time(f"{place} ends", one.branch, "crash after the call")
+        value = await _answered(scene, step, function, one, place, ctx)
+        await scene.pass_time(f"{place} ends", one.branch, "crash after the call")
     except asyncio.CancelledError:
         one.ended = "cut off"
-        play.tell(f"{one} was cut off")
+        scene.tell(f"{one} was cut off")
         raise
     except Exception as raised:
         refused = isinstance(raised, Refused)
         one.ended = "refused" if refused else f"{type(raised).__name__}: {raised}"
-        play.tell(f"{one} failed: {one.ended}")
+        scene.tell(f"{one} failed: {one.ended}")
         raise
     one.ended = "done"
-    play.tell(f"{one} done{'' if value is None else f' -> {value!r}'}")
+    scene.tell(f"{one} done{'' if value is None else f' -> {value!r}'}")
     return value
 
 
 async def _answered(
-    play: Play, step: Step[Any, Any], function: Attempt, one: Call, place: str, ctx: Context
+    scene: Scene, step: Step[Any, Any], function: Attempt, one: Call, place: str, ctx: Context
 ) -> Any:
-    fault = _fault(play, step, one, place, ctx)
+    fault = _fault(scene, step, one, place, ctx)
     if fault:
-        play.strike(one, fault)
+        scene.strike(one, fault)
     if fault == "refused":
         raise Refused("simulated: the participant says no")
     if fault == "outage":
@@ -135,21 +107,21 @@ async def _answered(
     if fault == "request lost":
         raise ConnectionError("simulated: the request was lost")
     if fault == "late":
-        delay = 600 * play.chance.draw(f"{place}: how late") ** 3
-        play.spawn(_arrive_late(play, function, one, delay))
+        delay = 600 * scene.chance.draw(f"{place}: how late") ** 3
+        scene.spawn(_arrive_late(scene, function, one, delay))
         raise ConnectionError("simulated: no answer")
     if fault == "timeout before":
         await asyncio.sleep(10**6)
-    value = await _perform(play, function, one)
+    value = await _perform(scene, function, one)
     if fault == "answer lost":
         raise ConnectionError("simulated: the answer was lost")
     if fault == "timeout after":
         await asyncio.sleep(10**6)
     if fault == "duplicate":
         # Both requests are answered, and either answer may be the one that is heard.
-        heard = play.chance.choose(f"{place}: which answer", 2)
+        heard = scene.chance.choose(f"{place}: which answer", 2)
         try:
-            second = await _perform(play, function, one)
+            second = await _perform(scene, function, one)
         except Exception as error:
             if heard or isinstance(error, AssertionError):
                 raise
@@ -158,7 +130,7 @@ async def _answered(
     return value
 
 
-def _fault(play: Play, step: Step[Any, Any], one: Call, place: str, ctx: Context) -> str:
+def _fault(scene: Scene, step: Step[Any, Any], one: Call, place: str, ctx: Context) -> str:
     forward = one.operation == "action"
     never = set()
     options = step.options if forward else step.undo_options
@@ -166,49 +138,49 @@ def _fault(play: Play, step: Step[Any, Any], one: Call, place: str, ctx: Context
         never |= {"timeout before", "timeout after"}
     if options.get("transactional"):
         never |= {"late", "duplicate"}  # its effect is in the transaction, which comes once
-    if not play.is_untried(one):
+    if not scene.is_untried(one):
         never.add("refused")
-    if _is_down(play, one, place):
+    if _is_down(scene, one, place):
         return "outage"
     for kind, name in FORWARD if forward else BACKWARD:
-        if name not in never and play.chance.strikes(kind, f"{place}: {name}"):
+        if name not in never and scene.chance.strikes(kind, f"{place}: {name}"):
             return name
     return ""
 
 
-def _is_down(play: Play, one: Call, place: str) -> bool:
+def _is_down(scene: Scene, one: Call, place: str) -> bool:
     """Whether the participant can't be reached, for up to half an hour."""
-    now, who = play.loop.elapsed, f"{one.branch} {one.operation}"
-    if play.down_until.get(who, 0.0) > now:
-        return not play.chance.healed
-    if not play.chance.strikes("outage", f"{place}: outage"):
+    now, who = scene.loop.elapsed, f"{one.branch} {one.operation}"
+    if scene.down_until.get(who, 0.0) > now:
+        return not scene.chance.healed
+    if not scene.chance.strikes("outage", f"{place}: outage"):
         return False
-    play.down_until[who] = now + 2000 * play.chance.draw(f"{place}: outage ends") ** 2
+    scene.down_until[who] = now + 2000 * scene.chance.draw(f"{place}: outage ends") ** 2
     return True
 
 
-async def _perform(play: Play, function: Attempt, one: Call) -> Any:
+async def _perform(scene: Scene, function: Attempt, one: Call) -> Any:
     one.began = True
     try:
         value = await function()
     except AssertionError as error:
-        play.violated("assertion", f"in {one}: {str(error) or 'an assertion failed'}")
+        scene.violated("assertion", f"in {one}: {str(error) or 'an assertion failed'}")
         raise
     one.returned = True
-    play.touched()
+    scene.touched()
     return value
 
 
-async def _arrive_late(play: Play, function: Attempt, one: Call, delay: float) -> None:
-    late = play.repeat_call(one)
+async def _arrive_late(scene: Scene, function: Attempt, one: Call, delay: float) -> None:
+    late = scene.repeat_call(one)
     await asyncio.sleep(delay)
-    if play.has_refused(one):
+    if scene.has_refused(one):
         return  # the participant has promised not to do it
-    play.tell(f"the request of {one} arrives late")
+    scene.tell(f"the request of {one} arrives late")
     try:
-        await _perform(play, function, late)
+        await _perform(scene, function, late)
         late.ended = "done"
     except Exception as error:  # noqa: BLE001 — as for any participant: nobody waits for it
         late.ended = f"{type(error).__name__}: {error}"
-    play.tell(f"{late}, late: {late.ended}, and nobody listens")
-    late.at = play.clock.now()
+    scene.tell(f"{late}, late: {late.ended}, and nobody listens")
+    late.at = scene.clock.now()

@@ -17,7 +17,7 @@ from standfast.saga.machine import Machine
 from standfast.saga.plan import StepPlan
 from standfast.saga.saga import Saga
 from standfast.testing.ledger import Ledger
-from standfast.testing.simulation.calls import Call
+from standfast.testing.simulation.call import Call
 
 _BRANCH_PARTS = (
     "state",
@@ -53,11 +53,11 @@ _PARTS = (
 
 
 class Violation(Exception):
-    """Something didn't hold. `kind` tells one sort from another while shrinking."""
+    """Something didn't hold. `rule` tells one from another while shrinking."""
 
-    def __init__(self, kind: str, text: str) -> None:
+    def __init__(self, rule: str, text: str) -> None:
         super().__init__(text)
-        self.kind = kind
+        self.rule = rule
 
 
 @dataclass(slots=True)
@@ -186,7 +186,7 @@ class Observed:
     def left(self, branch: str) -> bool:
         """Whether a branch may have had an effect, should have been undone, and hasn't been."""
         step = self.step(branch)
-        undoable = not step.no_compensation if step.kind == "child" else step.undo
+        undoable = not step.no_compensation if step.form == "child" else step.undo
         return undoable and branch not in self.refused and branch not in self.undone
 
 
@@ -219,13 +219,13 @@ def check_end(
                     "wasn't undone: let the participant answer a repeated request as the first",
                 )
         for branch in observed.undone - observed.excused:
-            if observed.step(branch).kind == "action":
+            if observed.step(branch).form == "action":
                 undos = [c for c in own if _is(c, observed, branch) and c.operation != "action"]
                 if not any(c.returned for c in undos):
                     raise Violation("left", f"{branch!r} counts as undone, but no undo of it ended")
     elif status == "completed":
         for branch in observed.completed:
-            if observed.step(branch).kind == "action" and not any(
+            if observed.step(branch).form == "action" and not any(
                 c.returned and c.operation == "action" for c in own if _is(c, observed, branch)
             ):
                 raise Violation("left", f"{branch!r} counts as done, but no call of it ended")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
@@ -10,9 +9,7 @@ import msgspec
 from standfast.saga import events as ev
 from standfast.saga.machine import Machine
 from standfast.testing.simulation.invariants import Observed
-
-if TYPE_CHECKING:
-    from standfast.testing.simulation.play import Play
+from standfast.testing.simulation.scene import Scene
 
 MOODS = ("early", "late", "twice", "never")
 LAST_ACT = 5
@@ -23,8 +20,8 @@ DAY = 86_400.0
 class Senders:
     """Send the signals that the saga waits for, in time or otherwise, and cancel it at times."""
 
-    def __init__(self, play: Play) -> None:
-        self.play = play
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
         self.moments = 0
         self._served: set[tuple[UUID, str, float]] = set()
         self._early: set[str] = set()
@@ -32,7 +29,7 @@ class Senders:
 
     def mood(self, name: str) -> str:
         """How a signal comes in this run."""
-        chance = self.play.chance
+        chance = self.scene.chance
         place = f"signal {name}"
         if not chance.strikes("signal", place):
             return "in time"
@@ -40,17 +37,17 @@ class Senders:
 
     def disturb(self, place: str) -> None:
         """A moment in which someone may cancel, or a signal may come too early."""
-        play = self.play
+        scene = self.scene
         self.moments += 1
-        if play.chance.strikes("cancel", f"{place}: cancel"):
-            play.strikes["the saga itself", "cancel"] += 1
-            play.send(play.root, ev.CancelAsked("simulated", "customer"), "somebody cancels")
-        for name in play.rules.signals:
-            if name in self._early or self.moments <= 6 * play.chance.draw(f"{name}: when"):
+        if scene.chance.strikes("cancel", f"{place}: cancel"):
+            scene.strikes["the saga itself", "cancel"] += 1
+            scene.send(scene.root, ev.CancelAsked("simulated", "customer"), "somebody cancels")
+        for name in scene.rules.signals:
+            if name in self._early or self.moments <= 6 * scene.chance.draw(f"{name}: when"):
                 continue
             self._early.add(name)
             if self.mood(name) == "early":
-                for id in play.instances:
+                for id in scene.instances:
                     self._send(id, name, "early")
 
     def watch(self, observed: Observed, machine: Machine) -> None:
@@ -60,36 +57,36 @@ class Senders:
             if which in self._served:
                 continue
             self._served.add(which)
-            self.play.spawn(self._serve(observed, wait.step.signal, wait.step.timeout))
+            self.scene.spawn(self._serve(observed, wait.step.signal, wait.step.timeout))
 
     async def _serve(self, observed: Observed, name: str, timeout: float | None) -> None:
-        play = self.play
-        if name not in play.rules.signals:
+        scene = self.scene
+        if name not in scene.rules.signals:
             return
         mood = self.mood(name)
         limit = 60.0 if timeout is None else timeout
-        drawn = play.chance.draw(f"signal {name}: delay")
+        drawn = scene.chance.draw(f"signal {name}: delay")
         if mood == "early":
             return
         if mood == "never":
-            play.strikes[f"signal {name}", "never"] += 1
+            scene.strikes[f"signal {name}", "never"] += 1
             self._never.add(observed.id)
             if drawn < 0.5:
-                await play.clock.sleep(DAY)
-                play.send(observed.id, ev.CancelAsked("gave up", "customer"), "somebody gives up")
+                await scene.clock.sleep(DAY)
+                scene.send(observed.id, ev.CancelAsked("gave up", "customer"), "somebody gives up")
             return
         delay = limit + 1 + 100 * drawn if mood == "late" else 0.9 * limit * drawn
-        await play.clock.sleep(delay)
+        await scene.clock.sleep(delay)
         self._send(observed.id, name, mood)
         if mood == "twice":
-            await play.clock.sleep(10 * drawn)
+            await scene.clock.sleep(10 * drawn)
             self._send(observed.id, name, mood)
 
     def _send(self, id: UUID, name: str, mood: str) -> None:
-        play = self.play
-        play.strikes[f"signal {name}", mood] += 1
-        event = ev.Signalled(name, msgspec.Raw(play.rules.signals[name]))
-        play.send(id, event, f"signal {name} is sent, {mood}")
+        scene = self.scene
+        scene.strikes[f"signal {name}", mood] += 1
+        event = ev.Signalled(name, msgspec.Raw(scene.rules.signals[name]))
+        scene.send(id, event, f"signal {name} is sent, {mood}")
 
     def withheld(self, observed: Observed) -> bool:
         """Whether a signal was kept from it, so that it may wait for ever."""
@@ -99,8 +96,8 @@ class Senders:
 class Operator:
     """Looks after what is parked: retries it, mostly, and never says what isn't so."""
 
-    def __init__(self, play: Play) -> None:
-        self.play = play
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
         self.acts: dict[UUID, int] = {}
 
     def tried_all(self, id: UUID) -> bool:
@@ -111,37 +108,37 @@ class Operator:
         """An instance is parked."""
         number = self.acts[observed.id] = self.acts.get(observed.id, 0) + 1
         if number <= LAST_ACT:
-            self.play.spawn(self._act(observed, machine, f"{observed.label}operator {number}"))
+            self.scene.spawn(self._act(observed, machine, f"{observed.label}operator {number}"))
         if number >= HEALED_FROM:
-            self.play.chance.healed = True
+            self.scene.chance.healed = True
 
     async def _act(self, observed: Observed, machine: Machine, place: str) -> None:
-        play, to = self.play, observed.id
+        scene, to = self.scene, observed.id
         how = "retry"
-        if play.chance.strikes("operator", place):
+        if scene.chance.strikes("operator", place):
             options = ("skip", "resume", "force", "away")
-            how = options[play.chance.choose(f"{place}: how", len(options))]
+            how = options[scene.chance.choose(f"{place}: how", len(options))]
         if how == "skip" and not self._is_known_done(observed, machine):
             how = "retry"
         if how == "force" and not self._may_force(observed, machine):
             how = "retry"
         step = machine.failed_step or "the saga itself"
-        play.strikes[step, f"operator: {how}"] += 1
-        await play.clock.sleep(1 + 60 * play.chance.draw(f"{place}: delay"))
+        scene.strikes[step, f"operator: {how}"] += 1
+        await scene.clock.sleep(1 + 60 * scene.chance.draw(f"{place}: delay"))
         if how == "retry":
-            play.send(to, ev.RetryAsked(by="operator"), "the operator retries what is parked")
+            scene.send(to, ev.RetryAsked(by="operator"), "the operator retries what is parked")
         elif how == "skip":
             skip = ev.SkipAsked(reason="it is known to be done", by="operator")
-            play.send(to, skip, "the operator skips what is parked, for it is done")
+            scene.send(to, skip, "the operator skips what is parked, for it is done")
         elif how == "resume":
-            play.send(to, ev.Signalled("resume"), "signal resume is sent")
+            scene.send(to, ev.Signalled("resume"), "signal resume is sent")
             if machine.undoing:  # it doesn't resume an undo, so somebody must
-                play.send(to, ev.RetryAsked(by="operator"), "the operator retries the undo")
+                scene.send(to, ev.RetryAsked(by="operator"), "the operator retries the undo")
         elif how == "force":
             cancel = ev.CancelAsked("the pivot is known not to be done", "operator", force=True)
-            play.send(to, cancel, "the operator cancels by force")
+            scene.send(to, cancel, "the operator cancels by force")
         else:
-            play.tell("the operator stays away")
+            scene.tell("the operator stays away")
 
     def _is_known_done(self, observed: Observed, machine: Machine) -> bool:
         """Whether all that is parked is done in truth, though the saga doesn't know.
@@ -157,7 +154,7 @@ class Operator:
         operation = "compensation" if undoing else "action"
         returned = {
             c.branch
-            for c in self.play.calls
+            for c in self.scene.calls
             if c.instance == str(observed.id) and c.returned and c.operation == operation
         }
 
@@ -175,5 +172,5 @@ class Operator:
         if pivot is None or machine.undoing or pivot not in machine.open:
             return False
         name = observed.label + pivot
-        calls = [c for c in self.play.calls if c.instance == str(observed.id)]
+        calls = [c for c in self.scene.calls if c.instance == str(observed.id)]
         return not any(c.branch == name and (c.began or c.late) for c in calls)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextvars import Context
-from dataclasses import dataclass, field
-from random import Random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from standfast.ports.journal import Append, JournalStore, Mail
-from standfast.saga import events as ev
+from standfast.ports.journal import Append
 from standfast.saga import facts as fx
-from standfast.saga.context import Context as StepContext
+from standfast.saga.active import Active
 from standfast.saga.definition import Definition
 from standfast.saga.prepared import prepare
 from standfast.saga.saga import Saga
 from standfast.saga.status import STUCK
-from standfast.testing.ledger import Ledger
-from standfast.testing.simulation.calls import Call
 from standfast.testing.simulation.chance import Chance
 from standfast.testing.simulation.invariants import (
     Observed,
@@ -29,36 +24,13 @@ from standfast.testing.simulation.invariants import (
 )
 from standfast.testing.simulation.judgement import check, judge, path_of, world_of
 from standfast.testing.simulation.people import Operator, Senders
-from standfast.testing.simulation.process import (
-    FOREVER,
-    Process,
-    SimulatedDefinitions,
-    own_tasks,
-)
-from standfast.testing.simulation.store import ProcessDatabase, SharedDatabase, answer_lost
-from standfast.testing.virtual import VirtualClock, VirtualLoop, refusing_real_io
+from standfast.testing.simulation.process import FOREVER, Process, running_process
+from standfast.testing.simulation.scene import Rules, Scene
+from standfast.testing.simulation.store import ProcessDatabase, answer_lost
+from standfast.testing.virtual import refusing_real_io
 from standfast.testing.words import describe
 
-Check = Callable[[World], Any]
 LINGER = (0.0, 1.0, FOREVER)
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What all runs of one simulation share.
-
-    `signals` are payloads by name, as JSON. `invariants` are checked at the end, `always` whenever
-    something happened. `raises` are the errors that calls are told to end with, by step, instead of
-    being made. `operated`: an operator looks after what is parked.
-    """
-
-    definitions: SimulatedDefinitions
-    signals: Mapping[str, bytes]
-    invariants: Sequence[Check] = ()
-    always: Sequence[Check] = ()
-    schema: str = ""
-    raises: Mapping[str, Sequence[Exception] | type[Exception]] = field(default_factory=dict)
-    operated: bool = True
 
 
 @dataclass(slots=True)
@@ -73,38 +45,16 @@ class Outcome:
     world: World
 
 
-class Play:
+class Play(Scene):
     """One run. The engine is the real one: its definition, machine, runner and attempts."""
 
     def __init__(
         self, rules: Rules, sagas: Sequence[Saga[Any]], input: Any, chance: Chance, *, tell: bool
     ) -> None:
-        self.rules = rules
-        self.chance = chance
-        self.saga_objects = sagas
-        self.input = input
-        self.definitions = rules.definitions
-        self.loop = VirtualLoop(horizon=FOREVER / 10)
-        own_tasks(self.loop)
-        self.clock = VirtualClock(self.loop)
-        self.database = SharedDatabase(self.loop, self.clock, rules.schema)
-        self.ledgers = [v for s in sagas for v in vars(s).values() if isinstance(v, Ledger)]
-        self.instances: dict[UUID, Observed] = {}
-        self.by_text: dict[str, Observed] = {}
-        self.root: UUID = UUID(int=Random(chance.draw("id")).getrandbits(128))  # noqa: S311
-        self.calls: list[Call] = []
-        self.strikes: Counter[tuple[str, str]] = Counter()
-        self.violation: Violation | None = None
-        self.story: list[tuple[float, str]] | None = [] if tell else None
-        self.process: Process | None = None
+        super().__init__(rules, sagas, input, chance, tell=tell)
         self._processes: list[Process] = []  # the dead too, or their tasks would be garbage
         self.operator = Operator(self)
         self.senders = Senders(self)
-        self.down_until: dict[str, float] = {}
-        self._tallies: Counter[str] = Counter()
-        self._tasks: set[Any] = set()
-        self._mails = 0
-        self.main: Definition = self.definitions.of(type(sagas[0]))
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -122,9 +72,9 @@ class Play:
 
     def _judge(self) -> None:
         try:
-            judge(self)
+            judge(self, self.operator, self.senders)
         except Violation as violation:
-            self.violated(violation.kind, str(violation))
+            self.violated(violation.rule, str(violation))
 
     def _outcome(self) -> Outcome:
         if self.loop.refused is not None:
@@ -139,8 +89,8 @@ class Play:
         )
 
     def _end(self) -> None:
-        if self.process is not None:
-            self.process.kill()
+        for process in self._processes:
+            process.kill()
         self.loop.set_exception_handler(lambda loop, context: None)  # of what is cut off now
         self.loop.end()
         if self.database.sql is not None and self.story is None:
@@ -154,113 +104,25 @@ class Play:
 
         async def work() -> None:
             await process.boot()
-            await process.sagas.starter.start(prepared)
+            await process.sagas.starter.start(
+                self.main.name, self.input, key="simulated", id=self.root
+            )
 
         process.begin(self.loop, work()).add_done_callback(self._ended)
 
     def _new_process(self) -> Process:
         number = len(self._processes) + 1
         linger = LINGER[self.chance.choose(f"linger {number}", len(LINGER))]
-        self.process = Process(self.database, self, self.clock, self.definitions, linger=linger)
-        self._processes.append(self.process)
-        return self.process
+        process = Process(self.database, self, self.clock, self.definitions, linger=linger)
+        self._processes.append(process)
+        return process
 
     def _born(self, id: UUID, definition: Definition, label: str, started: fx.Started) -> None:
         observed = Observed(id, definition, label)
         observed.note(started)
         self.instances[id] = self.by_text[str(id)] = observed
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let something go on beside, outside of any process."""
-        task = self.loop.create_task(work, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: Any) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            error = task.exception()
-            self.violated("simulation", f"{type(error).__name__}: {error}")
-
     # -- what happens ------------------------------------------------------------------------
-
-    def tell(self, text: str) -> None:
-        """Add a line to the story."""
-        if self.story is not None:
-            self.story.append((self.loop.elapsed, text))
-
-    def violated(self, kind: str, text: str) -> None:
-        """Something doesn't hold: the run ends here."""
-        if self.violation is None:
-            self.violation = Violation(kind, text)
-            self.tell(f"*** {text}")
-        self.loop.stop()
-
-    def tally(self, what: str) -> int:
-        """How often this has happened, this time included."""
-        self._tallies[what] += 1
-        return self._tallies[what]
-
-    def strike(self, call: Call, fault: str) -> None:
-        """Count a fault of a call."""
-        undo = "undo " if call.operation == "compensation" else ""
-        self.strikes[undo + call.branch.partition("[")[0], fault] += 1
-
-    def begin_call(self, ctx: StepContext) -> Call:
-        """The engine calls a function of the user's."""
-        observed = self.by_text[ctx.saga_id]
-        branch = ctx.step if ctx.item is None else f"{ctx.step}[{ctx.item}]"
-        call = Call(
-            self.loop.elapsed,
-            ctx.saga_id,
-            observed.label + branch,
-            ctx.operation,
-            ctx.attempt,
-            ctx.idempotency_key,
-        )
-        self.calls.append(call)
-        self.tell(f"{call} begins")
-        try:
-            observed.check_call(call, branch)
-        except Violation as violation:
-            self.violated(violation.kind, str(violation))
-        return call
-
-    def repeat_call(self, call: Call) -> Call:
-        """A request that arrives after its caller has given it up."""
-        late = Call(
-            self.loop.elapsed,
-            call.instance,
-            call.branch,
-            call.operation,
-            call.attempt,
-            call.key,
-            late=True,
-        )
-        self.calls.append(late)
-        return late
-
-    def told_to_raise(self, call: Call, number: int) -> Exception | None:
-        """The error that this call, the so-manieth of its branch, is told to end with."""
-        undo = "undo " if call.operation == "compensation" else ""
-        told = self.rules.raises.get(undo + call.branch)
-        if told is None:
-            told = self.rules.raises.get(undo + call.branch.partition("[")[0], ())
-        if isinstance(told, type):
-            return told("told to")
-        return told[number - 1] if number <= len(told) else None
-
-    def is_untried(self, call: Call) -> bool:
-        """Whether no request of this branch can have reached the participant yet."""
-        same = [c for c in self.calls if c.instance == call.instance and c.branch == call.branch]
-        return not any(c.began or c.late for c in same)
-
-    def has_refused(self, call: Call) -> bool:
-        """Whether the participant has refused this branch."""
-        return any(
-            c.ended == "refused" and c.branch == call.branch and c.instance == call.instance
-            for c in self.calls
-        )
 
     async def pass_time(self, place: str, branch: str, fault: str) -> None:
         """A moment in which time passes, and anything may happen."""
@@ -272,10 +134,9 @@ class Play:
         if chance.strikes("crash", f"{place}: crash"):
             undo = "undo " if " compensation " in place else ""
             self.strikes[undo + branch.partition("[")[0], fault] += 1
-            process = self.process
-            self.crash(place)
-            if process is not None:
-                await process.database.alive()
+            await self._crash(place)
+        elif chance.strikes("pause", f"{place}: pause"):
+            self._pause(place)
 
     # -- the store ---------------------------------------------------------------------------
 
@@ -332,9 +193,14 @@ class Play:
         self._call_operator(append, observed)
         self.touched()
 
+    def _active(self, append: Append) -> Active | None:
+        """The instance in the memory of the process that just stored this."""
+        process = running_process()
+        return None if process is None else process.active.get(append.id)
+
     def _call_operator(self, append: Append, observed: Observed) -> None:
         """Whoever looks after what is parked hears of one that leaves memory like that."""
-        active = self.process.active.get(append.id) if self.process is not None else None
+        active = self._active(append)
         if active is None or not (append.release and self.rules.operated):
             return
         if active.machine.status in STUCK:
@@ -342,7 +208,7 @@ class Play:
 
     def _compare(self, append: Append, observed: Observed) -> None:
         """The live machine must be what its journal says."""
-        active = self.process.active.get(append.id) if self.process is not None else None
+        active = self._active(append)
         if active is None or not append.facts:
             return
         machine = active.machine
@@ -356,36 +222,61 @@ class Play:
         if found:
             self.violated("fold", f"the machine isn't what its journal says: {found}")
 
+    def is_by_a_zombie(self) -> bool:
+        """See `Scene`."""
+        process = running_process()
+        return process is not None and not self.database.holds(process.membership.token)
+
     def touched(self) -> None:
         """Something changed, so what must hold always is checked."""
         if self.rules.always and self.violation is None:
             check(self, self.rules.always)
 
-    def send(self, to: UUID, event: ev.Mailed, text: str) -> None:
-        """Somebody sends something to an instance."""
-        self.tell(text)
-        self._mails += 1
-        kind, body = ev.to_mail(event)
-        mail = Mail(to, f"mail {self._mails}", kind, body, self.clock.now())
-        self.spawn(self._deliver(mail))
-
-    async def _deliver(self, mail: Mail) -> None:
-        await self.database.port(JournalStore).send([mail])
-
-    def crash(self, place: str) -> None:
-        """Kill the process, and start another after a while."""
-        if self.process is None or self.process.is_dead:
+    async def _crash(self, place: str) -> None:
+        """Kill the process in which this is, and start another if it was the last."""
+        process = running_process()
+        if process is None or process.is_dead:
             return
-        drawn = self.chance.draw(f"{place}: downtime")
-        down = 0.0 if drawn < 0.4 else drawn * 5 if drawn < 0.9 else drawn * 3600
-        self.tell(f"--- the process is killed ({place}), and starts again {down:.2f} s later")
-        self.process.kill()
-        self.spawn(self._restart(self.process, down))
+        process.kill()
+        if any(not other.is_dead for other in self._processes):
+            self.tell(f"--- this process is killed ({place}), and others go on")
+            self.spawn(self._restart(process, 0.0, new=False))
+        else:
+            drawn = self.chance.draw(f"{place}: downtime")
+            down = 0.0 if drawn < 0.4 else drawn * 5 if drawn < 0.9 else drawn * 3600
+            self.tell(f"--- the process is killed ({place}), and starts again {down:.2f} s later")
+            self.spawn(self._restart(process, down, new=True))
+        await process.database.alive()
 
-    async def _restart(self, dead: Process, down: float) -> None:
+    async def _restart(self, dead: Process, down: float, *, new: bool) -> None:
+        """Let the lease of a dead process run out; another process ends it, by its next beat."""
         await self.clock.sleep(down)
-        token = dead.membership.token
-        if token is not None:
-            self.database.let_run_out(token)
+        self._let_run_out(dead)
+        if new:
+            self._boot()
+        else:
+            self._beat()
+
+    def _pause(self, place: str) -> None:
+        """Let the lease of a process that works run out, unnoticed by itself."""
+        process = running_process()
+        if process is None or not self.database.holds(process.membership.token):
+            return
+        self.strikes["the saga itself", "paused past its lease"] += 1
+        self.tell(f"--- this process is paused past its lease ({place}): another takes over")
+        self._let_run_out(process)
+        self._boot()
+
+    def _let_run_out(self, process: Process) -> None:
+        if process.membership.token is not None:
+            self.database.let_run_out(process.membership.token)
+
+    def _boot(self) -> None:
         process = self._new_process()
         process.begin(self.loop, process.boot()).add_done_callback(self._ended)
+
+    def _beat(self) -> None:
+        """The hearts of those that live beat."""
+        for process in self._processes:
+            if not process.is_dead:
+                process.membership.suspect()

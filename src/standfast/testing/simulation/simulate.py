@@ -19,12 +19,14 @@ from standfast.saga.saga import Saga
 from standfast.testing.simulation.calls import Stage, wrap
 from standfast.testing.simulation.chance import Chance, Faults
 from standfast.testing.simulation.invariants import World
-from standfast.testing.simulation.play import Check, Outcome, Play, Rules
+from standfast.testing.simulation.play import Outcome, Play
 from standfast.testing.simulation.process import SimulatedDefinitions
 from standfast.testing.simulation.report import SimulationReport
+from standfast.testing.simulation.scene import Check, Rules
 
 Sagas = Saga[Any] | Sequence[Saga[Any]]
 SHRINKS = 400
+QUIET = ("standfast.saga", "standfast.coordination", "standfast.coordination.worker")
 
 
 class InvariantViolated(StandfastError, AssertionError):
@@ -153,7 +155,7 @@ class Simulation:
         payloads: dict[str, bytes] = {}
         for definition in self.definitions.by_class.values():
             for step in definition.plan.steps.values():
-                if step.kind != "wait" or step.signal in payloads:
+                if step.form != "wait" or step.signal in payloads:
                     continue
                 typed = definition.steps[step.name].options.get("type") is not None
                 if typed and step.signal not in signals:
@@ -211,7 +213,7 @@ class Simulation:
         given = self.input
         value = given(random.Random(seed)) if callable(given) else given  # noqa: S311
         play = Play(self.rules, sagas, value, Chance(seed, self.faults, set(spared)), tell=tell)
-        self.stage.play = play
+        self.stage.scene = play
         return play.run()
 
     def _take(self, saga: Saga[Any]) -> None:
@@ -266,7 +268,7 @@ class Simulation:
     def _shrink(self, seed: int, found: Outcome) -> set[str]:
         """The places to spare so that as few faults as possible are left: delta debugging."""
         assert found.violation is not None
-        kind = found.violation.kind
+        rule = found.violation.rule
         spared: set[str] = set()
         struck = list(found.struck)
         size = max(1, len(struck) // 2)
@@ -275,7 +277,7 @@ class Simulation:
             for begin in range(0, len(struck), size):
                 tried = spared | set(struck[begin : begin + size])
                 outcome = self.play(seed, tried)
-                if outcome.violation is not None and outcome.violation.kind == kind:
+                if outcome.violation is not None and outcome.violation.rule == rule:
                     spared, struck, smaller = tried, list(outcome.struck), True
                     break
             if smaller:
@@ -322,11 +324,13 @@ def alone() -> Iterator[None]:
             "simulate has an event loop of its own: call it from a plain `def test_…`, not from "
             "`async def`"
         )
-    log = logging.getLogger("standfast.saga")
-    was, state = log.disabled, random.getstate()
-    log.disabled = True
+    logs = [logging.getLogger(name) for name in QUIET]
+    was, state = [log.disabled for log in logs], random.getstate()
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = was
+        for log, disabled in zip(logs, was, strict=True):
+            log.disabled = disabled
         random.setstate(state)

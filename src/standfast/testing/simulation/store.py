@@ -45,7 +45,7 @@ class Fate(Protocol):
         """The name of a commit."""
         ...
 
-    def violated(self, kind: str, text: str) -> None:
+    def violated(self, rule: str, text: str) -> None:
         """Something doesn't hold."""
         ...
 
@@ -65,6 +65,10 @@ class SharedDatabase(MemoryDatabase):
     def begin(self) -> MemoryTransaction:
         """See `MemoryDatabase.begin`."""
         return SimulatedTransaction(self, self.sql, self.loop)
+
+    def holds(self, token: int | None) -> bool:
+        """Whether nobody has ended that lease."""
+        return token in self.state(LeaseState).held
 
     def let_run_out(self, token: int) -> None:
         """Let the time of a lease be over, as if its holder had been silent for all of it."""
@@ -132,16 +136,16 @@ class ProcessDatabase:
         self._subscriptions: list[Callable[[], None]] = []
         self._limbo: list[asyncio.Future[None]] = []  # kept, or their tasks would be garbage
 
-    def port(self, kind: type[P]) -> P:
+    def port(self, protocol: type[P]) -> P:
         """See `Database.port`."""
-        port = self._ports.get(kind)
+        port = self._ports.get(protocol)
         if port is None:
-            inner = self.shared.port(kind)
-            make = ProcessJournal if kind is JournalStore else ProcessPort
-            port = self._ports[kind] = make(self, inner)
+            inner = self.shared.port(protocol)
+            make = ProcessJournal if protocol is JournalStore else ProcessPort
+            port = self._ports[protocol] = make(self, inner)
         return cast(P, port)
 
-    def lines(self, kinds: Iterable[type]) -> Sequence[SchemaLine]:
+    def lines(self, protocols: Iterable[type]) -> Sequence[SchemaLine]:
         """None: memory has no tables."""
         return ()
 

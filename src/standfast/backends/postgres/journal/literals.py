@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 _SEPARATOR: Final = "\x1f"
+_encode = msgspec.json.Encoder().encode
 
 
-def numbers(values: Iterable[float | None]) -> str:
+def numbers(values: Sequence[float | None]) -> str:
     """An array of integers, floats or booleans, exactly as they are."""
-    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
+    text = _encode(values).decode()
+    if text.count("null") != values.count(None):  # JSON has no infinity.
+        return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
+    return "{" + text[1:-1] + "}"
 
 
 def texts(values: Sequence[str]) -> str:

@@ -88,7 +88,7 @@ def start(starts: Sequence[Start], owner: int | None) -> Script[list[StartAnswer
         args = (
             owner,
             *[write(column) for write, column in zip(_START_WRITES, columns, strict=True)],
-            [start.fact for start in first],
+            literals.texts([start.fact for start in first]),
         )
         answer = yield Statement(statement, args)
         alive, created = answer[0][0], answer[0][1]
@@ -186,7 +186,7 @@ def append(
             statement = sql.OF_ONE[statement]
             args = (owner, ids[0], numbers[0], facts[0])
         else:
-            args = (owner, ids, literals.numbers(numbers), facts)
+            args = (owner, ids, literals.numbers(numbers), literals.texts(facts))
     else:
         statement = sql.APPEND_AND_CHANGE
         rows = [_changed(one, folded.get(one.id, 0) if folded else 0) for one in changed]
@@ -199,7 +199,7 @@ def append(
                 owner,
                 ids,
                 literals.numbers(numbers),
-                facts,
+                literals.texts(facts),
                 literals.numbers(changes),
                 *[write(column) for write, column in zip(_CHANGE_WRITES, columns, strict=True)],
             )
@@ -268,7 +268,7 @@ def send(mails: Sequence[Mail]) -> Script[list[bool]]:
         (
             [mail.to for mail in mails],
             [mail.id for mail in mails],
-            [mail.kind for mail in mails],
+            [mail.subject for mail in mails],
             [mail.body for mail in mails],
             [mail.at for mail in mails],
         ),

@@ -29,9 +29,8 @@ only as a set (``IN`` where it can't become a join), never each with each.
 
 **Cheap lists.** The driver looks at every element of a list, several times: dearer than all else
 that a batch takes in Python. So the lists of the hot statements are handed over as PostgreSQL
-writes arrays (`literals`); only those of ids, which the server reads slowly as text, and of facts,
-which are full of quotes, are lists. What a batch wrote is counted, and told one by one only if
-something is missing.
+writes arrays (`literals`); only those of ids, which the server reads slowly as text, are lists.
+What a batch wrote is counted, and told one by one only if something is missing.
 
 The time "now" is the server's, in seconds since the epoch.
 """
@@ -72,11 +71,11 @@ WITH {lease}created AS (
     RETURNING id
 ), facts AS (
     INSERT INTO standfast.journal (id, seq, fact)
-    SELECT s.id, 0, s.fact FROM unnest($2::uuid[], $17::text[]) AS s (id, fact)
+    SELECT s.id, 0, s.fact FROM unnest($2::uuid[], $17::text::text[]) AS s (id, fact)
     WHERE (s.id IN (SELECT id FROM created)) IS TRUE
 )
 SELECT {alive} AS alive,
-       CASE WHEN (SELECT count(*) FROM created) < cardinality($17::text[])
+       CASE WHEN (SELECT count(*) FROM created) < cardinality($2::uuid[])
             THEN ARRAY(SELECT id FROM created) END AS created{notify}
 """
 _NOTIFY_CREATED = f""",
@@ -115,11 +114,11 @@ APPEND = f"""\
 WITH {_LEASE}, written AS (
     INSERT INTO standfast.journal (id, seq, fact)
     SELECT f.id, f.seq, f.fact
-    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text[]) AS f (id, seq, fact)
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text::text[]) AS f (id, seq, fact)
     WHERE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1
     RETURNING id
 )
-SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($4::text[])
+SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($2::uuid[])
             THEN ARRAY(SELECT DISTINCT id FROM written) END AS written
 """
 
@@ -142,7 +141,7 @@ WITH {_LEASE}, locked AS MATERIALIZED (
 ), written AS (
     INSERT INTO standfast.journal (id, seq, fact)
     SELECT f.id, f.seq, f.fact
-    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text[], $5::text::bool[])
+    FROM lease, unnest($2::uuid[], $3::text::int[], $4::text::text[], $5::text::bool[])
          AS f (id, seq, fact, changes)
     WHERE CASE WHEN f.changes THEN f.id IN (SELECT id FROM locked)
           ELSE (SELECT i.owner FROM standfast.instances i WHERE i.id = f.id) = $1 END
@@ -165,7 +164,7 @@ WITH {_LEASE}, locked AS MATERIALIZED (
     FROM locked c WHERE i.id = c.id
     RETURNING i.id, c.release AND i.unread > 0 AS due
 )
-SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($4::text[])
+SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($2::uuid[])
               OR (SELECT count(*) FROM changed) < cardinality($6::uuid[])
             THEN ARRAY(SELECT id FROM written UNION SELECT id FROM changed) END AS written,
        (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
@@ -216,16 +215,16 @@ SELECT instance, count(*)::int AS folded FROM folded GROUP BY instance
 
 SEND = f"""\
 WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::float8[])
-    WITH ORDINALITY AS m (instance, id, kind, body, at, n)
-), locked AS MATERIALIZED (
-    SELECT i.id, i.last_mail FROM standfast.instances i
-    WHERE i.id = ANY($1::uuid[]) ORDER BY i.id FOR NO KEY UPDATE
+    SELECT m.*, i.last_mail FROM (
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::float8[])
+        WITH ORDINALITY AS m (instance, id, kind, body, at, n) ORDER BY instance
+    ) m CROSS JOIN LATERAL (
+        SELECT i.last_mail FROM standfast.instances i WHERE i.id = m.instance FOR NO KEY UPDATE
+    ) i
 ), sent AS (
     INSERT INTO standfast.mail (instance, number, id, kind, body, at)
-    SELECT m.instance, l.last_mail + m.n, m.id, m.kind, m.body, m.at
-    FROM input m JOIN locked l ON l.id = m.instance
-    ORDER BY m.instance, m.id, m.n
+    SELECT m.instance, m.last_mail + m.n, m.id, m.kind, m.body, m.at
+    FROM input m ORDER BY m.instance, m.id, m.n
     ON CONFLICT DO NOTHING
     RETURNING instance, number, at
 ), woken AS (
@@ -239,7 +238,7 @@ WITH input AS MATERIALIZED (
     WHERE i.id = s.instance
     RETURNING i.id
 )
-SELECT ARRAY(SELECT id FROM locked) AS known,
+SELECT ARRAY(SELECT DISTINCT instance FROM input) AS known,
        (SELECT pg_notify('{CHANNEL}', CASE count(*) WHEN 1 THEN min(id::text) ELSE '' END)
         FROM woken HAVING count(*) > 0)
 """

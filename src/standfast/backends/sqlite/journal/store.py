@@ -11,7 +11,7 @@ from functools import partial
 from uuid import UUID
 
 from standfast.backends.sqlite.connection import transact
-from standfast.backends.sqlite.driver import run
+from standfast.backends.sqlite.driver import commit, run
 from standfast.backends.sqlite.errors import REFUSED, translate
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.backends.sqlite.journal import reading, writing
@@ -66,8 +66,8 @@ class SqliteJournal:
 
     def start(self, starts: Sequence[Start], *, owner: int | None) -> Future[list[StartAnswer]]:
         """See `JournalStore.start`."""
-        return self._file.transact(
-            lambda con: run(con, writing.start(starts, owner=owner)),
+        return self._file.write(
+            partial(commit, script=partial(writing.start, starts, owner=owner)),
             brief=len(starts) == 1 and len(starts[0].fact) < _BRIEF,
         )
 
@@ -130,12 +130,13 @@ class SqliteJournal:
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
         """See `JournalStore.send`."""
         now = self._file.now()
-        return await self._file.transact(lambda con: run(con, writing.send(mails, now=now)))
+        script = partial(writing.send, mails, now=now)
+        return await self._file.write(partial(commit, script=script))
 
     async def set_aside(self, owner: int, id: UUID, *, status: str, cause: str) -> None:
         """See `JournalStore.set_aside`. Raises `StaleWriter` if `owner` doesn't own it."""
         script = partial(writing.set_aside, owner, id, status, cause, now=self._file.now())
-        await self._file.transact(lambda con: run(con, script()))
+        await self._file.write(partial(commit, script=script))
 
     async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
         """See `JournalStore.reassign`."""

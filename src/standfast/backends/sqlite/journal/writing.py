@@ -85,8 +85,25 @@ _WAKE = (
 def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAnswer]]:
     """`JournalStore.start`."""
     sql = _INSERT_PASSIVE if owner is None else _INSERT_OWNED
+    values: list[tuple[Any, ...]] = []
+    for one in starts:
+        row = one.instance
+        common = (
+            row.id.bytes,
+            row.pattern,
+            row.name,
+            row.version,
+            row.key,
+            row.correlation_id,
+            row.input_hash,
+            row.status,
+            row.step,
+            row.cause,
+        )
+        times = (row.deadline_at, row.created_at, row.updated_at, row.finished_at)
+        values.append((*common, row.wake_at, *times) if owner is None else (*common, *times, owner))
     # Run as one of many, a statement is answered with the number of rows that it touched.
-    rows = yield Statement(sql, [_columns(s, owner) for s in starts], True)
+    rows = yield Statement(sql, values, True)
     if rows[0][0] == len(starts):
         facts = [(s.instance.id.bytes, 0, s.fact) for s in starts]
         yield Statement(_INSERT_FIRST_FACT, facts, True)
@@ -108,24 +125,6 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
         )
         answers.append(StartAnswer(UUID(bytes=rows[0][0]), False, rows[0][1]))
     return answers
-
-
-def _columns(start: Start, owner: int | None) -> tuple[Any, ...]:
-    row = start.instance
-    common = (
-        row.id.bytes,
-        row.pattern,
-        row.name,
-        row.version,
-        row.key,
-        row.correlation_id,
-        row.input_hash,
-        row.status,
-        row.step,
-        row.cause,
-    )
-    times = (row.deadline_at, row.created_at, row.updated_at, row.finished_at)
-    return (*common, row.wake_at, *times) if owner is None else (*common, *times, owner)
 
 
 def append_fact(owner: int, append: Append) -> Script[None]:
@@ -247,7 +246,7 @@ def send(mails: Sequence[Mail], *, now: float) -> Script[list[bool]]:
         rows = yield Statement(
             "INSERT INTO standfast_mail (recipient, id, kind, body, at) VALUES ($1, $2, $3, $4, $5)"
             " ON CONFLICT (recipient, id) DO NOTHING",
-            [(to, mail.id, mail.kind, mail.body, mail.at)],
+            [(to, mail.id, mail.subject, mail.body, mail.at)],
             True,
         )
         if rows[0][0]:

@@ -1,0 +1,323 @@
+"""``standfast run`` in processes of their own: services, health, and the end of it."""
+
+import asyncio
+import http.client
+import json
+import re
+import signal
+import socket
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cli.conftest import in_process
+
+TIRED = '''\
+import os
+import time
+
+from standfast import Context, Saga, Standfast, step
+
+
+class Tired(Saga[float]):
+    """Blocks the event loop, which no step should do."""
+
+    @step(no_compensation="nobody can wake up earlier")
+    async def doze(self, seconds: float, ctx: Context) -> None:
+        open("dozing", "w").close()
+        time.sleep(seconds)
+
+
+class Night:
+    """A pattern with one service, which fails as long as there is a file called trouble."""
+
+    ports = ()
+
+    def attach(self, host):
+        pass
+
+    def add(self, part):
+        raise TypeError
+
+    async def open(self):
+        pass
+
+    async def close(self):
+        pass
+
+    def services(self, options):
+        return [Watch()]
+
+
+class Watch:
+    name = "watch"
+    exclusive = False
+
+    async def run(self, duty):
+        import asyncio
+
+        duty.ready()
+        while not duty.stopping.is_set():
+            if os.path.exists("trouble"):
+                raise OSError("the tower\\nis dark, " + "very " * 30 + "dark")
+            await asyncio.sleep(0.02)
+
+
+def make() -> Standfast:
+    return Standfast(os.environ["SHOP_DATABASE"]).add(Tired(), Night())
+'''
+
+
+@contextmanager
+def running(*arguments):
+    """A `standfast run` that works; `(process, what it said until then)`."""
+    process = in_process("run", *arguments)
+    try:
+        said = ""
+        while "working; stop with" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        yield process, said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ended(process, number=signal.SIGTERM):
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out == ""
+    return err
+
+
+def ask(said, path, method="GET"):
+    """The status and the JSON of a probe, of the process that said where it answers."""
+    port = int(re.search(r"health: http://[^:]+:(\d+)/healthz", said)[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        assert answer.headers["Content-Type"] == "application/json"
+        body = answer.read()
+        assert int(answer.headers["Content-Length"]) >= len(body)
+        return answer.status, json.loads(body) if body else None
+    finally:
+        connection.close()
+
+
+def eventually(condition, within=30):
+    until = time.monotonic() + within
+    while not (answer := condition()):
+        assert time.monotonic() < until, "it didn't come to pass in time"
+        time.sleep(0.05)
+    return answer
+
+
+@pytest.fixture
+def night(shop, standfast):
+    """The current folder, with night.py and its migrated database."""
+    (shop / "night.py").write_text(TIRED)
+    standfast("migrate", "night:make")
+    return shop
+
+
+@pytest.fixture
+def shared_night(shared_shop, standfast):
+    """As `night`, on each database that processes share."""
+    (shared_shop / "night.py").write_text(TIRED)
+    standfast("migrate", "night:make")
+    return shared_shop
+
+
+@pytest.mark.slow
+def test_a_blocked_loop_is_not_alive(shared_night, standfast):
+    options = ["--lease", "2s", "--health", "0", "--log-level", "warning", "--name", "w1"]
+    with watched("night:make", *options) as (process, said):
+        status, told = eventually(lambda: up(said))
+        assert (status, told["ok"]) == (200, True)
+        assert set(told["checks"]) == {"lease", "store", "service:sagas", "service:watch"}
+        assert ask(said, "/healthz?verbose")[1]["checks"]["loop"] == {
+            "ok": True,
+            "reason": "the event loop runs",
+        }
+        assert ask(said, "/healthz", "HEAD") == (200, None)
+        status, told = ask(said, "/metrics")
+        assert status == 404
+        assert "/healthz and /readyz" in told["error"]
+
+        standfast("sagas", "start", "tired", "--app", "night:make", "--input", "6")
+        eventually((shared_night / "dozing").exists)
+        status, told = eventually(lambda: not_alive(said), within=5.5)
+        assert status == 503
+        assert not told["ok"]
+        assert "over half the lease of 2 s" in told["checks"]["loop"]["reason"]
+        assert ask(said, "/healthz", "HEAD") == (503, None)
+        eventually(lambda: ask(said, "/healthz")[0] == 200)
+        eventually(lambda: ask(said, "/readyz")[0] == 200)
+        ended(process)
+
+
+@contextmanager
+def watched(*arguments):
+    """As `running`, of a process that says no more than where it answers."""
+    process = in_process("run", *arguments)
+    try:
+        said = process.stderr.readline()
+        assert said.startswith("health: "), said + process.stderr.read()
+        yield process, said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def up(said):
+    answer = ask(said, "/readyz")
+    return answer if answer[0] == 200 else None
+
+
+def not_alive(said):
+    answer = ask(said, "/healthz")
+    return answer if answer[0] != 200 else None
+
+
+def test_a_service_that_fails_makes_it_unready(shared_night, standfast):
+    with running("night:make", "--lease", "5s", "--health", "0", "--name", "w1") as (process, said):
+        assert ask(said, "/readyz")[0] == 200
+        (shared_night / "trouble").touch()
+        told = eventually(lambda: unready(said))
+        assert told["checks"]["service:watch"]["reason"].startswith(
+            "restarting after OSError: the tower"
+        )
+        assert told["checks"]["service:sagas"]["ok"]
+        assert ask(said, "/healthz")[0] == 200  # a restart wouldn't help
+
+        def listed():
+            (one,) = json.loads(standfast("services", "night:make", "--json").stdout)
+            watch = {each["name"]: each for each in one["services"]}["watch"]
+            return one if watch["error"] and watch["restarts"] else None
+
+        one = eventually(listed)
+        assert one["process"] == "w1"
+        assert 0 < one["lease_expires_in"] <= 5
+        assert {each["name"]: each["state"] for each in one["services"]}["sagas"] == "running"
+        lines = standfast("services", "night:make").stdout.splitlines()
+        assert lines[0].split() == [
+            *("PROCESS", "SERVICE", "STATE", "SINCE", "RESTARTS", "LEASE", "LAST", "ERROR")
+        ]
+        (row,) = [line for line in lines if " watch " in line]
+        assert re.search(r"OSError: the tower is dark, very (very )+ver…|OSError: .*…", row)
+        (shared_night / "trouble").unlink()
+        eventually(lambda: ask(said, "/readyz")[0] == 200)
+        ended(process)
+
+
+def unready(said):
+    status, told = ask(said, "/readyz")
+    return told if status == 503 else None
+
+
+def test_only_some_services_are_run(shared_night, standfast):
+    with running("night:make", "--only", "watch", "--health", "127.0.0.1:0") as (process, said):
+        assert set(ask(said, "/readyz")[1]["checks"]) == {"lease", "store", "service:watch"}
+        (one,) = json.loads(standfast("services", "night:make", "--json").stdout)
+        assert [each["name"] for each in one["services"]] == ["watch"]
+        (worker,) = json.loads(standfast("workers", "night:make", "--json").stdout)
+        assert worker["sagas"] == []
+        # Another has the others, also on SQLite.
+        with running("night:make", "--only", "sagas") as (other, _):
+            both = json.loads(standfast("services", "night:make", "--json").stdout)
+            names = sorted(each["name"] for one in both for each in one["services"])
+            assert names == ["sagas", "watch"]
+            ended(other)
+        ended(process, signal.SIGINT)
+    told = standfast("run", "night:make", "--only", "sagas", "--only", "day", code=2).stderr
+    assert told == "error: only=day: this app's services are sagas, watch\n"
+
+
+def test_it_answers_while_it_stands_by(night):
+    options = ["--only", "sagas", "--health", "0"]
+    waiting = watched("night:make", *options, "--log-level", "warning")
+    with running("night:make", *options) as (first, _), waiting as (second, said):
+        assert ask(said, "/healthz")[0] == 200
+        ended(first)
+        eventually(lambda: ask(said, "/readyz")[0] == 200)
+        ended(second)
+
+
+def test_a_client_that_says_nothing_keeps_nobody_up(night):
+    with running("night:make", "--health", "0") as (process, said):
+        port = int(re.search(r":(\d+)/healthz", said)[1])
+        with socket.create_connection(("127.0.0.1", port)):
+            begun = time.monotonic()
+            ended(process)
+            assert time.monotonic() - begun < 20
+
+
+def test_a_port_that_is_taken_is_told(night, standfast):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        told = standfast("run", "night:make", "--health", port, code=2).stderr
+    assert f"--health '{port}': can't listen on 127.0.0.1 port {port}" in told
+    assert "give another, or 0 for any that is free" in told
+
+
+def test_uvloop_is_used_where_it_is_installed(night):
+    options = ["--log-level", "debug", "--only", "watch"]
+    with running("night:make", *options) as (process, said):
+        assert "the event loop is " in said
+        ended(process)
+    (night / "uvloop.py").write_text(
+        "import asyncio\n\n\nclass Loop(asyncio.SelectorEventLoop):\n"
+        "    def close(self):\n        super().close()\n        open('closed', 'w').close()\n\n\n"
+        "new_event_loop = Loop\n"
+    )
+    with running("night:make", *options) as (process, said):
+        assert "the event loop is uvloop's" in said
+        ended(process)
+    assert (night / "closed").exists()
+
+
+def test_where_nothing_runs_it_is_told(night, standfast):
+    assert "no process is registered" in standfast("services", "night:make").stderr
+    assert json.loads(standfast("services", "night:make", "--json").stdout) == []
+
+
+def test_services_fit_80_columns(night, standfast, monkeypatch):
+    (night / "trouble").touch()
+    with watched("night:make", "--health", "0", "--log-level", "critical") as (process, _):
+
+        def failed():
+            found = json.loads(standfast("services", "night:make", "--json").stdout)
+            return any(each["error"] for one in found for each in one["services"])
+
+        eventually(failed)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("COLUMNS", "80")
+        told = re.sub(r"\x1b\[[0-9;]*m", "", standfast("services", "night:make").stdout)
+        monkeypatch.delenv("FORCE_COLOR")
+        lines = told.splitlines()
+        assert max(len(line.rstrip()) for line in lines) <= 80
+        for whole in ("PROCESS", "SERVICE", "STATE", "SINCE", "RESTARTS", "LEASE", "running"):
+            assert whole in told
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_sigterm_ends_it_while_a_saga_is_under_way(night, standfast):
+    with running("night:make", "--health", "0", "--lease", "5s") as (process, _):
+        standfast("sagas", "start", "tired", "--app", "night:make", "--input", "1")
+        eventually((night / "dozing").exists)
+        ended(process)
+    (one,) = json.loads(standfast("sagas", "list", "--app", "night:make", "--json").stdout)
+    assert one["status"] == "completed"
+
+
+async def test_nothing_is_left_listening(night):
+    with running("night:make", "--health", "0") as (process, said):
+        port = int(re.search(r":(\d+)/healthz", said)[1])
+        await asyncio.to_thread(ended, process)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)

@@ -1,0 +1,901 @@
+"""Services under a supervisor: begun, kept running, cut off, handed over and stopped in time."""
+
+import asyncio
+import logging
+import random
+from collections import Counter
+
+import pytest
+
+from standfast.coordination.membership import MEMBER
+from standfast.coordination.service import Duty
+from standfast.coordination.supervisor import Supervisor
+from standfast.errors import ConfigurationError, StoreUnavailable
+from tests.coordination.disk import on_sqlite
+from tests.coordination.world import (
+    BEAT,
+    LEASE,
+    Process,
+    Scripted,
+    Store,
+    clock,
+    deaf,
+    fails,
+    returns,
+    runs_then_fails,
+    until,
+    virtually,
+    works,
+)
+
+
+async def runs_long_then_fails(duty: Duty) -> None:
+    """A turn that works for a minute and a second."""
+    duty.ready()
+    await asyncio.sleep(61.0)
+    raise OSError("no more")
+
+
+@virtually
+async def test_one_that_comes_up_and_fails_each_time_pauses_for_longer_each_time(unlucky):
+    bad = Scripted("bad", *[runs_then_fails] * 4, works)
+    async with Store().process(bad).running():
+        await until(lambda: len(bad.began) == 5, within=600)
+    pauses = [round(b - a - 1.0, 3) for a, b in zip(bad.began, bad.began[1:], strict=False)]
+    assert pauses == [0.2, 0.4, 0.8, 1.6]
+
+
+async def slow_to_stop(duty: Duty) -> None:
+    """A turn that takes five seconds to finish what it has begun."""
+    duty.ready()
+    await duty.stopping.wait()
+    await asyncio.sleep(5.0)
+
+
+async def slow_to_start(duty: Duty) -> None:
+    """One that takes five seconds to be up."""
+    await asyncio.sleep(5.0)
+    await works(duty)
+
+
+@pytest.fixture
+def unlucky(monkeypatch):
+    """Jitter is at its longest."""
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+
+
+# -- starting and stopping -----------------------------------------------------------------------
+
+
+@virtually
+async def test_services_start_in_order_and_stop_in_reverse():
+    diary: list[str] = []
+    names = ("a", "b", "c")
+    process = Store().process(*(Scripted(name, slow_to_start, diary=diary) for name in names))
+    supervisor = process.supervisor
+    async with process.running():
+        assert clock().monotonic() == 15.0, "each is up when the next begins"
+        assert process.states == dict.fromkeys(names, "running")
+        assert [status.name for status in supervisor.services] == list(names)
+    begun = [f"{name} begins" for name in names]
+    assert diary == [*begun, "c ends", "b ends", "a ends"]
+    assert process.states == dict.fromkeys(names, "stopped")
+    assert clock().monotonic() == 15.0, "none had anything to finish"
+
+
+@virtually
+async def test_a_duty_tells_whose_it_is():
+    store, (plain, alone) = Store(), (Scripted("plain"), Scripted("alone", exclusive=True))
+    process = store.process(plain, alone)
+    async with process.running():
+        held = await store.held()
+        ((duty,), (own,)) = plain.duties, alone.duties
+        assert duty.membership is own.membership is process.membership
+        assert duty.token == own.token == held[f"{MEMBER}a"].token == process.membership.token
+        assert (duty.own_token, own.own_token) == (None, held["service:alone"].token)
+        assert set(held) == {f"{MEMBER}a", "service:alone"}
+    assert await store.held() == {}
+
+
+@virtually
+async def test_without_services_there_is_the_membership():
+    store = Store()
+    process = store.process()
+    async with process.running() as supervisor:
+        assert supervisor.services == []
+        assert process.membership.is_held
+    assert await store.held() == {}
+
+
+def test_two_of_one_name_cant_be():
+    with pytest.raises(ConfigurationError, match="two services are named 'x': rename"):
+        _supervised("x", "y", "x")
+
+
+@virtually
+async def _supervised(*names: str) -> None:
+    Store().process(*map(Scripted, names))
+
+
+@virtually
+async def test_the_first_failure_is_raised_by_start_and_all_is_undone():
+    store, diary = Store(), []
+    services = [
+        Scripted("a", diary=diary),
+        Scripted("b", fails, diary=diary, exclusive=True),
+        Scripted("c", diary=diary),
+    ]
+    process = store.process(*services)
+    with pytest.raises(OSError, match="no"):
+        await process.supervisor.start()
+    assert diary == ["a begins", "b begins", "a ends"]
+    assert not services[2].duties
+    assert await store.held() == {}
+    assert {process.states["a"], process.states["b"]} == {"stopped"}
+    assert clock().monotonic() < 1.0, "it isn't tried again"
+
+
+@virtually
+async def test_one_that_ends_before_it_is_up_fails_the_start():
+    async def nothing(duty: Duty) -> None:
+        return
+
+    with pytest.raises(RuntimeError, match="it ended by itself"):
+        await Store().process(Scripted("a", nothing)).supervisor.start()
+
+
+@virtually
+async def test_a_store_that_is_away_fails_the_start():
+    process = Store().process(Scripted("a"))
+    process.port.away.add("acquire")
+    with pytest.raises(StoreUnavailable):
+        await process.supervisor.start()
+
+
+@virtually
+async def test_a_start_that_is_given_up_leaves_nothing():
+    """As by Ctrl-C while another process runs the exclusive one."""
+    store = Store()
+    first = store.process(Scripted("alone", exclusive=True), name="first")
+    diary: list[str] = []
+    services = Scripted("a", diary=diary), Scripted("alone", exclusive=True, diary=diary)
+    second = store.process(*services, name="second")
+    async with first.running():
+        starting = asyncio.create_task(second.supervisor.start())
+        await until(lambda: second.states["alone"] == "standing_by")
+        await asyncio.sleep(3 * LEASE)
+        assert not starting.done()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert diary == ["a begins", "a ends"]
+        assert set(await store.held()) == {f"{MEMBER}first", "service:alone"}
+        assert asyncio.all_tasks() == {asyncio.current_task(), *_tasks_of(first)}
+
+
+def _tasks_of(process: Process) -> set[asyncio.Task[None]]:
+    supervisor = process.supervisor
+    turns = (post._turn for post in supervisor._posts)
+    tasks = (*supervisor._tasks, *(post.task for post in supervisor._posts), *turns)
+    return {task for task in tasks if task is not None} | {
+        task for task in asyncio.all_tasks() if task.get_coro().__qualname__.startswith("Event.")
+    }
+
+
+# -- failing -------------------------------------------------------------------------------------
+
+
+@virtually
+async def test_one_that_fails_is_begun_again_with_growing_pauses(unlucky):
+    """Up to half a minute; the others don't notice, and once it ran for long, it is as new.
+
+    One that comes up each time, and then fails, pauses for longer each time too.
+    """
+    store = Store()
+    bad = Scripted("bad", runs_then_fails, *[fails] * 9, runs_long_then_fails, works)
+    good = Scripted("good")
+    process = store.process(bad, good)
+    async with process.running() as supervisor:
+        await asyncio.sleep(1.1)
+        status = supervisor.services[0]
+        assert (status.state, status.failures, status.restarts) == ("restarting", 1, 0)
+        assert (status.error, status.since) == ("OSError: no more", store.clock.now() - 0.1)
+        await until(lambda: len(bad.began) == 11, within=600)
+        pauses = [round(b - a, 3) for a, b in zip(bad.began, bad.began[1:], strict=False)]
+        assert pauses == [1.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
+        status = supervisor.services[0]
+        assert (status.state, status.failures, status.restarts) == ("running", 10, 10)
+        assert status.error == "OSError: no", "what it failed with last"
+        await until(lambda: len(bad.began) == 12, within=600)
+        assert bad.began[-1] - bad.began[-2] == pytest.approx(61.2), "from the beginning"
+        assert process.states == {"bad": "running", "good": "running"}
+        assert len(good.duties) == 1
+        assert len({duty.token for duty in bad.duties}) == 1, "under the same lease"
+
+
+@virtually
+async def test_pauses_are_jittered():
+    pauses = set()
+    for _ in range(20):
+        bad = Scripted("bad", runs_then_fails, works)
+        async with Store().process(bad).running():
+            await until(lambda: len(bad.began) == 2)
+        pauses.add(round(bad.began[1] - bad.began[0] - 1.0, 6))
+    assert len(pauses) > 10
+    assert all(0.1 <= pause <= 0.2 for pause in pauses)
+
+
+@virtually
+async def test_one_that_ends_by_itself_has_failed():
+    odd = Scripted("odd", returns, works)
+    process = Store().process(odd)
+    async with process.running() as supervisor:
+        await until(lambda: len(odd.duties) == 2 and process.states["odd"] == "running")
+        assert supervisor.services[0].error == "RuntimeError: it ended by itself"
+        assert supervisor.services[0].restarts == 1
+
+
+@virtually
+async def test_one_that_cancels_itself_has_failed():
+    async def gives_up(duty: Duty) -> None:
+        duty.ready()
+        raise asyncio.CancelledError
+
+    odd = Scripted("odd", gives_up, works)
+    process = Store().process(odd)
+    async with process.running():
+        await until(lambda: len(odd.duties) == 2 and process.states["odd"] == "running")
+
+
+@virtually
+async def test_an_error_with_an_odd_message_is_told():
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no message")
+
+    async def turn(duty: Duty) -> None:
+        duty.ready()
+        raise Odd("\0" * 1000)
+
+    process = Store().process(Scripted("odd", turn, works))
+    async with process.running() as supervisor:
+        await until(lambda: supervisor.services[0].error)
+        assert supervisor.services[0].error.startswith("Odd: ")
+        assert len(supervisor.services[0].error) <= 500
+
+
+@virtually
+async def test_while_an_exclusive_one_pauses_another_process_may_run_it(unlucky):
+    store = Store()
+    bad = Scripted("alone", runs_then_fails, works, exclusive=True)
+    good = Scripted("alone", exclusive=True)
+    first, second = store.process(bad, name="first"), store.process(good, name="second")
+    async with first.running():
+        standing = asyncio.create_task(second.supervisor.start())
+        await until(lambda: good.duties)
+        await standing
+        assert good.began[0] == pytest.approx(1.0), "as soon as it failed"
+        await asyncio.sleep(60.0)
+        assert (first.states["alone"], len(bad.duties)) == ("standing_by", 1)
+        status = first.supervisor.services[0]
+        assert (status.is_up, status.error) == (True, "OSError: no more")
+        await second.supervisor.stop(1.0)
+        await until(lambda: len(bad.duties) == 2, within=LEASE)
+        assert first.states["alone"] == "running"
+
+
+# -- draining ------------------------------------------------------------------------------------
+
+
+@virtually
+async def test_all_drain_within_the_one_time_that_is_given():
+    services = [Scripted(name, slow_to_stop) for name in "abc"]
+    process = Store().process(*services)
+    await process.supervisor.start()
+    begun = clock().monotonic()
+    await process.supervisor.stop(12.0)
+    assert clock().monotonic() - begun == pytest.approx(12.0 + 1.0, abs=1.01)
+    drains = {service.name: service.duties[0].drain for service in services}
+    assert drains == {"c": 12.0, "b": 7.0, "a": 2.0}
+    assert [service.diary[-1] for service in services] == ["a cut", "b ends", "c ends"]
+    assert set(process.states.values()) == {"stopped"}
+
+
+@virtually
+async def test_the_lease_is_kept_while_it_drains():
+    """Or else what it finishes would be refused."""
+    store = Store()
+
+    async def long(duty: Duty) -> None:
+        duty.ready()
+        await duty.stopping.wait()
+        await asyncio.sleep(5 * LEASE)
+        assert duty.membership.is_held
+        assert duty.membership.token == duty.token
+
+    process, other = store.process(Scripted("a", long)), store.process(name="other")
+    async with other.running():
+        await process.supervisor.start()
+        await process.supervisor.stop(6 * LEASE)
+    assert clock().monotonic() == 5 * LEASE
+
+
+@virtually
+async def test_one_that_fails_while_it_drains_is_told_and_not_begun_again(caplog):
+    async def turn(duty: Duty) -> None:
+        duty.ready()
+        await duty.stopping.wait()
+        raise OSError("too late")
+
+    service = Scripted("a", turn)
+    process = Store().process(service)
+    async with process.running():
+        pass
+    assert (process.states, len(service.duties)) == ({"a": "stopped"}, 1)
+    assert any("service 'a' failed while it drained" in r.getMessage() for r in caplog.records)
+
+
+@virtually
+async def test_one_that_fails_while_another_drains_is_not_begun_again():
+    store = Store()
+    first, second = Scripted("first", runs_then_fails, works), Scripted("second", slow_to_stop)
+    process = store.process(first, second)
+    async with process.running(drain=20.0):
+        pass
+    assert (len(first.duties), process.states) == (1, {"first": "stopped", "second": "stopped"})
+    assert clock().monotonic() == pytest.approx(5.0)
+
+
+@virtually
+async def test_stopping_one_that_pauses_takes_no_time(unlucky):
+    bad = Scripted("bad", runs_then_fails, *[fails] * 8)
+    process = Store().process(bad)
+    await process.supervisor.start()
+    await until(lambda: len(bad.duties) == 9, within=600)
+    begun = clock().monotonic()
+    await process.supervisor.stop(30.0)
+    assert clock().monotonic() - begun < 0.01
+    assert process.states == {"bad": "stopped"}
+
+
+@virtually
+async def test_stopping_one_that_is_just_beginning_again(unlucky, caplog):
+    """It is told to stop before it was up: it comes up, sees that, and ends as it should."""
+    service = Scripted("a", runs_then_fails, slow_to_start)
+    process = Store().process(service)
+    await process.supervisor.start()
+    await until(lambda: len(service.duties) == 2)
+    assert process.states == {"a": "starting"}
+    caplog.clear()
+    await process.supervisor.stop(30.0)
+    assert (process.states, service.diary[-1]) == ({"a": "stopped"}, "a ends")
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@virtually
+@pytest.mark.parametrize("store_is_away", [False, True])
+async def test_stop_ends_though_a_service_swallows_its_cancellation(store_is_away):
+    store, diary = Store(), []
+    services = [Scripted("a", diary=diary), Scripted("deaf", deaf(900.0), diary=diary)]
+    process = store.process(*services)
+    await process.supervisor.start()
+    begun = clock().monotonic()
+    if store_is_away:
+        process.port.away.add("*")
+    await process.supervisor.stop(2.0)
+    assert clock().monotonic() - begun <= 2.0 + 4.0
+    assert diary == ["a begins", "deaf begins", "a ends"], "the other is stopped all the same"
+    assert set(process.states.values()) == {"stopped"}
+    if not store_is_away:
+        assert await store.held() == {}, "and what it still writes is refused"
+
+
+# -- losing the lease ----------------------------------------------------------------------------
+
+
+@virtually
+async def test_losing_the_membership_cuts_all_and_begins_anew_under_another(caplog):
+    store, diary = Store(), []
+    names = ("a", "b")
+    services = [Scripted(name, diary=diary) for name in names]
+    services.append(Scripted("alone", diary=diary, exclusive=True))
+    process = store.process(*services)
+    async with process.running() as supervisor:
+        first = process.membership.token
+        for lease in (await store.held()).values():
+            await store.take_away(lease.token)
+        await until(lambda: len(services[2].duties) == 2, within=BEAT + 0.01)
+        assert set(diary[3:6]) == {"a cut", "b cut", "alone cut"}
+        assert set(diary[6:]) == {"a begins", "b begins", "alone begins"}
+        assert set(process.states.values()) == {"running"}
+        token = process.membership.token
+        assert token is not None
+        assert token > (first or 0)
+        assert {service.duties[1].token for service in services} == {token}
+        own = services[2].duties[1].own_token
+        assert own == (await store.held())["service:alone"].token
+        assert [status.restarts for status in supervisor.services] == [1, 1, 1]
+        assert [status.failures for status in supervisor.services] == [0, 0, 0]
+        told = [r.getMessage() for r in caplog.records if "lease was lost" in r.getMessage()]
+        assert len(told) == 1
+        await asyncio.sleep(10 * LEASE)
+        assert len(diary) == 9, "and all is well again"
+
+
+@virtually
+async def test_it_is_found_at_the_next_beat_after_a_pause():
+    """A process that was paused for long; others have ended its lease meanwhile."""
+    store = Store()
+    service = Scripted("a")
+    process, other = store.process(service), store.process(name="other")
+    async with other.running(), process.running():
+        process.port.before["renew"] = lambda: asyncio.sleep(10 * LEASE)
+        await until(lambda: not process.membership.is_held)
+        process.port.before.clear()
+        await until(lambda: len(service.duties) == 2, within=11 * LEASE)
+        assert service.duties[0].token < service.duties[1].token
+        assert process.membership.is_held
+
+
+@virtually
+async def test_while_the_store_is_away_it_isnt_lost_and_the_services_go_on(caplog):
+    store = Store()
+    service = Scripted("a")
+    process = store.process(service)
+    async with process.running() as supervisor:
+        assert supervisor.store_answers
+        process.port.away.add("*")
+        await asyncio.sleep(10 * LEASE)
+        assert not supervisor.store_answers
+        assert not process.membership.is_held, "nobody can say so any more"
+        assert process.states == {"a": "running"}
+        assert any("can't reach the store" in r.getMessage() for r in caplog.records)
+        process.port.away.clear()
+        await asyncio.sleep(BEAT)
+        assert supervisor.store_answers
+        assert process.membership.is_held
+    assert len(service.duties) == 1
+
+
+@virtually
+async def test_lost_and_then_the_store_is_away():
+    """It comes back with the first beat that reaches the store."""
+    store = Store()
+    service = Scripted("a")
+    process = store.process(service)
+    async with process.running():
+        await store.take_away(process.membership.token)
+        process.port.away.add("acquire")
+        await until(lambda: service.diary[-1] == "a cut")
+        await asyncio.sleep(5 * LEASE)
+        assert (process.states, len(service.duties)) == ({"a": "restarting"}, 1)
+        assert process.membership.token is None
+        process.port.away.clear()
+        await until(lambda: len(service.duties) == 2, within=BEAT + 0.01)
+        await until(lambda: process.states == {"a": "running"})
+
+
+@virtually
+async def test_lost_and_stopped_at_once():
+    store = Store()
+    process = store.process(Scripted("a"), Scripted("alone", exclusive=True))
+    await process.supervisor.start()
+    await store.take_away(process.membership.token)
+    process.port.away.add("acquire")
+    await until(lambda: process.states["a"] == "restarting")
+    begun = clock().monotonic()
+    await process.supervisor.stop(30.0)
+    assert clock().monotonic() - begun < 3.0
+    assert set(process.states.values()) == {"stopped"}
+
+
+@virtually
+async def test_lost_while_it_drains(caplog):
+    """What it was finishing belongs to others: it is cut off, and that is the end of it."""
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    store = Store()
+    service = Scripted("a", slow_to_stop)
+    process = store.process(service)
+    await process.supervisor.start()
+    stopping = asyncio.create_task(process.supervisor.stop(30.0))
+    await until(lambda: process.states == {"a": "draining"})
+    await store.take_away(process.membership.token)
+    await stopping
+    assert clock().monotonic() <= 2 * BEAT
+    assert (service.diary, process.states) == (["a begins", "a cut"], {"a": "stopped"})
+    assert await store.held() == {}
+    task = process.supervisor._posts[0].task
+    assert task is not None
+    assert task.cancelled() or task.exception() is None
+    assert not errors
+
+
+@virtually
+async def test_lost_just_as_an_exclusive_one_gets_its_lease():
+    """Its turn must not begin under the token that was lost meanwhile."""
+    store = Store()
+    alone = Scripted("alone", exclusive=True)
+    process = store.process(alone)
+
+    async def meanwhile() -> None:
+        process.port.behind.clear()
+        await store.take_away(process.membership.token)
+        await asyncio.sleep(2 * BEAT)
+
+    process.port.behind["acquire"] = _second(process, meanwhile)
+    async with process.running():
+        await asyncio.sleep(10 * LEASE)
+        assert alone.duties[-1].token == process.membership.token
+        assert alone.duties[-1].own_token == (await store.held())["service:alone"].token
+
+
+def _second(process: Process, act):
+    """At the second call, which is for the service's own lease."""
+
+    async def maybe() -> None:
+        if process.port.calls["acquire"] == 2:
+            await act()
+
+    return maybe
+
+
+@virtually
+async def test_losing_only_its_own_lease_cuts_only_that_service(caplog):
+    store = Store()
+    plain, alone = Scripted("plain"), Scripted("alone", exclusive=True)
+    process = store.process(plain, alone)
+    async with process.running() as supervisor:
+        token = process.membership.token
+        await store.take_away((await store.held())["service:alone"].token)
+        await until(lambda: len(alone.duties) == 2, within=BEAT + 0.01)
+        assert (alone.diary[1:], process.membership.token) == (["alone cut", "alone begins"], token)
+        assert len(plain.duties) == 1
+        first, second = alone.duties
+        assert (first.token, second.token) == (token, token)
+        assert (first.own_token or 0) < (second.own_token or 0)
+        assert [status.restarts for status in supervisor.services] == [0, 1]
+        told = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+        assert told == ["the lease of service 'alone' was lost to another"]
+
+
+@virtually
+async def test_one_whose_own_lease_another_took_stands_by():
+    store = Store()
+    alone = Scripted("alone", exclusive=True)
+    process = store.process(alone)
+    async with process.running():
+        await store.take_away((await store.held())["service:alone"].token)
+        (taken,) = await store.leases.acquire(["service:alone"], "thief", ttl=3 * LEASE)
+        assert taken is not None
+        await until(lambda: process.states == {"alone": "standing_by"}, within=BEAT + 0.01)
+        assert process.membership.is_held
+        await until(lambda: len(alone.duties) == 2, within=4 * LEASE)
+
+
+@virtually
+async def test_one_that_is_deaf_to_the_loss_of_its_own_lease_harms_no_other(caplog):
+    """Neither is it begun a second time beside itself, nor is the heartbeat kept from beating."""
+    store = Store()
+    plain, stubborn = Scripted("plain"), Scripted("deaf", deaf(10 * LEASE), works, exclusive=True)
+    process, other = store.process(plain, stubborn), store.process(name="other")
+    async with other.running(), process.running():
+        token = process.membership.token
+        await store.take_away((await store.held())["service:deaf"].token)
+        await asyncio.sleep(9 * LEASE)
+        assert process.membership.is_held
+        assert process.membership.token == token, "the membership was kept"
+        assert len(plain.duties) == 1
+        assert len(stubborn.duties) == 1
+        assert any("'deaf' doesn't end" in r.getMessage() for r in caplog.records)
+        await until(lambda: len(stubborn.duties) == 2, within=3 * LEASE)
+
+
+@virtually
+async def test_one_that_is_deaf_to_the_loss_of_the_membership_holds_up_no_other():
+    store = Store()
+    plain, stubborn = Scripted("plain"), Scripted("deaf", deaf(10 * LEASE), works)
+    process = store.process(plain, stubborn)
+    async with process.running():
+        await store.take_away(process.membership.token)
+        await until(lambda: len(plain.duties) == 2, within=BEAT + LEASE + 0.1)
+        assert len(stubborn.duties) == 1
+        await until(lambda: len(stubborn.duties) == 2, within=11 * LEASE)
+        assert stubborn.duties[1].token == process.membership.token
+
+
+# -- standing by ---------------------------------------------------------------------------------
+
+
+@virtually
+async def test_an_exclusive_service_is_taken_over_at_once_when_the_other_leaves():
+    store = Store()
+    lease = 60.0
+    services = [Scripted("alone", exclusive=True) for _ in range(3)]
+    processes = [
+        store.process(service, name=name, lease=lease)
+        for service, name in zip(services, "abc", strict=True)
+    ]
+    await processes[0].supervisor.start()
+    starting = [asyncio.create_task(process.supervisor.start()) for process in processes[1:]]
+    await until(lambda: [p.states["alone"] for p in processes[1:]] == ["standing_by"] * 2)
+    await asyncio.sleep(5 * lease)
+    assert [len(service.duties) for service in services] == [1, 0, 0]
+    for left in range(2):
+        one = next(process for process in processes if process.states["alone"] == "running")
+        begun = clock().monotonic()
+        await one.supervisor.stop(1.0)
+        await until(lambda left=left: sum(len(s.duties) for s in services) == left + 2)
+        assert clock().monotonic() - begun < 0.01, "the hint is enough"
+    states = Counter(process.states["alone"] for process in processes)
+    assert states == {"stopped": 2, "running": 1}
+    await asyncio.gather(*starting)
+    for process in processes:
+        if process.states["alone"] == "running":
+            await process.supervisor.stop(1.0)
+    tokens = [service.duties[0].own_token for service in services]
+    assert len(set(tokens)) == 3
+    assert await store.held() == {}
+
+
+@virtually
+async def test_without_hints_it_is_taken_over_well_below_a_lease():
+    store = Store()
+    lease = 60.0
+    first, second = (
+        store.process(Scripted("alone", exclusive=True), name=name, lease=lease) for name in "ab"
+    )
+    second.port.inner = _Deaf(store.leases)
+    await first.supervisor.start()
+    starting = asyncio.create_task(second.supervisor.start())
+    await asyncio.sleep(100.0)
+    begun = clock().monotonic()
+    await first.supervisor.stop(1.0)
+    await starting
+    assert clock().monotonic() - begun <= 0.5
+    await second.supervisor.stop(1.0)
+
+
+class _Deaf:
+    """Leases of whose end one isn't told."""
+
+    def __init__(self, inner) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def on_freed(self, callback):
+        return lambda: None
+
+
+@virtually
+async def test_a_hint_that_comes_while_it_asks_is_heard():
+    """The other leaves between its answer and its hearing of it."""
+    store = Store()
+    lease = 60.0
+    first, second = (
+        store.process(Scripted("alone", exclusive=True), name=name, lease=lease) for name in "ab"
+    )
+    await first.supervisor.start()
+    starting = asyncio.create_task(second.supervisor.start())
+    await until(lambda: second.states["alone"] == "standing_by")
+    left: list[float] = []
+
+    async def leave() -> None:
+        second.port.behind.clear()
+        await first.supervisor.stop(1.0)
+        left.append(clock().monotonic())
+        await asyncio.sleep(0.01)
+
+    second.port.behind["acquire"] = leave
+    await starting
+    assert clock().monotonic() - left[0] < 0.1
+    await second.supervisor.stop(1.0)
+
+
+@virtually
+async def test_what_a_dead_process_ran_is_taken_over_within_a_lease():
+    """It is killed just after a beat, and the other's beats are just before its own."""
+    store = Store()
+    dead, lives = (Scripted("alone", exclusive=True) for _ in range(2))
+    second = store.process(lives, name="lives")
+    starting = None
+    first = store.process(dead, name="dead")
+    await first.supervisor.start()
+    await asyncio.sleep(BEAT - 0.01)
+    starting = asyncio.create_task(second.supervisor.start())
+    await asyncio.sleep(0.02 + 5 * BEAT)
+    for task in _tasks_of(first):
+        task.cancel()
+    died = clock().monotonic()
+    await until(lambda: lives.duties, within=2 * LEASE)
+    assert LEASE / 2 < clock().monotonic() - died <= LEASE
+    await starting
+    assert set(await store.held()) == {f"{MEMBER}lives", "service:alone"}
+    await second.supervisor.stop(1.0)
+
+
+@virtually
+async def test_standing_by_through_a_store_that_is_away():
+    store = Store()
+    first, second = (store.process(Scripted("alone", exclusive=True), name=name) for name in "ab")
+    await first.supervisor.start()
+    starting = asyncio.create_task(second.supervisor.start())
+    await until(lambda: second.states["alone"] == "standing_by")
+    second.port.away.add("acquire")
+    await first.supervisor.stop(1.0)
+    await asyncio.sleep(5 * LEASE)
+    assert not starting.done()
+    second.port.away.clear()
+    await asyncio.wait_for(starting, 1.0)
+    await second.supervisor.stop(1.0)
+
+
+# -- what is told, and what it costs -------------------------------------------------------------
+
+
+@virtually
+async def test_how_services_stand_is_told_to_all():
+    store = Store()
+    process = store.process(Scripted("a", runs_then_fails, works), Scripted("b", exclusive=True))
+    async with process.running() as supervisor:
+        await process.membership.can_run("a", [("saga", "order", 1)])
+        await asyncio.sleep(0.01)
+        note = await store.note()
+        assert note["kinds"] == [["saga", "order", 1]]
+        assert [(one["name"], one["state"]) for one in note["services"]] == [
+            ("a", "running"),
+            ("b", "running"),
+        ]
+        await until(lambda: process.states["a"] == "restarting")
+        await asyncio.sleep(0.01)
+        (told, _) = (await store.note())["services"]
+        status = supervisor.services[0]
+        assert told == {
+            "name": "a",
+            "state": "restarting",
+            "since": status.since,
+            "restarts": 0,
+            "error": "OSError: no more",
+        }
+        await until(lambda: process.states["a"] == "running")
+        await asyncio.sleep(0.01)
+        (told, _) = (await store.note())["services"]
+        assert (told["state"], told["restarts"]) == ("running", 1)
+        assert (await store.note())["kinds"] == [["saga", "order", 1]]
+
+
+@virtually
+async def test_what_is_told_comes_back_with_a_new_lease():
+    store = Store()
+    process = store.process(Scripted("a"))
+    async with process.running():
+        await process.membership.can_run("a", [("saga", "order", 1)])
+        token = process.membership.token
+        await store.take_away(token)
+        await until(lambda: process.membership.token != token)
+        await until(lambda: process.states["a"] == "running")
+        await asyncio.sleep(0.01)
+        note = await store.note()
+        assert note["kinds"] == [["saga", "order", 1]]
+        assert [(one["state"], one["restarts"]) for one in note["services"]] == [("running", 1)]
+
+
+@virtually
+async def test_that_it_cant_be_told_harms_nothing():
+    store = Store()
+    process = store.process(Scripted("a", runs_then_fails, works))
+    process.port.away.add("annotate")
+    async with process.running() as supervisor:
+        await until(lambda: supervisor.services[0].restarts == 1)
+        assert process.states == {"a": "running"}
+        await asyncio.sleep(LEASE)
+        assert process.membership.is_held
+
+
+@virtually
+async def test_changes_that_come_together_are_told_together():
+    store = Store()
+    process = store.process(*(Scripted(f"s{number}") for number in range(20)))
+    async with process.running():
+        await asyncio.sleep(0.01)
+        before = process.port.calls["annotate"]
+        await store.take_away(process.membership.token)
+        await until(lambda: set(process.states.values()) == {"running"})
+        await asyncio.sleep(LEASE)
+        # All cut, begun, and up again: sixty changes.
+        assert process.port.calls["annotate"] - before <= 3
+
+
+@virtually
+async def test_what_an_idle_process_asks_of_its_store():
+    """One renewal and one look at each beat, however many services and leases it has."""
+    store = Store()
+    services = [Scripted(f"s{number}", exclusive=number % 2 == 0) for number in range(10)]
+    process = store.process(*services)
+    async with process.running():
+        await asyncio.sleep(BEAT / 2)
+        process.port.calls.clear()
+        await asyncio.sleep(100 * BEAT)
+        assert process.port.calls == {"renew": 100, "expire": 100}
+
+
+@virtually
+async def test_what_standing_by_asks_of_its_store():
+    store = Store()
+    first, second = (
+        store.process(Scripted("alone", exclusive=True), name=name, lease=10.0) for name in "ab"
+    )
+    await first.supervisor.start()
+    starting = asyncio.create_task(second.supervisor.start())
+    await asyncio.sleep(5.0)
+    second.port.calls.clear()
+    await asyncio.sleep(100.0)
+    assert second.port.calls == {"renew": 40, "expire": 40, "acquire": 200}
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    await first.supervisor.stop(1.0)
+
+
+@virtually
+async def test_a_beat_that_raises_what_nobody_thought_of_is_not_the_last(caplog):
+    store = Store()
+    process = store.process(Scripted("a"))
+
+    async def odd() -> None:
+        process.port.behind.clear()
+        raise ZeroDivisionError("odd")
+
+    async with process.running():
+        process.port.behind["renew"] = odd
+        await asyncio.sleep(10 * LEASE)
+        assert process.membership.is_held
+        assert len([r for r in caplog.records if r.levelno >= logging.ERROR]) == 1
+
+
+@virtually
+async def test_beats_keep_their_time_though_the_store_is_slow():
+    """What a beat takes delays no later one."""
+    store = Store()
+    process = store.process(Scripted("a"))
+    process.port.behind["renew"] = lambda: asyncio.sleep(0.8 * BEAT)
+    async with process.running():
+        await asyncio.sleep(100 * BEAT + 0.01)
+        assert process.port.calls["renew"] == 100
+
+
+# -- in real time --------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(30)
+async def test_a_process_that_leaves_on_sqlite_is_followed_at_once(tmp_path):
+    """Two apps on one file, as two processes have it: the other hears of the commit."""
+    diary: list[str] = []
+    async with on_sqlite(tmp_path, 2) as memberships:
+        supervisors = [
+            Supervisor(m, [_Alone(m.name, diary)], clock=m._clock, watched=False)
+            for m in memberships
+        ]
+        await supervisors[0].start()
+        starting = asyncio.create_task(supervisors[1].start())
+        await asyncio.sleep(0.3)
+        assert diary == ["0 begins"]
+        await supervisors[0].stop(1.0)
+        async with asyncio.timeout(5.0):  # far below the lease of a minute
+            await starting
+        assert diary == ["0 begins", "0 ends", "1 begins"]
+        await supervisors[1].stop(1.0)
+
+
+class _Alone:
+    name, exclusive = "alone", True
+
+    def __init__(self, whose: str, diary: list[str]) -> None:
+        self.whose, self.diary = whose, diary
+
+    async def run(self, duty: Duty) -> None:
+        self.diary.append(f"{self.whose} begins")
+        duty.ready()
+        await duty.stopping.wait()
+        self.diary.append(f"{self.whose} ends")

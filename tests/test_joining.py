@@ -1,0 +1,177 @@
+"""What can be added to an app, what comes with it, and how its services are chosen."""
+
+from typing import Any
+
+import pytest
+
+from standfast import Barrier, ConfigurationError, Context, Saga, Standfast, step
+from standfast.coordination import Duty
+from standfast.errors import MigrationNeeded, Unsupported
+from standfast.ports import Capabilities
+from standfast.ports.leases import LeaseStore
+from standfast.ports.schema import Schema
+from standfast.resilience import DatabaseRateLimits, RateLimiter
+from standfast.tables import status_of
+
+
+class Short(Saga[int]):
+    @step(no_compensation="nothing to undo")
+    async def go(self, number: int, ctx: Context) -> int:
+        return number
+
+
+class Bell:
+    """A pattern of a user's own: one service, no tables."""
+
+    ports = (LeaseStore,)
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def attach(self, host: Any) -> None:
+        self.told.append("attach")
+
+    def add(self, part: Any) -> None:
+        raise ConfigurationError("a bell takes no parts")
+
+    async def open(self) -> None:
+        self.told.append("open")
+
+    async def close(self) -> None:
+        self.told.append("close")
+
+    def services(self, options: Any) -> list[Any]:
+        return [self]
+
+    name = "bell"
+    exclusive = False
+
+    async def run(self, duty: Duty) -> None:
+        self.told.append("run")
+        duty.ready()
+        await duty.stopping.wait()
+        self.told.append("stop")
+
+
+async def tables(app: Standfast) -> set[str]:
+    async with app, app.transaction() as tx:
+        rows = await tx.fetch("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {row[0] for row in rows if not row[0].startswith("sqlite_")}
+
+
+SAGAS = {"instances", "journal", "mail"}
+ALWAYS = {"schema_migrations"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((), set()),
+        ((Short(),), ALWAYS | SAGAS | {"leases"}),
+        ((Barrier(),), ALWAYS | {"marks"}),
+        ((Short(), Barrier()), ALWAYS | SAGAS | {"leases", "marks"}),
+        ((Bell(),), ALWAYS | {"leases"}),
+    ],
+    ids=lambda given: "+".join(type(one).__name__ for one in given) or "nothing",
+)
+async def test_an_app_gets_the_tables_of_what_was_added_and_no_others(tmp_path, parts, expected):
+    app = Standfast(f"sqlite:///{tmp_path}/app.db").add(*parts)
+    assert await tables(app) == {f"standfast_{name}" for name in expected}
+
+
+async def test_a_pattern_that_is_added_later_gets_its_tables_then(tmp_path):
+    url = f"sqlite:///{tmp_path}/app.db"
+    await tables(Standfast(url).add(Barrier()))
+    app = Standfast(url, migrate=False).add(Barrier(), Short())
+    with pytest.raises(MigrationNeeded, match=r"coordination is at 0, journal is at 0.*migrate"):
+        await app.__aenter__()
+    async with Standfast(url).add(Barrier(), Short()) as app:
+        status = await status_of(app.database, app.patterns.ports)
+        assert {(one.line.name, one.is_complete) for one in status} == {
+            ("coordination", True),
+            ("journal", True),
+            ("marks", True),
+        }
+        assert set(await app.database.port(Schema).versions()) == {
+            "coordination",
+            "journal",
+            "marks",
+        }
+
+
+@pytest.mark.parametrize("wrong", [Short, object(), "short", None, Barrier])
+def test_what_is_neither_a_saga_nor_a_pattern_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match="give an instance of a Saga subclass"):
+        Standfast("memory://").add(wrong)
+
+
+def test_a_pattern_is_there_once():
+    with pytest.raises(ConfigurationError, match="has a Barrier already"):
+        Standfast("memory://").add(Barrier(), Barrier())
+
+
+def test_a_pattern_that_the_database_cant_keep_is_refused():
+    with pytest.raises(Unsupported, match="has no RateLimitStore"):
+        Standfast("sqlite:///app.db").add(DatabaseRateLimits())
+
+
+async def test_a_pattern_lives_with_its_app():
+    bell = Bell()
+    app = Standfast("memory://").add(bell)
+    async with app.running():
+        pass
+    assert bell.told == ["attach", "open", "run", "stop", "close"]
+
+
+async def test_only_some_services_run():
+    bell = Bell()
+    app = Standfast("memory://").add(bell, Short())
+    async with app.running() as supervisor:
+        assert [one.name for one in supervisor.services] == ["bell", "sagas"]
+    async with app.running(only=["bell"]) as supervisor:
+        assert [(one.name, one.state) for one in supervisor.services] == [("bell", "running")]
+        handle = await app.start(Short, 1)
+        assert await handle.status() == "running", "nobody runs sagas here"
+    async with app.running(only=["sagas"]):
+        assert (await handle.result(timeout=10))["go"] == 1
+
+
+@pytest.mark.parametrize(
+    ("only", "told"), [(["bel"], "only=bel: this app's services are bell"), ("x", "only=x")]
+)
+async def test_an_unknown_service_is_told_with_the_choices(only, told):
+    app = Standfast("memory://").add(Bell())
+    with pytest.raises(ConfigurationError, match=told):
+        async with app.running(only=only):
+            pass
+    assert app.supervisor is None
+
+
+async def test_an_app_with_nothing_to_run_says_so():
+    with pytest.raises(ConfigurationError, match="nothing to run"):
+        async with Standfast("memory://").add(Barrier()).running():
+            pass
+
+
+async def test_rate_limits_in_the_apps_own_database(postgres_dsn):
+    limits = DatabaseRateLimits()
+    app = Standfast(postgres_dsn, migrate=True).add(limits)
+    limiter = RateLimiter(2, "1h", store=limits, name="api", on_store_failure="deny")
+    async with app:
+        got = [(await limiter.check("ann")).allowed for _ in range(3)]
+        assert got == [True, True, False]
+        versions = await app.database.port(Schema).versions()
+        assert set(versions) == {"rate_limits"}
+
+
+async def test_rate_limits_of_no_app_say_so():
+    limiter = RateLimiter(2, store=DatabaseRateLimits(), name="api", on_store_failure="deny")
+    with pytest.raises(ConfigurationError, match=r"app\.add\(limits\)"):
+        await limiter.check("ann")
+
+
+def test_capabilities_decide_whether_tables_are_made_by_themselves():
+    """Documented in `Standfast`: not where many share a durable database."""
+    assert Standfast("postgresql://localhost/x").database.capabilities == Capabilities(
+        durable=True, many_workers=True, many_processes=True, write_lanes=2
+    )
