@@ -1,0 +1,1 @@
+"""A pattern of one's own: `docs/how-to/write-a-pattern.md` tells how it is made."""
