@@ -135,14 +135,15 @@ class Standfast:
             keep_time=self._keep_time,
         )
         async with self:
-            supervisor = Supervisor(membership, services, clock=self.clock)
-            await supervisor.start()
-            self.supervisor = supervisor
+            supervisor = self.supervisor = Supervisor(membership, services, clock=self.clock)
             try:
-                yield supervisor
+                await supervisor.start()
+                try:
+                    yield supervisor
+                finally:
+                    await supervisor.stop(patience)
             finally:
                 self.supervisor = None
-                await supervisor.stop(patience)
 
     async def run(self, **options: Any) -> None:
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""

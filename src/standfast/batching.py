@@ -97,12 +97,17 @@ class Batcher(Generic[T, R]):
         write = writing if isinstance(writing, asyncio.Future) else asyncio.ensure_future(writing)
         if not write.done():
             self._writes.add(write)
-            write.add_done_callback(self._writes.discard)
+            write.add_done_callback(self._ended_alone)
             await asyncio.shield(write)
         (result,) = write.result()
         if isinstance(result, Exception):
             raise result
         return result
+
+    def _ended_alone(self, write: asyncio.Future[Sequence[R | Exception]]) -> None:
+        self._writes.discard(write)
+        if not write.cancelled():
+            write.exception()  # looked at here, for the submitter may have gone
 
     async def close(self) -> None:
         """Refuse new items, and return when all that were accepted are written (or have failed)."""

@@ -132,6 +132,7 @@ def shared_night(shared_shop, standfast):
     return shared_shop
 
 
+@pytest.mark.slow
 def test_a_blocked_loop_is_not_alive(shared_night, standfast):
     options = ["--lease", "2s", "--health", "0", "--log-level", "warning", "--name", "w1"]
     with watched("night:make", *options) as (process, said):
@@ -147,9 +148,9 @@ def test_a_blocked_loop_is_not_alive(shared_night, standfast):
         assert status == 404
         assert "/healthz and /readyz" in told["error"]
 
-        standfast("sagas", "start", "tired", "--app", "night:make", "--input", "5")
+        standfast("sagas", "start", "tired", "--app", "night:make", "--input", "6")
         eventually((shared_night / "dozing").exists)
-        status, told = eventually(lambda: not_alive(said), within=4.5)
+        status, told = eventually(lambda: not_alive(said), within=5.5)
         assert status == 503
         assert not told["ok"]
         assert "over half the lease of 2 s" in told["checks"]["loop"]["reason"]

@@ -15,6 +15,7 @@ from standfast.coordination.supervisor import Supervisor
 from standfast.coordination.watchdog import Watchdog
 from standfast.errors import StoreUnavailable
 from standfast.ports.leases import LeaseStore
+from tests.saga.engine.world import until
 
 WELL = Facts(
     lease=10.0,
@@ -114,15 +115,12 @@ async def test_the_watchdog_knows_for_how_long_the_loop_is_blocked():
     watchdog.start(asyncio.get_running_loop())
     try:
         for _ in range(2):
-            await asyncio.sleep(0.2)
-            assert watchdog.blocked_for < 0.1
+            await until(lambda: watchdog.blocked_for < 0.05)
             time.sleep(0.6)
-            assert 0.4 < watchdog.blocked_for < 5.0
-            await asyncio.sleep(0.05)
+            assert 0.3 < watchdog.blocked_for < 5.0
     finally:
         watchdog.stop()
-    await asyncio.sleep(0.1)
-    assert watchdog.blocked_for == 0.0
+    await until(lambda: watchdog.blocked_for == 0.0)
 
 
 class _Idle:

@@ -29,6 +29,22 @@ from tests.coordination.world import (
 )
 
 
+async def runs_long_then_fails(duty: Duty) -> None:
+    """A turn that works for a minute and a second."""
+    duty.ready()
+    await asyncio.sleep(61.0)
+    raise OSError("no more")
+
+
+@virtually
+async def test_one_that_comes_up_and_fails_each_time_pauses_for_longer_each_time(unlucky):
+    bad = Scripted("bad", *[runs_then_fails] * 4, works)
+    async with Store().process(bad).running():
+        await until(lambda: len(bad.began) == 5, within=600)
+    pauses = [round(b - a - 1.0, 3) for a, b in zip(bad.began, bad.began[1:], strict=False)]
+    assert pauses == [0.2, 0.4, 0.8, 1.6]
+
+
 async def slow_to_stop(duty: Duty) -> None:
     """A turn that takes five seconds to finish what it has begun."""
     duty.ready()
@@ -171,9 +187,12 @@ def _tasks_of(process: Process) -> set[asyncio.Task[None]]:
 
 @virtually
 async def test_one_that_fails_is_begun_again_with_growing_pauses(unlucky):
-    """Up to half a minute; the others don't notice, and once it ran, it is as new."""
+    """Up to half a minute; the others don't notice, and once it ran for long, it is as new.
+
+    One that comes up each time, and then fails, pauses for longer each time too.
+    """
     store = Store()
-    bad = Scripted("bad", runs_then_fails, *[fails] * 9, runs_then_fails, works)
+    bad = Scripted("bad", runs_then_fails, *[fails] * 9, runs_long_then_fails, works)
     good = Scripted("good")
     process = store.process(bad, good)
     async with process.running() as supervisor:
@@ -185,10 +204,10 @@ async def test_one_that_fails_is_begun_again_with_growing_pauses(unlucky):
         pauses = [round(b - a, 3) for a, b in zip(bad.began, bad.began[1:], strict=False)]
         assert pauses == [1.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]
         status = supervisor.services[0]
-        assert (status.state, status.failures, status.restarts) == ("running", 0, 10)
+        assert (status.state, status.failures, status.restarts) == ("running", 10, 10)
         assert status.error == "OSError: no", "what it failed with last"
         await until(lambda: len(bad.began) == 12, within=600)
-        assert bad.began[-1] - bad.began[-2] == pytest.approx(1.2), "from the beginning"
+        assert bad.began[-1] - bad.began[-2] == pytest.approx(61.2), "from the beginning"
         assert process.states == {"bad": "running", "good": "running"}
         assert len(good.duties) == 1
         assert len({duty.token for duty in bad.duties}) == 1, "under the same lease"

@@ -60,11 +60,11 @@ class Debian:
             raise CannotRun(f"{' '.join(command)} failed:\n{tail(self._logs / log)}")
 
     def copy_project(self, place: str) -> None:
-        """A copy of this project, in place of an older one, whose `.cache` stays."""
+        """Copy this project there, in place of an older copy; what that had installed stays."""
         target = self.folder / place.lstrip("/")
         target.mkdir(exist_ok=True)
         for old in target.iterdir():
-            if old.name != ".cache":
+            if old.name not in (".cache", ".venv"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         shutil.copytree(
             ROOT, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED)
@@ -86,7 +86,12 @@ class Debian:
         silent.write_text("#!/bin/sh\nexit 101\n")  # no service starts by itself
         silent.chmod(0o755)
         certificates = ["/etc/ssl/certs/ca-certificates.crt", os.environ.get("SSL_CERT_FILE", "")]
-        for name in ("/etc/resolv.conf", *certificates, os.environ.get("PIP_CERT", "")):
+        for name in (
+            "/etc/resolv.conf",
+            "/etc/pip.conf",
+            *certificates,
+            os.environ.get("PIP_CERT", ""),
+        ):
             if name and Path(name).is_file():
                 inside = self.folder / name.lstrip("/")
                 inside.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
@@ -69,9 +70,8 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(self, host: str, port: int, facts: Callable[[], Facts]) -> None:
-        self.facts = facts
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
+        super().__init__((host, port), partial(_Handler, facts))
 
     def server_bind(self) -> None:
         """Bind, without asking DNS for a name as the base class does."""
@@ -84,10 +84,15 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     timeout = 5.0
-    server_version = "standfast"
-    sys_version = ""
+
+    def __init__(self, facts: Callable[[], Facts], *connection: Any) -> None:
+        self._facts = facts
+        super().__init__(*connection)  # which answers
+
+    def version_string(self) -> str:
+        """For the header: the name, and no version."""
+        return "standfast"
 
     def do_GET(self) -> None:
         """Answer with a report."""
@@ -95,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
         if look is None:
             self._answer(404, {"error": f"there is nothing here but {' and '.join(PAGES)}"})
             return
-        report = look(self.server.facts())
+        report = look(self._facts())
         checks = {one.name: {"ok": one.ok, "reason": one.reason} for one in report.checks}
         self._answer(200 if report.ok else 503, {"ok": report.ok, "checks": checks})
 

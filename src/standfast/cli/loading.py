@@ -172,8 +172,8 @@ async def reading(database: Database, ports: Sequence[type]) -> AsyncIterator[Da
             )
             named = " ".join(f"--line {one.line.name}" for one in missing)
             raise MigrationNeeded(
-                f"{database.url} lacks migrations ({told}): run `standfast migrate` with the app, "
-                f"or with the URL and {named}"
+                f"{database.url} lacks migrations ({told}): run `standfast migrate` with an app "
+                f"that brings them, or with the URL and {named}"
             )
         yield database
     finally:

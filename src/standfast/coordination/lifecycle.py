@@ -38,12 +38,16 @@ _NEXT["draining", "fail"] = "stopped"
 _NEXT["draining", "lost"] = "stopped"
 
 
+STEADY_AFTER = 60.0
+"""Seconds after which a service that runs counts as sound: a failure then is its first."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
     """How one service stands, since when (seconds since the epoch).
 
-    `restarts` counts how often it was begun again, and `failures` how often it failed in a row
-    since it last ran. `error` is what it failed with last, "" if it never did.
+    `restarts` counts how often it was begun again, and `failures` how often it failed in a row,
+    without having run steadily in between. `error` is what it failed with last, "" if it never did.
     """
 
     name: str
@@ -67,9 +71,9 @@ def after(status: ServiceStatus, event: Event, now: float, *, error: str = "") -
     since = now if state != status.state else status.since
     changed = replace(status, state=state, since=since)
     if event == "fail":
-        return replace(changed, failures=status.failures + 1, error=error)
-    if event == "ready":
-        return replace(changed, failures=0)
+        steady = status.state == "running" and now - status.since >= STEADY_AFTER
+        failures = 1 if steady else status.failures + 1
+        return replace(changed, failures=failures, error=error)
     if event == "begin" and status.state == "restarting":
         return replace(changed, restarts=status.restarts + 1)
     return changed

@@ -70,6 +70,7 @@ class Membership:
         self._takeovers: list[Callable[[], None]] = []
         self._renewing = asyncio.Lock()
         self._telling = asyncio.Lock()
+        self._suspected = asyncio.Event()
 
     @property
     def beats_every(self) -> float:
@@ -151,6 +152,19 @@ class Membership:
             if self.token == token:
                 self.sure_until = asked + self._ttl if stands else asked
             return stands
+
+    def suspect(self) -> None:
+        """Let the next beat come now: something says that a lease was lost."""
+        self._suspected.set()
+
+    async def until_beat(self, seconds: float) -> None:
+        """Return after that many seconds, or as soon as somebody suspects a loss."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._suspected.wait()
+        except TimeoutError:
+            pass
+        self._suspected.clear()
 
     async def tend(self) -> None:
         """What every beat does beside renewing: set the clock right, end what ran out of others.

@@ -145,7 +145,8 @@ class Supervisor:
         at = loop.time()
         while True:
             at = max(at + membership.beats_every, loop.time())  # what it takes delays no later beat
-            await asyncio.sleep(at - loop.time())
+            await membership.until_beat(at - loop.time())
+            at = min(at, loop.time())
             try:
                 if not await membership.check():
                     await self._lost()

@@ -18,7 +18,7 @@ from standfast.coordination.executor import Executor
 from standfast.coordination.membership import Kind, Membership
 from standfast.coordination.service import Duty
 from standfast.coordination.slots import Slots
-from standfast.errors import StoreError, StoreUnavailable
+from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.ports.journal import JournalStore, Loaded
 
 log = logging.getLogger("standfast.coordination.worker")
@@ -137,7 +137,10 @@ class Worker:
     async def still_ours(self) -> bool:
         """See `Desk.still_ours`."""
         membership = self._membership
-        return membership.token == self.owner and await membership.check()
+        ours = membership.token == self.owner and await membership.check()
+        if not ours:
+            membership.suspect()
+        return ours
 
     # -- taking work -------------------------------------------------------------------------
 
@@ -175,6 +178,10 @@ class Worker:
                 if is_due and not due.is_set:
                     due_at = await self._next_wake()
                 timeout = min(timeout, max(0.005, due_at - clock.now()))
+            except StaleWriter as error:
+                log.warning("nothing can be claimed: %s", error)
+                self._membership.suspect()
+                due.forgot()
             except Exception as error:  # whatever it is, work must be taken again
                 # A claim may have been carried out though its answer was lost: the owner hears of
                 # such ones with its next claims.
@@ -244,7 +251,7 @@ class Worker:
             if loaded.instance.owner == self.owner and id not in self._executor.active:
                 await self._take_in(loaded)
             else:
-                del doubts[id]
+                doubts.pop(id, None)
 
     async def _collect(self, hinted: Collection[UUID]) -> None:
         """Fetch the mail of instances in memory; one that has left meanwhile must be claimed."""

@@ -50,7 +50,7 @@ async def main(url: str, drain: str, lease: str) -> None:
 
 
 async def _tell(app: Standfast) -> None:
-    while app.supervisor is None:
+    while app.supervisor is None or app.supervisor.services[0].state != "running":
         await asyncio.sleep(0.01)
     say("ready")
 

@@ -172,7 +172,7 @@ async def test_a_second_worker_stands_by_and_can_be_stopped(lone_url, world):
         standing = asyncio.create_task(stack.enter_async_context(second.running(drain=2)))
         await asyncio.sleep(0.5)
         assert not standing.done()
-        assert second.supervisor is None
+        assert [one.state for one in second.supervisor.services] == ["standing_by"]
         standing.cancel()
         await asyncio.wait([standing])
         # It can still start and read, as any process can.

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from standfast import Standfast
-from tests.crash.voyage import TABLES
+from standfast import Barrier, Standfast
+from tests.crash.voyage import TABLES, Participant, sagas
 from tests.soak.load.audit import Books, Ledgers, audit
 from tests.soak.load.crew import Crew, Member
 from tests.soak.load.schedule import Blow, Kind, schedule
 from tests.soak.load.told import Told
+from tests.soak.load.worker import TAG
 from tests.soak.machine import ROOT
 from tests.soak.part import Findings, Setting
 from tests.soak.processes import Leash, started, tail
@@ -61,7 +62,10 @@ class Place:
     async def prepare(self) -> None:
         """Make the tables."""
         for url in (self.app, self.ledger):
-            async with Standfast(url, migrate=True) as app, app.transaction() as tx:
+            # Which tables there are depends on what is added, and nothing is run here.
+            app = Standfast(url, migrate=True).add(Barrier())
+            app.add(*sagas(TAG, Participant(app, TAG)))
+            async with app, app.transaction() as tx:
                 for table in TABLES[self.tables]:
                     await tx.execute(table)
 

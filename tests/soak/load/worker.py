@@ -13,7 +13,7 @@ import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 
-from standfast import Constant, Retry, Standfast
+from standfast import Barrier, Constant, Retry, Standfast
 from standfast.errors import StoreUnavailable
 from tests.crash.voyage import Participant, sagas
 
@@ -28,7 +28,7 @@ async def main(url: str, ledger: str, name: str, lease: float) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     while not stop.is_set():
         async with AsyncExitStack() as stack:
-            shop, app = Standfast(ledger), Standfast(url)
+            shop, app = Standfast(ledger).add(Barrier()), Standfast(url)
             app.add(*sagas(TAG, Participant(shop, TAG), PATIENT))
             working = app.running(name=name, lease=lease, poll=0.5, max_in_flight=200)
             try:

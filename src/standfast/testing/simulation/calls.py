@@ -74,6 +74,8 @@ async def call(scene: Scene, step: Step[Any, Any], function: Attempt, ctx: Conte
     try:
         await scene.pass_time(f"{place} begins", one.branch, "crash before the call")
         error = scene.told_to_raise(one, number)
+        if one.late and scene.has_refused(one):
+            error = Refused("simulated: the participant has said no before")
         if error is not None:
             raise error
         value = await _answered(scene, step, function, one, place, ctx)

@@ -22,6 +22,8 @@ class Faults:
     faults of few kinds come up too (swarm testing: Groce et al., ISSTA 2012).
 
     - `crash`: the process dies, at a commit (before it is written, or after) or within an attempt.
+    - `pause`: the process stands still for longer than its lease, so that another takes over, and
+      then goes on without knowing.
     - `unknown`: an attempt ends in a connection error, and took effect or didn't.
     - `outage`: a participant can't be reached for up to half an hour, so that retries may be
       exhausted.
@@ -39,6 +41,7 @@ class Faults:
     """
 
     crash: float = 0.04
+    pause: float = 0.01
     unknown: float = 0.08
     outage: float = 0.02
     timeout: float = 0.04

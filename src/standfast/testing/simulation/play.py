@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from standfast.ports.journal import Append
 from standfast.saga import facts as fx
+from standfast.saga.active import Active
 from standfast.saga.definition import Definition
 from standfast.saga.prepared import prepare
 from standfast.saga.saga import Saga
@@ -23,16 +24,12 @@ from standfast.testing.simulation.invariants import (
 )
 from standfast.testing.simulation.judgement import check, judge, path_of, world_of
 from standfast.testing.simulation.people import Operator, Senders
-from standfast.testing.simulation.process import (
-    FOREVER,
-    Process,
-)
+from standfast.testing.simulation.process import FOREVER, Process, running_process
 from standfast.testing.simulation.scene import Rules, Scene
 from standfast.testing.simulation.store import ProcessDatabase, answer_lost
 from standfast.testing.virtual import refusing_real_io
 from standfast.testing.words import describe
 
-Check = Callable[[World], Any]
 LINGER = (0.0, 1.0, FOREVER)
 
 
@@ -55,7 +52,6 @@ class Play(Scene):
         self, rules: Rules, sagas: Sequence[Saga[Any]], input: Any, chance: Chance, *, tell: bool
     ) -> None:
         super().__init__(rules, sagas, input, chance, tell=tell)
-        self.process: Process | None = None
         self._processes: list[Process] = []  # the dead too, or their tasks would be garbage
         self.operator = Operator(self)
         self.senders = Senders(self)
@@ -93,8 +89,8 @@ class Play(Scene):
         )
 
     def _end(self) -> None:
-        if self.process is not None:
-            self.process.kill()
+        for process in self._processes:
+            process.kill()
         self.loop.set_exception_handler(lambda loop, context: None)  # of what is cut off now
         self.loop.end()
         if self.database.sql is not None and self.story is None:
@@ -117,9 +113,9 @@ class Play(Scene):
     def _new_process(self) -> Process:
         number = len(self._processes) + 1
         linger = LINGER[self.chance.choose(f"linger {number}", len(LINGER))]
-        self.process = Process(self.database, self, self.clock, self.definitions, linger=linger)
-        self._processes.append(self.process)
-        return self.process
+        process = Process(self.database, self, self.clock, self.definitions, linger=linger)
+        self._processes.append(process)
+        return process
 
     def _born(self, id: UUID, definition: Definition, label: str, started: fx.Started) -> None:
         observed = Observed(id, definition, label)
@@ -138,10 +134,9 @@ class Play(Scene):
         if chance.strikes("crash", f"{place}: crash"):
             undo = "undo " if " compensation " in place else ""
             self.strikes[undo + branch.partition("[")[0], fault] += 1
-            process = self.process
-            self.crash(place)
-            if process is not None:
-                await process.database.alive()
+            await self._crash(place)
+        elif chance.strikes("pause", f"{place}: pause"):
+            self._pause(place)
 
     # -- the store ---------------------------------------------------------------------------
 
@@ -198,9 +193,14 @@ class Play(Scene):
         self._call_operator(append, observed)
         self.touched()
 
+    def _active(self, append: Append) -> Active | None:
+        """The instance in the memory of the process that just stored this."""
+        process = running_process()
+        return None if process is None else process.active.get(append.id)
+
     def _call_operator(self, append: Append, observed: Observed) -> None:
         """Whoever looks after what is parked hears of one that leaves memory like that."""
-        active = self.process.active.get(append.id) if self.process is not None else None
+        active = self._active(append)
         if active is None or not (append.release and self.rules.operated):
             return
         if active.machine.status in STUCK:
@@ -208,7 +208,7 @@ class Play(Scene):
 
     def _compare(self, append: Append, observed: Observed) -> None:
         """The live machine must be what its journal says."""
-        active = self.process.active.get(append.id) if self.process is not None else None
+        active = self._active(append)
         if active is None or not append.facts:
             return
         machine = active.machine
@@ -222,25 +222,61 @@ class Play(Scene):
         if found:
             self.violated("fold", f"the machine isn't what its journal says: {found}")
 
+    def is_by_a_zombie(self) -> bool:
+        """See `Scene`."""
+        process = running_process()
+        return process is not None and not self.database.holds(process.membership.token)
+
     def touched(self) -> None:
         """Something changed, so what must hold always is checked."""
         if self.rules.always and self.violation is None:
             check(self, self.rules.always)
 
-    def crash(self, place: str) -> None:
-        """Kill the process, and start another after a while."""
-        if self.process is None or self.process.is_dead:
+    async def _crash(self, place: str) -> None:
+        """Kill the process in which this is, and start another if it was the last."""
+        process = running_process()
+        if process is None or process.is_dead:
             return
-        drawn = self.chance.draw(f"{place}: downtime")
-        down = 0.0 if drawn < 0.4 else drawn * 5 if drawn < 0.9 else drawn * 3600
-        self.tell(f"--- the process is killed ({place}), and starts again {down:.2f} s later")
-        self.process.kill()
-        self.spawn(self._restart(self.process, down))
+        process.kill()
+        if any(not other.is_dead for other in self._processes):
+            self.tell(f"--- this process is killed ({place}), and others go on")
+            self.spawn(self._restart(process, 0.0, new=False))
+        else:
+            drawn = self.chance.draw(f"{place}: downtime")
+            down = 0.0 if drawn < 0.4 else drawn * 5 if drawn < 0.9 else drawn * 3600
+            self.tell(f"--- the process is killed ({place}), and starts again {down:.2f} s later")
+            self.spawn(self._restart(process, down, new=True))
+        await process.database.alive()
 
-    async def _restart(self, dead: Process, down: float) -> None:
+    async def _restart(self, dead: Process, down: float, *, new: bool) -> None:
+        """Let the lease of a dead process run out; another process ends it, by its next beat."""
         await self.clock.sleep(down)
-        token = dead.membership.token
-        if token is not None:
-            self.database.let_run_out(token)
+        self._let_run_out(dead)
+        if new:
+            self._boot()
+        else:
+            self._beat()
+
+    def _pause(self, place: str) -> None:
+        """Let the lease of a process that works run out, unnoticed by itself."""
+        process = running_process()
+        if process is None or not self.database.holds(process.membership.token):
+            return
+        self.strikes["the saga itself", "paused past its lease"] += 1
+        self.tell(f"--- this process is paused past its lease ({place}): another takes over")
+        self._let_run_out(process)
+        self._boot()
+
+    def _let_run_out(self, process: Process) -> None:
+        if process.membership.token is not None:
+            self.database.let_run_out(process.membership.token)
+
+    def _boot(self) -> None:
         process = self._new_process()
         process.begin(self.loop, process.boot()).add_done_callback(self._ended)
+
+    def _beat(self) -> None:
+        """The hearts of those that live beat."""
+        for process in self._processes:
+            if not process.is_dead:
+                process.membership.suspect()

@@ -129,6 +129,11 @@ class Process:
             task.cancel()
 
 
+def running_process() -> Process | None:
+    """The process whose code runs just now, None outside of any."""
+    return _process.get()
+
+
 def own_tasks(loop: VirtualLoop) -> None:
     """Let each task that a process begins, or that such a task begins, belong to the process."""
 

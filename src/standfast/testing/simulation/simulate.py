@@ -26,6 +26,7 @@ from standfast.testing.simulation.scene import Check, Rules
 
 Sagas = Saga[Any] | Sequence[Saga[Any]]
 SHRINKS = 400
+QUIET = ("standfast.saga", "standfast.coordination", "standfast.coordination.worker")
 
 
 class InvariantViolated(StandfastError, AssertionError):
@@ -323,11 +324,13 @@ def alone() -> Iterator[None]:
             "simulate has an event loop of its own: call it from a plain `def test_…`, not from "
             "`async def`"
         )
-    log = logging.getLogger("standfast.saga")
-    was, state = log.disabled, random.getstate()
-    log.disabled = True
+    logs = [logging.getLogger(name) for name in QUIET]
+    was, state = [log.disabled for log in logs], random.getstate()
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = was
+        for log, disabled in zip(logs, was, strict=True):
+            log.disabled = disabled
         random.setstate(state)

@@ -66,6 +66,10 @@ class SharedDatabase(MemoryDatabase):
         """See `MemoryDatabase.begin`."""
         return SimulatedTransaction(self, self.sql, self.loop)
 
+    def holds(self, token: int | None) -> bool:
+        """Whether nobody has ended that lease."""
+        return token in self.state(LeaseState).held
+
     def let_run_out(self, token: int) -> None:
         """Let the time of a lease be over, as if its holder had been silent for all of it."""
         lease = self.state(LeaseState).held.get(token)
