@@ -15,7 +15,7 @@ from standfast.errors import StandfastError
 from standfast.pattern import Host
 from standfast.ports.journal import JournalStore, Loaded, Mail
 from standfast.saga.active import Active
-from standfast.saga.attempt import ERROR_LENGTH
+from standfast.saga.attempt import ERROR_LENGTH, describe
 from standfast.saga.definition import Definition
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
@@ -85,6 +85,10 @@ class SagaExecutor:
         except StandfastError as error:
             log.error("saga %s can't be run: %s", instance.id, error)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
+            return
+        except Exception as error:  # the user's code, or ours: it won't go better the next time
+            log.exception("saga %s can't be run", instance.id)
+            await runner.set_aside(instance.id, describe(error))
             return
         opened.machine.reports = False
         self.telemetry.recovered += 1
