@@ -69,7 +69,6 @@ def test_help_loads_no_driver_and_no_backend(loaded_by_help: set[str]) -> None:
 
 
 @pytest.mark.parametrize("module", ["msgspec.inspect", "rich.progress"])
-@pytest.mark.xfail(strict=True, reason="loaded at the top of a module; take this mark away then")
 def test_help_loads_nothing_that_only_a_command_needs(
     module: str, loaded_by_help: set[str]
 ) -> None:

@@ -194,12 +194,16 @@ async def main(dsn):
     token = await register(database, "claimer", kinds=kinds)
     print("ready", flush=True)
     sys.stdin.readline()
+    first = True
     while True:
         loaded = await journal(database).claim(token, kinds, now=time.time(), limit=20)
         if not loaded and await journal(database).next_wake(kinds) is None:
             break
         for one in loaded:
             print(one.instance.id, flush=True)
+        if first:  # nobody takes it all before the other has come
+            first = False
+            await asyncio.sleep(0.5)
     await database.close()
 
 asyncio.run(main(sys.argv[1]))

@@ -2,7 +2,11 @@
 
 import asyncio
 import time
+from contextlib import suppress
+from functools import partial
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase, PostgresOptions
@@ -390,3 +394,30 @@ def test_options():
 def test_wrong_options(url):
     with pytest.raises(ConfigurationError):
         PostgresDatabase(url)
+
+
+async def test_an_address_that_led_to_a_read_only_server_is_asked_anew(postgres_dsn):
+    """As after a failover: what was connected before stays with a server that takes no writes."""
+    name = urlsplit(postgres_dsn).path[1:]
+    admin = await asyncpg.connect(postgres_dsn)
+    database = PostgresDatabase(postgres_dsn, min_size=2)
+    try:
+        await database.open()
+        await migrate(database)
+        await database.close()
+        await admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        await database.open()
+        token_of = partial(register, database)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="read-only: is it a standby"):
+                await token_of()
+        await admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        with suppress(StoreUnavailable):  # one more may have been connected meanwhile
+            await token_of()
+        tokens = await asyncio.gather(*(token_of() for _ in range(20)))
+        assert len(set(tokens)) == 20
+        async with database.transaction() as tx:
+            await tx.execute("CREATE TABLE written (id int)")
+    finally:
+        await database.close()
+        await admin.close()

@@ -34,8 +34,8 @@ KINDS = {tag.partition(".")[0].partition("-")[2] for tag in EACH_KIND}
 # Of what others leave, which only the second life finds. On SQLite a lease that ran out is nearly
 # always ended by who asks for the only worker's.
 TAKEOVERS = {
-    "sqlite": ["1-append.1-reclaim"],
-    "postgres": ["1-append.1-reclaim", "1-start.1-expire"],
+    "sqlite": ["1-start.1-reclaim"],
+    "postgres": ["1-start.1-reclaim", "1-start.1-expire"],
 }
 SECOND = 31  # how many writes of second lives are tried, in turn; most have more
 Rows = list[tuple[Any, ...]]

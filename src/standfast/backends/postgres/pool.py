@@ -148,7 +148,9 @@ class Pool:
         connection = self._at_once() or await self._wait_for_one()
         try:
             rows: list[Any] = await connection.fetch(sql, *args)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                await self._leave_the_standby(connection)
             await self._give_back(connection, _is_sound(connection))
             raise
         # It answered a statement that leaves nothing behind: no need to look at it again.
@@ -162,8 +164,24 @@ class Pool:
         connection = self._at_once() or await self._wait_for_one()
         try:
             yield connection
+        except asyncpg.ReadOnlySQLTransactionError:
+            await self._leave_the_standby(connection)
+            raise
         finally:
             await self._give_back(connection, _is_sound(connection))
+
+    async def _leave_the_standby(self, connection: Any) -> None:
+        """Use no connection of now any more: they lead to a server that takes no writes.
+
+        The address may lead to the primary by now, or soon.
+        """
+        drop(connection)
+        at_hand, self._at_hand = self._at_hand, []
+        for other in at_hand:
+            drop(other)
+        self._spoiled += at_hand
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     def _at_once(self) -> Any:
         """A connection that is at hand, or None."""
