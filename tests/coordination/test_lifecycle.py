@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -76,6 +76,7 @@ def test_up_is_what_works_or_waits_its_turn(state: State):
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=40))
+@settings(deadline=None)
 def test_from_the_start_whatever_comes(events: list[Event]):
     """What is refused changes nothing, and the counts are those of the events that were taken."""
     current, began, failed, in_a_row = status("starting"), 0, 0, 0
@@ -142,3 +143,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

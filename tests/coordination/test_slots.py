@@ -1,6 +1,6 @@
 """Places for instances: never more are taken than there are, in all and of each name."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -59,9 +59,11 @@ class Places(RuleBasedStateMachine):
 
 
 TestPlaces = Places.TestCase
+TestPlaces.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
 
 
 @given(st.integers(2, 20), st.integers(1, 20))
+@settings(deadline=None)
 def test_what_leaves_makes_room_for_any_name(limit: int, own: int):
     slots = Slots(limit)
     for _ in range(limit):

@@ -109,6 +109,19 @@ async def returns(duty: Duty) -> None:
     duty.ready()
 
 
+async def slow_to_stop(duty: Duty) -> None:
+    """A turn that takes five seconds to finish what it has begun."""
+    duty.ready()
+    await duty.stopping.wait()
+    await asyncio.sleep(5.0)
+
+
+async def slow_to_start(duty: Duty) -> None:
+    """One that takes five seconds to be up."""
+    await asyncio.sleep(5.0)
+    await works(duty)
+
+
 def deaf(seconds: float) -> Turn:
     """One that takes so long to notice that it was cancelled, or that it should stop."""
 
@@ -206,6 +219,16 @@ class Process:
             yield self.supervisor
         finally:
             await self.supervisor.stop(drain)
+
+
+def tasks_of(process: Process) -> set[asyncio.Task[None]]:
+    """All that it has going on."""
+    supervisor = process.supervisor
+    turns = (post._turn for post in supervisor._posts)
+    tasks = (*supervisor._tasks, *(post.task for post in supervisor._posts), *turns)
+    return {task for task in tasks if task is not None} | {
+        task for task in asyncio.all_tasks() if task.get_coro().__qualname__.startswith("Event.")
+    }
 
 
 async def until(condition: Callable[[], Any], within: float = 60.0) -> None:
