@@ -27,6 +27,7 @@ class Block:
     code: str
     title: str | None
     skip_reason: str | None
+    appends: bool
 
     @property
     def place(self) -> str:
@@ -62,11 +63,12 @@ def read_page(path: Path) -> Page:
                 needs_postgres = True
             elif directive is not None:
                 raise PageError(f"{place}: two comments for one block")
-            elif asked["text"] == "run" or re.match(r"skip because \S", asked["text"]):
+            elif asked["text"] in ("run", "append") or re.match(r"skip because \S", asked["text"]):
                 directive = asked["text"]
             else:
                 raise PageError(
-                    f"{place}: {asked['text']!r} is none of 'run', 'skip because …', 'postgres'"
+                    f"{place}: {asked['text']!r} is none of 'run', 'append', 'skip because …', "
+                    "'postgres'"
                 )
         elif fence := _FENCE.match(line):
             code = []
@@ -94,13 +96,16 @@ def _block(
     if language in _NOT_RUN:
         raise PageError(f"{place}: write ```python, blocks in {language!r} aren't run")
     skip_reason = None
-    if directive is not None and directive != "run":
+    if directive is not None and directive not in ("run", "append"):
         skip_reason = directive.removeprefix("skip because ")
     runs = language == "python" or (language == "console" and directive == "run")
     if directive == "run" and language != "console":
         raise PageError(f"{place}: 'run' is for console blocks, this one is {language!r}")
     if not runs and skip_reason is None:
         return None
-    title = _TITLE.search(fence["rest"])
+    found = _TITLE.search(fence["rest"])
+    title = found[1] if found else None
+    if directive == "append" and (language != "python" or title is None):
+        raise PageError(f"{place}: 'append' is for python blocks with a title")
     text = textwrap.dedent("\n".join(code)) + "\n"
-    return Block(path, number + 1, language, text, title[1] if title else None, skip_reason)
+    return Block(path, number + 1, language, text, title, skip_reason, directive == "append")

@@ -78,6 +78,13 @@ price = 4
 import shop
 print("now", shop.price, price)
 ```
+<!-- test: append -->
+```python title="shop.py"
+tax = price / 4
+```
+```python
+print("with tax", price + tax)
+```
 ```text
 not python
 ```
@@ -88,6 +95,7 @@ not python
         "sum 6",
         "same loop True",
         "now 4 4",
+        "with tax 5.0",
     ]
 
 
@@ -125,6 +133,7 @@ def test_a_page_is_given_its_database(tmp_path: Path) -> None:
         ("<!-- test: skip -->\n```python\n```\n", "'skip' is none of"),
         ("<!-- test: skip because -->\n```python\n```\n", "is none of"),
         ("<!-- test: run -->\n```python\n```\n", "'run' is for console"),
+        ("<!-- test: append -->\n```python\n```\n", "'append' is for python blocks with"),
         ("<!-- test: run -->\ntext\n```console\n```\n", "expected the block"),
         ("<!-- test: run -->\n", "no block after it"),
         ("<!-- test: run -->\n<!-- test: run -->\n", "two comments"),

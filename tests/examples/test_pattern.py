@@ -25,7 +25,7 @@ from examples.pattern.reminders import (
 from standfast import Constant, Standfast, Transaction
 from standfast.errors import ConfigurationError, MigrationNeeded, StaleWriter, Unsupported
 from standfast.ports.leases import LeaseStore
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import ROOT, read_page
 
 LEASE = "2s"
 TABLE = "CREATE TABLE said (key text, by int NOT NULL)"
@@ -214,6 +214,12 @@ def test_it_takes_no_parts_and_needs_sql() -> None:
         Reminders(nothing).add("part")
     with pytest.raises(Unsupported, match="memory:// has no ReminderStore"):
         Standfast("memory://").add(Reminders(nothing))
+
+
+def test_the_how_to_shows_all_of_it() -> None:
+    page = read_page(ROOT / "docs" / "how-to" / "write-a-pattern.md")
+    shown = [block.code for block in page.blocks if block.title == "reminders.py"]
+    assert "\n\n".join(shown) == (ROOT / "examples" / "pattern" / "reminders.py").read_text()
 
 
 # -- in several processes
