@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
@@ -56,6 +55,7 @@ class Standfast:
         self.supervisor: Supervisor | None = None
         self._opened: int = 0
         self._opening = asyncio.Lock()
+        self._closing = AsyncExitStack()
 
     def add(self, *parts: Any) -> Self:
         """Add sagas (as instances) and patterns. Raises `DefinitionError`, `ConfigurationError`.
@@ -71,30 +71,21 @@ class Standfast:
     async def __aenter__(self) -> Self:
         async with self._opening:
             if not self._opened:
-                await self.database.open()
-                try:
+                async with AsyncExitStack() as stack:
+                    await self.database.open()
+                    stack.push_async_callback(self.database.close)
                     await check_tables(self.database, self.patterns.ports, migrate=self.migrate)
                     await self._keep_time()
-                    for pattern in self.patterns.all:
-                        await pattern.open()
-                except BaseException:
-                    await self.database.close()
-                    raise
+                    await stack.enter_async_context(self.patterns.opened())
+                    self._closing = stack.pop_all()
             self._opened += 1
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         async with self._opening:
             self._opened -= 1
             if not self._opened:
-                for pattern in reversed(self.patterns.all):
-                    await pattern.close()
-                await self.database.close()
+                await self._closing.aclose()
 
     async def _keep_time(self) -> None:
         assert isinstance(self.clock, AdjustedClock)
@@ -137,7 +128,7 @@ class Standfast:
         async with self:
             supervisor = self.supervisor = Supervisor(membership, services, clock=self.clock)
             try:
-                await supervisor.start()
+                await supervisor.start(drain=patience)
                 try:
                     yield supervisor
                 finally:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -20,17 +21,34 @@ A pattern that is added itself, as it is, needs no line.
 """
 
 
+MEMBERS = ("ports", "attach", "add", "open", "close", "services")
+"""What a pattern has, whether it subclasses `Pattern` or not."""
+
+
 class Joined:
     """The patterns of one app, each there once."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._patterns: dict[type, Pattern] = {}
+        self._open: list[Pattern] | None = None
 
     @property
     def all(self) -> list[Pattern]:
         """All that were added, in that order."""
         return list(self._patterns.values())
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Open the patterns, and close them in reverse: each that was opened, whatever happens."""
+        async with AsyncExitStack() as stack:
+            self._open = []
+            stack.callback(setattr, self, "_open", None)
+            for pattern in self.all:
+                await pattern.open()
+                stack.push_async_callback(pattern.close)
+                self._open.append(pattern)
+            yield
 
     @property
     def ports(self) -> list[type]:
@@ -44,24 +62,43 @@ class Joined:
             if home is not None:
                 module, _, name = home.rpartition(".")
                 kind: type[Pattern] = getattr(import_module(module), name)
-                self.get(kind).add(part)
+                pattern = self.get(kind)
+                self._refuse_while_open(part, pattern)
+                pattern.add(part)
                 return
-        if isinstance(part, type) or not _is_pattern(part):
+        missing = [name for name in MEMBERS if not hasattr(part, name)]
+        if isinstance(part, type) or missing == list(MEMBERS):
             raise ConfigurationError(
                 f"add({part!r}): give an instance of a Saga subclass, or a pattern"
             )
+        if missing:
+            raise ConfigurationError(
+                f"add({part!r}): a pattern has {', '.join(MEMBERS)}, and this has no "
+                f"{', '.join(missing)}: subclass standfast.pattern.Pattern"
+            )
+        self._refuse_while_open(part, part)
         if type(part) in self._patterns:
             raise ConfigurationError(f"add({part!r}): this app has a {type(part).__name__} already")
         part.attach(self._host)
         self._patterns[type(part)] = part
 
+    def _refuse_while_open(self, part: Any, pattern: Pattern) -> None:
+        if self._open is not None and pattern not in self._open:
+            raise ConfigurationError(
+                f"add({part!r}): the app is open, and what it needs isn't there: add it before"
+            )
+
     def get(self, kind: type[P]) -> P:
-        """The app's pattern of that kind; it joins now, unless it has already."""
+        """The app's pattern of that class; one that isn't there joins now, to look and to ask.
+
+        It is opened with the app. In one that is open already, it can't begin anything.
+        """
         for pattern in self._patterns.values():
             if isinstance(pattern, kind):
                 return pattern
         pattern = kind()
-        self.add(pattern)
+        pattern.attach(self._host)
+        self._patterns[kind] = pattern
         return pattern
 
     def services(self, options: ServiceOptions, only: Collection[str]) -> list[Service]:
@@ -78,7 +115,3 @@ class Joined:
                 f"only={', '.join(unknown)}: this app's services are {', '.join(names)}"
             )
         return [service for service in every if not only or service.name in only]
-
-
-def _is_pattern(part: Any) -> bool:
-    return all(callable(getattr(part, name, None)) for name in ("attach", "open", "services"))

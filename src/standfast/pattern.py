@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from standfast.clock import Clock
 from standfast.codec import Codec
 from standfast.coordination.service import Service, ServiceOptions
+from standfast.errors import ConfigurationError
 from standfast.ports.database import Database
 from standfast.transaction import UnitOfWork
 
@@ -40,29 +41,30 @@ class Host(Protocol):
         ...
 
 
-class Pattern(Protocol):
-    """One pattern of one app. It is made once, attached once, opened and closed with the app."""
+class Pattern:
+    """One pattern of one app, to be subclassed: what isn't overridden does nothing.
 
-    ports: Sequence[type]
+    It is made once, attached once, and opened and closed with the app.
+    """
+
+    ports: Sequence[type] = ()
     """The ports that it stores with, `LeaseStore` too if it has services. Their tables are made by
     ``standfast migrate``."""
 
     def attach(self, host: Host) -> None:
-        """Learn of the app. The database may not be open yet."""
-        ...
+        """Learn of the app, whose database may not be open yet. By default kept as `host`."""
+        self.host: Host = host
 
     def add(self, part: Any) -> None:
-        """Take in what a user added to the app. Raises `ConfigurationError`."""
-        ...
+        """Take in what a user added to the app. Raises `ConfigurationError`; by default always."""
+        raise ConfigurationError(f"add({part!r}): {type(self).__name__} takes no parts")
 
     async def open(self) -> None:
         """Get ready: the database is open and its tables are there."""
-        ...
 
     async def close(self) -> None:
         """Finish what was accepted: the database closes after this."""
-        ...
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """What it runs in the background of a process that works. Raises `ConfigurationError`."""
-        ...
+        return ()

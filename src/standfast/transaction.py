@@ -12,12 +12,15 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar
 
 from standfast.errors import ConfigurationError
-from standfast.ports.database import Database, Row, StoreTransaction
+from standfast.ports.database import Database, Row, Script, StoreTransaction, carry_out
+from standfast.ports.providing import Dialect
 
 W_co = TypeVar("W_co", covariant=True)
+T = TypeVar("T")
 U = TypeVar("U", bound="UnitOfWork")
 log = logging.getLogger("standfast")
 
@@ -40,6 +43,12 @@ class UnitOfWork:
         self.database: Database = database
         self.store: StoreTransaction = store
         self._after: list[Callable[[], None]] = []
+        self._over = False
+
+    @property
+    def dialect(self) -> Dialect:
+        """The SQL that it speaks."""
+        return self.store.dialect
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched."""
@@ -57,6 +66,10 @@ class UnitOfWork:
         """The first column of the first row, or None."""
         return await self.store.fetch_value(sql, *args)
 
+    async def run_script(self, script: Script[T]) -> T:
+        """Carry out what a port has written down as data; what it returns."""
+        return await carry_out(self.store, script)
+
     def within(self, protocol: type[Rides[W_co]]) -> W_co:
         """A port as part of this transaction: what is written through it commits with it."""
         return self.database.port(protocol).within(self.store)
@@ -65,19 +78,40 @@ class UnitOfWork:
         """Call `act` once this transaction is durable, in the order in which they were given.
 
         It isn't called after a rollback, nor if the process dies in between: hints only. What it
-        raises is logged.
+        raises is logged. One that is given while these are called is called too. Raises
+        `ConfigurationError` for a coroutine function, which nobody would await, and once the
+        transaction is over.
         """
+        given: object = act
+        if not callable(given) or iscoroutinefunction(given):
+            raise ConfigurationError(
+                f"on_commit({act!r}): give a plain function of no arguments, not a coroutine "
+                "function; it may begin a task"
+            )
+        if self._over:
+            raise ConfigurationError(
+                "on_commit(…) after the end of its transaction: call it inside the block"
+            )
         self._after.append(act)
 
     def committed(self) -> None:
         """Carry out what waits for the commit; called by whoever committed."""
-        after, self._after = self._after, []
-        for act in after:
+        while self._after:
+            act = self._after.pop(0)
             try:
                 act()
             except Exception:
                 # Nothing can be taken back any more, and the others must hear of it too.
                 log.exception("what was to follow a commit failed")
+            except BaseException:
+                self.committed()  # the others first: the commit is a fact
+                raise
+        self._over = True
+
+    def rolled_back(self) -> None:
+        """Forget what waits for the commit; called by whoever rolled back."""
+        self._after.clear()
+        self._over = True
 
 
 @asynccontextmanager
@@ -85,10 +119,17 @@ async def unit_of_work(
     database: Database, make: Callable[[Database, StoreTransaction], U]
 ) -> AsyncIterator[U]:
     """A transaction that `make` wraps: committed at the end of the block, or rolled back."""
-    async with database.transaction() as store:
-        tx = make(database, store)
-        with _inside(database):
-            yield tx
+    tx: U | None = None
+    try:
+        async with database.transaction() as store:
+            tx = make(database, store)
+            with _inside(database):
+                yield tx
+    except BaseException:
+        if tx is not None:
+            tx.rolled_back()
+        raise
+    assert tx is not None
     tx.committed()
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from standfast.clock import Clock
 from standfast.conformance.samples import mail, start
-from standfast.coordination.executor import Desk
+from standfast.coordination.executor import Desk, Orphaned
 from standfast.coordination.worker import Worker
 from standfast.ports.journal import Append, JournalStore, Loaded, Mail
 from tests.coordination.world import Port, Process, Store
@@ -25,6 +25,9 @@ class Hands:
     """
 
     pattern = "test"
+    orphaned = Orphaned(
+        "parked", "no live worker has version {version} of test '{name}'", "Run one that does"
+    )
 
     def __init__(
         self,
@@ -91,7 +94,10 @@ class Hands:
         )
         assert error is None
         del self.active[id]
-        self.desk.left(id, name, wake_at)
+        starved = self.desk.slots.give_back(name)
+        self.desk.left(id, wake_at)
+        if starved:
+            self.desk.wake()
 
 
 class Shop:
@@ -144,6 +150,7 @@ def a_worker(
         exclusive=False,
         max_in_flight=max_in_flight,
         poll=poll,
+        linger=1.0,
     )
 
 

@@ -324,6 +324,7 @@ async def test_a_hint_that_comes_while_it_asks_is_heard():
         await asyncio.sleep(0.01)
 
     second.port.behind["acquire"] = leave
+    await until(lambda: second.states["alone"] == "running")
     await starting
     assert clock().monotonic() - left[0] < 0.1
     await second.supervisor.stop(1.0)
@@ -361,9 +362,10 @@ async def test_standing_by_through_a_store_that_is_away():
     second.port.away.add("acquire")
     await first.supervisor.stop(1.0)
     await asyncio.sleep(5 * LEASE)
-    assert not starting.done()
+    assert second.states["alone"] == "standing_by"
     second.port.away.clear()
-    await asyncio.wait_for(starting, 1.0)
+    await until(lambda: second.states["alone"] == "running", within=1.0)
+    await starting
     await second.supervisor.stop(1.0)
 
 
@@ -385,7 +387,9 @@ async def test_a_process_that_leaves_on_sqlite_is_followed_at_once(tmp_path):
         assert diary == ["0 begins"]
         await supervisors[0].stop(1.0)
         async with asyncio.timeout(5.0):  # far below the lease of a minute
-            await starting
+            while supervisors[1].services[0].state != "running":
+                await asyncio.sleep(0.01)
+        await starting
         assert diary == ["0 begins", "0 ends", "1 begins"]
         await supervisors[1].stop(1.0)
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from standfast.coordination.membership import Kind
 from standfast.coordination.slots import Slots
 from standfast.ports.journal import Loaded, Mail
+
+
+class Orphaned(NamedTuple):
+    """What becomes of instances of a kind that no live worker has.
+
+    Their `status` and `cause` (``{name}`` and ``{version}`` are filled in); the `remedy` is told in
+    the log.
+    """
+
+    status: str
+    cause: str
+    remedy: str
 
 
 class Desk(Protocol):
@@ -21,7 +33,15 @@ class Desk(Protocol):
 
     @property
     def slots(self) -> Slots:
-        """The places for instances here. The executor takes one for each that it takes in."""
+        """The places for instances here, others in each turn of the worker.
+
+        The executor takes one for each instance that it takes in, and gives it back to the same.
+        """
+        ...
+
+    @property
+    def linger(self) -> float:
+        """Seconds: what sleeps for longer leaves memory."""
         ...
 
     def hint(self, id: UUID) -> None:
@@ -36,8 +56,8 @@ class Desk(Protocol):
         """Look out for an instance whose start under this lease had no known outcome."""
         ...
 
-    def left(self, id: UUID, name: str, wakes_at: float | None) -> None:
-        """An instance left memory, and its place is free. `wakes_at`: when it is due again."""
+    def left(self, id: UUID, wakes_at: float | None) -> None:
+        """An instance left memory. `wakes_at`: when it is due again, None if only mail wakes it."""
         ...
 
     async def still_ours(self) -> bool:
@@ -51,6 +71,11 @@ class Executor(Protocol):
     @property
     def pattern(self) -> str:
         """The pattern's name, as the journal knows it."""
+        ...
+
+    @property
+    def orphaned(self) -> Orphaned:
+        """What becomes of instances that nobody can run."""
         ...
 
     @property

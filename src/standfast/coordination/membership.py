@@ -119,6 +119,10 @@ class Membership:
             self._held[name] = token
         return token
 
+    def held(self, name: str) -> int | None:
+        """The token of a lease that is held, None if it isn't, or not any more."""
+        return self._held.get(name)
+
     async def let_go(self, name: str) -> None:
         """Release a lease that was held, as `leave` does."""
         token = self._held.pop(name, None)

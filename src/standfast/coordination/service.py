@@ -47,20 +47,35 @@ class Duty:
     """One turn of a service: it ends when the service is stopped, or the process's lease is lost.
 
     `token` is the fencing token of the process's membership; `own_token` that of the service's own
-    lease, None unless it is exclusive. `stopping` is set when it should finish what it has
-    begun and return, within `drain` seconds (read then).
+    lease, None unless it is exclusive. `stopping` is set when it should finish what it has begun
+    and return, within `drain` seconds (read then). `is_cut`: its lease was lost, so that nothing it
+    writes counts any more.
     """
 
     membership: Membership
     token: int
     own_token: int | None
-    _on_ready: Callable[[], None]
+    _on_ready: Callable[[Duty], None]
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     drain: float = 0.0
+    is_cut: bool = False
+
+    async def pause(self, seconds: float, *hints: asyncio.Event) -> bool:
+        """Return after so many seconds, or as soon as a hint is set, or it should stop.
+
+        Answers whether to go on: False once it should stop. Hints stay set.
+        """
+        events = [asyncio.ensure_future(event.wait()) for event in (self.stopping, *hints)]
+        try:
+            await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for event in events:
+                event.cancel()
+        return not self.stopping.is_set()
 
     def ready(self) -> None:
-        """Say that the service works from now on."""
-        self._on_ready()
+        """Say that the service works from now on. More than once is fine."""
+        self._on_ready(self)
 
 
 class Service(Protocol):
@@ -68,7 +83,8 @@ class Service(Protocol):
 
     `run` works until ``duty.stopping`` is set, finishes what it has begun, and returns. It is
     cancelled when the lease is lost, or the drain takes too long: then it must drop what it has in
-    memory and write nothing more. What it raises is logged, and it is run again after a pause.
+    memory and write nothing more. What it raises is logged, and it is run again after a pause; but
+    `StaleWriter` says that the lease was lost: if that is so, it goes on at once under the next.
     """
 
     @property
@@ -78,7 +94,11 @@ class Service(Protocol):
 
     @property
     def exclusive(self) -> bool:
-        """Whether only one process may run it at a time, while others stand by."""
+        """Whether only one process may run it at a time, while others stand by.
+
+        A process that can't reach the store cuts it off when its lease may have run out. That isn't
+        exact: write with the token, which the store checks. The name counts in the whole database.
+        """
         ...
 
     async def run(self, duty: Duty) -> None:

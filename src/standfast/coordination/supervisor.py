@@ -13,7 +13,7 @@ from standfast.coordination.lifecycle import Event, ServiceStatus, after
 from standfast.coordination.membership import Membership
 from standfast.coordination.service import Duty, Service
 from standfast.coordination.watchdog import Watchdog
-from standfast.errors import ConfigurationError, StoreError
+from standfast.errors import ConfigurationError, StaleWriter, StoreError
 from standfast.resilience.backoff import Exponential
 from standfast.text import told
 
@@ -22,6 +22,10 @@ log = logging.getLogger("standfast.coordination")
 _BACKOFF = Exponential(initial=0.2, maximum=30.0, jitter="equal")
 _STANDS_BY_FOR = 0.5
 """Seconds between looks whether a lease that another holds has become free, at most."""
+_LOOKS_EVERY = 0.05
+"""Seconds between looks whether the membership holds again."""
+_READY_WITHIN = 10.0
+"""Seconds for which the start waits for one service, before it goes on with the next."""
 _GRACE = 1.0
 """Seconds for a service to end after it was cancelled, before the process goes on without it."""
 
@@ -86,10 +90,12 @@ class Supervisor:
 
     # -- life --------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, *, drain: float = 0.0) -> None:
         """Join, and start the services one after the other: each is up when the next begins.
 
-        Waits for one that stands by. Raises what a service's first turn raises, and `StoreError`.
+        One that stands by counts as up. One that isn't ready after ten seconds is told in the log,
+        and not waited for any longer. Raises what a service's first turn raises, and `StoreError`;
+        then, or when it is cancelled, those that are up are stopped as by `stop`.
         """
         loop = asyncio.get_running_loop()
         await self._join()
@@ -100,25 +106,36 @@ class Supervisor:
             self.watchdog.start(loop)
         try:
             for post in self._posts:
-                post.task = loop.create_task(post.keep(), name=f"standfast-{post.service.name}")
-                await post.first_turn()
+                await post.begin()
         except BaseException:
-            await self.stop(0.0)
+            await self.stop(drain)
             raise
 
     async def stop(self, drain: float) -> None:
-        """Stop the services in reverse, each within what is left of `drain` seconds; then leave."""
+        """Stop the services, within `drain` seconds in all, and leave.
+
+        None takes on anything new from now on; they are waited for in reverse. Cancelled meanwhile,
+        it cuts off what is left, and leaves all the same.
+        """
         self.is_stopping = True
         until = self.clock.monotonic() + drain
-        for post in reversed(self._posts):
-            await post.stop(max(0.0, until - self.clock.monotonic()))
+        for post in self._posts:
+            post.drain(drain)
+        try:
+            for post in reversed(self._posts):
+                await post.drained(max(0.0, until - self.clock.monotonic()))
+        finally:
+            await asyncio.gather(*(post.end() for post in self._posts))
+            await self._leave()
+
+    async def _leave(self) -> None:
         tasks = [task for task in (*self._tasks, self._telling) if task is not None]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         self._unsubscribe()
         if self.watchdog is not None:
             self.watchdog.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.membership.leave()
 
     async def _join(self) -> None:
@@ -126,11 +143,28 @@ class Supervisor:
         self._joined.set()
 
     async def joined(self) -> int:
-        """The membership's token, as soon as there is one."""
-        while (token := self.membership.token) is None:
+        """The membership's token, as soon as it surely holds."""
+        while not self.membership.is_held:
             self._joined.clear()
-            await self._joined.wait()
+            try:  # joined anew, or renewed by a beat, of which nobody tells
+                async with asyncio.timeout(_LOOKS_EVERY):
+                    await self._joined.wait()
+            except TimeoutError:
+                pass
+        token = self.membership.token
+        assert token is not None
         return token
+
+    async def stands(self, token: int) -> bool:
+        """Whether the membership with that token wasn't lost; if it was, that is seen to now."""
+        membership = self.membership
+        try:
+            stands = membership.token == token and await membership.check()
+        except StoreError:
+            return True  # nobody knows
+        if not stands:
+            membership.suspect()
+        return stands
 
     def _freed(self) -> None:
         for post in self._posts:
@@ -152,6 +186,7 @@ class Supervisor:
                     await self._lost()
                 await asyncio.gather(*map(self._lost_one, membership.take_lost()))
                 await membership.tend()
+                await membership.tell()  # what couldn't be told before
                 self._store_answers = True
             except StoreError as error:
                 self._store_answers = False
@@ -170,8 +205,8 @@ class Supervisor:
                 "what it had in hand went to others",
                 self.membership.lease / 2,
             )
-        self.membership.forget()
-        await asyncio.gather(*(post.cut() for post in self._posts))
+            self.membership.forget()
+            await asyncio.gather(*(post.cut() for post in self._posts))
         await self._join()
 
     async def _lost_one(self, name: str) -> None:
@@ -205,12 +240,11 @@ class _Post:
         self.lease_name = f"service:{service.name}"
         self.status = ServiceStatus(service.name, "starting", supervisor.clock.now())
         self.task: asyncio.Task[None] | None = None
-        self._turn: asyncio.Task[None] | None = None
-        self._duty: Duty | None = None
-        self._cuts = 0
-        self._first: asyncio.Future[None] | None = None
         self.freed = asyncio.Event()
         """Set when a lease may have become free."""
+        self._duty: Duty | None = None
+        self._turn: asyncio.Task[None] | None = None
+        self._first: asyncio.Future[None] | None = None
 
     def _note(self, event: Event, error: str = "") -> None:
         before = self.status.state
@@ -219,49 +253,81 @@ class _Post:
         if self.status.state != before:
             log.debug("service %r: %s", self.service.name, self.status.state)
             self.supervisor.changed()
+        if self._first is not None and not self._first.done() and self.status.is_up:
+            self._first.set_result(None)
 
-    async def first_turn(self) -> None:
-        """Return when the service is up for the first time. Raises what it failed with before."""
-        self._first = asyncio.get_running_loop().create_future()
-        if self.status.state == "running":
+    # -- turn after turn ---------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Return when the service is up, or takes its time. Raises what it failed with before."""
+        loop = asyncio.get_running_loop()
+        self._first = loop.create_future()
+        self.task = loop.create_task(self._keep(), name=f"standfast-{self.service.name}")
+        await asyncio.wait((self._first,), timeout=_READY_WITHIN)
+        if self._first.done():
+            self._first.result()
             return
-        await self._first
+        self._first.set_result(None)
+        log.warning(
+            "service %r isn't ready after %g s: going on without waiting for it",
+            self.service.name,
+            _READY_WITHIN,
+        )
 
-    async def keep(self) -> None:
-        """Run turn after turn. Ends when the service is stopped, or fails before it ever ran."""
+    async def _keep(self) -> None:
+        """Run turn after turn. Ends when the service is stopped, or fails before it was ever up."""
         while not self.supervisor.is_stopping:
-            duty = await self._enlist()
-            self._duty = duty
-            self._turn = asyncio.get_running_loop().create_task(self.service.run(duty))
-            cuts = self._cuts
             try:
-                await asyncio.wait((self._turn,))
-            except asyncio.CancelledError:
-                self._turn.cancel()
-                await asyncio.wait((self._turn,), timeout=_GRACE)
-                raise
-            finally:
-                self._duty = None
-            turn, self._turn = self._turn, None
-            if self._cuts != cuts:
-                self._note("lost")
-                continue
-            error = None if turn.cancelled() else turn.exception()
-            if duty.stopping.is_set():
-                if error is not None:
-                    log.error(
-                        "service %r failed while it drained", self.service.name, exc_info=error
-                    )
-                break
-            if not await self._goes_on_after(error or RuntimeError("it ended by itself")):
-                break
+                await self._run_once()
+            except Exception as error:
+                if self._first is not None and not self._first.done():
+                    self._first.set_exception(error)
+                    break
+                if self.supervisor.is_stopping:
+                    log.exception("service %r failed while it drained", self.service.name)
+                    break
+                await self._pause_after(error)
         if self.status.state != "stopped":  # it is, when its lease was lost while it drained
             self._note("end")
 
-    async def _goes_on_after(self, error: BaseException) -> bool:
-        if self._first is not None and not self._first.done():
-            self._first.set_exception(error)
-            return False
+    async def _run_once(self) -> None:
+        """One turn. Raises what it fails with."""
+        self._duty = duty = await self._enlist()
+        self._turn = turn = asyncio.get_running_loop().create_task(self.service.run(duty))
+        try:
+            await self._watch(turn)
+        except asyncio.CancelledError:
+            turn.cancel()
+            await asyncio.wait((turn,), timeout=_GRACE)
+            raise
+        finally:
+            self._turn = self._duty = None
+        error = None if turn.cancelled() else turn.exception()
+        if duty.is_cut or (duty.stopping.is_set() and error is None):
+            return
+        if isinstance(error, StaleWriter) and not await self.supervisor.stands(duty.token):
+            if not duty.stopping.is_set():
+                self._note("lost")
+            return
+        raise error or RuntimeError("it ended by itself")
+
+    async def _watch(self, turn: asyncio.Task[None]) -> None:
+        """Wait for the end of a turn; cut it off when it isn't sure any more to be the only one."""
+        membership = self.supervisor.membership
+        while self.service.exclusive and not turn.done():
+            left = membership.sure_until - self.supervisor.clock.monotonic()
+            await asyncio.wait((turn,), timeout=max(0.0, left))
+            if not turn.done() and not membership.is_held:
+                log.error(
+                    "service %r is cut off: the store doesn't answer, and another process may run "
+                    "it by now",
+                    self.service.name,
+                )
+                await self.cut()
+                break
+        await asyncio.wait((turn,))
+
+    async def _pause_after(self, error: Exception) -> None:
         self._note("fail", f"{type(error).__name__}: {told(error)}"[:500])
         pause = _BACKOFF.delay(self.status.failures, 0.0, random.random())  # noqa: S311 - jitter
         log.error(
@@ -272,29 +338,42 @@ class _Post:
         )
         await self._let_go()
         await self.supervisor.clock.sleep(pause)
-        return True
 
     async def _enlist(self) -> Duty:
-        """Wait for the leases that a turn needs."""
-        membership, own = self.supervisor.membership, None
-        while self.service.exclusive:
-            await self.supervisor.joined()
-            self.freed.clear()  # before it asks: what is freed from now on is news
-            try:
-                own = await membership.hold(self.lease_name)
-            except StoreError as error:
-                log.error("service %r can't ask for its lease: %s", self.service.name, error)
-            if own is not None:
-                break
-            if self.status.state != "standing_by":
-                log.info("another process runs service %r: standing by", self.service.name)
-                self._note("stand_by")
-            await self._await_freed()
-        # Asked for last: it may be another than before the service's own lease was asked for.
-        token = await self.supervisor.joined()
-        if self.status.state != "starting":
-            self._note("begin")
-        return Duty(membership, token, own, self._ready)
+        """Wait for the leases that a turn needs: all of them surely hold when it begins."""
+        membership = self.supervisor.membership
+        while True:
+            token, own = await self.supervisor.joined(), None
+            if self.service.exclusive:
+                own = await self._own_lease()
+                if own is None:
+                    await self._await_freed()
+                    continue
+                # Asking took a while: what held before may be lost by now.
+                if membership.token != token or membership.held(self.lease_name) != own:
+                    continue
+                if not membership.is_held:
+                    continue
+            if self.status.state != "starting":
+                self._note("begin")
+            return Duty(membership, token, own, self._ready)
+
+    async def _own_lease(self) -> int | None:
+        """The service's own lease, asked for if need be; None while another process has it."""
+        membership = self.supervisor.membership
+        own = membership.held(self.lease_name)
+        if own is not None:
+            return own
+        self.freed.clear()  # before it asks: what is freed from now on is news
+        try:
+            own = await membership.hold(self.lease_name)
+        except StoreError as error:
+            log.error("service %r can't ask for its lease: %s", self.service.name, error)
+            return None
+        if own is None and self.status.state != "standing_by":
+            log.info("another process runs service %r: standing by", self.service.name)
+            self._note("stand_by")
+        return own
 
     async def _await_freed(self) -> None:
         patience = min(_STANDS_BY_FOR, self.supervisor.membership.beats_every)
@@ -304,36 +383,48 @@ class _Post:
         except TimeoutError:
             pass  # hints may be lost: look again
 
-    def _ready(self) -> None:
-        self._note("ready")
-        if self._first is not None and not self._first.done():
-            self._first.set_result(None)
+    def _ready(self, duty: Duty) -> None:
+        if duty is self._duty and not duty.is_cut and self.status.state != "running":
+            self._note("ready")
+
+    # -- the end of a turn -------------------------------------------------------------------
 
     async def cut(self) -> None:
         """End the turn at once: what it does isn't ours any more."""
-        turn = self._turn
-        self._cuts += 1
-        if turn is not None:
-            turn.cancel()
-            # No longer, for the heart waits meanwhile.
-            patience = self.supervisor.membership.beats_every
-            done, _ = await asyncio.wait((turn,), timeout=patience)
-            if not done:
-                log.error("service %r doesn't end; going on without it", self.service.name)
-
-    async def stop(self, drain: float) -> None:
-        """Let it finish within `drain` seconds, then cut it off."""
-        task = self.task
-        if task is None:
+        duty, turn = self._duty, self._turn
+        if duty is None or turn is None or duty.is_cut:
             return
-        if self.status.state not in ("draining", "stopped"):
-            self._note("drain")
-        if self._duty is not None and self._turn is not None:
-            self._duty.drain = drain
+        duty.is_cut = True
+        self._note("lost")
+        turn.cancel()
+        # No longer, for the heart waits meanwhile.
+        done, _ = await asyncio.wait((turn,), timeout=self.supervisor.membership.beats_every)
+        if not done:
+            log.error(
+                "service %r doesn't end though its lease was lost: it isn't begun again before it "
+                "has",
+                self.service.name,
+            )
+
+    def drain(self, within: float) -> None:
+        """Let it finish what it has begun, and take on nothing new."""
+        if self.task is None or self.status.state in ("draining", "stopped"):
+            return
+        self._note("drain")
+        if self._duty is not None:
+            self._duty.drain = within
             self._duty.stopping.set()
-            await asyncio.wait((task,), timeout=drain + _GRACE)
-        task.cancel()
-        await asyncio.wait((task,), timeout=_GRACE)
+
+    async def drained(self, within: float) -> None:
+        """Return when it has ended, or so many seconds have passed, and a moment more."""
+        if self.task is not None and self._duty is not None:
+            await asyncio.wait((self.task,), timeout=within + _GRACE)
+
+    async def end(self) -> None:
+        """Cut off what is left of it."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait((self.task,), timeout=_GRACE)
         if self.status.state != "stopped":
             self._note("end")
         await self._let_go()

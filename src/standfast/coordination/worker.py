@@ -33,7 +33,8 @@ class Worker:
 
     `name` is the service's. `exclusive`: the store takes one such worker at a time.
     `max_in_flight`: instances in memory at once; more wait in the store. `poll`: seconds between
-    looks at the store when nothing hints at work.
+    looks at the store when nothing hints at work. `linger`: what sleeps for longer, in seconds,
+    leaves memory.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Worker:
         exclusive: bool,
         max_in_flight: int,
         poll: float,
+        linger: float,
     ) -> None:
         self.name: str = name
         self.exclusive: bool = exclusive
+        self.linger: float = linger
         self.slots: Slots = Slots(max_in_flight)
         self.owner: int = 0
         self._executor = executor
@@ -91,7 +94,12 @@ class Worker:
             for task in (pump, stopping):
                 task.cancel()
             await executor.cut_off()
-        await executor.end()
+            # However the turn ended: while the token holds, nobody else can claim what it owns.
+            if duty.membership.token == self.owner:
+                await self._give_all_back()
+
+    async def _give_all_back(self) -> None:
+        await self._executor.end()
         try:
             await self._journal.release(self.owner)
         except StoreError as error:
@@ -126,10 +134,9 @@ class Worker:
         self._due.doubts[id] = self._clock.monotonic() + DOUBTED_FOR
         self._due.now()
 
-    def left(self, id: UUID, name: str, wakes_at: float | None) -> None:
+    def left(self, id: UUID, wakes_at: float | None) -> None:
         """See `Desk.left`."""
-        starved = self.slots.give_back(name)
-        if starved or (wakes_at is not None and wakes_at < self._due.looks_at):
+        if wakes_at is not None and wakes_at < self._due.looks_at:
             self._due.now()
         if not self._executor.active:
             self._emptied.set()
@@ -237,7 +244,9 @@ class Worker:
         try:
             await self._executor.take_in(loaded)
             doubts.pop(id, None)
-        except Exception:  # it is owned all the same, so that no claim brings it again
+        except asyncio.CancelledError:
+            raise
+        except BaseException:  # it is owned all the same, so that no claim brings it again
             log.exception("%s %s couldn't be taken in; trying again", self._executor.pattern, id)
             doubts.setdefault(id, self._clock.monotonic() + DOUBTED_FOR)
 
@@ -263,20 +272,22 @@ class Worker:
             self._due.now()
 
     async def _flag(self) -> None:
+        orphaned = self._executor.orphaned
         flagged = await self._journal.flag_unclaimable(
             self._executor.pattern,
             due_before=self._clock.now() - UNCLAIMABLE_AFTER,
-            status="parked",
-            cause=f"no live worker has version {{version}} of {self._executor.pattern} '{{name}}'",
+            status=orphaned.status,
+            cause=orphaned.cause,
         )
         for instance in flagged:
             log.error(
-                "%s %s is parked: no live worker has version %d of %r. Run one that does, or "
-                "move it with `standfast sagas migrate`",
+                "%s %s is %s: no live worker has version %d of %r. %s",
                 instance.pattern,
                 instance.id,
+                orphaned.status,
                 instance.version,
                 instance.name,
+                orphaned.remedy,
             )
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from standfast.branch_key import BranchKey
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.codec import JSON
+from standfast.errors import MigrationNeeded
 from standfast.ports.marks import Mark, MarkStore
 from standfast.transaction import UnitOfWork
 
@@ -71,7 +72,13 @@ async def barrier(
     at = clock.now()
     operation = key.operation
     marks = tx.within(MarkStore)
-    done = await marks.set(key.key, "action", operation, at=at)
+    try:
+        done = await marks.set(key.key, "action", operation, at=at)
+    except MigrationNeeded as error:
+        raise MigrationNeeded(
+            "the table of marks is missing: app.add(Barrier()) brings it, then run `standfast "
+            "migrate` where the app doesn't make its tables itself"
+        ) from error
     if operation == "compensation":
         undone = await marks.set(key.key, "compensation", operation, at=at)
         if undone is not None:

@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 from standfast.clock import Clock
-from standfast.coordination.service import Service, ServiceOptions
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError
-from standfast.pattern import Host
+from standfast.pattern import Host, Pattern
 from standfast.ports.marks import MarkStore
 
 
-class Barrier:
-    """What an app needs for `barrier`: ``app.add(Barrier())``, and ``standfast migrate``.
-
-    It is a `Pattern` without services.
-    """
+class Barrier(Pattern):
+    """What an app needs for `barrier`: ``app.add(Barrier())``, and ``standfast migrate``."""
 
     ports: Sequence[type] = (MarkStore,)
 
     def attach(self, host: Host) -> None:
         """See `Pattern.attach`."""
+        super().attach(host)
         self.marks: MarkStore = host.database.port(MarkStore)
         self._clock: Clock = host.clock
-
-    def add(self, part: Any) -> None:
-        """Nothing can be added to it."""
-        raise ConfigurationError(f"add({part!r}): a Barrier takes no parts")
-
-    async def open(self) -> None:
-        """See `Pattern.open`."""
-
-    async def close(self) -> None:
-        """See `Pattern.close`."""
-
-    def services(self, options: ServiceOptions) -> Sequence[Service]:
-        """None."""
-        return ()
 
     async def count(self, *, older_than: Duration) -> int:
         """How many marks `purge` would delete."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from standfast.clock import Clock
+from standfast.errors import Unsupported
 from standfast.ports.providing import Dialect
 from standfast.ports.schema import SchemaLine
 
@@ -91,9 +92,19 @@ statement ends it.
 class RunsScripts(Protocol):
     """A `StoreTransaction` that carries a whole script out in one go, faster than by statements."""
 
-    async def run(self, script: Script[T]) -> T:
+    async def run_script(self, script: Script[T]) -> T:
         """Carry it out; what it returns."""
         ...
+
+
+def of_dialect(tx: StoreTransaction, dialect: Dialect) -> StoreTransaction:
+    """`tx`, if it speaks that dialect. Raises `Unsupported` for any other."""
+    if tx.dialect != dialect:
+        raise Unsupported(
+            f"this is a transaction of {tx.dialect}, and the port keeps its data in {dialect}: use "
+            "a transaction of the app's own database"
+        )
+    return tx
 
 
 async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
@@ -101,7 +112,7 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
 
     Raises what its statements raise; then the transaction is to be rolled back.
     """
-    run = getattr(tx, "run", None)  # quicker than to ask whether it is a `RunsScripts`
+    run = getattr(tx, "run_script", None)  # quicker than to ask whether it is a `RunsScripts`
     if run is not None:
         done: T = await run(script)
         return done

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from standfast.ports.database import Script, StoreTransaction
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -31,8 +33,32 @@ class Lease:
     expires_in: float
 
 
+class LeaseWriter(Protocol):
+    """Leases inside one transaction."""
+
+    async def hold(self, token: int) -> None:
+        """See that a lease holds until the transaction has ended: nobody can end it before.
+
+        Write under a token only together with this. Raises `StaleWriter` if the lease was ended.
+        """
+        ...
+
+
 class LeaseStore(Protocol):
     """Keeps leases. Every method raises `StoreUnavailable` when the store is away."""
+
+    @property
+    def table(self) -> str:
+        """The table that has a row for each lease, with its `token`, for SQL; "" without SQL."""
+        ...
+
+    def within(self, tx: StoreTransaction) -> LeaseWriter:
+        """Leases as part of `tx`."""
+        ...
+
+    def holding(self, token: int) -> Script[None]:
+        """`LeaseWriter.hold` as a script, for others: ``yield from leases.holding(token)``."""
+        ...
 
     async def acquire(
         self, names: Sequence[str], holder: str, *, ttl: float, note: str = "{}"

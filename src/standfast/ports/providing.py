@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from standfast.errors import Unsupported
+from standfast.errors import ConfigurationError, Unsupported
 from standfast.ports.schema import SchemaLine
 
 P = TypeVar("P")
@@ -73,8 +73,12 @@ class Ports:
             provided = self._provided(protocol)
             for need in provided.needs:
                 visit(need)
-            if provided.line is not None:
-                found.setdefault(provided.line.name, provided.line)
+            line = provided.line
+            if line is not None and found.setdefault(line.name, line) != line:
+                raise ConfigurationError(
+                    f"two lines of migrations are named {line.name!r}: {protocol.__name__} has "
+                    "one, and another port too. Rename the line of your own"
+                )
 
         for protocol in protocols:
             visit(protocol)

@@ -8,6 +8,7 @@ from collections import deque
 from typing import Any
 from uuid import UUID
 
+from standfast.coordination.slots import Slots
 from standfast.errors import CorruptRecord
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
@@ -35,6 +36,7 @@ class Active:
         "moves_to",
         "shown",
         "sleeps_until",
+        "slots",
         "task",
         "tasks",
         "waiter",
@@ -45,6 +47,8 @@ class Active:
         self.definition: Definition = definition
         self.machine: Machine = machine
         self.input: Any = input
+        self.slots: Slots | None = None
+        """Where it has its place."""
         self.inbox: deque[ev.Event] = deque()
         self.waiter: asyncio.Future[None] | None = None
         self.consumed: list[int] = []

@@ -9,7 +9,7 @@ from functools import cached_property
 from uuid import UUID
 
 from standfast.clock import Clock
-from standfast.coordination.executor import Desk
+from standfast.coordination.executor import Desk, Orphaned
 from standfast.coordination.slots import Slots
 from standfast.errors import StandfastError
 from standfast.pattern import Host
@@ -30,19 +30,20 @@ log = logging.getLogger("standfast.saga")
 
 
 class SagaExecutor:
-    """Runs sagas at a worker's desk; there is none while this process doesn't work.
-
-    `linger`: an instance whose next timer is more than this many seconds away leaves memory.
-    """
+    """Runs sagas at a worker's desk; there is none while this process doesn't work."""
 
     pattern = PATTERN
+    orphaned = Orphaned(
+        "parked",
+        "no live worker has version {version} of saga '{name}'",
+        "Run one that does, or move it with `standfast sagas migrate`",
+    )
 
     def __init__(self, host: Host, definitions: Definitions, telemetry: SagaTelemetry) -> None:
         self.host: Host = host
         self.clock: Clock = host.clock
         self.definitions: Definitions = definitions
         self.telemetry: SagaTelemetry = telemetry
-        self.linger: float = 1.0
         self.active: dict[UUID, Active] = {}
         self.watchers: Watchers = Watchers()
         self._desk: Desk | None = None
@@ -69,8 +70,8 @@ class SagaExecutor:
     def begin(self, desk: Desk) -> None:
         """See `Executor.begin`."""
         self._desk, self._draining = desk, False
-        self._runner = Runner(self, desk, linger=self.linger)
-        self.telemetry.in_flight = lambda: dict(desk.slots.by_name)
+        self._runner = Runner(self, desk)
+        self.telemetry.slots = desk.slots
 
     async def take_in(self, loaded: Loaded) -> None:
         """See `Executor.take_in`."""
@@ -116,11 +117,14 @@ class SagaExecutor:
     async def cut_off(self) -> None:
         """See `Executor.cut_off`."""
         self._desk = None
-        tasks = [active.task for active in self.active.values() if active.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.telemetry.in_flight = dict
+        actives = list(self.active.values())
+        for active in actives:
+            if active.task is not None:
+                active.task.cancel()
+        attempts = [task for active in actives for task in active.tasks]
+        drivers = [active.task for active in actives if active.task is not None]
+        await asyncio.gather(*drivers, *attempts, return_exceptions=True)
+        self.telemetry.slots = None
 
     async def end(self) -> None:
         """See `Executor.end`."""
@@ -169,6 +173,7 @@ class SagaExecutor:
 
     def _launch(self, runner: Runner, active: Active) -> None:
         self.active[active.id] = active
+        active.slots = runner.desk.slots
         runner.launch(active)
 
     def rested(self, active: Active, settled: SagaState | None) -> None:
@@ -179,5 +184,9 @@ class SagaExecutor:
             self.watchers.forget(active.id)
         if self.active.get(active.id) is active:  # else it was claimed anew before we heard
             del self.active[active.id]
+        assert active.slots is not None  # it was launched, maybe in a turn that is over
+        starved = active.slots.give_back(active.definition.name)
         if self._desk is not None:
-            self._desk.left(active.id, active.definition.name, active.sleeps_until)
+            self._desk.left(active.id, active.sleeps_until)
+            if starved:
+                self._desk.wake()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Protocol, TypeVar
 from uuid import UUID
@@ -50,6 +50,8 @@ log = logging.getLogger("standfast.saga")
 
 T = TypeVar("T")
 STORE_AWAY = (StoreUnavailable, StoreFull)
+HEEDS_WITHIN = 5.0
+"""Seconds for an attempt to end after it was cancelled."""
 STEP_TURNS = 2
 """Iterations of the event loop within which a brief step has ended, and its saga writes again."""
 
@@ -80,19 +82,16 @@ class Home(Protocol):
 
 
 class Runner:
-    """Drives instances under one lease.
+    """Drives instances under one lease."""
 
-    `linger`: an instance whose next timer is more than this many seconds away leaves memory.
-    """
-
-    def __init__(self, home: Home, desk: Desk, *, linger: float) -> None:
+    def __init__(self, home: Home, desk: Desk) -> None:
         self.desk: Desk = desk
         self._home = home
         self._telemetry = home.telemetry
         self._journal = home.journal
         self._owner = desk.owner
         self._clock = clock = home.host.clock
-        self._linger = linger
+        self._linger = desk.linger
         self._draining = False
         self.attempts: AttemptRunner = AttemptRunner(home.definitions, home.telemetry, clock)
         lanes = home.host.database.capabilities.write_lanes
@@ -161,8 +160,7 @@ class Runner:
 
     async def _reload(self, active: Active, event: ev.Failed | ev.UndoFailed | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
-        for task in active.tasks:
-            task.cancel()
+        await _cancelled(active.tasks)
         found = await self._journal.load([active.id])
         if not found or found[0].instance.owner != self._owner:
             return False
@@ -404,6 +402,17 @@ class Runner:
                 raise _Reload(failure) from error
             return machine.handle(failure, self._clock.now(), random.random())  # noqa: S311
         return []
+
+
+async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel attempts, and wait for their end: what comes next must not run beside them.
+
+    Not for ever, since the user's code may not heed it.
+    """
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=HEEDS_WITHIN)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -14,7 +14,7 @@ from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
 from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, SagaParked
 from standfast.ids import new_id, parse_id
-from standfast.pattern import Host
+from standfast.pattern import Host, Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
@@ -34,7 +34,7 @@ from standfast.text import checked
 from standfast.transaction import UnitOfWork, refuse_inside
 
 
-class Sagas:
+class Sagas(Pattern):
     """All sagas of one database, seen from one process: a `Pattern`.
 
     `definitions` and `telemetry` are for tests; by default it makes its own.
@@ -53,6 +53,7 @@ class Sagas:
 
     def attach(self, host: Host) -> None:
         """See `Pattern.attach`."""
+        super().attach(host)
         self.clock: Clock = host.clock
         self.definitions: Definitions = self._given or Definitions(host.codec)
         self.store: JournalStore = host.database.port(JournalStore)
@@ -77,7 +78,6 @@ class Sagas:
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """The worker. Raises `DefinitionError` where a saga has a child that isn't added."""
         self.definitions.check_children()
-        self.executor.linger = options.linger_seconds
         return [
             Worker(
                 "sagas",
@@ -87,6 +87,7 @@ class Sagas:
                 exclusive=not self._database.capabilities.many_workers,
                 max_in_flight=options.max_in_flight,
                 poll=options.poll_seconds,
+                linger=options.linger_seconds,
             )
         ]
 

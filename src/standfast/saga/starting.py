@@ -61,11 +61,11 @@ class Starter:
         executor, passive = self._executor, self._passive
         if innermost() is not None:
             refuse_inside(executor.host.database, "start a saga", "tx.start(…)")
-        if passive is None:
-            raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
         definition = self._definitions.by_class.get(saga)  # type: ignore[arg-type]  # or no class
         if definition is None:
             definition = self._definitions.of(saga)
+        if passive is None:
+            raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
         prepared = prepare(
             definition,
             input,

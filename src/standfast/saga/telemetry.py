@@ -13,6 +13,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from standfast._version import __version__
+from standfast.coordination.slots import Slots
 from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
 from standfast.saga.spans import Spans, is_tracing
@@ -30,7 +31,8 @@ class SagaTelemetry:
         self.parked: Counter[tuple[str, str]] = Counter()
         self.recovered: int = 0
         self.set_aside: int = 0
-        self.in_flight: Callable[[], dict[str, int]] = dict
+        self.slots: Slots | None = None
+        """The places of the worker in this process, while there is one."""
         self.spans: Spans | None = None
         self._duration: metrics.Histogram | None = None
 
@@ -90,7 +92,8 @@ class SagaTelemetry:
         )
 
         def flying(options: CallbackOptions) -> Iterable[Observation]:
-            return [Observation(n, {"saga": name}) for name, n in self.in_flight().items()]
+            taken = {} if self.slots is None else dict(self.slots.by_name)
+            return [Observation(count, {"saga": name}) for name, count in taken.items()]
 
         meter.create_observable_up_down_counter(
             "standfast.saga.in_flight", callbacks=[flying], description="Instances in memory"

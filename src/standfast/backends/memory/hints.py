@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Generic, ParamSpec
 
+log = logging.getLogger("standfast.memory")
 P = ParamSpec("P")
 
 
@@ -36,4 +38,8 @@ class Hints(Generic[P]):
 
     def _call(self, *args: P.args, **kwargs: P.kwargs) -> None:
         for callback in tuple(self._callbacks):
-            callback(*args, **kwargs)
+            try:
+                callback(*args, **kwargs)
+            except Exception:
+                # Its own fault, and no reason to leave the others without hints.
+                log.exception("a callback for hints failed")

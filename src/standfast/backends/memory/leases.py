@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from standfast.backends.memory.database import MemoryDatabase
 from standfast.backends.memory.hints import Hints
 from standfast.errors import StaleWriter
-from standfast.ports.leases import Lease, LeaseStore
+from standfast.ports.database import Script, StoreTransaction
+from standfast.ports.leases import Lease, LeaseStore, LeaseWriter
 from standfast.ports.providing import Provided
 
 
@@ -48,12 +49,35 @@ class LeaseState:
                 self.freed.tell()
 
 
+class MemoryLeaseWriter:
+    """`LeaseWriter` in memory: whoever has the writer's turn is the only one."""
+
+    def __init__(self, state: LeaseState) -> None:
+        self._state = state
+
+    async def hold(self, token: int) -> None:
+        """See `LeaseWriter.hold`."""
+        self._state.check(token)
+
+
 class MemoryLeases:
     """`LeaseStore` in memory. Ask the `MemoryDatabase` for it."""
+
+    table = ""
 
     def __init__(self, database: MemoryDatabase) -> None:
         self._database = database
         self._state = database.state(LeaseState)
+
+    def within(self, tx: StoreTransaction) -> LeaseWriter:
+        """See `LeaseStore.within`."""
+        self._database.mine(tx)
+        return MemoryLeaseWriter(self._state)
+
+    def holding(self, token: int) -> Script[None]:
+        """See `LeaseStore.holding`. There are no statements in it."""
+        self._state.check(token)
+        yield from ()
 
     async def acquire(
         self, names: Sequence[str], holder: str, *, ttl: float, note: str = "{}"

@@ -23,7 +23,9 @@ from standfast.backends.postgres.database import PostgresDatabase
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.pool import Pool
-from standfast.ports.leases import Lease, LeaseStore
+from standfast.errors import StaleWriter
+from standfast.ports.database import Script, Statement, StoreTransaction, carry_out, of_dialect
+from standfast.ports.leases import Lease, LeaseStore, LeaseWriter
 from standfast.ports.providing import Provided
 from standfast.ports.schema import SchemaLine, SchemaMigration
 
@@ -102,12 +104,36 @@ FROM standfast.leases WHERE starts_with(name, $1) ORDER BY token
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
 
 
+def holding(token: int) -> Script[None]:
+    """Raise `StaleWriter` if the lease was ended; else it holds to the end of the transaction."""
+    if not (yield Statement(HOLDS, (token,))):
+        raise StaleWriter(f"the lease {token} was ended: acquire another, with a new token")
+
+
+class PostgresLeaseWriter:
+    """`LeaseWriter` on PostgreSQL."""
+
+    def __init__(self, tx: StoreTransaction) -> None:
+        self._tx = of_dialect(tx, "postgresql")
+
+    async def hold(self, token: int) -> None:
+        """See `LeaseWriter.hold`."""
+        await carry_out(self._tx, holding(token))
+
+
 class PostgresLeases:
     """`LeaseStore` on PostgreSQL, timed by its clock. Ask the `PostgresDatabase` for it."""
+
+    table = "standfast.leases"
+    holding = staticmethod(holding)
 
     def __init__(self, pool: Pool, listener: Listener) -> None:
         self._pool = pool
         self._listener = listener
+
+    def within(self, tx: StoreTransaction) -> LeaseWriter:
+        """See `LeaseStore.within`."""
+        return PostgresLeaseWriter(tx)
 
     async def acquire(
         self, names: Sequence[str], holder: str, *, ttl: float, note: str = "{}"

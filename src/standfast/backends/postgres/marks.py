@@ -5,7 +5,7 @@ from __future__ import annotations
 from standfast.backends.postgres.database import PostgresDatabase
 from standfast.backends.postgres.pool import Pool
 from standfast.errors import StoreError
-from standfast.ports.database import Script, Statement, StoreTransaction, carry_out
+from standfast.ports.database import Script, Statement, StoreTransaction, carry_out, of_dialect
 from standfast.ports.marks import Mark, MarkStore
 from standfast.ports.providing import Provided
 from standfast.ports.schema import SchemaLine, SchemaMigration
@@ -51,7 +51,7 @@ class PostgresMarkWriter:
     """`MarkWriter` on PostgreSQL."""
 
     def __init__(self, tx: StoreTransaction) -> None:
-        self._tx = tx
+        self._tx = of_dialect(tx, "postgresql")
 
     async def set(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """See `MarkWriter.set`."""

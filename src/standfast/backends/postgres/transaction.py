@@ -89,8 +89,8 @@ class PostgresTransaction:
         row = await self.fetch_one(sql, *args)
         return None if row is None else row[0]
 
-    async def run(self, script: Script[T]) -> T:
-        """See `RunsScripts.run`. What a script runs is the library's, and leaves nothing behind."""
+    async def run_script(self, script: Script[T]) -> T:
+        """See `RunsScripts.run_script`. What it runs leaves nothing behind in the session."""
         connection = await self._begun()
         rows: Any = None
         while True:

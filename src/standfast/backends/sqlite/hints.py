@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
 from standfast.errors import StoreError
 
 Topic: TypeAlias = Literal["due", "freed"]
+log = logging.getLogger("standfast.sqlite")
 _POLL = 0.05
 """Seconds between looks for commits of other processes, while somebody has subscribed."""
 
@@ -71,4 +73,8 @@ class Hints:
     def _call(self, topic: Topic | None) -> None:
         for its_topic, callback in tuple(self._subscriptions.values()):
             if topic is None or its_topic == topic:
-                callback()
+                try:
+                    callback()
+                except Exception:
+                    # Its own fault, and no reason to leave the others without hints.
+                    log.exception("a callback for hints failed")

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 from standfast.backends.sqlite.database import SqliteDatabase
 from standfast.backends.sqlite.file import SqliteFile
-from standfast.ports.leases import Lease, LeaseStore
+from standfast.errors import StaleWriter
+from standfast.ports.database import Script, Statement, StoreTransaction, carry_out, of_dialect
+from standfast.ports.leases import Lease, LeaseStore, LeaseWriter
 from standfast.ports.providing import Provided
 from standfast.ports.schema import SchemaLine, SchemaMigration
 
@@ -32,11 +34,35 @@ CREATE TABLE standfast_leases (
 )
 
 
+def holding(token: int) -> Script[None]:
+    """Raise `StaleWriter` if the lease was ended: it may be overdue, as long as nobody did that."""
+    if not (yield Statement("SELECT 1 FROM standfast_leases WHERE token = $1", (token,))):
+        raise StaleWriter(f"the lease {token} was ended: acquire another, with a new token")
+
+
+class SqliteLeaseWriter:
+    """`LeaseWriter` on SQLite, where a transaction that has begun to write is the only one."""
+
+    def __init__(self, tx: StoreTransaction) -> None:
+        self._tx = of_dialect(tx, "sqlite")
+
+    async def hold(self, token: int) -> None:
+        """See `LeaseWriter.hold`."""
+        await carry_out(self._tx, holding(token))
+
+
 class SqliteLeases:
     """`LeaseStore` on SQLite. Ask the `SqliteDatabase` for it."""
 
+    table = "standfast_leases"
+    holding = staticmethod(holding)
+
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
+
+    def within(self, tx: StoreTransaction) -> LeaseWriter:
+        """See `LeaseStore.within`."""
+        return SqliteLeaseWriter(tx)
 
     async def acquire(
         self, names: Sequence[str], holder: str, *, ttl: float, note: str = "{}"

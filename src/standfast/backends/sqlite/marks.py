@@ -7,7 +7,7 @@ import sqlite3
 from standfast.backends.sqlite.database import SqliteDatabase
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.errors import StoreError
-from standfast.ports.database import Script, Statement, StoreTransaction, carry_out
+from standfast.ports.database import Script, Statement, StoreTransaction, carry_out, of_dialect
 from standfast.ports.marks import Mark, MarkStore
 from standfast.ports.providing import Provided
 from standfast.ports.schema import SchemaLine, SchemaMigration
@@ -38,7 +38,7 @@ class SqliteMarkWriter:
     """`MarkWriter` on SQLite. Ask `SqliteMarks` for it."""
 
     def __init__(self, tx: StoreTransaction) -> None:
-        self._tx = tx
+        self._tx = of_dialect(tx, "sqlite")
 
     async def set(self, key: str, operation: str, reason: str, *, at: float) -> Mark | None:
         """See `MarkWriter.set`."""

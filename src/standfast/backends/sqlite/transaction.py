@@ -76,8 +76,8 @@ class SqliteTransaction:
         row = await self.fetch_one(sql, *args)
         return None if row is None else row[0]
 
-    async def run(self, script: Script[T]) -> T:
-        """See `RunsScripts.run`: all of it in one go on the connection's thread."""
+    async def run_script(self, script: Script[T]) -> T:
+        """See `RunsScripts.run_script`: all of it in one go on the connection's thread."""
         return await self._do(lambda con: run(con, script))
 
     async def _query(

@@ -9,7 +9,7 @@ from uuid import UUID
 from standfast.backends.postgres.journal import scripts
 from standfast.backends.postgres.journal import statements as sql
 from standfast.errors import ConstraintViolated
-from standfast.ports.database import Script, Statement, StoreTransaction, carry_out
+from standfast.ports.database import Script, Statement, StoreTransaction, carry_out, of_dialect
 from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
 
 
@@ -17,7 +17,7 @@ class PostgresJournalWriter:
     """`JournalWriter` on any transaction that speaks PostgreSQL's SQL."""
 
     def __init__(self, tx: StoreTransaction) -> None:
-        self._tx = tx
+        self._tx = of_dialect(tx, "postgresql")
 
     async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:
         """See `JournalWriter.start`."""

@@ -15,8 +15,9 @@ from standfast.backends.sqlite.driver import commit, run
 from standfast.backends.sqlite.errors import REFUSED, translate
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.backends.sqlite.journal import reading, writing
+from standfast.backends.sqlite.leases import holding
 from standfast.errors import StaleWriter, StandfastError
-from standfast.ports.database import StoreTransaction, carry_out
+from standfast.ports.database import StoreTransaction, carry_out, of_dialect
 from standfast.ports.journal import (
     Append,
     Filter,
@@ -38,7 +39,7 @@ class SqliteJournalWriter:
     """`JournalWriter` on SQLite. Ask `SqliteJournal` for it."""
 
     def __init__(self, tx: StoreTransaction, now: Callable[[], float]) -> None:
-        self._tx = tx
+        self._tx = of_dialect(tx, "sqlite")
         self._now = now
 
     async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:
@@ -110,7 +111,7 @@ class SqliteJournal:
 
         def work(con: sqlite3.Connection) -> list[Loaded]:
             ids = reading.due(con, kinds, now=now, limit=limit)
-            run(con, writing.hold(owner))
+            run(con, holding(owner))
             con.executemany(
                 "UPDATE standfast_instances SET owner = ?, wake_at = NULL WHERE id = ?",
                 [(owner, id.bytes) for id in ids],

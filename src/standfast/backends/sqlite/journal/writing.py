@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from standfast.backends.sqlite.journal.reading import COLUMNS, WIDTH, instance
+from standfast.backends.sqlite.leases import holding
 from standfast.errors import StaleWriter
 from standfast.ports.database import Script, Statement
 from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
@@ -109,7 +110,7 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
         yield Statement(_INSERT_FIRST_FACT, facts, True)
         return [StartAnswer(s.instance.id, True, s.instance.input_hash) for s in starts]
     if owner is not None:
-        yield from hold(owner)
+        yield from holding(owner)
     # Some keys are taken. Those that were inserted just now are the ones without a first fact.
     answers: list[StartAnswer] = []
     for one in starts:
@@ -222,7 +223,7 @@ def _due_at_once(start: Start) -> Start:
 
 def _refuse(owner: int, appends: Sequence[Append]) -> Script[None]:
     """Raise the `StaleWriter` that says why they can't be written."""
-    yield from hold(owner)
+    yield from holding(owner)
     for append in appends:
         owned = yield Statement(
             f"SELECT 1 FROM standfast_instances{_OWNED}", (append.id.bytes, owner)
@@ -263,15 +264,8 @@ def set_aside(owner: int, id: UUID, status: str, cause: str, *, now: float) -> S
         True,
     )
     if not rows[0][0]:
-        yield from hold(owner)
+        yield from holding(owner)
         raise _not_owned(id, owner)
-
-
-def hold(owner: int) -> Script[None]:
-    """Raise `StaleWriter` if the lease was ended: it may be overdue, as long as nobody did that."""
-    found = yield Statement("SELECT 1 FROM standfast_leases WHERE token = $1", (owner,))
-    if not found:
-        raise StaleWriter(f"the lease {owner} was ended: acquire another, with a new token")
 
 
 def _not_owned(id: UUID, owner: int) -> StaleWriter:
