@@ -97,7 +97,7 @@ def test_no_module_reaches_into_another():
 
 def test_a_runner_is_given_whom_it_works_for_rather_than_callbacks():
     parameters = inspect.signature(Runner).parameters
-    assert list(parameters) == ["home", "desk", "linger"]
+    assert list(parameters) == ["home", "desk"]
 
 
 @pytest.mark.parametrize(

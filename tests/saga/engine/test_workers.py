@@ -167,16 +167,26 @@ async def test_a_takeover_at_the_worst_moment_takes_a_lease_at_most(shared_url):
 async def test_a_second_worker_stands_by_and_can_be_stopped(lone_url, world):
     first = Standfast(lone_url).add(Trip(world))
     second = Standfast(lone_url).add(Trip(world))
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(first.running(lease=1, drain=2))
-        standing = asyncio.create_task(stack.enter_async_context(second.running(drain=2)))
-        await asyncio.sleep(0.5)
-        assert not standing.done()
-        assert [one.state for one in second.supervisor.services] == ["standing_by"]
-        standing.cancel()
-        await asyncio.wait([standing])
-        # It can still start and read, as any process can.
+    async with first.running(lease=1, drain=2):
+        async with second.running(drain=2) as supervisor:
+            assert [one.state for one in supervisor.services] == ["standing_by"]
+            # It can start and read, as any process can.
+            handle = await second.start(Trip, Order("1"))
+            assert (await handle.result(timeout=10))["note"] == "note of charge"
+            assert not second.sagas.executor.active
         async with second:
+            handle = await second.start(Trip, Order("2"))
+            assert (await handle.result(timeout=10))["note"] == "note of charge"
+
+
+async def test_one_that_stands_by_works_as_soon_as_the_other_has_left(lone_url, world):
+    first = Standfast(lone_url).add(Trip(world))
+    second = Standfast(lone_url).add(Trip(world))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(first.running(lease=60, drain=2))
+        async with second.running(lease=60, drain=2) as supervisor:
+            await stack.aclose()
+            await until(lambda: supervisor.services[0].state == "running", within=3)
             handle = await second.start(Trip, Order("1"))
             assert (await handle.result(timeout=10))["note"] == "note of charge"
 

@@ -268,8 +268,9 @@ class Play(Scene):
         self._boot()
 
     def _let_run_out(self, process: Process) -> None:
-        if process.membership.token is not None:
-            self.database.let_run_out(process.membership.token)
+        token = process.last_token if process.is_dead else process.membership.token
+        if token is not None:
+            self.database.let_run_out(token)
 
     def _boot(self) -> None:
         process = self._new_process()

@@ -100,6 +100,8 @@ class Process:
         services = self.app.patterns.services(options, ())
         self.supervisor = Supervisor(self.membership, services, clock=clock, watched=False)
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.last_token: int | None = None
+        """Of the lease that it had when it was killed."""
 
     @property
     def active(self) -> Mapping[UUID, Active]:
@@ -123,7 +125,8 @@ class Process:
         await self.supervisor.start()
 
     def kill(self) -> None:
-        """Everything in memory is gone."""
+        """Everything in memory is gone; its leases stand until they run out."""
+        self.last_token = self.membership.token
         self.database.die()
         for task in tuple(self.tasks):
             task.cancel()
