@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from standfast.clock import Clock
-from standfast.coordination.lifecycle import Event, ServiceStatus, after
+from standfast.coordination.lifecycle import ServiceEvent, ServiceStatus, after
 from standfast.coordination.membership import Membership
 from standfast.coordination.service import Duty, Service
 from standfast.coordination.watchdog import Watchdog
@@ -246,7 +246,7 @@ class _Post:
         self._turn: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
 
-    def _note(self, event: Event, error: str = "") -> None:
+    def _note(self, event: ServiceEvent, error: str = "") -> None:
         before = self.status.state
         now = self.supervisor.clock.now()
         self.status = after(self.status, event, now, error=error)
