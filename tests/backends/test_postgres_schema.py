@@ -105,7 +105,7 @@ async def test_a_database_of_the_old_version_is_taken_over_with_all_it_holds(dat
     await direct.execute(TAKEN)
     applied = await direct.fetch("SELECT applied_at FROM standfast.migrations ORDER BY number")
     database, other = databases
-    assert await database.port(Schema).versions() == {}
+    assert await database.port(Schema).applied() == {}
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
         await journal(database).claim(3, KINDS, now=time.time(), limit=1)
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
@@ -114,12 +114,12 @@ async def test_a_database_of_the_old_version_is_taken_over_with_all_it_holds(dat
     lines = database.lines([*PORTS, RateLimitStore])
     done = await asyncio.gather(*(each.port(Schema).migrate(lines) for each in databases))
     assert done == [[], []]
-    versions = {"coordination": 1, "journal": 1, "marks": 1, "rate_limits": 1}
+    expected = {name: {1} for name in ("coordination", "journal", "marks", "rate_limits")}
     for each in databases:
-        assert await each.port(Schema).versions() == versions
+        assert await each.port(Schema).applied() == expected
         assert await each.port(Schema).migrate(lines) == []
     noted = dict(await direct.fetch("SELECT line, applied_at FROM standfast.schema_migrations"))
-    assert noted == {line: applied[line == "rate_limits"][0] for line in versions}
+    assert noted == {line: applied[line == "rate_limits"][0] for line in expected}
     assert await direct.fetchval("SELECT to_regclass('standfast.migrations')") is None
 
     dead, alive = await leases(database).leases()
@@ -181,7 +181,7 @@ async def test_an_old_database_without_rate_limits_gets_them_when_they_are_asked
     await direct.execute(OLD[0])
     database = databases[0]
     assert await migrate(database) == []
-    assert set(await database.port(Schema).versions()) == {"coordination", "journal", "marks"}
+    assert set(await database.port(Schema).applied()) == {"coordination", "journal", "marks"}
     async with PostgresRateLimits(postgres_dsn) as limits:
         with pytest.raises(MigrationNeeded):
             await limits.check([RateRequest("k", Rate(10, "1h"))])

@@ -90,7 +90,7 @@ async def old(tmp_path, clock):
 
 
 async def test_before_it_is_migrated_the_remedy_is_named(old):
-    assert await old.port(Schema).versions() == {}
+    assert await old.port(Schema).applied() == {}
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
         await leases(old).leases()
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
@@ -104,7 +104,7 @@ async def test_an_old_file_gets_the_tables_of_a_new_one(old, tmp_path):
     await migrate(fresh)
     await fresh.close()
     assert tables(old.path) == tables(fresh.path)
-    assert await old.port(Schema).versions() == {"coordination": 1, "journal": 1, "marks": 1}
+    assert await old.port(Schema).applied() == {"coordination": {1}, "journal": {1}, "marks": {1}}
     assert await migrate(old) == []
 
 
@@ -199,7 +199,7 @@ async def test_an_old_file_where_there_never_was_a_worker(tmp_path):
 
 async def test_all_of_it_is_taken_over_whatever_was_asked_for(old):
     await old.port(Schema).migrate(old.lines([MarkStore]))
-    assert await old.port(Schema).versions() == {"coordination": 1, "journal": 1, "marks": 1}
+    assert await old.port(Schema).applied() == {"coordination": {1}, "journal": {1}, "marks": {1}}
 
 
 async def test_it_is_taken_over_once(old):
@@ -216,7 +216,7 @@ async def test_an_old_file_stays_as_it_is_when_a_migration_fails(old):
     broken = SchemaLine("x", (SchemaMigration(1, "x", "INSERT INTO nowhere VALUES (1)"),))
     with pytest.raises(StoreError):
         await old.port(Schema).migrate([*old.lines(PORTS), broken])
-    assert await old.port(Schema).versions() == {}
+    assert await old.port(Schema).applied() == {}
     async with old.transaction() as tx:
         assert await tx.fetch_value("SELECT token FROM standfast_workers") == WORKER
 
@@ -267,7 +267,7 @@ async def test_however_a_migration_is_written(tmp_path, sql):
             other.executescript(database.port(Schema).script(line, line.migrations[0]))
             expected = other.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
         await database.port(Schema).migrate([line])
-        assert await database.port(Schema).versions() == {"it's": 1}
+        assert await database.port(Schema).applied() == {"it's": {1}}
         async with database.transaction() as tx:
             rows = await tx.fetch("SELECT name FROM sqlite_master ORDER BY name")
         assert [tuple(row) for row in rows] == expected
