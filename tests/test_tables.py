@@ -68,7 +68,7 @@ async def test_a_migration_that_was_left_out_is_missed_and_made(tmp_path):
     try:
         with pytest.raises(MigrationNeeded, match=r"marks is at 0; this version needs 1"):
             await check_tables(app.database, [MarkStore], migrate=False)
-        async with app.transaction() as tx:
+        async with app.database.transaction() as tx:
             await tx.execute("DROP TABLE standfast_marks")
         done = await check_tables(app.database, [LeaseStore, MarkStore], migrate=True)
         assert [(one.line, one.migration.number) for one in done] == [

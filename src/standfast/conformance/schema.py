@@ -194,10 +194,7 @@ class SchemaSuite(Suite):
             "CREATE TABLE conformance_x (id BIGINT); /* not closed",
             'CREATE TABLE conformance_x (id BIGINT); CREATE TABLE "not closed (id BIGINT);',
             "CREATE TABLE conformance_x (id BIGINT); CREATE TABLE conformance_y (id BIGINT",
-            (
-                "CREATE TABLE conformance_x (id BIGINT); CREATE TRIGGER conformance_t AFTER INSERT ON "
-                "conformance_x BEGIN SELECT 1;"
-            ),
+            "CREATE TABLE conformance_x (id BIGINT); CREATE TRIGGER t BEGIN SELECT 1;",
         ],
         ids=["string", "comment", "name", "bracket", "trigger"],
     )

@@ -111,7 +111,7 @@ DO $standfast$ BEGIN
         RAISE EXCEPTION 'there is nothing to take over: no older version of Standfast made this '
             'database, or it was taken over already';
     ELSIF to_regclass('standfast.leases') IS NOT NULL THEN
-        RAISE EXCEPTION 'this database {_HALF_MADE}';
+        RAISE EXCEPTION 'this database %', $told${_HALF_MADE}$told$;
     END IF;
 END $standfast$;
 """
