@@ -213,7 +213,7 @@ def _whole(line: str, migration: SchemaMigration) -> str:
     if not sqlite3.complete_statement(sql):
         sql += ";\n"
     if not sqlite3.complete_statement(sql):
-        _, rest = _split(sql)
+        _, rest = _split(migration.sql)
         raise ConfigurationError(
             f"migration {migration.number} ({migration.name}) of the line {line!r} ends in the "
             "middle of a statement: look for a string or comment that isn't closed, or a trigger "
