@@ -138,7 +138,7 @@ class SagaExecutor:
     # -- what begins here --------------------------------------------------------------------
 
     def reserve(self, definition: Definition) -> Runner | None:
-        """Reserve a slot for a local start; None if the process is full, draining or not working."""
+        """Reserve a slot for a local start; None if the process is full, drains or doesn't work."""
         runner = self._runner
         if runner is None or self._desk is None or self._draining:
             return None
