@@ -54,7 +54,7 @@ async def status_of(database: Database, ports: Iterable[type]) -> list[LineStatu
 async def check_tables(
     database: Database, ports: Sequence[type], *, migrate: bool | None
 ) -> list[AppliedMigration]:
-    """See that an open database has the tables of these ports; what was applied for that.
+    """Verify or migrate the tables of these ports in an open database; what was applied.
 
     `migrate`: whether to make what is missing; None does so where a single machine has the
     database for itself. Tables that a newer version made are used, with a warning in

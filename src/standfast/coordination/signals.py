@@ -1,4 +1,4 @@
-"""Working until the process is told to stop."""
+"""Run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger("standfast")
 async def until_signalled(working: AbstractAsyncContextManager[Any]) -> None:
     """Stay in a context until SIGTERM or SIGINT, then leave it.
 
-    A signal that comes while it is still being entered (standing by for a lease, say) ends that.
+    A signal that comes while it is still being entered cancels that.
     """
     stop, begun = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
