@@ -6,7 +6,8 @@ import pytest
 
 from standfast import Barrier, ConfigurationError, Context, Saga, Standfast, step
 from standfast.coordination import Duty
-from standfast.errors import MigrationNeeded, Unsupported
+from standfast.errors import MigrationNeeded, SagaNotFound, Unsupported
+from standfast.pattern import Pattern
 from standfast.ports import Capabilities
 from standfast.ports.leases import LeaseStore
 from standfast.ports.schema import Schema
@@ -15,6 +16,12 @@ from standfast.tables import status_of
 
 
 class Short(Saga[int]):
+    @step(no_compensation="nothing to undo")
+    async def go(self, number: int, ctx: Context) -> int:
+        return number
+
+
+class Other(Saga[int]):
     @step(no_compensation="nothing to undo")
     async def go(self, number: int, ctx: Context) -> int:
         return number
@@ -137,7 +144,12 @@ async def test_only_some_services_run():
 
 
 @pytest.mark.parametrize(
-    ("only", "told"), [(["bel"], "only=bel: this app's services are bell"), ("x", "only=x")]
+    ("only", "told"),
+    [
+        (["bel"], "only=bel: there is no such service; this app has bell"),
+        ("bell", "only='bell': give a list of names"),
+        ([5], "give a list of names"),
+    ],
 )
 async def test_an_unknown_service_is_told_with_the_choices(only, told):
     app = Standfast("memory://").add(Bell())
@@ -145,6 +157,89 @@ async def test_an_unknown_service_is_told_with_the_choices(only, told):
         async with app.running(only=only):
             pass
     assert app.supervisor is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"name": ""}, "a service is named ''"),
+        ({"name": None}, "a service is named None"),
+        ({"name": "a\0b"}, "NUL"),
+        ({"exclusive": "no"}, "service 'bell': exclusive must be True or False"),
+        ({"exclusive": None}, "exclusive must be"),
+        ({"run": lambda duty: None}, "async def run"),
+        ({"run": None}, "async def run"),
+        ({"services": lambda options: None}, "it must answer a list of services"),
+        ({"services": lambda options: "bell"}, "it must answer a list of services"),
+    ],
+)
+async def test_a_service_that_cant_be_run_is_refused_before_anything_begins(wrong, told):
+    bell = Bell()
+    for name, value in wrong.items():
+        setattr(bell, name, value)
+    with pytest.raises(ConfigurationError, match=told):
+        async with Standfast("memory://").add(bell).running():
+            pass
+    assert bell.told == ["attach"]
+
+
+def test_what_is_nearly_a_pattern_is_told_what_it_lacks():
+    class Nearly:
+        ports = ()
+
+        def attach(self, host: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="has no add, open, close, services: subclass"):
+        Standfast("memory://").add(Nearly())
+
+
+class Sad(Pattern):
+    """It fails to open or to close."""
+
+    def __init__(self, told: list[str], fails: str) -> None:
+        self.told, self.fails = told, fails
+
+    async def open(self) -> None:
+        if self.fails == "open":
+            raise OSError("no")
+        self.told.append("sad open")
+
+    async def close(self) -> None:
+        self.told.append("sad close")
+        if self.fails == "close":
+            raise OSError("no")
+
+
+@pytest.mark.parametrize(
+    ("fails", "expected"),
+    [("open", ["open", "close"]), ("close", ["open", "sad open", "sad close", "close"])],
+)
+async def test_what_was_opened_is_closed_whatever_another_pattern_raises(fails, expected):
+    bell, told = Bell(), []
+    bell.told = told
+    app = Standfast("memory://").add(bell, Sad(told, fails))
+    with pytest.raises(OSError, match="no"):
+        async with app:
+            pass
+    assert told == ["attach", *expected]
+
+
+async def test_adding_to_an_app_that_is_open_is_refused():
+    app = Standfast("memory://")
+    async with app:
+        for part in (Short(), Barrier(), Bell()):
+            with pytest.raises(ConfigurationError, match="the app is open"):
+                app.add(part)
+    async with app.add(Short(), Barrier()):
+        app.add(Other())  # its pattern is there
+
+
+async def test_an_app_without_sagas_says_so_when_one_is_started():
+    async with Standfast("memory://") as app:
+        with pytest.raises(ConfigurationError, match="no saga is named 'short'"):
+            await app.start("short", 1)
+        with pytest.raises(SagaNotFound):
+            await app.saga("short", "key")
 
 
 async def test_an_app_with_nothing_to_run_says_so():

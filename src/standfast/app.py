@@ -121,7 +121,7 @@ class Standfast:
         membership = Membership(
             self.database.port(LeaseStore),
             clock=self.clock,
-            lease=seconds(lease, name="lease"),
+            lease=_lease(lease),
             name=name,
             keep_time=self._keep_time,
         )
@@ -189,6 +189,13 @@ class Standfast:
         Raises `ConfigurationError` for text that isn't an id.
         """
         return self.sagas.handle(id)
+
+
+def _lease(lease: Duration) -> float:
+    found = seconds(lease, name="lease")
+    if found < 0.1:
+        raise ConfigurationError(f"lease={lease!r}: must be 0.1 s or more, or it runs out unheld")
+    return found
 
 
 class Transaction(UnitOfWork):

@@ -83,7 +83,7 @@ class CircuitOpen(Rejected):
 
 
 class BulkheadFull(Rejected):
-    """Every slot and every waiting place of a bulkhead is taken."""
+    """Every permit and every waiting place of a bulkhead is taken."""
 
 
 class RateLimited(Rejected):

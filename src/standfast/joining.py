@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any, TypeVar
 
-from standfast.coordination.service import Service, ServiceOptions
+from standfast.coordination.service import Service, ServiceOptions, checked_services
 from standfast.errors import ConfigurationError
 from standfast.pattern import Host, Pattern
 
@@ -103,7 +103,13 @@ class Joined:
 
     def services(self, options: ServiceOptions, only: Collection[str]) -> list[Service]:
         """All services, or those named in `only`. Raises `ConfigurationError` if there are none."""
-        every = [service for pattern in self.all for service in pattern.services(options)]
+        if isinstance(only, str) or not all(isinstance(name, str) for name in only):
+            raise ConfigurationError(f"only={only!r}: give a list of names, such as ['sagas']")
+        every = [
+            service
+            for pattern in self.all
+            for service in checked_services(pattern.services(options), type(pattern).__name__)
+        ]
         names = [service.name for service in every]
         if not every:
             raise ConfigurationError(
@@ -112,6 +118,7 @@ class Joined:
         unknown = sorted(set(only) - set(names))
         if unknown:
             raise ConfigurationError(
-                f"only={', '.join(unknown)}: this app's services are {', '.join(names)}"
+                f"only={', '.join(unknown)}: there is no such service; this app has "
+                f"{', '.join(names)}"
             )
         return [service for service in every if not only or service.name in only]

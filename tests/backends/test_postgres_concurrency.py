@@ -23,7 +23,7 @@ from standfast.conformance.samples import (
     start,
 )
 from standfast.errors import StaleWriter, StoreUnavailable
-from standfast.ports.journal import Append, Change
+from standfast.ports.journal import Append, RowChange
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
                     with_mail = random.random() < 0.2
                     mails = [mail(id)] if with_mail else []
                     answer = await journal(database).append(
-                        token, [Append(id, number, ["{}"], Change("running"), mails=mails)]
+                        token, [Append(id, number, ["{}"], RowChange("running"), mails=mails)]
                     )
                     if answer[0] is not None:
                         assert isinstance(answer[0], StaleWriter)
@@ -240,7 +240,7 @@ async def test_a_release_and_a_mail_at_once_lose_no_wake_up(database, other):
     async def release(one):
         await asyncio.sleep(random.random() * 0.002)
         assert await journal(database).append(
-            token, [Append(one.instance.id, 0, ["{}"], Change("waiting"), release=True)]
+            token, [Append(one.instance.id, 0, ["{}"], RowChange("waiting"), release=True)]
         ) == [None]
 
     async def send(one):
@@ -275,7 +275,7 @@ async def test_mails_that_cross_are_all_delivered(database, other):
                         mine[me][n].instance.id,
                         number,
                         ["{}"],
-                        Change("running"),
+                        RowChange("running"),
                         mails=[mail(theirs[(n + number) % 10].instance.id)],
                     )
                     for n in order
@@ -363,7 +363,7 @@ async def test_appends_alone_notify_nobody(database, other):
     await journal(database).start([one], owner=token)
     await journal(database).append(token, [Append(one.instance.id, 0, ["{}"])])
     await journal(database).append(
-        token, [Append(one.instance.id, 1, ["{}"], Change("waiting"), release=True)]
+        token, [Append(one.instance.id, 1, ["{}"], RowChange("waiting"), release=True)]
     )
     await asyncio.sleep(0.2)
     assert hints == [None]

@@ -30,7 +30,7 @@ from standfast.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from standfast.ports.journal import Append, Change
+from standfast.ports.journal import Append, RowChange
 from standfast.ports.schema import Schema
 
 
@@ -342,7 +342,7 @@ async def test_mail_folded_in_while_it_is_read_is_not_taken_for_none(database, m
     async def folding(sql, *args):
         if sql == statements.UNREAD and not reads:
             reads.append(sql)
-            change = Change("running again")
+            change = RowChange("running again")
             append = Append(id, 0, ["{}"], change, consumed=[letter.number])
             assert await journal(database).append(token, [append]) == [None]
         return await fetch(sql, *args)

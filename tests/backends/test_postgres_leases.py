@@ -18,7 +18,7 @@ from standfast.conformance.samples import (
     start,
 )
 from standfast.errors import StoreUnavailable
-from standfast.ports.journal import Append, Change
+from standfast.ports.journal import Append, RowChange
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_what_is_given_back_in_the_middle_of_writes_is_written_whole_or_no
         async def write(ids=ids):
             await asyncio.sleep(random.random() * 0.002)
             return await journal(database).append(
-                token, [Append(id, 0, ["mine"], Change("mine")) for id in ids]
+                token, [Append(id, 0, ["mine"], RowChange("mine")) for id in ids]
             )
 
         async def give_back():

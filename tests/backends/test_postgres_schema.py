@@ -21,7 +21,7 @@ from standfast.conformance.samples import (
     register,
 )
 from standfast.errors import MigrationNeeded
-from standfast.ports.journal import Append, Change, JournalStore
+from standfast.ports.journal import Append, JournalStore, RowChange
 from standfast.ports.marks import Mark
 from standfast.ports.rate_limit import RateLimitStore, RateRequest
 from standfast.ports.schema import Schema
@@ -142,7 +142,7 @@ async def test_a_database_of_the_old_version_is_taken_over_with_all_it_holds(dat
     owned = claimed[1]
     assert owned.facts == ['{"n":0}', '{"n":1}', '{"n":2}']
     assert [(one.id, one.number, one.body) for one in owned.mails] == [("new", 2, "{}")]
-    append = Append(OWNED, 2, ["{}"], Change("running"), consumed=[2])
+    append = Append(OWNED, 2, ["{}"], RowChange("running"), consumed=[2])
     assert await journal(other).append(token, [append]) == [None]
 
     stored = {id: await loaded(database, id) for id in (OWNED, WAITING, DUE, COMPLETED, PARKED)}

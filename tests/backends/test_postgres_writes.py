@@ -10,7 +10,7 @@ from standfast.backends.postgres.journal import literals, statements
 from standfast.conformance.samples import finish, journal, mail, migrate, register, start
 from standfast.errors import StaleWriter, StoreError
 from standfast.ids import new_id
-from standfast.ports.journal import Append, Change
+from standfast.ports.journal import Append, RowChange
 from standfast.ports.schema import Schema
 
 
@@ -46,12 +46,12 @@ async def all_sorts(database, token, *, together):
     appends = [
         Append(ids[0], 0, ["{}"]),
         Append(ids[1], 0, ["{}", "{}"]),
-        Append(ids[2], 0, ["{}"], Change("waiting", "pay", "why", 3)),
+        Append(ids[2], 0, ["{}"], RowChange("waiting", "pay", "why", 3)),
         Append(ids[3], 0, ["{}"], release=True, wake_at=4e9),
         finish(ids[4], 0),
-        Append(ids[5], 0, [], Change("parked"), release=True),
+        Append(ids[5], 0, [], RowChange("parked"), release=True),
         Append(passive[0].instance.id, 0, ["{}"]),
-        Append(ids[7], 0, ["{}"], Change("waiting"), release=True, wake_at=4e9),
+        Append(ids[7], 0, ["{}"], RowChange("waiting"), release=True, wake_at=4e9),
     ]
     answers = await write(lambda some: store.append(token, some), appends)
     refused = await write(lambda some: store.append(stranger, some), appends[:2])
@@ -119,7 +119,7 @@ async def test_texts_of_any_kind_in_company(database):
     assert all(answer.created for answer in answers)
     ids = [one.instance.id for one in starts]
     appends = [
-        Append(id, 0, [f"a{text}", text], Change(f"s{text}", text, text))
+        Append(id, 0, [f"a{text}", text], RowChange(f"s{text}", text, text))
         for id, text in zip(ids, odd, strict=True)
     ]
     assert await journal(database).append(token, appends) == [None] * 5
@@ -136,7 +136,7 @@ async def test_a_text_that_is_no_text_fails_alone(database):
     await journal(database).start(starts, owner=token)
     ids = [one.instance.id for one in starts]
     answers = await journal(database).append(
-        token, [Append(id, 0, ["{}"], Change("nul\0" if id == ids[1] else "ok")) for id in ids]
+        token, [Append(id, 0, ["{}"], RowChange("nul\0" if id == ids[1] else "ok")) for id in ids]
     )
     assert [type(answer) for answer in answers] == [type(None), StoreError, type(None)]
 
@@ -153,8 +153,8 @@ async def test_part_of_a_batch_that_is_refused(database):
         a, b, c, d = (one.instance.id for one in some)
         return [
             Append(a, 0, ["1", "2"]),
-            Append(b, 0, ["1", "2"], Change("changed")),
-            Append(c, 0, [], Change("changed")),
+            Append(b, 0, ["1", "2"], RowChange("changed")),
+            Append(c, 0, [], RowChange("changed")),
             Append(d, 0, []),
         ]
 
@@ -189,7 +189,7 @@ async def test_plans_made_on_empty_tables_stay_good(postgres_dsn, database, dire
         assert await store.append(token, [Append(id, 0, ["{}"]) for id in ids]) == [None] * size
         await store.send([mail(id) for id in ids])
         numbers = {one.to: one.number for one in await store.collect(token, ids)}
-        folds = [Append(id, 1, ["{}"], Change("x"), consumed=[numbers[id]]) for id in ids]
+        folds = [Append(id, 1, ["{}"], RowChange("x"), consumed=[numbers[id]]) for id in ids]
         assert await store.append(token, folds) == [None] * size
         ends = [finish(id, 2) for id in ids]
         assert await store.append(token, ends) == [None] * size

@@ -40,7 +40,7 @@ from standfast.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from standfast.ports.journal import Append, Change, Filter
+from standfast.ports.journal import Append, Filter, RowChange
 from standfast.ports.schema import Schema
 
 ROOT = Path(__file__).parents[2]
@@ -250,7 +250,7 @@ async def test_text_that_cannot_be_stored_fails_its_own_append_only(database):
     token = await register(database)
     good, bad = await owned(database, token), await owned(database, token)
     answers = await journal(database).append(
-        token, [Append(bad, 0, ["1"], Change("failed", cause="\udcff")), Append(good, 0, ["1"])]
+        token, [Append(bad, 0, ["1"], RowChange("failed", cause="\udcff")), Append(good, 0, ["1"])]
     )
     assert [type(answer) for answer in answers] == [StoreError, type(None)]
     assert len((await loaded(database, bad)).facts) == 1

@@ -7,11 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from standfast.coordination.lifecycle import STEADY_AFTER, Event, ServiceStatus, State, after
+from standfast.coordination.lifecycle import (
+    STEADY_AFTER,
+    ServiceEvent,
+    ServiceState,
+    ServiceStatus,
+    after,
+)
 from standfast.errors import ConfigurationError
 
-STATES = get_args(State)
-EVENTS = get_args(Event)
+STATES = get_args(ServiceState)
+EVENTS = get_args(ServiceEvent)
 
 # What each event makes of each state; "-" can't be.
 TABLE = """
@@ -36,7 +42,7 @@ NEXT = table()
 SOUND = {pair: state for pair, state in NEXT.items() if state != "-"}
 
 
-def status(state: State, **fields: object) -> ServiceStatus:
+def status(state: ServiceState, **fields: object) -> ServiceStatus:
     return ServiceStatus("relay", state, 100.0, **fields)  # type: ignore[arg-type]
 
 
@@ -45,7 +51,7 @@ def test_the_table_has_every_event_in_every_state():
 
 
 @pytest.mark.parametrize(("state", "event"), NEXT)
-def test_an_event_in_a_state(state: State, event: Event):
+def test_an_event_in_a_state(state: ServiceState, event: ServiceEvent):
     before = status(state, restarts=3, failures=2, error="OSError: full")
     if NEXT[state, event] == "-":
         with pytest.raises(ConfigurationError, match=f"'relay' is {state}: '{event}' can't be"):
@@ -71,13 +77,13 @@ def test_what_ran_steadily_fails_for_the_first_time(ran: float, failures: int):
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_up_is_what_works_or_waits_its_turn(state: State):
+def test_up_is_what_works_or_waits_its_turn(state: ServiceState):
     assert status(state).is_up == (state in {"running", "standing_by"})
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=40))
 @settings(deadline=None)
-def test_from_the_start_whatever_comes(events: list[Event]):
+def test_from_the_start_whatever_comes(events: list[ServiceEvent]):
     """What is refused changes nothing, and the counts are those of the events that were taken."""
     current, began, failed, in_a_row = status("starting"), 0, 0, 0
     for now, event in enumerate(events, 200):
@@ -103,7 +109,7 @@ class Life(RuleBasedStateMachine):
         self.seen: list[ServiceStatus] = [self.status]
 
     @rule(event=st.sampled_from(EVENTS), passed=st.floats(0.0, 40.0))
-    def happens(self, event: Event, passed: float) -> None:
+    def happens(self, event: ServiceEvent, passed: float) -> None:
         self.now += passed
         try:
             self.status = after(self.status, event, self.now, error=f"at {self.now}")

@@ -636,3 +636,25 @@ async def test_whatever_asking_for_a_lease_raises_is_a_failure_and_seen(unlucky,
         await until(lambda: supervisor.services[0].failures == 1)
         assert "ZeroDivisionError" in supervisor.services[0].error
         await until(lambda: process.states["alone"] == "running")
+
+
+@virtually
+async def test_one_that_asks_the_process_to_exit_has_failed_like_any(unlucky):
+    async def exits(duty: Duty) -> None:
+        duty.ready()
+        raise SystemExit(3)
+
+    process = Store().process(Scripted("a", exits, works), Scripted("b"))
+    async with process.running() as supervisor:
+        await until(lambda: supervisor.services[0].failures == 1)
+        assert "SystemExit(3)" in supervisor.services[0].error
+        await until(lambda: process.states["a"] == "running")
+        assert process.states["b"] == "running"
+
+
+@virtually
+async def test_a_first_failure_names_the_service():
+    process = Store().process(Scripted("bad", fails))
+    with pytest.raises(OSError, match="no") as caught:
+        await process.supervisor.start()
+    assert caught.value.__notes__ == ["standfast: service 'bad' failed at its start"]

@@ -20,7 +20,7 @@ from standfast.conformance.samples import (
     register,
 )
 from standfast.errors import StaleWriter
-from standfast.ports.database import Database
+from standfast.ports.database import Database, carry_out
 from standfast.ports.journal import Append
 
 
@@ -351,3 +351,47 @@ class LeasesSuite(Suite):
         finally:
             if ender is not database:
                 await ender.close()
+
+    # inside a transaction
+
+    async def test_hold(self, database: Database) -> None:
+        """Passes while the lease holds, also overdue, and refuses once it was ended."""
+        token, ended = await register(database), await register(database, ttl=0.001)
+        async with database.transaction() as tx:
+            await leases(database).within(tx).hold(token)
+            await carry_out(tx, leases(database).holding(token))
+            await leases(database).within(tx).hold(ended)
+        await leases(database).release([ended])
+        for refused in (ended, ended + 1000):
+            with pytest.raises(StaleWriter):
+                async with database.transaction() as tx:
+                    await leases(database).within(tx).hold(refused)
+
+    async def test_hold_outlasts_the_release(self, database: Database) -> None:
+        """Whoever ends the lease waits for the transaction, or comes before it."""
+        token, order = await register(database), list[str]()
+        held = asyncio.Event()
+
+        async def write() -> None:
+            async with database.transaction() as tx:
+                await leases(database).within(tx).hold(token)
+                held.set()
+                await asyncio.sleep(0.2)
+                order.append("written")
+
+        async def release() -> None:
+            await held.wait()
+            await leases(database).release([token])
+            order.append("released")
+
+        await asyncio.gather(write(), release())
+        assert order == ["written", "released"]
+
+    async def test_table(self, database: Database) -> None:
+        """Has a row with the token of each lease, for SQL of others."""
+        if not self.sql:
+            pytest.skip("the backend has no SQL")
+        token = await register(database)
+        async with database.transaction() as tx:
+            sql = f"SELECT token FROM {leases(database).table}"  # noqa: S608 - the port's own name
+            assert [row[0] for row in await tx.fetch(sql)] == [token]

@@ -13,7 +13,7 @@ import pytest
 
 from standfast.ids import new_id
 from standfast.ports.database import Database, Row, StoreTransaction
-from standfast.ports.journal import Append, Change, Instance, JournalStore, Loaded, Mail, Start
+from standfast.ports.journal import Append, Instance, JournalStore, Loaded, Mail, RowChange, Start
 from standfast.ports.leases import Lease, LeaseStore
 from standfast.ports.marks import MarkStore
 from standfast.ports.providing import Dialect
@@ -98,7 +98,7 @@ def mail(to: UUID, id: str = "", *, at: float | None = None, body: str = '{"ok":
 
 def finish(id: UUID, after: int, facts: Sequence[str] = ('{"type":"ended"}',)) -> Append:
     """The append that ends an instance."""
-    return Append(id, after, facts, Change("completed", finished_at=time.time()), release=True)
+    return Append(id, after, facts, RowChange("completed", finished_at=time.time()), release=True)
 
 
 class Suite:

@@ -30,7 +30,7 @@ from standfast.conformance.sql import SqlSuite
 from standfast.errors import ConstraintViolated, StaleWriter, StoreError
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import Append, Change
+from standfast.ports.journal import Append, RowChange
 
 
 class TransactionSuite(SqlSuite):
@@ -144,7 +144,7 @@ class TransactionSuite(SqlSuite):
             row = await writer.instance(new.instance.id)
             assert row is not None
             assert (row.id, row.key, row.owner) == (new.instance.id, "new", None)
-            await writer.append(worker, Append(there, 0, ["1"], Change("parked", "pay")))
+            await writer.append(worker, Append(there, 0, ["1"], RowChange("parked", "pay")))
             row = await writer.instance(there)
             assert row is not None
             assert (row.status, row.step, row.owner) == ("parked", "pay", worker)
@@ -230,7 +230,7 @@ class TransactionSuite(SqlSuite):
         if freed:
             assert await journal(database).reclaim() == 1
         for append in (
-            Append(id, 0, ["late"], Change("failed")),
+            Append(id, 0, ["late"], RowChange("failed")),
             Append(id, 0, [], release=True),
             Append(id, 0, []),
         ):
@@ -256,7 +256,7 @@ class TransactionSuite(SqlSuite):
             async with database.transaction() as tx:
                 writer = journal(database).within(wrap(tx))
                 await writer.start([other])
-                await writer.append(worker, Append(id, after, ["again", "2"], Change("failed")))
+                await writer.append(worker, Append(id, after, ["again", "2"], RowChange("failed")))
         assert await journal(database).by_key("saga", "order", "other") is None
         stored = await loaded(database, id)
         assert stored.facts[1:] == ["taken"]
@@ -269,7 +269,7 @@ class TransactionSuite(SqlSuite):
         other = await register(database)
         asleep, theirs = await passive(database), await owned(database, other)
         for id in (asleep, theirs, new_id()):
-            for append in (Append(id, 0, ["x"]), Append(id, 0, [], Change("failed"))):
+            for append in (Append(id, 0, ["x"]), Append(id, 0, [], RowChange("failed"))):
                 with pytest.raises(StaleWriter):
                     async with database.transaction() as tx:
                         await journal(database).within(wrap(tx)).append(worker, append)

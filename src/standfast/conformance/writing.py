@@ -25,7 +25,7 @@ from standfast.conformance.samples import (
 from standfast.errors import ConstraintViolated, StaleWriter
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import Append, Change
+from standfast.ports.journal import Append, RowChange
 
 
 class WritingSuite(Suite):
@@ -144,7 +144,7 @@ class WritingSuite(Suite):
         """(id, number) is the lock: whole or not at all."""
         id = await owned(database, worker)
         await journal(database).append(worker, [Append(id, 0, ["a"])])
-        change = Change("failed", step="x")
+        change = RowChange("failed", step="x")
         (answer,) = await journal(database).append(worker, [Append(id, 0, ["b", "c"], change)])
         assert isinstance(answer, StaleWriter)
         stored = await loaded(database, id)
@@ -166,7 +166,7 @@ class WritingSuite(Suite):
                     bad,
                     0,
                     ["b1", "b2"],
-                    Change("failed"),
+                    RowChange("failed"),
                     release=True,
                     mails=[mail(waiting, "from-bad")],
                     starts=[orphan],
@@ -191,7 +191,7 @@ class WritingSuite(Suite):
         for id in (asleep, released, new_id()):
             for append in (
                 Append(id, 1, ["x"]),
-                Append(id, 1, [], Change("failed")),
+                Append(id, 1, [], RowChange("failed")),
                 Append(id, 1, [], release=True),
                 Append(id, 1, []),
             ):
@@ -237,11 +237,15 @@ class WritingSuite(Suite):
     async def test_append_changes_the_row(self, database: Database, worker: int) -> None:
         """`change` replaces the searchable columns; a version of None keeps the version."""
         id = await owned(database, worker)
-        await journal(database).append(worker, [Append(id, 0, [], Change("parked", "pay", "no"))])
+        await journal(database).append(
+            worker, [Append(id, 0, [], RowChange("parked", "pay", "no"))]
+        )
         row = (await loaded(database, id)).instance
         assert (row.status, row.step, row.cause, row.version) == ("parked", "pay", "no", 1)
         assert (row.owner, row.finished_at) == (worker, None)
-        await journal(database).append(worker, [Append(id, 0, ["m"], Change("running", version=3))])
+        await journal(database).append(
+            worker, [Append(id, 0, ["m"], RowChange("running", version=3))]
+        )
         row = (await loaded(database, id)).instance
         assert (row.status, row.step, row.cause, row.version) == ("running", "", "", 3)
 
@@ -263,7 +267,7 @@ class WritingSuite(Suite):
         await journal(database).append(worker, [finish(id, 0)])
         await journal(database).send([mail(id)])
         assert await is_due(database, worker, id)
-        await journal(database).append(worker, [Append(id, 1, ["undo"], Change("compensating"))])
+        await journal(database).append(worker, [Append(id, 1, ["undo"], RowChange("compensating"))])
         row = (await loaded(database, id)).instance
         assert (row.status, row.finished_at, row.owner) == ("compensating", None, worker)
 

@@ -14,12 +14,12 @@ from typing import Literal, TypeAlias
 
 from standfast.errors import ConfigurationError
 
-State: TypeAlias = Literal[
+ServiceState: TypeAlias = Literal[
     "starting", "standing_by", "running", "restarting", "draining", "stopped"
 ]
-Event: TypeAlias = Literal["begin", "stand_by", "ready", "lost", "fail", "drain", "end"]
+ServiceEvent: TypeAlias = Literal["begin", "stand_by", "ready", "lost", "fail", "drain", "end"]
 
-_NEXT: dict[tuple[State, Event], State] = {
+_NEXT: dict[tuple[ServiceState, ServiceEvent], ServiceState] = {
     ("starting", "begin"): "starting",
     ("starting", "stand_by"): "standing_by",
     ("starting", "ready"): "running",
@@ -51,7 +51,7 @@ class ServiceStatus:
     """
 
     name: str
-    state: State
+    state: ServiceState
     since: float
     restarts: int = 0
     failures: int = 0
@@ -63,7 +63,9 @@ class ServiceStatus:
         return self.state in ("running", "standing_by")
 
 
-def after(status: ServiceStatus, event: Event, now: float, *, error: str = "") -> ServiceStatus:
+def after(
+    status: ServiceStatus, event: ServiceEvent, now: float, *, error: str = ""
+) -> ServiceStatus:
     """The status after an event at `now`. Raises `ConfigurationError` for one out of place."""
     state = _NEXT.get((status.state, event))
     if state is None:

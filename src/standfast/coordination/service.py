@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
 from typing import Protocol
 
 from standfast.coordination.membership import Membership
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
+from standfast.text import checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +106,26 @@ class Service(Protocol):
     async def run(self, duty: Duty) -> None:
         """Work. See the class."""
         ...
+
+
+def checked_services(services: object, whose: str) -> list[Service]:
+    """What a pattern answered as its services, as a list. Raises `ConfigurationError`."""
+    if not isinstance(services, (list, tuple)):
+        raise ConfigurationError(
+            f"{whose}.services() answered {services!r}: it must answer a list of services"
+        )
+    for service in services:
+        name = getattr(service, "name", None)
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"{whose}: a service is named {name!r}: give it a text")
+        checked(name, name=f"{whose}: the service's name", longest=200)
+        if not isinstance(getattr(service, "exclusive", None), bool):
+            raise ConfigurationError(
+                f"service {name!r}: exclusive must be True or False: whether only one process may "
+                "run it at a time"
+            )
+        if not iscoroutinefunction(getattr(service, "run", None)):
+            raise ConfigurationError(
+                f"service {name!r}: run must be written `async def run(self, duty)`"
+            )
+    return list(services)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from standfast.clock import Clock
-from standfast.coordination.lifecycle import Event, ServiceStatus, after
+from standfast.coordination.lifecycle import ServiceEvent, ServiceStatus, after
 from standfast.coordination.membership import Membership
 from standfast.coordination.service import Duty, Service
 from standfast.coordination.watchdog import Watchdog
@@ -246,7 +246,7 @@ class _Post:
         self._turn: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
 
-    def _note(self, event: Event, error: str = "") -> None:
+    def _note(self, event: ServiceEvent, error: str = "") -> None:
         before = self.status.state
         now = self.supervisor.clock.now()
         self.status = after(self.status, event, now, error=error)
@@ -279,8 +279,11 @@ class _Post:
         while not self.supervisor.is_stopping:
             try:
                 await self._run_once()
-            except Exception as error:
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
                 if self._first is not None and not self._first.done():
+                    error.add_note(f"standfast: service {self.service.name!r} failed at its start")
                     self._first.set_exception(error)
                     break
                 if self.supervisor.is_stopping:
@@ -293,7 +296,7 @@ class _Post:
     async def _run_once(self) -> None:
         """One turn. Raises what it fails with."""
         self._duty = duty = await self._enlist()
-        self._turn = turn = asyncio.get_running_loop().create_task(self.service.run(duty))
+        self._turn = turn = asyncio.get_running_loop().create_task(self._run(duty))
         try:
             await self._watch(turn)
         except asyncio.CancelledError:
@@ -311,6 +314,15 @@ class _Post:
             return
         raise error or RuntimeError("it ended by itself")
 
+    async def _run(self, duty: Duty) -> None:
+        try:
+            await self.service.run(duty)
+        except SystemExit as error:
+            # It would end the process, with all the other services in it.
+            raise RuntimeError(
+                f"it asked the process to exit: SystemExit({error.code!r})"
+            ) from error
+
     async def _watch(self, turn: asyncio.Task[None]) -> None:
         """Wait for the end of a turn; cut it off when it isn't sure any more to be the only one."""
         membership = self.supervisor.membership
@@ -327,7 +339,7 @@ class _Post:
                 break
         await asyncio.wait((turn,))
 
-    async def _pause_after(self, error: Exception) -> None:
+    async def _pause_after(self, error: BaseException) -> None:
         self._note("fail", f"{type(error).__name__}: {told(error)}"[:500])
         pause = _BACKOFF.delay(self.status.failures, 0.0, random.random())  # noqa: S311 - jitter
         log.error(
@@ -419,12 +431,20 @@ class _Post:
         """Return when it has ended, or so many seconds have passed, and a moment more."""
         if self.task is not None and self._duty is not None:
             await asyncio.wait((self.task,), timeout=within + _GRACE)
+            if not self.task.done():
+                log.warning("service %r isn't done in time: cut off", self.service.name)
 
     async def end(self) -> None:
         """Cut off what is left of it."""
         if self.task is not None:
             self.task.cancel()
-            await asyncio.wait((self.task,), timeout=_GRACE)
+            turn = self._turn
+            await asyncio.wait((self.task,), timeout=2 * _GRACE)
+            if turn is not None and not turn.done():
+                log.error(
+                    "service %r doesn't heed its cancellation: going on without it",
+                    self.service.name,
+                )
         if self.status.state != "stopped":
             self._note("end")
         await self._let_go()

@@ -86,7 +86,7 @@ class Mail:
 
 
 @dataclass(slots=True)
-class Change:
+class RowChange:
     """New values for an instance's searchable row."""
 
     status: str
@@ -110,7 +110,7 @@ class Append:
     id: UUID
     after: int
     facts: Sequence[str]
-    change: Change | None = None
+    change: RowChange | None = None
     release: bool = False
     wake_at: float | None = None
     consumed: Sequence[int] = ()

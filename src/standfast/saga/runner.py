@@ -27,10 +27,10 @@ from standfast.errors import (
 from standfast.pattern import Host
 from standfast.ports.journal import (
     Append,
-    Change,
     JournalStore,
     Loaded,
     Mail,
+    RowChange,
     Start,
     StartAnswer,
 )
@@ -188,7 +188,7 @@ class Runner:
         fact = fx.Ignored(at=now, act="migrate", why=f"{refused}")
         append = Append(instance.id, len(loaded.facts) - 1, [fx.encode(fact)])
         append.consumed = [refused.mail.number]
-        append.change = Change(instance.status, instance.step, instance.cause, refused.version)
+        append.change = RowChange(instance.status, instance.step, instance.cause, refused.version)
         append.release, append.wake_at = True, now
         await self.appends.submit(append)
 
@@ -326,7 +326,7 @@ class Runner:
         if shown != active.shown or outcome or moves is not None:
             active.shown = shown
             finished = self._clock.now() if outcome else None
-            append.change = Change(*shown, moves or machine.started.version, finished)
+            append.change = RowChange(*shown, moves or machine.started.version, finished)
         starts: list[Prepared] = []
         mails: list[Mail] = []
         for fact in facts:

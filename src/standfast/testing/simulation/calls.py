@@ -63,10 +63,10 @@ def _wrapped(original: Step[Any, Any], stage: Stage) -> Step[Any, Any]:
     return step
 
 
-Attempt = Callable[[], Awaitable[Any]]
+UserFunction = Callable[[], Awaitable[Any]]
 
 
-async def call(scene: Scene, step: Step[Any, Any], function: Attempt, ctx: Context) -> Any:
+async def call(scene: Scene, step: Step[Any, Any], function: UserFunction, ctx: Context) -> Any:
     """Call the user's function as a network of its own moods would."""
     one = scene.begin_call(ctx)
     number = scene.tally(f"{one.instance} {one.branch} {one.operation}")
@@ -95,7 +95,7 @@ async def call(scene: Scene, step: Step[Any, Any], function: Attempt, ctx: Conte
 
 
 async def _answered(
-    scene: Scene, step: Step[Any, Any], function: Attempt, one: Call, place: str, ctx: Context
+    scene: Scene, step: Step[Any, Any], function: UserFunction, one: Call, place: str, ctx: Context
 ) -> Any:
     fault = _fault(scene, step, one, place, ctx)
     if fault:
@@ -159,7 +159,7 @@ def _is_down(scene: Scene, one: Call, place: str) -> bool:
     return True
 
 
-async def _perform(scene: Scene, function: Attempt, one: Call) -> Any:
+async def _perform(scene: Scene, function: UserFunction, one: Call) -> Any:
     one.began = True
     try:
         value = await function()
@@ -171,7 +171,7 @@ async def _perform(scene: Scene, function: Attempt, one: Call) -> Any:
     return value
 
 
-async def _arrive_late(scene: Scene, function: Attempt, one: Call, delay: float) -> None:
+async def _arrive_late(scene: Scene, function: UserFunction, one: Call, delay: float) -> None:
     late = scene.repeat_call(one)
     await asyncio.sleep(delay)
     if scene.has_refused(one):

@@ -34,7 +34,7 @@ LINGER = (0.0, 1.0, FOREVER)
 
 
 @dataclass(slots=True)
-class Outcome:
+class Played:
     """What came of one run. `struck` are the places of its faults, `strikes` counts them."""
 
     path: int
@@ -58,7 +58,7 @@ class Play(Scene):
 
     # -- the run -----------------------------------------------------------------------------
 
-    def run(self) -> Outcome:
+    def run(self) -> Played:
         """Play it to the end, and judge."""
         try:
             with refusing_real_io(self.loop):
@@ -76,10 +76,10 @@ class Play(Scene):
         except Violation as violation:
             self.violated(violation.rule, str(violation))
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> Played:
         if self.loop.refused is not None:
             raise self.loop.refused
-        return Outcome(
+        return Played(
             path_of(self),
             self.chance.struck,
             self.strikes,

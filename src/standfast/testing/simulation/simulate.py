@@ -19,7 +19,7 @@ from standfast.saga.saga import Saga
 from standfast.testing.simulation.calls import Stage, wrap
 from standfast.testing.simulation.chance import Chance, Faults
 from standfast.testing.simulation.invariants import World
-from standfast.testing.simulation.play import Outcome, Play
+from standfast.testing.simulation.play import Play, Played
 from standfast.testing.simulation.process import SimulatedDefinitions
 from standfast.testing.simulation.report import SimulationReport
 from standfast.testing.simulation.scene import Check, Rules
@@ -204,7 +204,7 @@ class Simulation:
         report.missed = [name for name in self._functions() if name not in called]
         return report
 
-    def play(self, seed: int, spared: Iterable[str] = (), *, tell: bool = False) -> Outcome:
+    def play(self, seed: int, spared: Iterable[str] = (), *, tell: bool = False) -> Played:
         """One run."""
         random.seed(seed)
         sagas = self.make()
@@ -238,7 +238,7 @@ class Simulation:
 
     # -- a violation -------------------------------------------------------------------------
 
-    def _violated(self, seed: int, found: Outcome) -> InvariantViolated:
+    def _violated(self, seed: int, found: Played) -> InvariantViolated:
         assert found.violation is not None
         spared = self._shrink(seed, found)
         told = self.play(seed, spared, tell=True)
@@ -265,7 +265,7 @@ class Simulation:
             world=told.world,
         )
 
-    def _shrink(self, seed: int, found: Outcome) -> set[str]:
+    def _shrink(self, seed: int, found: Played) -> set[str]:
         """The places to spare so that as few faults as possible are left: delta debugging."""
         assert found.violation is not None
         rule = found.violation.rule
