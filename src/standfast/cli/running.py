@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
@@ -22,8 +23,8 @@ from standfast.text import told
 
 log = logging.getLogger("standfast")
 
-NOTE = "standfast: "
-"""What the notes begin with that the library adds to an error that isn't its own."""
+WHOSE = re.compile(r"standfast: (.+ failed at its start)")
+"""The note that the library adds to an error, so that one knows which part of the app raised it."""
 
 
 def run(target: str, *, migrate: bool, log_level: str, health: str | None, **options: Any) -> None:
@@ -111,6 +112,9 @@ async def _working(
 
 
 def _whose(error: Exception) -> str:
-    """What the library noted of an error: which part of the app raised it; "" for nothing."""
-    notes = getattr(error, "__notes__", ())
-    return next((one.removeprefix(NOTE) for one in notes if one.startswith(NOTE)), "")
+    """Which part of the app raised it, as the library noted; "" where it didn't."""
+    for text in getattr(error, "__notes__", ()):
+        found = WHOSE.fullmatch(text)
+        if found:
+            return found[1]
+    return ""
