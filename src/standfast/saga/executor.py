@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from uuid import UUID
 
 from standfast.clock import Clock
@@ -53,7 +52,7 @@ class SagaExecutor:
         self._runner: Runner | None = None
         self._draining = False
 
-    @cached_property
+    @property
     def journal(self) -> JournalStore:
         """Where instances are kept."""
         return self.host.database.port(JournalStore)
