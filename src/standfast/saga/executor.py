@@ -34,8 +34,8 @@ class SagaExecutor:
     Between turns, and in a process without a worker, it has no desk and runs nothing.
     """
 
-    pattern = PATTERN
-    orphaned = Orphaned(
+    pattern: str = PATTERN
+    orphaned: Orphaned = Orphaned(
         "parked",
         "no live worker has version {version} of saga '{name}'",
         "Run one that does, or move it with `standfast sagas migrate`",
