@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from standfast.coordination import Duty, Service, ServiceOptions
-from standfast.errors import ConfigurationError, StaleWriter
-from standfast.pattern import Host
+from standfast.errors import StaleWriter
+from standfast.pattern import Host, Pattern
 from standfast.ports import Database, Provided, SchemaLine, SchemaMigration, provide
-from standfast.ports.database import Script, Statement, StoreTransaction, carry_out
+from standfast.ports.database import Script, Statement
 from standfast.ports.leases import LeaseStore
 from standfast.resilience.backoff import Exponential
 from standfast.transaction import UnitOfWork
 
 log = logging.getLogger("reminders")
 BACKOFF = Exponential(initial="1s", maximum="1h", jitter="none")
+BATCH = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,57 +67,29 @@ RETURNING key"""
 
 
 class ReminderStore:
-    """The port: it keeps reminders in a database that speaks SQL."""
+    """The port: what is written, as scripts for any transaction of its database."""
 
     def __init__(self, database: Database) -> None:
-        if database.dialect == "postgresql":
-            self.holds = "SELECT 1 FROM standfast.leases WHERE token = $1 FOR KEY SHARE"
-            self.claim = CLAIM.format(leases="standfast.leases", lock="FOR UPDATE SKIP LOCKED")
-        else:
-            self.holds = "SELECT 1 FROM standfast_leases WHERE token = $1"
-            self.claim = CLAIM.format(leases="standfast_leases", lock="")
+        self._leases = database.port(LeaseStore)
+        lock = "FOR UPDATE SKIP LOCKED" if database.dialect == "postgresql" else ""
+        self._claim = CLAIM.format(leases=self._leases.table, lock=lock)
 
-    def within(self, tx: StoreTransaction) -> ReminderWriter:
-        """Reminders as part of `tx`, whoever opened it."""
-        return ReminderWriter(self, tx)
-
-
-class ReminderWriter:
-    """Reminders inside one transaction: what is written becomes true when that commits."""
-
-    def __init__(self, store: ReminderStore, tx: StoreTransaction) -> None:
-        self._store, self._tx = store, tx
-
-    async def remember(self, one: Reminder) -> bool:
+    @staticmethod
+    def remember(one: Reminder) -> Script[bool]:
         """Note one; False if its key is known, then nothing is changed."""
-        return await carry_out(self._tx, self._remember(one))
-
-    async def claim(self, token: int, *, now: float, limit: int) -> list[Reminder]:
-        """Take up to `limit` that are due, unless a living process has them in hand."""
-        return await carry_out(self._tx, self._claim(token, now, limit))
-
-    async def settle(self, token: int, key: str, again: Reminder | None) -> None:
-        """One in hand is over, or due as `again` says. Raises `StaleWriter`."""
-        await carry_out(self._tx, self._settle(token, key, again))
-
-    def _remember(self, one: Reminder) -> Script[bool]:
         return bool((yield Statement(REMEMBER, (one.key, one.text, one.at))))
 
-    def _claim(self, token: int, now: float, limit: int) -> Script[list[Reminder]]:
-        yield from self._hold(token)
-        rows = yield Statement(self._store.claim, (token, now, limit))
-        return [Reminder(row[0], row[1], row[2], row[3]) for row in rows]
+    def claim(self, token: int, *, now: float, limit: int) -> Script[list[Reminder]]:
+        """Take up to `limit` that are due and free. Raises `StaleWriter`."""
+        yield from self._leases.holding(token)
+        return [Reminder(*row) for row in (yield Statement(self._claim, (token, now, limit)))]
 
-    def _settle(self, token: int, key: str, again: Reminder | None) -> Script[None]:
-        yield from self._hold(token)
+    def settle(self, token: int, key: str, again: Reminder | None) -> Script[None]:
+        """One in hand is over, or due as `again` says. Raises `StaleWriter`."""
+        yield from self._leases.holding(token)
         at, failures = (again.at, again.failures) if again else (None, 0)
         if not (yield Statement(SETTLE, (key, token, at, failures))):
             raise StaleWriter(f"reminder {key!r} is in other hands")
-
-    def _hold(self, token: int) -> Script[None]:
-        """The fence: as long as this transaction is open, nobody can end the lease."""
-        if not (yield Statement(self._store.holds, (token,))):
-            raise StaleWriter(f"the lease {token} was ended")
 
 
 PROVIDED = Provided(ReminderStore, LINE, needs=(LeaseStore,))
@@ -124,7 +97,7 @@ provide("sqlite", ReminderStore, PROVIDED)
 provide("postgresql", ReminderStore, PROVIDED)
 
 
-class Reminders:
+class Reminders(Pattern):
     """A pattern, and its service: ``app.add(Reminders(handler))``, ``reminders.remember(tx, …)``.
 
     ``handler(reminder, tx)`` is called at least once for each. What it writes through `tx` commits
@@ -133,36 +106,25 @@ class Reminders:
     """
 
     name = "reminders"
-    ports: Sequence[type] = (ReminderStore, LeaseStore)
+    ports = (ReminderStore, LeaseStore)
 
     def __init__(
         self, handler: Callable[[Reminder, Any], Awaitable[None]], *, give_up_after: int = 10
     ) -> None:
-        self.handler = handler
-        self.give_up_after = give_up_after
+        self.handler, self.give_up_after = handler, give_up_after
         self.hint = asyncio.Event()
 
     async def remember(self, tx: UnitOfWork, text: str, *, at: float, key: str) -> bool:
         """Note a reminder as part of a transaction; False if the key is known."""
-        new = await tx.within(ReminderStore).remember(Reminder(key, text, at))
+        new = await tx.run_script(ReminderStore.remember(Reminder(key, text, at)))
         tx.on_commit(self.hint.set)
         return new
 
     def attach(self, host: Host) -> None:
-        """See `Pattern.attach`. Raises `Unsupported` for a database without SQL."""
-        self.host = host
+        """See `Pattern.attach`. Raises `Unsupported` for a database without the port."""
+        super().attach(host)
+        self.store = host.database.port(ReminderStore)
         self.exclusive = not host.database.capabilities.many_workers
-        host.database.port(ReminderStore)
-
-    def add(self, part: Any) -> None:
-        """Nothing can be added to it."""
-        raise ConfigurationError(f"add({part!r}): reminders take no parts")
-
-    async def open(self) -> None:
-        """See `Pattern.open`."""
-
-    async def close(self) -> None:
-        """See `Pattern.close`."""
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """Itself."""
@@ -172,36 +134,26 @@ class Reminders:
     async def run(self, duty: Duty) -> None:
         """See `Service.run`: hand out what is due, and look again at every hint."""
         duty.ready()
-        while not duty.stopping.is_set():
+        wait = 0.0
+        while await duty.pause(wait, self.hint):
             self.hint.clear()
-            limit = min(20, self.options.max_in_flight)
+            now = self.host.clock.now()
             async with self.host.transaction() as tx:
-                due = tx.within(ReminderStore)
-                found = await due.claim(duty.token, now=self.host.clock.now(), limit=limit)
+                found = await tx.run_script(self.store.claim(duty.token, now=now, limit=BATCH))
             for one in found:
                 if not duty.stopping.is_set():
                     await self._hand_out(one, duty.token)
-            if not found:
-                await _first_of(duty.stopping, self.hint, within=self.options.poll_seconds)
+            wait = 0.0 if found else self.options.poll_seconds
 
     async def _hand_out(self, one: Reminder, token: int) -> None:
         try:
             async with self.host.transaction() as tx:
                 await self.handler(one, tx)
-                await tx.within(ReminderStore).settle(token, one.key, None)
+                await tx.run_script(self.store.settle(token, one.key, None))
         except StaleWriter:
-            raise  # the lease was lost: this turn ends, and another begins under the next lease
+            raise  # the lease was lost: this turn ends, and another begins under the next
         except Exception:  # whatever the handler raises: others are due too
             log.exception("reminder %r failed", one.key)
             again = after_failure(one, self.host.clock.now(), self.give_up_after)
             async with self.host.transaction() as tx:
-                await tx.within(ReminderStore).settle(token, one.key, again)
-
-
-async def _first_of(*events: asyncio.Event, within: float) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
+                await tx.run_script(self.store.settle(token, one.key, again))

@@ -26,7 +26,7 @@ MEMBERS = ("ports", "attach", "add", "open", "close", "services")
 
 
 class Joined:
-    """The patterns of one app, each there once."""
+    """The registry of an app's patterns, one of each class."""
 
     def __init__(self, host: Host) -> None:
         self._host = host

@@ -52,11 +52,15 @@ class Pattern:
     ``standfast migrate``."""
 
     def attach(self, host: Host) -> None:
-        """Learn of the app, whose database may not be open yet. By default kept as `host`."""
+        """Take the app, whose database may not be open yet. By default it is kept as `host`."""
         self.host: Host = host
 
     def add(self, part: Any) -> None:
-        """Take in what a user added to the app. Raises `ConfigurationError`; by default always."""
+        """Take a part that was added to the app, as a saga is; called by the app's `add`.
+
+        Only for classes of parts that `standfast.joining` knows. Raises `ConfigurationError`; by
+        default always.
+        """
         raise ConfigurationError(f"add({part!r}): {type(self).__name__} takes no parts")
 
     async def open(self) -> None:
@@ -66,5 +70,8 @@ class Pattern:
         """Finish what was accepted: the database closes after this."""
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
-        """What it runs in the background of a process that works. Raises `ConfigurationError`."""
+        """The services that it runs in the background of a process that works; by default none.
+
+        Raises `ConfigurationError`.
+        """
         return ()

@@ -26,7 +26,7 @@ log = logging.getLogger("standfast")
 
 
 class Rides(Protocol[W_co]):
-    """A port that can be part of a transaction."""
+    """A port usable inside a transaction."""
 
     def within(self, tx: StoreTransaction) -> W_co:
         """The port as part of `tx`."""
@@ -67,7 +67,10 @@ class UnitOfWork:
         return await self.store.fetch_value(sql, *args)
 
     async def run_script(self, script: Script[T]) -> T:
-        """Carry out what a port has written down as data; what it returns."""
+        """Carry out a script of a port in this transaction; what the script returns.
+
+        Raises what its statements raise; then the transaction is to be rolled back.
+        """
         return await carry_out(self.store, script)
 
     def within(self, protocol: type[Rides[W_co]]) -> W_co:
@@ -95,7 +98,7 @@ class UnitOfWork:
         self._after.append(act)
 
     def committed(self) -> None:
-        """Carry out what waits for the commit; called by whoever committed."""
+        """Run the after-commit callbacks; exceptions are logged. Called by whoever committed."""
         while self._after:
             act = self._after.pop(0)
             try:
@@ -109,7 +112,7 @@ class UnitOfWork:
         self._over = True
 
     def rolled_back(self) -> None:
-        """Forget what waits for the commit; called by whoever rolled back."""
+        """Drop the after-commit callbacks. Called by whoever rolled back."""
         self._after.clear()
         self._over = True
 

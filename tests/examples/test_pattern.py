@@ -21,10 +21,14 @@ from examples.pattern.reminders import (
     ReminderStore,
     after_failure,
 )
+from examples.pattern.reminders import (
+    TABLE as REMINDERS,
+)
 
-from standfast import Constant, Standfast, Transaction
+from standfast import Constant, Context, Saga, Standfast, Transaction, step
 from standfast.errors import ConfigurationError, MigrationNeeded, StaleWriter, Unsupported
 from standfast.ports.leases import LeaseStore
+from standfast.testing import run_saga
 from tests.docs.blocks import ROOT, read_page
 
 LEASE = "2s"
@@ -165,14 +169,14 @@ async def test_a_handler_that_fails_leaves_nothing_and_is_called_again(
 async def test_who_lost_its_lease_can_neither_claim_nor_settle(url: str) -> None:
     reminders = Reminders(nothing)
     async with Standfast(url, migrate=True).add(reminders) as app:
-        leases = app.database.port(LeaseStore)
+        leases, store = app.database.port(LeaseStore), app.database.port(ReminderStore)
         lost, living = await leases.acquire(["lost", "living"], "test", ttl=60)
         assert lost is not None
         assert living is not None
 
         async def claim(token: int) -> list[str]:
             async with app.transaction() as tx:
-                found = await tx.within(ReminderStore).claim(token, now=LONG_AGO, limit=9)
+                found = await tx.run_script(store.claim(token, now=LONG_AGO, limit=9))
             return [one.key for one in found]
 
         async with app.transaction() as tx:
@@ -187,12 +191,12 @@ async def test_who_lost_its_lease_can_neither_claim_nor_settle(url: str) -> None
                 await claim(token)
             with pytest.raises(StaleWriter):
                 async with app.transaction() as tx:
-                    await tx.within(ReminderStore).settle(token, "a", None)
+                    await tx.run_script(store.settle(token, "a", None))
         async with app.transaction() as tx:
-            await tx.within(ReminderStore).settle(living, "a", None)
+            await tx.run_script(store.settle(living, "a", None))
         with pytest.raises(StaleWriter, match="other hands"):
             async with app.transaction() as tx:
-                await tx.within(ReminderStore).settle(living, "a", None)
+                await tx.run_script(store.settle(living, "a", None))
 
 
 # -- how it joins
@@ -210,7 +214,7 @@ async def test_its_table_is_made_with_the_others_and_missed_without(url: str) ->
 
 
 def test_it_takes_no_parts_and_needs_sql() -> None:
-    with pytest.raises(ConfigurationError, match="take no parts"):
+    with pytest.raises(ConfigurationError, match="Reminders takes no parts"):
         Reminders(nothing).add("part")
     with pytest.raises(Unsupported, match="memory:// has no ReminderStore"):
         Standfast("memory://").add(Reminders(nothing))
@@ -220,6 +224,23 @@ def test_the_how_to_shows_all_of_it() -> None:
     page = read_page(ROOT / "docs" / "how-to" / "write-a-pattern.md")
     shown = [block.code for block in page.blocks if block.title == "reminders.py"]
     assert "\n\n".join(shown) == (ROOT / "examples" / "pattern" / "reminders.py").read_text()
+
+
+def test_a_saga_that_uses_its_verb_is_tested_in_memory() -> None:
+    class Book(Saga[str]):
+        name, version = "book", 1
+
+        def __init__(self, reminders: Reminders) -> None:
+            self.reminders = reminders
+
+        @step(transactional=True, pivot=True)
+        async def remind(self, trip: str, ctx: Context, tx: Transaction) -> tuple[bool, int]:
+            new = await self.reminders.remember(tx, trip, at=LONG_AGO, key=trip)
+            return new, await tx.fetch_value("SELECT count(*) FROM reminders")
+
+    run = run_saga(Book(Reminders(nothing)), "Oslo", schema=REMINDERS)
+    assert run.status == "completed"
+    assert run[Book.remind] == (True, 1)
 
 
 # -- in several processes

@@ -118,8 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             told = {"error": f"{self.command} isn't for probes: read them with {ALLOWED}"}
             self._answer(405, told, Allow=ALLOWED)
 
-    # By these names the base class finds what answers.
-    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815 - http.server's names
 
     def _page(self) -> Callable[[Facts], Report] | None:
         """The page that was asked for; None, and it was answered, if there is none."""

@@ -1,4 +1,4 @@
-"""Who does the work, below all patterns: leases, services, claims and slots.
+"""Cluster membership, supervised background services, and the claiming of due work.
 
 `membership` keeps a process's lease, `supervisor` runs its `service`s under it, and `lifecycle`
 decides how they stand. `worker` claims the instances of a coordination journal, as far as its

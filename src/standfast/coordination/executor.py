@@ -1,4 +1,6 @@
-"""What a worker asks of the pattern whose instances it claims, and what it offers in return."""
+"""`Desk` and `Executor`: what a worker and the pattern whose instances it claims ask of each
+other.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ from standfast.ports.journal import Loaded, Mail
 
 
 class Orphaned(NamedTuple):
-    """What becomes of instances of a kind that no live worker has.
+    """How instances are flagged that no live worker can run.
 
-    Their `status` and `cause` (``{name}`` and ``{version}`` are filled in); the `remedy` is told in
-    the log.
+    They are given this `status` and `cause`, in which ``{name}`` and ``{version}`` are filled in;
+    the `remedy` is logged.
     """
 
     status: str
@@ -24,7 +26,7 @@ class Orphaned(NamedTuple):
 
 
 class Desk(Protocol):
-    """Where an executor does its work: a worker that holds a lease."""
+    """The worker as its executor sees it: fencing token, slots, wake-up hints."""
 
     @property
     def owner(self) -> int:
@@ -33,40 +35,47 @@ class Desk(Protocol):
 
     @property
     def slots(self) -> Slots:
-        """The places for instances here, others in each turn of the worker.
+        """The concurrency limit of this turn: each turn of the worker has a `Slots` of its own.
 
-        The executor takes one for each instance that it takes in, and gives it back to the same.
+        The executor takes a slot for each instance that it holds in memory, and gives it back to
+        the same `Slots`.
         """
         ...
 
     @property
     def linger(self) -> float:
-        """Seconds: what sleeps for longer leaves memory."""
+        """Seconds: an instance that sleeps for longer is unloaded."""
         ...
 
     def hint(self, id: UUID) -> None:
-        """Something was sent to an instance, or it is due now."""
+        """Tell the worker that an instance was sent something, or is due now."""
         ...
 
     def wake(self) -> None:
-        """Look for work now."""
+        """Make the worker poll the store now."""
         ...
 
     def doubt(self, id: UUID) -> None:
-        """Look out for an instance whose start under this lease had no known outcome."""
+        """Have an instance read again for 60 s: its insert had an unknown outcome.
+
+        If it was written, this token owns it, and no claim would bring it.
+        """
         ...
 
     def left(self, id: UUID, wakes_at: float | None) -> None:
-        """An instance left memory. `wakes_at`: when it is due again, None if only mail wakes it."""
+        """Tell the worker that an instance was unloaded.
+
+        `wakes_at`: when it is due again, in seconds since the epoch; None if only mail wakes it.
+        """
         ...
 
     async def still_ours(self) -> bool:
-        """Whether the lease stands: it is renewed for that. Raises `StoreError`."""
+        """Renew the lease, and answer whether it is still held. Raises `StoreError`."""
         ...
 
 
 class Executor(Protocol):
-    """Runs the instances of one pattern, which a worker claims for it."""
+    """Runs claimed instances of one pattern."""
 
     @property
     def pattern(self) -> str:
@@ -75,12 +84,12 @@ class Executor(Protocol):
 
     @property
     def orphaned(self) -> Orphaned:
-        """What becomes of instances that nobody can run."""
+        """How instances are flagged that no live worker can run."""
         ...
 
     @property
     def kinds(self) -> Mapping[Kind, int | None]:
-        """The kinds that it can run, each with the most instances of its name at once."""
+        """The kinds that it can run, each with the concurrency limit of its name, or None."""
         ...
 
     @property
@@ -89,11 +98,11 @@ class Executor(Protocol):
         ...
 
     def begin(self, desk: Desk) -> None:
-        """Work under a new lease from now on."""
+        """Begin a new turn, with this desk's fencing token."""
         ...
 
     async def take_in(self, loaded: Loaded) -> None:
-        """Go on with an instance that was claimed."""
+        """Resume a claimed instance; it takes one slot."""
         ...
 
     def deliver(self, mails: Sequence[Mail]) -> None:
@@ -101,13 +110,13 @@ class Executor(Protocol):
         ...
 
     def drain(self) -> None:
-        """Let every instance come to rest after what is in flight, and leave."""
+        """Begin to drain: let attempts in flight end, then unload their instances."""
         ...
 
     async def cut_off(self) -> None:
-        """Drop all that is in memory without writing; nothing runs when it returns."""
+        """Cancel all running instances and wait for them; write nothing."""
         ...
 
     async def end(self) -> None:
-        """Finish the writes that were accepted: the lease ends after this."""
+        """Flush the accepted writes; nothing is written under the desk's token after this."""
         ...

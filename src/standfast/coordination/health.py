@@ -57,7 +57,7 @@ class Report:
 
 
 def patience(lease: float) -> float:
-    """Seconds without a beat after which the heart has stopped.
+    """The heartbeat timeout, in seconds, for liveness.
 
     A beat may wait long for a store that doesn't answer; only one that waits for good is a fault.
     """

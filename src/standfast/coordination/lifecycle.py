@@ -66,7 +66,13 @@ class ServiceStatus:
 def after(
     status: ServiceStatus, event: ServiceEvent, now: float, *, error: str = ""
 ) -> ServiceStatus:
-    """The status after an event at `now`. Raises `ConfigurationError` for one out of place."""
+    """The next status, after an event at `now` (seconds since the epoch).
+
+    Allowed are ``begin`` while it is starting, standing by or restarting, ``stand_by`` while it is
+    starting or restarting, ``ready`` while it is starting or draining, ``drain`` until it drains,
+    and ``lost``, ``fail`` and ``end`` until it has stopped. `error` goes with ``fail``. Raises
+    `ConfigurationError` for any other.
+    """
     state = _NEXT.get((status.state, event))
     if state is None:
         raise ConfigurationError(f"service {status.name!r} is {status.state}: {event!r} can't be")

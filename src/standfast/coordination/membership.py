@@ -36,7 +36,7 @@ is taken over at the last beat of its lease at the latest, and one that is late 
 
 
 class Membership:
-    """One process's leases.
+    """This process's lease, and the named leases renewed with it.
 
     `lease`: seconds within which others, whose own isn't longer, take over when this process is
     dead. Stuck for less than half of it, this one keeps what it has. `keep_time()` sets the clock
@@ -96,7 +96,10 @@ class Membership:
         return token
 
     async def leave(self) -> None:
-        """Give all leases up. A store that is away is told in the log: they will run out."""
+        """Release all leases.
+
+        A `StoreError` is logged, not raised: then they expire after their time to live.
+        """
         tokens = [*self._held.values()] + ([] if self.token is None else [self.token])
         self.forget()
         try:
@@ -105,7 +108,7 @@ class Membership:
             log.warning("the lease couldn't be given up, so it will run out: %s", error)
 
     def forget(self) -> None:
-        """Hold nothing any more, without telling the store."""
+        """Drop the local state without releasing in the store."""
         self.token = None
         self._held.clear()
         self._lost.clear()
@@ -113,7 +116,10 @@ class Membership:
     # -- leases beside it --------------------------------------------------------------------
 
     async def hold(self, name: str) -> int | None:
-        """Acquire a lease that is renewed with the membership; None while another has it."""
+        """Acquire a named lease, which the heartbeat renews; its fencing token.
+
+        None while another holder has it. Raises `StoreError`.
+        """
         (token,) = await self.leases.acquire([name], self.name, ttl=self._ttl)
         if token is not None:
             self._held[name] = token
@@ -124,7 +130,7 @@ class Membership:
         return self._held.get(name)
 
     async def let_go(self, name: str) -> None:
-        """Release a lease that was held, as `leave` does."""
+        """Release a named lease, if it is held. A `StoreError` is logged, as by `leave`."""
         token = self._held.pop(name, None)
         if token is None:
             return
@@ -141,7 +147,7 @@ class Membership:
     # -- the heartbeat -----------------------------------------------------------------------
 
     async def check(self) -> bool:
-        """Renew now; whether the membership still stands. Raises `StoreError`."""
+        """Renew all leases now; whether the process's own is still held. Raises `StoreError`."""
         async with self._renewing:
             token = self.token
             if token is None:  # lost, and the store went away before there was a new one
@@ -158,7 +164,7 @@ class Membership:
             return stands
 
     def suspect(self) -> None:
-        """Let the next beat come now: something says that a lease was lost."""
+        """Trigger a heartbeat immediately: something says that a lease was lost."""
         self._suspected.set()
 
     async def until_beat(self, seconds: float) -> None:
@@ -171,7 +177,7 @@ class Membership:
         self._suspected.clear()
 
     async def tend(self) -> None:
-        """What every beat does beside renewing: set the clock right, end what ran out of others.
+        """Synchronise the clock and expire overdue leases of others, as every beat does.
 
         Raises `StoreError`.
         """
@@ -199,7 +205,7 @@ class Membership:
     # -- the note ----------------------------------------------------------------------------
 
     async def tell(self, **facts: Any) -> None:
-        """Keep facts, JSON values by name, with the lease for all to see. Raises `StoreError`."""
+        """Merge facts, JSON values by name, into the lease's note. Raises `StoreError`."""
         self._note = {**self._note, **facts}
         async with self._telling:  # so that the last told is the last written
             token, note = self.token, json.dumps(self._note)
@@ -208,7 +214,10 @@ class Membership:
                 self._told = token, note
 
     async def can_run(self, service: str, kinds: Sequence[Kind]) -> None:
-        """Let others know which kinds of instances a service here claims. Raises `StoreError`."""
+        """Publish which kinds, (pattern, name, version), a service of this process can run.
+
+        Raises `StoreError`.
+        """
         self._kinds[service] = list(kinds)
         every = [list(kind) for some in self._kinds.values() for kind in some]
         await self.tell(kinds=every)

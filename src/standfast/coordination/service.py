@@ -46,11 +46,12 @@ class ServiceOptions:
 
 @dataclass(slots=True)
 class Duty:
-    """One turn of a service: it ends when the service is stopped, or the process's lease is lost.
+    """The context of one run of a service: its tokens, the stop event, and the drain time.
 
-    `token` is the fencing token of the process's membership; `own_token` that of the service's own
-    lease, None unless it is exclusive. `stopping` is set when it should finish what it has begun
-    and return, within `drain` seconds (read then). `is_cut`: its lease was lost, so that nothing it
+    A run, or *turn*, ends when the service is stopped, or when the process's lease is lost. `token`
+    is the fencing token of the process's membership; `own_token` that of the service's own lease,
+    None unless it is exclusive. `stopping` is set when it should finish what it has begun and
+    return, within `drain` seconds (read then). `is_cut`: its lease was lost, so that nothing it
     writes counts any more.
     """
 
@@ -63,9 +64,10 @@ class Duty:
     is_cut: bool = False
 
     async def pause(self, seconds: float, *hints: asyncio.Event) -> bool:
-        """Return after so many seconds, or as soon as a hint is set, or it should stop.
+        """Wait for so many seconds, or until a hint is set or the service should stop.
 
-        Answers whether to go on: False once it should stop. Hints stay set.
+        Answers whether to go on: False once it should stop. Hints stay set: clear them before
+        you look for work, so that none is missed.
         """
         events = [asyncio.ensure_future(event.wait()) for event in (self.stopping, *hints)]
         try:
@@ -104,7 +106,7 @@ class Service(Protocol):
         ...
 
     async def run(self, duty: Duty) -> None:
-        """Work. See the class."""
+        """Work under this duty until ``duty.stopping`` is set, then finish and return."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Working until the process is told to stop."""
+"""Run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ async def until_signalled(
 ) -> None:
     """Stay in a context until SIGTERM or SIGINT, then leave it; a second signal cancels that.
 
-    A signal that comes while it is still being entered (standing by for a lease, say) ends that.
-    `drain`: how long leaving may take, in seconds, for the log; None if that isn't known. A third
-    signal does what it does by default: it ends the process. Raises what the context raises.
+    A signal that comes while it is still being entered ends that. `drain`: how long leaving may
+    take, in seconds, for the log; None if that isn't known. A third signal does what it does by
+    default: it ends the process. Raises what the context raises.
     """
     stop, begun = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""How much a worker may have in memory: in all, and of each name."""
+"""A concurrency limit for the instances in a worker's memory, in total and by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import Counter
 
 
 class Slots:
-    """Places for instances. One is taken before an instance comes, and given back when it left.
+    """A concurrency limit, in total and by name.
 
-    `limit`: how many there are. `starved`: somebody was refused, so a place that becomes free is
+    A slot is taken before an instance is loaded, and given back when it was unloaded. `limit`: how
+    many there are in total. `starved`: somebody was refused a slot, so one that becomes free is
     worth telling.
     """
 
@@ -21,12 +22,12 @@ class Slots:
         self.starved: bool = False
 
     def room(self, name: str, own: int | None) -> int:
-        """How many more of that name fit, whose own limit is `own`."""
+        """How many more instances of that name fit. `own`: the name's own limit, None for none."""
         left = self.limit - self.taken
         return left if own is None else min(left, own - self.by_name[name])
 
     def take_if_free(self, name: str, own: int | None) -> bool:
-        """One comes if it fits, as `room` says; whether it did."""
+        """Take a slot if there is one, as `room` says; whether it was taken."""
         if self.taken >= self.limit or (own is not None and self.by_name[name] >= own):
             return False
         self.taken += 1
@@ -34,12 +35,12 @@ class Slots:
         return True
 
     def take(self, name: str) -> None:
-        """One comes."""
+        """Take a slot unconditionally; the limit may be exceeded."""
         self.taken += 1
         self.by_name[name] += 1
 
     def give_back(self, name: str) -> bool:
-        """One left; whether somebody starves for the place."""
+        """Give a slot back; whether somebody was refused one before."""
         self.taken -= 1
         self.by_name[name] -= 1
         return self.starved

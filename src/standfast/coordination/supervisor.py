@@ -31,11 +31,12 @@ _GRACE = 1.0
 
 
 class Supervisor:
-    """Starts services in order, keeps them running, and stops them in reverse.
+    """Starts services in order, keeps them running, and drains all of them at once.
 
-    `watched`: a thread sees when the event loop is blocked. A service whose first turn fails makes
-    `start` fail; later, it is begun again after a growing pause. When the membership is lost all
-    are cut off, and begin anew under the next one.
+    `watched`: a thread sees when the event loop is blocked. A service that fails before it was ever
+    up makes `start` fail; later, it is begun again after a growing pause. When the membership is
+    lost all are cut off, and begin anew under the next one. An exclusive service is also cut off
+    when its lease may have run out because the store doesn't answer.
     """
 
     def __init__(
@@ -112,10 +113,10 @@ class Supervisor:
             raise
 
     async def stop(self, drain: float) -> None:
-        """Stop the services, within `drain` seconds in all, and leave.
+        """Drain all services at once, within `drain` seconds in all, and leave.
 
-        None takes on anything new from now on; they are waited for in reverse. Cancelled meanwhile,
-        it cuts off what is left, and leaves all the same.
+        None takes on anything new from now on. What hasn't ended by then, or when this is
+        cancelled, is cut off; the leases are released all the same.
         """
         self.is_stopping = True
         until = self.clock.monotonic() + drain
@@ -143,7 +144,7 @@ class Supervisor:
         self._joined.set()
 
     async def joined(self) -> int:
-        """The membership's token, as soon as it surely holds."""
+        """Wait until the membership surely holds; its fencing token."""
         while not self.membership.is_held:
             self._joined.clear()
             try:  # joined anew, or renewed by a beat, of which nobody tells
@@ -173,7 +174,10 @@ class Supervisor:
     # -- the heartbeat -----------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        """Renew the leases, then end those of the dead: not its own, late as it may be."""
+        """The heartbeat loop: renew the own leases, then expire overdue ones of others.
+
+        In that order, so that a late beat doesn't expire its own.
+        """
         membership = self.membership
         loop = asyncio.get_running_loop()
         at = loop.time()
@@ -218,7 +222,7 @@ class Supervisor:
     # -- how they stand ----------------------------------------------------------------------
 
     def changed(self) -> None:
-        """A service's state changed: let others see it soon, what changes together at once."""
+        """Schedule publishing how the services stand, once for changes of the same moment."""
         if self._telling is None and not self.is_stopping:
             self._telling = asyncio.get_running_loop().create_task(self._tell())
 
@@ -259,7 +263,10 @@ class _Post:
     # -- turn after turn ---------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Return when the service is up, or takes its time. Raises what it failed with before."""
+        """Start the service, and return once it is up, or after ten seconds.
+
+        One that stands by is up. Raises what it failed with before it was up.
+        """
         loop = asyncio.get_running_loop()
         self._first = loop.create_future()
         self.task = loop.create_task(self._keep(), name=f"standfast-{self.service.name}")
@@ -275,7 +282,10 @@ class _Post:
         )
 
     async def _keep(self) -> None:
-        """Run turn after turn. Ends when the service is stopped, or fails before it was ever up."""
+        """The supervision loop: run turn after turn, with a growing pause after each failure.
+
+        It ends when the service is stopped, or fails before it was ever up.
+        """
         while not self.supervisor.is_stopping:
             try:
                 await self._run_once()
@@ -324,7 +334,7 @@ class _Post:
             ) from error
 
     async def _watch(self, turn: asyncio.Task[None]) -> None:
-        """Wait for the end of a turn; cut it off when it isn't sure any more to be the only one."""
+        """Wait for the end of a turn; cut an exclusive one when its lease may have run out."""
         membership = self.supervisor.membership
         while self.service.exclusive and not turn.done():
             left = membership.sure_until - self.supervisor.clock.monotonic()
@@ -402,7 +412,7 @@ class _Post:
     # -- the end of a turn -------------------------------------------------------------------
 
     async def cut(self) -> None:
-        """End the turn at once: what it does isn't ours any more."""
+        """Cancel the current run: its lease was lost. Waits for its end, for one beat at most."""
         duty, turn = self._duty, self._turn
         if duty is None or turn is None or duty.is_cut:
             return
@@ -419,7 +429,7 @@ class _Post:
             )
 
     def drain(self, within: float) -> None:
-        """Let it finish what it has begun, and take on nothing new."""
+        """Ask the service to stop: it may finish what it has begun, within so many seconds."""
         if self.task is None or self.status.state in ("draining", "stopped"):
             return
         self._note("drain")
@@ -428,14 +438,14 @@ class _Post:
             self._duty.stopping.set()
 
     async def drained(self, within: float) -> None:
-        """Return when it has ended, or so many seconds have passed, and a moment more."""
+        """Wait until the service has ended, for so many seconds and one more at most."""
         if self.task is not None and self._duty is not None:
             await asyncio.wait((self.task,), timeout=within + _GRACE)
             if not self.task.done():
                 log.warning("service %r isn't done in time: cut off", self.service.name)
 
     async def end(self) -> None:
-        """Cut off what is left of it."""
+        """Cancel the service if it still runs, and release its own lease."""
         if self.task is not None:
             self.task.cancel()
             turn = self._turn

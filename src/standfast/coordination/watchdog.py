@@ -45,7 +45,7 @@ class Watchdog:
         watch.start()
 
     def stop(self) -> None:
-        """Let the thread end, by itself and soon."""
+        """Ask the thread to exit; it isn't joined."""
         self._stopped.set()
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:

@@ -106,7 +106,7 @@ class Worker:
             log.warning("what was in hand couldn't be given back, so others wait: %s", error)
 
     async def _drain(self, within: float) -> None:
-        """Finish the attempts in flight; what isn't finished stays in the store, due at once."""
+        """Let attempts in flight end; what isn't finished in time is due for others at once."""
         executor = self._executor
         executor.drain()
         try:
@@ -152,10 +152,10 @@ class Worker:
     # -- taking work -------------------------------------------------------------------------
 
     async def _pump(self, lease: float) -> None:
-        """Claim what is due whenever there is a hint, a timer or a doubt.
+        """The polling loop: reclaim, claim, fetch mail, flag what is unclaimable.
 
-        When there is none of these for a while, it asks whether anything is due before it claims:
-        an idle worker costs the store one query every `poll` seconds.
+        When there is no hint, timer or doubt for a while, it asks whether anything is due before it
+        claims: an idle worker costs the store one query every `poll` seconds.
         """
         due, clock = self._due, self._clock
         looked_around_at = -math.inf
@@ -292,7 +292,7 @@ class Worker:
 
 
 class _Due:
-    """Why and when to look at the store: hints, doubts, takeovers, and time."""
+    """Pending wake-up reasons of the polling loop: hints, doubts, takeovers, and time."""
 
     def __init__(self, clock: Clock) -> None:
         self.hints: set[UUID] = set()

@@ -149,15 +149,25 @@ class JournalWriter(Protocol):
     """The journal inside one transaction: what is written becomes true when that commits."""
 
     async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:
-        """`JournalStore.start` of passive instances."""
+        """Insert passive instances; answers in the order of `starts`.
+
+        A start whose (pattern, name, key) exists changes nothing and answers with the holder.
+        """
         ...
 
     async def append(self, owner: int, append: Append) -> None:
-        """`JournalStore.append` of one. Raises `StaleWriter`; on any error, roll back."""
+        """Write one `Append` under the owner's lease.
+
+        Raises `StaleWriter` when the lease is lost, the instance isn't owned by `owner`, or a fact
+        with its number exists. On any error, roll back.
+        """
         ...
 
     async def send(self, mails: Sequence[Mail]) -> list[bool]:
-        """`JournalStore.send`."""
+        """Deliver mail; False where the instance is unknown. A second one with its `id` is dropped.
+
+        Passive instances become due with the commit.
+        """
         ...
 
     async def instance(self, id: UUID) -> Instance | None:
@@ -211,7 +221,7 @@ class JournalStore(Protocol):
         ...
 
     async def collect(self, owner: int, ids: Sequence[UUID]) -> list[Mail]:
-        """The mail waiting for those of `ids` that `owner` owns, in order. It isn't consumed."""
+        """Unconsumed mail of those of `ids` that `owner` owns, in order. It stays unconsumed."""
         ...
 
     async def send(self, mails: Sequence[Mail]) -> list[bool]:

@@ -49,7 +49,10 @@ class LeaseStore(Protocol):
 
     @property
     def table(self) -> str:
-        """The table that has a row for each lease, with its `token`, for SQL; "" without SQL."""
+        """The SQL name of the table with a row, and its `token`, for each lease; "" without SQL.
+
+        A token that isn't in it was ended, and is never given again: what it owned is free.
+        """
         ...
 
     def within(self, tx: StoreTransaction) -> LeaseWriter:
@@ -57,7 +60,10 @@ class LeaseStore(Protocol):
         ...
 
     def holding(self, token: int) -> Script[None]:
-        """`LeaseWriter.hold` as a script, for others: ``yield from leases.holding(token)``."""
+        """`LeaseWriter.hold` as part of a script: ``yield from leases.holding(token)``.
+
+        Raises `StaleWriter` if the lease was ended.
+        """
         ...
 
     async def acquire(

@@ -26,7 +26,8 @@ Dialect: TypeAlias = Literal["memory", "sqlite", "postgresql"]
 class Provided:
     """How a backend provides a port.
 
-    `make` gets the backend's `Database`. `line` are the port's tables, None where it needs none.
+    `make` is called with the `Database`, which may not be open yet, when the port is first asked
+    for. `line` are the port's tables, None where it needs none.
     `needs` are other ports whose tables its statements use.
     """
 
@@ -62,7 +63,7 @@ class Ports:
         return cast(P, made)
 
     def made(self) -> Sequence[Any]:
-        """Those that were asked for so far."""
+        """The port objects instantiated so far."""
         return list(self._made.values())
 
     def lines(self, protocols: Iterable[type]) -> list[SchemaLine]:

@@ -1,4 +1,4 @@
-"""One instance in a worker's memory."""
+"""The in-memory state of one running saga instance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("standfast.saga")
 
 
 class Active:
-    """One instance in this worker's memory."""
+    """The in-memory state of one running saga instance."""
 
     __slots__ = (
         "born",
@@ -48,7 +48,7 @@ class Active:
         self.machine: Machine = machine
         self.input: Any = input
         self.slots: Slots | None = None
-        """Where it has its place."""
+        """Whose slot it takes, and gives back when it is unloaded."""
         self.inbox: deque[ev.Event] = deque()
         self.waiter: asyncio.Future[None] | None = None
         self.consumed: list[int] = []
@@ -64,12 +64,12 @@ class Active:
         self.tasks: set[asyncio.Task[None]] = set()
 
     def post(self, event: ev.Event) -> None:
-        """Hand the driver an event."""
+        """Queue an event for the instance's task, and wake it."""
         self.inbox.append(event)
         self.nudge()
 
     def deliver(self, mail: Mail) -> None:
-        """Hand the driver a mail, once."""
+        """Queue a mail for the instance's task; one that came before is ignored."""
         if mail.number <= self.last_mail:
             return
         self.last_mail = mail.number
@@ -106,7 +106,7 @@ class Active:
             self.deliver(mail)
 
     def renew(self, opened: Opened, mails: list[Mail]) -> None:
-        """Forget what isn't stored, and go on from what is."""
+        """Drop what isn't stored, and go on from what is."""
         self.inbox.clear()
         self.consumed = []
         self.last_mail = 0
@@ -116,6 +116,6 @@ class Active:
         self.open(opened, mails)
 
     def nudge(self) -> None:
-        """Make the driver look up."""
+        """Wake the instance's task."""
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(None)

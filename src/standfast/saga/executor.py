@@ -30,7 +30,10 @@ log = logging.getLogger("standfast.saga")
 
 
 class SagaExecutor:
-    """Runs sagas at a worker's desk; there is none while this process doesn't work."""
+    """Runs saga instances in this process under the worker's current lease.
+
+    Between turns, and in a process without a worker, it has no desk and runs nothing.
+    """
 
     pattern = PATTERN
     orphaned = Orphaned(
@@ -62,7 +65,7 @@ class SagaExecutor:
 
     @property
     def desk(self) -> Desk | None:
-        """Where it works, None while this process doesn't."""
+        """The worker's desk, None while this process doesn't work."""
         return self._desk
 
     # -- a turn, as `Executor` says ----------------------------------------------------------
@@ -135,7 +138,7 @@ class SagaExecutor:
     # -- what begins here --------------------------------------------------------------------
 
     def reserve(self, definition: Definition) -> Runner | None:
-        """Take a place for one that is being started; None if there is none here."""
+        """Reserve a slot for a local start; None if the process is full, drains or doesn't work."""
         runner = self._runner
         if runner is None or self._desk is None or self._draining:
             return None
@@ -143,15 +146,14 @@ class SagaExecutor:
         return runner if fits else None
 
     def give_back(self, definition: Definition, slots: Slots) -> None:
-        """Give up a place that was reserved in these slots, maybe of a turn that is over."""
+        """Give back a slot that was reserved, maybe in a turn that is over."""
         if slots.give_back(definition.name) and self._desk is not None:
             self._desk.wake()
 
     def begun(self, prepared: Prepared, owner: int | None = None) -> None:
-        """A start was committed: count it; run it in the place that was reserved, or let it be
-        claimed.
+        """The after-commit hook of a start: count it, then run it here or hint a worker.
 
-        `owner`: the token under which it was started, if it was owned at once.
+        `owner`: the fencing token under which it was inserted, None if it was inserted passive.
         """
         self.telemetry.begun(prepared.definition.name)
         desk, runner = self._desk, self._runner
@@ -177,7 +179,7 @@ class SagaExecutor:
         runner.launch(active)
 
     def rested(self, active: Active, settled: SagaState | None) -> None:
-        """An instance left memory. `settled`: how it stands, if that is stored and final."""
+        """An instance was unloaded. `settled`: its state, if that is stored and final."""
         if settled is not None:
             self.watchers.settled(active.id, active.definition, settled)
         else:

@@ -1,4 +1,4 @@
-"""A start in the form that is stored: checked, encoded, with an id of its own."""
+"""Validating and encoding a start, before it is inserted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Parent(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A start that can be written, by whoever has a commit for it."""
+    """A validated, encoded start, ready to insert."""
 
     definition: Definition
     start: Start
@@ -50,7 +50,7 @@ def prepare(
     id: UUID | None = None,
     parent: Parent | None = None,
 ) -> Prepared:
-    """Check a start and put it into form. Raises `ConfigurationError`, `CodecError`.
+    """Validate and encode a start. Raises `ConfigurationError`, `CodecError`.
 
     `trace` is the trace context that it starts with; by default `spans` begins one, if there are
     any.

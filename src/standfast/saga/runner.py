@@ -57,7 +57,7 @@ STEP_TURNS = 2
 
 
 class Home(Protocol):
-    """Whose instances a runner drives."""
+    """What a runner needs of whoever owns the instances."""
 
     telemetry: SagaTelemetry
     definitions: Definitions
@@ -77,7 +77,7 @@ class Home(Protocol):
         ...
 
     def rested(self, active: Active, settled: SagaState | None) -> None:
-        """An instance has left. `settled`: how it stands, if that is stored and final."""
+        """An instance was unloaded. `settled`: its state, if that is stored and final."""
         ...
 
 
@@ -115,7 +115,10 @@ class Runner:
         active.task = asyncio.get_running_loop().create_task(self._guard(active))
 
     async def _guard(self, active: Active) -> None:
-        """Drive to rest. Whatever goes wrong is told, and the instance stays in the store."""
+        """The task of one instance: drive it to rest, reload it on a conflict, park it on an error.
+
+        Whatever goes wrong is logged, and the instance stays in the store.
+        """
         at_rest = False
         try:
             goes_on = True
@@ -279,7 +282,7 @@ class Runner:
                 timer.cancel()
 
     def _digest(self, active: Active) -> list[fx.Fact]:
-        """Let the machine decide on all that has come in, or on the passing of time."""
+        """Feed the queued events, or a tick if there are none, to the state machine; the facts."""
         facts: list[fx.Fact] = []
         if not active.inbox:
             active.inbox.append(ev.Tick())

@@ -35,11 +35,11 @@ class Starter:
         self._passive: Batcher[Start, StartAnswer] | None = None
 
     def open(self, lanes: int) -> None:
-        """Take starts, of which `lanes` commits may be in flight at once."""
+        """Accept starts, with up to `lanes` concurrent commits."""
         self._passive = Batcher(partial(self._journal.start, owner=None), lanes=lanes)
 
     async def close(self) -> None:
-        """Finish what was accepted."""
+        """Wait for the accepted starts to be committed; take no more."""
         passive, self._passive = self._passive, None
         if passive is not None:
             await passive.close()
@@ -53,7 +53,7 @@ class Starter:
         correlation_id: str | None = None,
         id: UUID | None = None,
     ) -> SagaHandle[Any]:
-        """Start in a transaction of its own; run by this process if it has a place for it.
+        """Start in a transaction of its own; run by this process if it has a free slot.
 
         `id` is the new instance's, by default one that is made. See `Standfast.start` for the
         errors.

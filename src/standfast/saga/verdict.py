@@ -14,7 +14,7 @@ Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
 
 
 class Sight(NamedTuple):
-    """What is known of an instance whose row says that it is at rest.
+    """The inputs of `judge`: what a waiter read from the store, of an instance at rest by its row.
 
     `finished`: by its row, it has ended. `readable`: this process can fold its journal. `by_fact`:
     the journal says the same as the row; otherwise it was put aside, since it couldn't be run, and

@@ -1,4 +1,4 @@
-"""Those in this process who wait for a saga that runs in it too."""
+"""In-process waiting for a saga that runs in the same process."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class Gone(Exception):
 
 
 class Watchers:
-    """Futures by instance, each for one who waits."""
+    """In-process futures waiting for an instance to settle, by instance."""
 
     def __init__(self) -> None:
         self._futures: dict[UUID, list[asyncio.Future[tuple[Definition, SagaState]]]] = {}
 
     def watch(self, id: UUID) -> asyncio.Future[tuple[Definition, SagaState]]:
-        """How the instance stands when it has ended or parked. Raises `Gone`."""
+        """A future of how the instance stands once it has ended or parked. It may raise `Gone`."""
         future: asyncio.Future[tuple[Definition, SagaState]]
         future = asyncio.get_running_loop().create_future()
         self._futures.setdefault(id, []).append(future)
         return future
 
     def settled(self, id: UUID, definition: Definition, state: SagaState) -> None:
-        """Tell those who wait that the instance ended or parked."""
+        """Resolve the futures of an instance that ended or parked."""
         for future in self._futures.pop(id, ()):
             if not future.done():
                 future.set_result((definition, state))
 
     def forget(self, id: UUID) -> None:
-        """Tell those who wait that the instance left this process."""
+        """Fail the futures of an instance that left this process, with `Gone`."""
         for future in self._futures.pop(id, ()):
             if not future.done():
                 future.set_exception(Gone())
