@@ -296,3 +296,14 @@ async def test_a_pattern_of_ones_own_that_is_a_kind_of_another_takes_its_parts()
     assert app.sagas is own
     async with app.running():
         assert (await (await app.start(Short, 1)).result(timeout=5))["go"] == 1
+
+
+async def test_a_pattern_that_doesnt_open_is_named():
+    class Stuck(Pattern):
+        async def open(self) -> None:
+            raise OSError("no route")
+
+    with pytest.raises(OSError, match="no route") as caught:
+        async with Standfast("memory://").add(Stuck()):
+            pass
+    assert caught.value.__notes__ == ["standfast: pattern 'Stuck' failed at its start"]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga import Saga, SagaHandle
     from standfast.saga.sagas import Sagas
 
+DRAIN = 30.0
+
 
 class Standfast:
     """One app: its patterns, and the database that they share.
@@ -99,7 +101,7 @@ class Standfast:
         name: str | None = None,
         lease: Duration = 10.0,
         max_in_flight: int = 1000,
-        drain: Duration = 30.0,
+        drain: Duration = DRAIN,
         poll: Duration = 2.0,
         linger: Duration = 1.0,
     ) -> AsyncIterator[Supervisor]:
@@ -138,7 +140,8 @@ class Standfast:
 
     async def run(self, **options: Any) -> None:
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""
-        await until_signalled(self.running(**options))
+        drain = seconds(options.get("drain", DRAIN), name="drain", positive=False)
+        await until_signalled(self.running(**options), drain=drain)
 
     # -- transactions ------------------------------------------------------------------------
 

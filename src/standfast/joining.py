@@ -45,7 +45,12 @@ class Joined:
             self._open = []
             stack.callback(setattr, self, "_open", None)
             for pattern in self.all:
-                await pattern.open()
+                try:
+                    await pattern.open()
+                except Exception as error:
+                    name = type(pattern).__name__
+                    error.add_note(f"standfast: pattern {name!r} failed at its start")
+                    raise
                 stack.push_async_callback(pattern.close)
                 self._open.append(pattern)
             yield
