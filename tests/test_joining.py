@@ -99,7 +99,7 @@ async def test_a_pattern_that_is_added_later_gets_its_tables_then(tmp_path):
             ("journal", True),
             ("marks", True),
         }
-        assert set(await app.database.port(Schema).versions()) == {
+        assert set(await app.database.port(Schema).applied()) == {
             "coordination",
             "journal",
             "marks",
@@ -255,7 +255,7 @@ async def test_rate_limits_in_the_apps_own_database(postgres_dsn):
     async with app:
         got = [(await limiter.check("ann")).allowed for _ in range(3)]
         assert got == [True, True, False]
-        versions = await app.database.port(Schema).versions()
+        versions = await app.database.port(Schema).applied()
         assert set(versions) == {"rate_limits"}
 
 

@@ -71,7 +71,7 @@ async def test_away_for_10_s_then_the_same_object_works_again(postgres_server):
         "release": lambda: leases(database).release([token]),
         "free": lambda: journal(database).release(token),
         "reclaim": lambda: journal(database).reclaim(),
-        "versions": lambda: database.port(Schema).versions(),
+        "applied": lambda: database.port(Schema).applied(),
         "migrate": lambda: migrate(database),
     }
     async with database.transaction() as tx:

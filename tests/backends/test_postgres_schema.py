@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from standfast.backends.postgres import PostgresDatabase, PostgresRateLimits
+from standfast.backends.postgres import PostgresDatabase, PostgresRateLimits, schema
 from standfast.conformance.samples import (
     KINDS,
     PORTS,
@@ -20,11 +20,11 @@ from standfast.conformance.samples import (
     migrate,
     register,
 )
-from standfast.errors import MigrationNeeded
+from standfast.errors import MigrationNeeded, StoreUnavailable
 from standfast.ports.journal import Append, JournalStore, RowChange
 from standfast.ports.marks import Mark
 from standfast.ports.rate_limit import RateLimitStore, RateRequest
-from standfast.ports.schema import Schema
+from standfast.ports.schema import Schema, SchemaLine, SchemaMigration
 from standfast.rates import Rate
 
 OLD = [(Path(__file__).parent / "old" / f"postgres_{n}.sql").read_text() for n in (1, 2)]
@@ -105,7 +105,8 @@ async def test_a_database_of_the_old_version_is_taken_over_with_all_it_holds(dat
     await direct.execute(TAKEN)
     applied = await direct.fetch("SELECT applied_at FROM standfast.migrations ORDER BY number")
     database, other = databases
-    assert await database.port(Schema).versions() == {}
+    assert await database.port(Schema).applied() == {}
+    foreseen = await database.port(Schema).adoptable()
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
         await journal(database).claim(3, KINDS, now=time.time(), limit=1)
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
@@ -114,12 +115,13 @@ async def test_a_database_of_the_old_version_is_taken_over_with_all_it_holds(dat
     lines = database.lines([*PORTS, RateLimitStore])
     done = await asyncio.gather(*(each.port(Schema).migrate(lines) for each in databases))
     assert done == [[], []]
-    versions = {"coordination": 1, "journal": 1, "marks": 1, "rate_limits": 1}
+    expected = {name: {1} for name in ("coordination", "journal", "marks", "rate_limits")}
+    assert foreseen == expected
     for each in databases:
-        assert await each.port(Schema).versions() == versions
+        assert await each.port(Schema).applied() == expected
         assert await each.port(Schema).migrate(lines) == []
     noted = dict(await direct.fetch("SELECT line, applied_at FROM standfast.schema_migrations"))
-    assert noted == {line: applied[line == "rate_limits"][0] for line in versions}
+    assert noted == {line: applied[line == "rate_limits"][0] for line in expected}
     assert await direct.fetchval("SELECT to_regclass('standfast.migrations')") is None
 
     dead, alive = await leases(database).leases()
@@ -170,6 +172,11 @@ async def test_what_was_taken_over_is_as_if_made_anew(postgres_dsn, databases, d
     await databases[0].port(Schema).migrate(lines)
     taken_over = await tables(direct)
     await direct.execute("DROP SCHEMA standfast CASCADE")
+    for sql in (*OLD, ROWS):
+        await direct.execute(sql)
+    await direct.execute(databases[0].port(Schema).adoption())
+    assert await tables(direct) == taken_over, "by someone else"
+    await direct.execute("DROP SCHEMA standfast CASCADE")
     done = await databases[0].port(Schema).migrate(lines)
     assert [one.line for one in done] == ["coordination", "journal", "marks", "rate_limits"]
     assert await tables(direct) == taken_over
@@ -180,8 +187,9 @@ async def test_an_old_database_without_rate_limits_gets_them_when_they_are_asked
 ):
     await direct.execute(OLD[0])
     database = databases[0]
+    assert set(await database.port(Schema).adoptable()) == {"coordination", "journal", "marks"}
     assert await migrate(database) == []
-    assert set(await database.port(Schema).versions()) == {"coordination", "journal", "marks"}
+    assert set(await database.port(Schema).applied()) == {"coordination", "journal", "marks"}
     async with PostgresRateLimits(postgres_dsn) as limits:
         with pytest.raises(MigrationNeeded):
             await limits.check([RateRequest("k", Rate(10, "1h"))])
@@ -213,14 +221,69 @@ async def test_an_old_worker_in_the_middle_of_a_write_is_waited_for(
 async def test_scripts_are_complete_and_alike(databases, direct):
     """Run by someone else, one by one, they leave what `migrate` would."""
     database = databases[0]
-    schema = database.port(Schema)
+    port = database.port(Schema)
     lines = database.lines([RateLimitStore, JournalStore, *PORTS])
     assert [line.name for line in lines] == ["rate_limits", "coordination", "journal", "marks"]
     for line in lines:
         for migration in line.migrations:
-            await direct.execute(schema.script(line, migration))
-    assert await schema.migrate(lines) == []
+            await direct.execute(port.script(line, migration))
+    assert await port.migrate(lines) == []
     by_script = await tables(direct)
     await direct.execute("DROP SCHEMA standfast CASCADE")
-    assert len(await schema.migrate(lines)) == 4
+    assert len(await port.migrate(lines)) == 4
     assert await tables(direct) == by_script
+
+
+SLOW = SchemaLine(
+    "slow", (SchemaMigration(1, "slow", "CREATE TABLE slow (id int); SELECT pg_sleep(1.5);"),)
+)
+
+
+@pytest.fixture
+async def hasty(postgres_dsn):
+    """One whose statements may take half a second."""
+    database = PostgresDatabase(postgres_dsn, timeout=0.5)
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def test_a_migration_may_take_longer_than_any_other_statement(hasty):
+    assert [one.line for one in await hasty.port(Schema).migrate([SLOW])] == ["slow"]
+    assert await hasty.port(Schema).applied() == {"slow": {1}}
+
+
+async def test_another_migration_is_waited_for(hasty, databases, caplog):
+    one, other = databases[0].port(Schema), hasty.port(Schema)
+    first = asyncio.create_task(one.migrate([SLOW]))
+    await asyncio.sleep(0.2)
+    assert await other.migrate([SLOW]) == [], "it waited for the first, which did it"
+    assert len(await first) == 1
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "another migration is running on PostgreSQL at" in record.getMessage()
+
+
+async def test_the_wait_for_another_migration_ends(hasty, direct, monkeypatch, caplog):
+    monkeypatch.setattr(schema, "PATIENCE", 1.3)
+    await direct.execute("SELECT pg_advisory_lock($1)", schema.LOCK_KEY)
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="another migration has been running"):
+        await migrate(hasty)
+    assert 1.3 <= time.monotonic() - began < 10
+    assert len(caplog.records) == 1
+    await direct.execute("SELECT pg_advisory_unlock($1)", schema.LOCK_KEY)
+    assert len(await migrate(hasty)) == 3
+    assert len(caplog.records) == 1
+
+
+async def test_a_script_waits_for_a_migration_too(databases, direct):
+    """Both take the same lock, so that none is in the midst of the other."""
+    port = databases[0].port(Schema)
+    first = asyncio.create_task(port.migrate([SLOW]))
+    await asyncio.sleep(0.2)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await direct.execute(
+            port.script(SLOW, SLOW.migrations[0]).replace("CREATE TABLE slow", "CREATE TABLE s2")
+        )
+    assert len(await first) == 1

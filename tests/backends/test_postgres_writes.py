@@ -297,5 +297,5 @@ async def test_close_disconnects_those_at_hand(postgres_dsn, direct):
         while await direct.fetchval(query):
             await asyncio.sleep(0.01)
     await database.open()
-    assert await database.port(Schema).versions()
+    assert await database.port(Schema).applied()
     await database.close()

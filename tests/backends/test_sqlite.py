@@ -151,7 +151,7 @@ async def test_a_file_that_is_no_database(tmp_path):
 async def test_not_opened_and_closed(tmp_path):
     database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db")
     with pytest.raises(StoreError, match="isn't open"):
-        await database.port(Schema).versions()
+        await database.port(Schema).applied()
     await database.open()
     await database.close()
     with pytest.raises(StoreError, match="isn't open"):

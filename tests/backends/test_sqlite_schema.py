@@ -26,6 +26,7 @@ from standfast.conformance.samples import (
     passive,
 )
 from standfast.errors import (
+    ConfigurationError,
     CorruptRecord,
     MigrationNeeded,
     StaleWriter,
@@ -90,7 +91,12 @@ async def old(tmp_path, clock):
 
 
 async def test_before_it_is_migrated_the_remedy_is_named(old):
-    assert await old.port(Schema).versions() == {}
+    assert await old.port(Schema).applied() == {}
+    assert await old.port(Schema).adoptable() == {
+        "coordination": {1},
+        "journal": {1},
+        "marks": {1},
+    }
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
         await leases(old).leases()
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
@@ -104,7 +110,7 @@ async def test_an_old_file_gets_the_tables_of_a_new_one(old, tmp_path):
     await migrate(fresh)
     await fresh.close()
     assert tables(old.path) == tables(fresh.path)
-    assert await old.port(Schema).versions() == {"coordination": 1, "journal": 1, "marks": 1}
+    assert await old.port(Schema).applied() == {"coordination": {1}, "journal": {1}, "marks": {1}}
     assert await migrate(old) == []
 
 
@@ -199,7 +205,7 @@ async def test_an_old_file_where_there_never_was_a_worker(tmp_path):
 
 async def test_all_of_it_is_taken_over_whatever_was_asked_for(old):
     await old.port(Schema).migrate(old.lines([MarkStore]))
-    assert await old.port(Schema).versions() == {"coordination": 1, "journal": 1, "marks": 1}
+    assert await old.port(Schema).applied() == {"coordination": {1}, "journal": {1}, "marks": {1}}
 
 
 async def test_it_is_taken_over_once(old):
@@ -216,7 +222,7 @@ async def test_an_old_file_stays_as_it_is_when_a_migration_fails(old):
     broken = SchemaLine("x", (SchemaMigration(1, "x", "INSERT INTO nowhere VALUES (1)"),))
     with pytest.raises(StoreError):
         await old.port(Schema).migrate([*old.lines(PORTS), broken])
-    assert await old.port(Schema).versions() == {}
+    assert await old.port(Schema).applied() == {}
     async with old.transaction() as tx:
         assert await tx.fetch_value("SELECT token FROM standfast_workers") == WORKER
 
@@ -267,12 +273,67 @@ async def test_however_a_migration_is_written(tmp_path, sql):
             other.executescript(database.port(Schema).script(line, line.migrations[0]))
             expected = other.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
         await database.port(Schema).migrate([line])
-        assert await database.port(Schema).versions() == {"it's": 1}
+        assert await database.port(Schema).applied() == {"it's": {1}}
         async with database.transaction() as tx:
             rows = await tx.fetch("SELECT name FROM sqlite_master ORDER BY name")
         assert [tuple(row) for row in rows] == expected
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize(
+    ("sql", "place"),
+    [
+        ("CREATE TABLE x (id TEXT DEFAULT 'oops);", "CREATE TABLE x (id TEXT DEFAULT 'oops);"),
+        (
+            "CREATE TABLE x (id);\nCREATE TRIGGER t AFTER INSERT ON x BEGIN SELECT 1;",
+            "CREATE TRIGGER t AFTER INSERT ON x BEGIN SELECT 1;",
+        ),
+        ("CREATE TABLE x (id); /* and; so on", "/* and; so on"),
+        ("CREATE TRIGGER nonsense; SELECT 1;", "CREATE TRIGGER nonsense; SELECT 1;"),
+    ],
+)
+async def test_a_migration_that_ends_in_the_middle_is_refused(tmp_path, sql, place):
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/test.db")
+    await database.open()
+    try:
+        line = SchemaLine("mine", (SchemaMigration(1, "one", sql),))
+        with pytest.raises(ConfigurationError) as caught:
+            await database.port(Schema).migrate([line])
+        told = str(caught.value)
+        assert "migration 1 (one) of the line 'mine'" in told
+        assert repr(place) in told
+        with pytest.raises(ConfigurationError, match=r"migration 1 \(one\) of the line 'mine'"):
+            database.port(Schema).script(line, line.migrations[0])
+        async with database.transaction() as tx:
+            assert await tx.fetch("SELECT name FROM sqlite_master") == []
+    finally:
+        await database.close()
+
+
+async def test_an_old_file_is_taken_over_by_the_script_as_by_migrate(tmp_path, old):
+    with contextlib.closing(sqlite3.connect(tmp_path / "by_script.db")) as con:
+        con.executescript(OLD)
+        con.executescript(old.port(Schema).adoption())
+        assert con.execute("SELECT count(*) FROM temp.sqlite_master").fetchone() == (0,)
+        leases_then = con.execute("SELECT * FROM standfast_leases").fetchall()
+        sequence = con.execute("SELECT * FROM sqlite_sequence ORDER BY name").fetchall()
+    await old.port(Schema).migrate([])
+    assert tables(tmp_path / "by_script.db") == tables(old.path)
+    with contextlib.closing(sqlite3.connect(old.path)) as con:
+        assert con.execute("SELECT * FROM standfast_leases").fetchall() == leases_then
+        assert con.execute("SELECT * FROM sqlite_sequence ORDER BY name").fetchall() == sequence
+
+
+async def test_a_script_changes_nothing_in_an_old_file(tmp_path, old):
+    script = old.port(Schema).script
+    with contextlib.closing(sqlite3.connect(old.path)) as con:
+        before = list(con.iterdump())
+        for line in old.lines(PORTS):
+            with pytest.raises(sqlite3.IntegrityError, match="take it over first"):
+                con.executescript(script(line, line.migrations[0]))
+            con.rollback()
+        assert list(con.iterdump()) == before
 
 
 # Whose a file is

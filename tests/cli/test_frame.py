@@ -124,14 +124,18 @@ def test_an_app_that_migrates_by_itself_is_run(shop, standfast):
     ("arguments", "said"),
     [
         (["--lease", "soon"], "lease='soon'"),
-        (["--poll", "0"], "poll='0'"),
+        (["--lease", "nan"], "lease=nan"),
+        (["--poll", "0"], "poll=0.0"),
         (["--max-in-flight", "0"], "max_in_flight=0"),
-        (["--drain", "-1"], "drain='-1'"),
+        (["--drain", "-1"], "drain=-1.0"),
         (["--log-level", "loud"], "'loud'"),
-        (["--only", "sages"], "only=sages: this app's services are sagas"),
+        (["--only", "sages"], "--only 'sages': there is no such service; this app has sagas"),
+        (["--only", "sagas,barrier"], "--only 'sagas,barrier': there is no such service"),
+        (["--only", "sagas,barrier"], "repeat the option: --only NAME --only NAME"),
+        (["--only", ""], "--only '': there is no such service; this app has sagas"),
+        (["--only", "sagas", "--only", ""], "--only '': there is no such service"),
         (["--health", "web"], "--health 'web': write PORT or HOST:PORT"),
         (["--health", "70000"], "--health '70000': write PORT or HOST:PORT"),
-        (["--health", "nowhere.invalid:0"], "can't listen on nowhere.invalid port 0"),
     ],
 )
 def test_run_refuses_wrong_options(shop, standfast, arguments, said):
@@ -139,9 +143,25 @@ def test_run_refuses_wrong_options(shop, standfast, arguments, said):
     assert said in standfast("run", "shop:app", *arguments, code=2).output
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("nowhere.invalid:0", "give an address of this machine's, or 0.0.0.0 for all of them"),
+        ("192.0.2.1:0", "that isn't this machine's: give an address of its own, or 0.0.0.0 for"),
+        ("[2001:db8::1]:0", "[::]"),
+    ],
+)
+def test_an_address_that_is_not_this_machines_is_told(shop, standfast, address, said):
+    standfast("migrate", "shop:app")
+    told = standfast("run", "shop:app", "--health", address, code=1).stderr
+    assert told.startswith(f"error: --health '{address}': can't listen on ")
+    assert said in told
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_run_works_until_it_is_told_to_stop(shared_shop, standfast, number):
-    worker = in_process("run", "shop:make", "--migrate", "--name", "w1", "--lease", "5s")
+    worker = in_process("run", "shop:make", "--migrate", "--name", "w1", "--lease", "5")
     try:
         said = ""
         while "working; stop with" not in said:

@@ -1,8 +1,11 @@
 """``standfast migrate``: whose lines, how far they are, and the SQL for someone else."""
 
 import asyncio
+import contextlib
 import json
+import shutil
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,9 +36,8 @@ nothing = Standfast(os.environ["SHOP_DATABASE"])
 def run_sql(url, sql):
     """Have someone else run it: the database's own means."""
     if url.startswith("sqlite:"):
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-        connection.executescript(sql)
-        connection.close()
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.executescript(sql)
         return
 
     async def run():
@@ -167,13 +169,20 @@ def test_what_a_newer_version_made_is_told(shop, standfast):
 def begun(sql):
     """The lines before those that begin a transaction."""
     lines = sql.splitlines()
-    return [lines[number - 1] for number, line in enumerate(lines) if line == "BEGIN;"]
+    return [
+        lines[number - 1]
+        for number, line in enumerate(lines)
+        if line in ("BEGIN;", "BEGIN IMMEDIATE;")
+    ]
 
 
 def test_the_sql_is_complete(url, standfast):
     sql = standfast("migrate", "shop:app", "--sql").stdout
     assert not Path("shop.db").exists()
-    assert sql.startswith("-- coordination 1: leases\nBEGIN;\n")
+    how = "sqlite3 -bail" if url.startswith("sqlite:") else "psql -v ON_ERROR_STOP=1"
+    assert sql.startswith(f"-- Run it with: {how} ")
+    assert ("BEGIN IMMEDIATE;\n" in sql) == url.startswith("sqlite:"), "a lock is waited for first"
+    assert begun(sql)[0] == "-- coordination 1: leases"
     run_sql(url, sql)
     assert "applied" not in standfast("migrate", "shop:app").stdout
     assert all(applied == newest for applied, newest in stands(standfast, url).values())
@@ -191,6 +200,9 @@ def test_the_sql_is_complete(url, standfast):
     [
         (["sqlite:///x.db", "--sql"], "--sql connects nowhere, so say which tables: --line "),
         (["shop:app", "--after", "journal=1"], "goes with --sql only"),
+        (["shop:app", "--adopt"], "goes with --sql only"),
+        (["shop:app", "--adopt", "--sql", "--line", "marks"], "leave --line and --after out"),
+        (["shop:app", "--adopt", "--sql", "--after", "marks=1"], "leave --line and --after out"),
         (["shop:app", "--sql", "--json"], "there is no JSON of SQL"),
         (["shop:app", "--sql", "--status"], "one of --status, --dry-run and --sql"),
         (["shop:app", "--sql", "--after", "journal"], "write LINE=NUMBER, such as journal=1"),
@@ -203,16 +215,43 @@ def test_what_makes_no_sense_is_told(shop, standfast, arguments, said):
     assert list(Path().glob("*.db")) == []
 
 
-@pytest.mark.parametrize("target", ["shop:app", ""])
-def test_a_database_of_the_old_version_is_taken_over(url, standfast, target):
+def make_old(url):
+    """The database as the version before the lines left it, with a live worker."""
     if url.startswith("sqlite:"):
         run_sql(url, (OLD / "sqlite_1.sql").read_text())
-    else:
-        for number in (1, 2):
-            run_sql(url, (OLD / f"postgres_{number}.sql").read_text())
-        run_sql(url, OLD_POSTGRES)
+        return
+    for number in (1, 2):
+        run_sql(url, (OLD / f"postgres_{number}.sql").read_text())
+    run_sql(url, OLD_POSTGRES)
+
+
+def refused(url, sql):
+    """What the database says to a script that it refuses."""
+    import asyncpg
+
+    with pytest.raises((sqlite3.Error, asyncpg.PostgresError)) as caught:
+        run_sql(url, sql)
+    return f"{caught.value} {getattr(caught.value, 'hint', '')}"
+
+
+@pytest.mark.parametrize("target", ["shop:app", ""])
+def test_a_database_of_the_old_version_is_taken_over(url, standfast, target):
+    make_old(url)
     target = target or url
     assert set(stands(standfast, target, code=1).values()) == {(0, 1)}
+    status = standfast("migrate", target, "--status", code=1)
+    assert [row.split(maxsplit=3)[3] for row in status.stdout.splitlines()[1:]] == [
+        "(will be taken over)"
+    ] * len(stands(standfast, target, code=1))
+    assert "`standfast migrate` will take it over with all it holds" in status.stderr
+    told = json.loads(standfast("migrate", target, "--status", "--json", code=1).stdout)
+    assert all(one["to_be_taken_over"] and one["missing"] == [1] for one in told)
+    dry = standfast("migrate", target, "--dry-run")
+    assert "will be taken over: coordination 1: leases\n" in dry.stdout
+    assert "would apply" not in dry.stdout
+    assert "end them first" in dry.stderr
+    told = json.loads(standfast("migrate", target, "--dry-run", "--json").stdout)
+    assert {"line": "marks", "number": 1, "name": "marks", "taken_over": True} in told
     told = standfast("migrate", target)
     assert told.stderr == (
         "took over the tables of an older version: its workers can't write any more\n"
@@ -226,3 +265,137 @@ def test_a_database_of_the_old_version_is_taken_over(url, standfast, target):
     assert len(registered) >= 1
     assert registered[0]["process"] in standfast("services", target).stdout
     assert "order v1" in standfast("workers", target).stdout
+    told = json.loads(standfast("migrate", target, "--status", "--json").stdout)
+    assert not any(one["to_be_taken_over"] for one in told)
+
+
+def test_what_an_old_database_never_had_is_applied_after_it_is_taken_over(url, standfast):
+    if url.startswith("sqlite:"):
+        pytest.skip("all that there is on SQLite was there before")
+    run_sql(url, (OLD / "postgres_1.sql").read_text())
+    limits = ["migrate", url, "--line", "rate_limits"]
+    dry = standfast(*limits, "--dry-run").stdout
+    assert "will be taken over: journal 1: instances, journal and mail\n" in dry
+    assert "would apply rate_limits 1: rate limits\n" in dry
+    told = json.loads(standfast(*limits, "--json").stdout)
+    assert {one["line"]: one["taken_over"] for one in told} == {
+        "coordination": True,
+        "journal": True,
+        "marks": True,
+        "rate_limits": False,
+    }
+
+
+def test_an_old_database_is_taken_over_with_the_sql_only(url, standfast):
+    make_old(url)
+    before = standfast("migrate", "shop:app", "--status", code=1).output
+    assert "standfast migrate URL --sql --adopt" in refused(
+        url, standfast("migrate", "shop:app", "--sql").stdout
+    )
+    assert "standfast migrate URL --sql --adopt" in refused(
+        url, standfast("migrate", url, "--sql", "--line", "marks").stdout
+    )
+    assert standfast("migrate", "shop:app", "--status", code=1).output == before
+    adoption = standfast("migrate", url, "--sql", "--adopt").stdout
+    assert adoption.startswith("-- Run it with: ")
+    assert len(begun(adoption)) == 1
+    run_sql(url, adoption)
+    assert set(stands(standfast, url).values()) == {(1, 1)}
+    assert "order v1" in standfast("workers", url).stdout
+    assert "nothing to take over" in refused(url, adoption)
+    assert standfast("migrate", "shop:app").stderr == ""
+    assert set(stands(standfast, url).values()) == {(1, 1)}
+
+
+def test_there_is_nothing_to_take_over_in_a_new_database(url, standfast):
+    adoption = standfast("migrate", "shop:app", "--sql", "--adopt").stdout
+    assert not Path("shop.db").exists()
+    assert "nothing to take over" in refused(url, adoption)
+    standfast("migrate", "shop:app")
+    assert "nothing to take over" in refused(url, adoption)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_what_is_half_made_is_told_with_the_remedy(url, standfast, noted):
+    """As scripts left it that didn't look whether an old database was there."""
+    make_old(url)
+    where = "standfast_" if url.startswith("sqlite:") else "standfast."
+    script = standfast("migrate", url, "--sql", "--line", "coordination").stdout
+    lines = script.splitlines()
+    begin = lines.index(next(line for line in lines if "CREATE TABLE IF NOT EXISTS" in line))
+    run_sql(url, "CREATE SCHEMA IF NOT EXISTS standfast;" if where == "standfast." else "")
+    run_sql(url, "\n".join(lines[begin:]).replace("COMMIT;", ""))
+    if noted:  # SQLite's shell goes on after an error, to the note.
+        note = f"INSERT INTO {where}schema_migrations (line, number, name) VALUES"
+        run_sql(url, f"{note} ('journal', 1, 'x'), ('marks', 1, 'x')")
+    for arguments in (
+        ["migrate", "shop:app"],
+        ["migrate", url],
+        ["migrate", "shop:app", "--dry-run"],
+        ["migrate", url, "--status"],
+        ["run", "shop:app", "--migrate"],
+        ["run", "shop:app"],
+    ):
+        told = standfast(*arguments, code=1).stderr
+        assert f"run `DROP TABLE {where}leases`, and then `standfast migrate`" in told, arguments
+        assert "restore a backup" in told
+    adoption = standfast("migrate", url, "--sql", "--adopt").stdout
+    assert f"DROP TABLE {where}leases" in refused(url, adoption)
+    run_sql(url, f"DROP TABLE {where}leases")
+    assert "took over" in standfast("migrate", "shop:app").stderr
+    assert set(stands(standfast, url).values()) == {(1, 1)}
+    assert "order v1" in standfast("workers", url).stdout
+
+
+def shell(url, sql):
+    """Run it with the database's shell, as the first line of the script says."""
+    Path("script.sql").write_text(sql)
+    _, _, command = sql.splitlines()[0].partition("-- Run it with: ")
+    for name, value in {
+        "DATABASE.db": url.removeprefix("sqlite:///"),
+        "THIS_FILE": "script.sql",
+        "URL": url,
+    }.items():
+        command = command.replace(name, value)
+    if shutil.which(command.split()[0]) is None:
+        pytest.skip(f"there is no {command.split()[0]}")
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def test_the_shells_stop_where_they_should(url, standfast):
+    make_old(url)
+    sql = standfast("migrate", "shop:app", "--sql").stdout
+    code, told = shell(url, sql)
+    assert code != 0
+    assert "standfast migrate URL --sql --adopt" in told
+    assert set(stands(standfast, "shop:app", code=1).values()) == {(0, 1)}
+    assert shell(url, standfast("migrate", url, "--sql", "--adopt").stdout)[0] == 0
+    assert set(stands(standfast, "shop:app").values()) == {(1, 1)}
+    code, told = shell(url, sql)
+    assert code != 0
+    assert "already exists" in told
+    assert set(stands(standfast, "shop:app").values()) == {(1, 1)}
+    assert standfast("workers", url).stdout.count("order v1") == 1
+
+
+def test_the_shells_make_a_new_database(url, standfast):
+    code, told = shell(url, standfast("migrate", "shop:app", "--sql").stdout)
+    assert code == 0, told
+    assert "applied" not in standfast("migrate", "shop:app").stdout
+    assert set(stands(standfast, "shop:app").values()) == {(1, 1)}
+
+
+def test_a_gap_is_told_and_filled(url, standfast):
+    standfast("migrate", "shop:app")
+    where = "standfast_" if url.startswith("sqlite:") else "standfast."
+    run_sql(url, f"UPDATE {where}schema_migrations SET number = 2 WHERE line = 'marks'")
+    told = json.loads(standfast("migrate", url, "--status", "--json", code=1).stdout)
+    assert [(one["line"], one["applied"], one["missing"]) for one in told if one["missing"]] == [
+        ("marks", 0, [1])
+    ]
+    status = standfast("migrate", url, "--status", code=1).stdout.splitlines()
+    assert ["marks", "0", "1", "marks"] in [row.split() for row in status]
+    assert standfast("migrate", url, "--dry-run").stdout == "would apply marks 1: marks\n"
+    run_sql(url, f"DROP TABLE {where}marks")
+    assert "applied marks 1: marks\n" in standfast("migrate", "shop:app").stdout

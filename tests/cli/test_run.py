@@ -6,8 +6,9 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -93,13 +94,14 @@ def ended(process, number=signal.SIGTERM):
     return err
 
 
-def ask(said, path, method="GET"):
+def ask(said, path, method="GET", body=None):
     """The status and the JSON of a probe, of the process that said where it answers."""
     port = int(re.search(r"health: http://[^:]+:(\d+)/healthz", said)[1])
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request(method, path)
+        connection.request(method, path, body)
         answer = connection.getresponse()
+        assert answer.headers["Allow"] == ("GET, HEAD" if answer.status == 405 else None)
         assert answer.headers["Content-Type"] == "application/json"
         body = answer.read()
         assert int(answer.headers["Content-Length"]) >= len(body)
@@ -147,6 +149,10 @@ def test_a_blocked_loop_is_not_alive(shared_night, standfast):
         status, told = ask(said, "/metrics")
         assert status == 404
         assert "/healthz and /readyz" in told["error"]
+        assert ask(said, "/metrics", "POST")[0] == 404
+        for method in ("POST", "PUT", "DELETE"):
+            status, told = ask(said, "/readyz", method, body=b"x" * 100_000)
+            assert (status, list(told)) == (405, ["error"])
 
         standfast("sagas", "start", "tired", "--app", "night:make", "--input", "6")
         eventually((shared_night / "dozing").exists)
@@ -226,6 +232,7 @@ def test_only_some_services_are_run(shared_night, standfast):
         assert [each["name"] for each in one["services"]] == ["watch"]
         (worker,) = json.loads(standfast("workers", "night:make", "--json").stdout)
         assert worker["sagas"] == []
+        assert "(no sagas, only watch)" in standfast("workers", "night:make").stdout
         # Another has the others, also on SQLite.
         with running("night:make", "--only", "sagas") as (other, _):
             both = json.loads(standfast("services", "night:make", "--json").stdout)
@@ -234,7 +241,10 @@ def test_only_some_services_are_run(shared_night, standfast):
             ended(other)
         ended(process, signal.SIGINT)
     told = standfast("run", "night:make", "--only", "sagas", "--only", "day", code=2).stderr
-    assert told == "error: only=day: this app's services are sagas, watch\n"
+    assert told == (
+        "error: --only 'day': there is no such service; this app has sagas, watch. For several, "
+        "repeat the option: --only NAME --only NAME\n"
+    )
 
 
 def test_it_answers_while_it_stands_by(night):
@@ -259,9 +269,9 @@ def test_a_client_that_says_nothing_keeps_nobody_up(night):
 def test_a_port_that_is_taken_is_told(night, standfast):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        told = standfast("run", "night:make", "--health", port, code=2).stderr
+        told = standfast("run", "night:make", "--health", port, code=1).stderr
     assert f"--health '{port}': can't listen on 127.0.0.1 port {port}" in told
-    assert "give another, or 0 for any that is free" in told
+    assert "give another port, or 0 for any that is free" in told
 
 
 def test_uvloop_is_used_where_it_is_installed(night):
@@ -285,15 +295,28 @@ def test_where_nothing_runs_it_is_told(night, standfast):
     assert json.loads(standfast("services", "night:make", "--json").stdout) == []
 
 
-def test_services_fit_80_columns(night, standfast, monkeypatch):
+POD = "checkout-worker-production-7d9f8b6c5d-x2x4z.europe-west:1"
+
+
+def test_services_and_workers_fit_80_columns(night, standfast, monkeypatch):
     (night / "trouble").touch()
-    with watched("night:make", "--health", "0", "--log-level", "critical") as (process, _):
+    options = ["--health", "0", "--log-level", "critical", "--name", POD]
+    with watched("night:make", *options) as (process, _):
 
         def failed():
             found = json.loads(standfast("services", "night:make", "--json").stdout)
             return any(each["error"] for one in found for each in one["services"])
 
         eventually(failed)
+        workers = standfast("workers", "night:make").stdout
+        assert max(map(len, workers.splitlines())) <= 80
+        (row,) = workers.splitlines()[1:]
+        assert row.startswith("checkout…europe-west:1  ")
+        assert json.loads(standfast("workers", "night:make", "--json").stdout)[0]["name"] == POD
+        (one,) = json.loads(standfast("services", "night:make", "--json").stdout)
+        assert one["process"] == POD
+        services = standfast("services", "night:make").stdout.splitlines()
+        assert max(len(line) for line in services if " watch " not in line) <= 80
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "80")
         told = re.sub(r"\x1b\[[0-9;]*m", "", standfast("services", "night:make").stdout)
@@ -321,3 +344,98 @@ async def test_nothing_is_left_listening(night):
         await asyncio.to_thread(ended, process)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+HARD = '''\
+import asyncio
+import os
+
+from standfast import Standfast
+from standfast.pattern import Pattern
+from standfast.ports.leases import LeaseStore
+
+
+class Hard(Pattern):
+    """One service that never ends by itself."""
+
+    ports = (LeaseStore,)
+
+    async def open(self):
+        if os.environ["HARD"] == "open":
+            raise ValueError("no\\nkey")
+
+    def services(self, options):
+        return [Mule()]
+
+
+class Mule:
+    name = "mule"
+    exclusive = False
+
+    async def run(self, duty):
+        if os.environ["HARD"] == "run":
+            raise TypeError("it\\nis broken")
+        duty.ready()
+        await asyncio.sleep(600)
+
+
+def make() -> Standfast:
+    return Standfast(os.environ["SHOP_DATABASE"]).add(Hard())
+'''
+
+
+@pytest.fixture
+def hard(shop, standfast, monkeypatch):
+    """The current folder, with hard.py and its database; what is hard is for the test to choose."""
+    (shop / "hard.py").write_text(HARD)
+    monkeypatch.setenv("HARD", "stop")
+    standfast("migrate", "hard:make")
+    return shop
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_the_drain(hard, standfast, number):
+    with running("hard:make", "--drain", "1m30s") as (process, _):
+        process.send_signal(number)
+        told = process.stderr.readline()
+        assert "draining for up to 1m30s; a second signal ends it at once" in told
+        process.send_signal(number)  # as timeout(1) does: still the first
+        time.sleep(1)
+        assert process.poll() is None
+        begun = time.monotonic()
+        err = ended(process, number)
+        assert time.monotonic() - begun < 10
+    assert "told to stop a second time" in err
+    assert "Traceback" not in err
+    # It left as one should.
+    assert json.loads(standfast("services", "hard:make", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("run", "service 'mule' failed at its start: TypeError: it is broken"),
+        ("open", "ValueError: no key"),
+    ],
+)
+def test_what_fails_at_the_start_is_told_in_one_line(hard, standfast, monkeypatch, where, said):
+    monkeypatch.setenv("HARD", where)
+    told = standfast("run", "hard:make", "--log-level", "error", code=1).stderr
+    assert told.startswith("error: ")
+    assert told.endswith(f"{said} (standfast --debug … shows where)\n")
+    assert told.count("\n") == 1
+    told = standfast("--debug", "run", "hard:make", code=1).stderr
+    assert 'hard.py", line ' in told
+
+
+def test_a_service_that_lost_its_lease_is_told(night, standfast):
+    with running("night:make", "--lease", "2s") as (process, _):
+        with closing(sqlite3.connect("shop.db")) as connection, connection:
+            connection.execute("DELETE FROM standfast_leases")
+
+        def told():
+            lines = standfast("services", "night:make").stdout.splitlines()
+            return [line for line in lines if " sagas " in line and line.endswith("lost its lease")]
+
+        eventually(told)
+        ended(process)

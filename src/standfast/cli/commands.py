@@ -118,6 +118,13 @@ def migrate(
             metavar="LINE=NUMBER", help="With --sql: of that line, only what comes after it."
         ),
     ] = None,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="With --sql: only what takes over a database from before there were lines.",
+        ),
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Make or update the tables that an app's patterns need.
@@ -135,12 +142,20 @@ def migrate(
         raise typer.BadParameter("give one of --status, --dry-run and --sql")
     if after and not sql:
         raise typer.BadParameter("goes with --sql only", param_hint="--after")
+    if adopt and not sql:
+        raise typer.BadParameter("goes with --sql only", param_hint="--adopt")
+    if adopt and (line or after):
+        raise typer.BadParameter(
+            "takes over all that there is: leave --line and --after out", param_hint="--adopt"
+        )
     if json and sql:
         raise typer.BadParameter("there is no JSON of SQL: leave one out", param_hint="--json")
     from standfast.cli.migrating import Migrating, parse_after
 
     migrating = Migrating(target, line or ())
-    if sql:
+    if adopt:
+        migrating.adoption()
+    elif sql:
         migrating.script(parse_after(after or ()))
     elif status:
         if not perform(migrating.status(json)):

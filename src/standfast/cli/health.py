@@ -5,6 +5,7 @@ It has a thread of its own, so that it answers while the event loop is blocked.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
@@ -18,11 +19,14 @@ from typing import Any
 
 from standfast.coordination.health import Facts, Report, liveness, readiness
 from standfast.coordination.supervisor import Supervisor
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, StandfastError
 
 log = logging.getLogger("standfast.health")
 
 PAGES: Mapping[str, Callable[[Facts], Report]] = {"/healthz": liveness, "/readyz": readiness}
+ALLOWED = "GET, HEAD"
+LONGEST_BODY = 65536
+"""Bytes of a request's body that are read, only to be thrown away."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -96,9 +100,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with a report."""
-        look = PAGES.get(self.path.partition("?")[0])
+        look = self._page()
         if look is None:
-            self._answer(404, {"error": f"there is nothing here but {' and '.join(PAGES)}"})
             return
         report = look(self._facts())
         checks = {one.name: {"ok": one.ok, "reason": one.reason} for one in report.checks}
@@ -108,9 +111,33 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer as to GET, without the report."""
         self.do_GET()
 
-    def _answer(self, status: int, value: Mapping[str, Any]) -> None:
+    def do_POST(self) -> None:
+        """Answer that a probe is only read."""
+        self._discard_body()
+        if self._page() is not None:
+            told = {"error": f"{self.command} isn't for probes: read them with {ALLOWED}"}
+            self._answer(405, told, Allow=ALLOWED)
+
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815 - http.server's names
+
+    def _page(self) -> Callable[[Facts], Report] | None:
+        """The page that was asked for; None, and it was answered, if there is none."""
+        look = PAGES.get(self.path.partition("?")[0])
+        if look is None:
+            self._answer(404, {"error": f"there is nothing here but {' and '.join(PAGES)}"})
+        return look
+
+    def _discard_body(self) -> None:
+        """Read what was sent: a connection that is closed before may lose the answer."""
+        length = self.headers.get("Content-Length", "")
+        if length.isascii() and length.isdecimal():
+            self.rfile.read(min(int(length), LONGEST_BODY))
+
+    def _answer(self, status: int, value: Mapping[str, Any], **headers: str) -> None:
         body = json.dumps(value, indent=2).encode() + b"\n"
         self.send_response(status)
+        for name, text in headers.items():
+            self.send_header(name, text)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
@@ -123,19 +150,36 @@ class _Handler(BaseHTTPRequestHandler):
         log.debug(format, *args)
 
 
+def _advice(error: OSError, host: str) -> str:
+    """What to do about an address that can't be had."""
+    every = "[::]" if ":" in host else "0.0.0.0"  # noqa: S104 - only told
+    if isinstance(error, socket.gaierror):
+        return f"give an address of this machine's, or {every} for all of them"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "give another port, or 0 for any that is free"
+        case errno.EADDRNOTAVAIL:
+            return f"that isn't this machine's: give an address of its own, or {every} for all"
+        case errno.EACCES:
+            return "the system keeps that port for itself: give one of 1024 or more"
+        case _:
+            return "give another address or port"
+
+
 @contextmanager
 def serving(address: str, facts: Callable[[], Facts]) -> Iterator[str]:
     """Answer at an address (``PORT`` or ``HOST:PORT``) during the block; yields the URL.
 
-    Port 0 takes a free one. Raises `ConfigurationError` for an address that can't be had.
+    Port 0 takes a free one. Raises `ConfigurationError` for what is no address, `StandfastError`
+    for one that can't be had.
     """
     host, port = parse_address(address)
     try:
         server = _Server(host, port, facts)
     except OSError as error:
-        raise ConfigurationError(
+        raise StandfastError(
             f"--health {address!r}: can't listen on {host} port {port} "
-            f"({error.strerror or error}): give another, or 0 for any that is free"
+            f"({error.strerror or error}): {_advice(error, host)}"
         ) from error
     thread = threading.Thread(
         target=server.serve_forever,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 
 from standfast import ports
@@ -64,6 +65,39 @@ def _named(lines: Iterable[str]) -> str:
 
 # -- the command -----------------------------------------------------------------------------
 
+_HOW = {
+    "sqlite": """\
+-- Run it with: sqlite3 -bail -cmd '.timeout 10000' DATABASE.db < THIS_FILE
+-- Without -bail the shell would go on after an error, and note as applied what failed.
+""",
+    "postgresql": """\
+-- Run it with: psql -v ON_ERROR_STOP=1 -f THIS_FILE URL
+-- Without ON_ERROR_STOP it would go on after an error, and exit as if there had been none.
+""",
+}
+"""By dialect, how a script is run."""
+
+_TO_BE_TAKEN_OVER = (
+    "an older version made this database: `standfast migrate` will take it over with all it holds, "
+    "and workers of that version can't write any more then, so end them first"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is in a database: the numbers applied, and what taking it over will make of it.
+
+    Of a database that is to be taken over nothing counts as applied.
+    """
+
+    applied: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    adoptable: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    @property
+    def then(self) -> Mapping[str, frozenset[int]]:
+        """What will count as applied once it is taken over, if it has to be."""
+        return self.adoptable or self.applied
+
 
 class Migrating:
     """One call of ``standfast migrate``: the database, and the lines that it is about.
@@ -100,25 +134,36 @@ class Migrating:
                     f"{_named(line.name for line in self.chosen)}"
                 )
         schema = self.database.port(Schema)
-        for line in self.chosen:
-            for migration in line.migrations:
-                if migration.number > after.get(line.name, 0):
-                    say(f"-- {_told(line.name, migration)}")
-                    say(f"BEGIN;\n{schema.script(line, migration).rstrip()}\nCOMMIT;\n")
+        steps = [
+            f"-- {_told(line.name, migration)}\n{schema.script(line, migration)}"
+            for line in self.chosen
+            for migration in line.migrations
+            if migration.number > after.get(line.name, 0)
+        ]
+        if steps:
+            say("\n".join([_HOW[self.database.dialect], *steps]))
+
+    def adoption(self) -> None:
+        """Print the SQL that takes over a database from before there were lines."""
+        told = "-- takes over a database that an older version of Standfast made\n"
+        sql = self.database.port(Schema).adoption()
+        say(f"{_HOW[self.database.dialect]}\n{told}{sql}")
 
     async def status(self, as_values: bool) -> bool:
         """Print how far the lines have come; whether they are complete. Changes nothing."""
         if is_absent(self.database):
             must_be_there(self.database)
-        versions = await self._versions()
-        stands = self._stand(versions)
+        found = await self._look()
+        stands = self._stand(found.applied, found.then)
         if as_values:
-            say(as_json([_as_values(one) for one in stands]))
+            say(as_json([_as_values(one, found) for one in stands]))
         else:
-            table(["LINE", "APPLIED", "NEWEST", "NEXT"], [_as_row(one) for one in stands])
-            others = sorted(set(versions) - set(self.lines))
+            table(["LINE", "APPLIED", "NEWEST", "NEXT"], [_as_row(one, found) for one in stands])
+            others = sorted(set(found.then) - set(self.lines))
             if others and not self.named:
                 note(f"there are others, which an app of theirs must tell of: {', '.join(others)}")
+            if found.adoptable:
+                note(_TO_BE_TAKEN_OVER)
         return all(one.is_complete for one in stands)
 
     async def apply(self, *, dry_run: bool, as_values: bool) -> None:
@@ -127,61 +172,65 @@ class Migrating:
         Raises `ConfigurationError` where it isn't known which lines.
         """
         if dry_run:
-            versions = await self._versions()
+            found = await self._look()
             missing = [
                 AppliedMigration(one.line.name, migration)
-                for one in self._to_apply(versions)
-                for migration in _missing(one)
+                for one in self._to_apply(found.then)
+                for migration in one.missing
             ]
-            self._tell("would apply", missing, as_values)
+            self._tell("would apply", missing, found, as_values)
             return
         if not self.named and (is_absent(self.database) or is_foreign(self.database)):
             raise self._which()
         await self.database.open()
         try:
             schema = self.database.port(Schema)
-            before = await schema.versions()
+            found = Found(adoptable=await schema.adoptable())
             # Takes over a database of the version before the lines, whatever lines are wanted.
             await schema.migrate([])
-            versions = await schema.versions()
-            if versions and not before:
-                note("took over the tables of an older version: its workers can't write any more")
-            wanted = [one.line for one in self._to_apply(versions)]
+            wanted = [one.line for one in self._to_apply(await schema.applied())]
             done = await schema.migrate(wanted)
-            stands = self._stand(await schema.versions(), wanted)
+            applied = await schema.applied()
+            stands = self._stand(applied, applied, wanted)
         finally:
             await self.database.close()
-        self._tell("applied", done, as_values)
+        self._tell("applied", done, found, as_values)
         if not as_values:
             at = ", ".join(f"{one.line.name} {one.applied}" for one in stands)
             say(f"{self.database.url} is at {at or 'nothing: the app needs no tables'}")
 
     # -- how far they are --------------------------------------------------------------------
 
-    async def _versions(self) -> Mapping[str, int]:
-        """How far each line has come, in a file that isn't changed by that."""
+    async def _look(self) -> Found:
+        """What there is in a file, which isn't changed by that."""
         if is_absent(self.database) or is_foreign(self.database):
-            return {}
+            return Found()
         await self.database.open()
         try:
-            return await self.database.port(Schema).versions()
+            schema = self.database.port(Schema)
+            adoptable = await schema.adoptable()
+            applied = await schema.applied()  # not empty if it was taken over between the two
+            return Found(applied, {} if applied else adoptable)
         finally:
             await self.database.close()
 
     def _stand(
-        self, versions: Mapping[str, int], lines: Sequence[SchemaLine] | None = None
+        self,
+        applied: Mapping[str, frozenset[int]],
+        has: Mapping[str, frozenset[int]],
+        lines: Sequence[SchemaLine] | None = None,
     ) -> list[LineStatus]:
-        """How far the chosen lines are; of a URL, those that it has, or all if it has none."""
+        """How far the chosen lines are; of a URL, those that it `has`, or all if it has none."""
         if lines is None:
             lines = self.chosen
-            if not self.named and any(line.name in versions for line in lines):
-                lines = _together(self.lines, [one.name for one in lines if one.name in versions])
-        return [LineStatus(line, versions.get(line.name, 0)) for line in lines]
+            if not self.named and any(line.name in has for line in lines):
+                lines = _together(self.lines, [one.name for one in lines if one.name in has])
+        return [LineStatus(line, applied.get(line.name, frozenset())) for line in lines]
 
-    def _to_apply(self, versions: Mapping[str, int]) -> list[LineStatus]:
-        if not self.named and not any(line.name in versions for line in self.chosen):
+    def _to_apply(self, applied: Mapping[str, frozenset[int]]) -> list[LineStatus]:
+        if not self.named and not any(line.name in applied for line in self.chosen):
             raise self._which()
-        return self._stand(versions)
+        return self._stand(applied, applied)
 
     def _which(self) -> ConfigurationError:
         return ConfigurationError(
@@ -189,25 +238,48 @@ class Migrating:
             f"uses it, or say which it is to have: --line {' --line '.join(self.lines)}"
         )
 
-    def _tell(self, verb: str, migrations: Sequence[AppliedMigration], as_values: bool) -> None:
+    def _tell(
+        self, verb: str, migrations: Sequence[AppliedMigration], found: Found, as_values: bool
+    ) -> None:
+        """What is applied, or would be, and what is taken over before."""
+        adopted = self._adopted(found)
         if as_values:
-            say(
-                as_json(
-                    [
-                        {
-                            "line": one.line,
-                            "number": one.migration.number,
-                            "name": one.migration.name,
-                        }
-                        for one in migrations
-                    ]
-                )
-            )
+            values = [
+                {
+                    "line": one.line,
+                    "number": one.migration.number,
+                    "name": one.migration.name,
+                    "taken_over": one in adopted,
+                }
+                for one in (*adopted, *migrations)
+            ]
+            say(as_json(values))
+        if verb == "applied":
+            if adopted:
+                note("took over the tables of an older version: its workers can't write any more")
+        elif adopted:
+            note(_TO_BE_TAKEN_OVER)
+        if as_values:
             return
+        if verb != "applied":
+            for one in adopted:
+                say(f"will be taken over: {_told(one.line, one.migration)}")
         for one in migrations:
             say(f"{verb} {_told(one.line, one.migration)}")
-        if not migrations and verb != "applied":
+        if not (migrations or adopted or verb == "applied"):
             say(f"{verb} nothing: nothing is missing")
+
+    def _adopted(self, found: Found) -> list[AppliedMigration]:
+        """What is taken over, whatever lines were asked for."""
+        if not found.adoptable:
+            return []
+        known = lines_of(self.database, known_ports())
+        return [
+            AppliedMigration(name, migration)
+            for name in known
+            for migration in known[name][-1].migrations
+            if migration.number in found.adoptable.get(name, ())
+        ]
 
 
 def parse_after(texts: Sequence[str]) -> dict[str, int]:
@@ -225,23 +297,21 @@ def _told(line: str, migration: SchemaMigration) -> str:
     return f"{line} {migration.number}: {migration.name}"
 
 
-def _missing(one: LineStatus) -> list[SchemaMigration]:
-    return [each for each in one.line.migrations if each.number > one.applied]
-
-
-def _as_row(one: LineStatus) -> tuple[str, str, str, str]:
-    missing = _missing(one)
-    following = missing[0].name if missing else ""
-    if one.applied > one.line.newest:
+def _as_row(one: LineStatus, found: Found) -> tuple[str, str, str, str]:
+    following = one.missing[0].name if one.missing else ""
+    if one.line.name in found.adoptable:
+        following = "(will be taken over)"
+    elif one.is_newer and one.is_complete:
         following = "(a newer version of Standfast made it)"
     return one.line.name, str(one.applied), str(one.line.newest), following
 
 
-def _as_values(one: LineStatus) -> dict[str, object]:
-    missing = _missing(one)
+def _as_values(one: LineStatus, found: Found) -> dict[str, object]:
     return {
         "line": one.line.name,
         "applied": one.applied,
         "newest": one.line.newest,
-        "next": missing[0].name if missing else None,
+        "next": one.missing[0].name if one.missing else None,
+        "missing": [each.number for each in one.missing],
+        "to_be_taken_over": one.line.name in found.adoptable,
     }

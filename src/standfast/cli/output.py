@@ -51,6 +51,11 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
+def on_one_line(text: str) -> str:
+    """Text without breaks of its lines."""
+    return " ".join(text.split())
+
+
 def as_json(value: Any, *, indent: int | None = 2) -> str:
     """`value` as ASCII JSON text, so that damaged text can be shown too."""
     return json.dumps(value, indent=indent, default=str)

@@ -9,7 +9,7 @@ from typing import Any
 
 from standfast.app import Standfast
 from standfast.cli.loading import reading
-from standfast.cli.output import age, as_json, note, say, status, table
+from standfast.cli.output import age, as_json, note, on_one_line, say, status, table
 from standfast.clock import SYSTEM_CLOCK
 from standfast.coordination.membership import MEMBER
 from standfast.durations import human
@@ -20,7 +20,13 @@ from standfast.ports.leases import Lease, LeaseStore
 from standfast.tables import status_of
 
 NOBODY = "no process is registered: `standfast run APP` starts one"
+SAGAS = "sagas"
+"""The name of the service that runs sagas."""
 LONGEST_ERROR = 60
+LONGEST_NAME = 22
+"""Letters of a process's name in a table, so that the others fit beside it in 80 columns."""
+NAMES_END = 13
+"""Letters kept of a longer one's end, where those of a pod and its process are told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,13 @@ def _listed(note: Any, name: str) -> list[Any]:
 
 async def _processes(database: Database) -> list[Process]:
     return [read(lease) for lease in await database.port(LeaseStore).leases(MEMBER)]
+
+
+def _short_name(name: str) -> str:
+    """A process's name, without its middle where it is long: ``--json`` has all of it."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[: LONGEST_NAME - NAMES_END - 1]}…{name[-NAMES_END:]}"
 
 
 def _remaining(lease: Lease) -> str:
@@ -83,13 +96,13 @@ async def services(app: Standfast, as_values: bool) -> None:
         ["PROCESS", "SERVICE", "STATE", "SINCE", "RESTARTS", "LEASE", "LAST ERROR"],
         [
             (
-                one.lease.holder,
+                _short_name(one.lease.holder),
                 str(service.get("name", "")),
                 status(str(service.get("state", ""))),
                 _since(service.get("since"), now),
                 str(service.get("restarts", "")),
                 _remaining(one.lease),
-                _short(str(service.get("error", ""))),
+                _last_error(service),
             )
             for one in found
             for service in one.services or [{}]
@@ -103,9 +116,11 @@ def _since(at: Any, now: float) -> str:
     return age(at, now) if isinstance(at, (int, float)) else ""
 
 
-def _short(error: str) -> str:
-    """An error in one line, cut where it is long: ``--json`` has all of it."""
-    line = " ".join(error.split())
+def _last_error(service: Mapping[str, Any]) -> str:
+    """What a service failed with last, in one line that is cut where it is long."""
+    line = on_one_line(str(service.get("error", "")))
+    if not line and service.get("restarts"):
+        return "lost its lease"  # nothing else begins one again that never failed
     return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 1]}…"
 
 
@@ -139,16 +154,26 @@ async def workers(app: Standfast, as_values: bool) -> None:
         ["NAME", "LEASE", "SAGAS IN HAND", "CAN RUN"],
         [
             (
-                one.lease.holder,
+                _short_name(one.lease.holder),
                 _remaining(one.lease),
                 str(owned.get(one.lease.token, 0)),
-                ", ".join(f"{name} v{version}" for name, version in one.kinds),
+                _can_run(one),
             )
             for one in found
         ],
     )
     if not found:
         note(NOBODY)
+
+
+def _can_run(process: Process) -> str:
+    """The sagas that a process can run, or why there are none."""
+    if process.kinds:
+        return ", ".join(f"{name} v{version}" for name, version in process.kinds)
+    states = {str(one.get("name")): str(one.get("state")) for one in process.services}
+    if SAGAS in states:
+        return f"(none now: {SAGAS} is {states[SAGAS].replace('_', ' ')})"
+    return f"(no sagas, only {', '.join(states)})" if states else "(nothing yet)"
 
 
 async def _owned(database: Database) -> Mapping[int, int]:

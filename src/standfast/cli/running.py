@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import import_module
 from typing import Any
 
 from standfast.app import Standfast
 from standfast.cli.health import observe, serving
 from standfast.cli.loading import load_app, must_be_there
-from standfast.cli.output import note
+from standfast.cli.output import note, on_one_line
+from standfast.coordination.service import ServiceOptions
 from standfast.coordination.signals import until_signalled
 from standfast.coordination.supervisor import Supervisor
-from standfast.durations import seconds
-from standfast.errors import ConfigurationError
+from standfast.durations import Duration, seconds
+from standfast.errors import ConfigurationError, StandfastError
+from standfast.text import told
 
 log = logging.getLogger("standfast")
+
+WHOSE = re.compile(r"standfast: (.+ failed at its start)")
+"""The note that the library adds to an error, so that one knows which part of the app raised it."""
 
 
 def run(target: str, *, migrate: bool, log_level: str, health: str | None, **options: Any) -> None:
@@ -29,7 +35,11 @@ def run(target: str, *, migrate: bool, log_level: str, health: str | None, **opt
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
     )
+    for name in ("lease", "drain", "poll"):
+        options[name] = duration(options[name])
+    drain = seconds(options["drain"], name="drain", positive=False)
     app = load_app(target)
+    _must_be_services(app, options["only"])
     if migrate:
         app.migrate = True
     elif app.migrate is None and app.database.capabilities.durable:
@@ -37,7 +47,28 @@ def run(target: str, *, migrate: bool, log_level: str, health: str | None, **opt
     if not app.migrate:
         must_be_there(app.database)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(until_signalled(_working(app, health, options)))
+        runner.run(until_signalled(_working(app, health, options), drain=drain))
+
+
+def duration(text: str) -> Duration:
+    """A duration as it was typed: a plain number is in seconds."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _must_be_services(app: Standfast, only: Collection[str]) -> None:
+    """Raise `ConfigurationError` for the name of a service that the app doesn't have."""
+    if not only:
+        return
+    names = [service.name for service in app.patterns.services(ServiceOptions(), ())]
+    for name in only:
+        if name not in names:
+            raise ConfigurationError(
+                f"--only {name!r}: there is no such service; this app has {', '.join(names)}. For "
+                "several, repeat the option: --only NAME --only NAME"
+            )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -59,12 +90,31 @@ async def _working(
     """The app at work, and the health server from before it begins until after it has drained."""
     lease = seconds(options["lease"], name="lease")
     begun: Supervisor | None = None
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         if health is not None:
             # The app knows its supervisor while it works, and forgets it when it begins to drain.
             url = stack.enter_context(
                 serving(health, lambda: observe(begun or app.supervisor, lease))
             )
             note(f"health: {url}/healthz and {url}/readyz")
-        async with app.running(**options) as begun:
-            yield begun
+        try:
+            begun = await stack.enter_async_context(app.running(**options))
+        except Exception as error:  # a user's service or pattern may raise anything
+            whose = _whose(error)
+            if isinstance(error, StandfastError) and not whose:
+                raise
+            said = on_one_line(f"{type(error).__name__}: {told(error)}")
+            raise StandfastError(
+                f"{whose or 'the app failed at its start'}: {said.removesuffix(':')} "
+                "(standfast --debug … shows where)"
+            ) from error
+        yield begun
+
+
+def _whose(error: Exception) -> str:
+    """Which part of the app raised it, as the library noted; "" where it didn't."""
+    for text in getattr(error, "__notes__", ()):
+        found = WHOSE.fullmatch(text)
+        if found:
+            return found[1]
+    return ""

@@ -26,7 +26,7 @@ from standfast.conformance.samples import (
     register,
     start,
 )
-from standfast.errors import MigrationNeeded, StoreError
+from standfast.errors import ConfigurationError, MigrationNeeded, StoreError
 from standfast.ports.database import Database
 from standfast.ports.journal import Append, Filter, JournalStore
 from standfast.ports.leases import LeaseStore
@@ -53,8 +53,8 @@ def _all_of(lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
     return [AppliedMigration(line.name, each) for line in lines for each in line.migrations]
 
 
-def _newest(lines: Sequence[SchemaLine]) -> Mapping[str, int]:
-    return {line.name: line.newest for line in lines}
+def _numbers(lines: Sequence[SchemaLine]) -> Mapping[str, frozenset[int]]:
+    return {line.name: frozenset(range(1, line.newest + 1)) for line in lines}
 
 
 class SchemaSuite(Suite):
@@ -91,16 +91,16 @@ class SchemaSuite(Suite):
         assert list(empty.lines([])) == []
         assert len({line.name for line in tables}) == len(tables)
 
-    # migrate, versions
+    # migrate, applied
 
     async def test_migrate(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
         """Applies everything once, in order, and tells what."""
         schema = empty.port(Schema)
-        assert await schema.versions() == {}
+        assert await schema.applied() == {}
         assert await migrate(empty) == _all_of(tables)
-        assert await schema.versions() == _newest(tables)
+        assert await schema.applied() == _numbers(tables)
         assert await migrate(empty) == []
-        assert await schema.versions() == _newest(tables)
+        assert await schema.applied() == _numbers(tables)
         token = await register(empty)
         id = await owned(empty, token)
         assert list(await journal(empty).append(token, [Append(id, 0, ["1"])])) == [None]
@@ -108,7 +108,7 @@ class SchemaSuite(Suite):
     async def test_migrate_nothing(self, empty: Database) -> None:
         """Without lines there is nothing to do, and nothing is done."""
         assert await empty.port(Schema).migrate([]) == []
-        assert await empty.port(Schema).versions() == {}
+        assert await empty.port(Schema).applied() == {}
 
     async def test_migrate_keeps_what_is_there(self, database: Database) -> None:
         """Migrating again loses nothing."""
@@ -123,7 +123,7 @@ class SchemaSuite(Suite):
         schema = empty.port(Schema)
         chosen = empty.lines([MarkStore])
         assert await schema.migrate(chosen) == _all_of(chosen)
-        assert await schema.versions() == _newest(chosen)
+        assert await schema.applied() == _numbers(chosen)
         assert await marks(empty).count(before=0.0) == 0
         with pytest.raises(MigrationNeeded):
             await leases(empty).leases()
@@ -138,7 +138,7 @@ class SchemaSuite(Suite):
         assert done == [each for each in _all_of(tables)
                         if each not in _all_of([*chosen, *coordination])]  # fmt: skip
         await passive(empty)
-        assert await schema.versions() == _newest(tables)
+        assert await schema.applied() == _numbers(tables)
 
     async def test_migrate_at_once(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
         """Safe beside others who do the same: each migration is applied by one of them."""
@@ -148,7 +148,7 @@ class SchemaSuite(Suite):
             done = await asyncio.gather(*(migrate(each) for each in (empty, *others, empty)))
             assert [each for some in done for each in some] == _all_of(tables)
             for each in (empty, *others):
-                assert await each.port(Schema).versions() == _newest(tables)
+                assert await each.port(Schema).applied() == _numbers(tables)
         finally:
             await asyncio.gather(*(other.close() for other in others))
 
@@ -156,16 +156,16 @@ class SchemaSuite(Suite):
         """A line that has grown gets what is new, and keeps what is there."""
         schema = empty.port(Schema)
         assert await schema.migrate([_line(_FIRST)]) == [AppliedMigration("conformance", _FIRST)]
-        assert await schema.versions() == {"conformance": 1}
+        assert await schema.applied() == {"conformance": {1}}
         async with empty.transaction() as tx:
             await tx.execute("INSERT INTO conformance_one (id) VALUES ($1)", 6)
         grown = _line(_FIRST, _SECOND)
         assert await schema.migrate([grown]) == [AppliedMigration("conformance", _SECOND)]
-        assert await schema.versions() == {"conformance": 2}
+        assert await schema.applied() == {"conformance": {1, 2}}
         async with empty.transaction() as tx:
             assert await tx.fetch_value("SELECT id FROM conformance_two") == 7
         assert await schema.migrate([_line(_FIRST)]) == [], "an older process beside it"
-        assert await schema.versions() == {"conformance": 2}
+        assert await schema.applied() == {"conformance": {1, 2}}
 
     async def test_migrate_all_or_nothing(
         self, empty: Database, tables: Sequence[SchemaLine]
@@ -176,7 +176,7 @@ class SchemaSuite(Suite):
         other = _line(SchemaMigration(1, "x", "CREATE TABLE conformance_x (id BIGINT);"), name="x")
         with pytest.raises(StoreError):
             await schema.migrate([other, _line(_FIRST, _SECOND, _BROKEN)])
-        assert await schema.versions() == {"conformance": 1}
+        assert await schema.applied() == {"conformance": {1}}
         for table in ("conformance_two", "conformance_x"):
             with pytest.raises(StoreError):
                 async with empty.transaction() as tx:
@@ -187,6 +187,76 @@ class SchemaSuite(Suite):
             ("conformance", 2),
         ]
 
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "CREATE TABLE conformance_x (id BIGINT); INSERT INTO conformance_x VALUES ('oops);",
+            "CREATE TABLE conformance_x (id BIGINT); /* not closed",
+            'CREATE TABLE conformance_x (id BIGINT); CREATE TABLE "not closed (id BIGINT);',
+            "CREATE TABLE conformance_x (id BIGINT); CREATE TABLE conformance_y (id BIGINT",
+            "CREATE TABLE conformance_x (id BIGINT); CREATE TRIGGER t BEGIN SELECT 1;",
+        ],
+        ids=["string", "comment", "name", "bracket", "trigger"],
+    )
+    async def test_migrate_unfinished(
+        self, empty: Database, tables: Sequence[SchemaLine], sql: str
+    ) -> None:
+        """SQL that ends in the middle is refused: nothing is applied, and nothing noted."""
+        schema = empty.port(Schema)
+        slip = _line(_FIRST, SchemaMigration(2, "it's a slip", sql))
+        with pytest.raises((StoreError, ConfigurationError)):
+            await schema.migrate([slip])
+        assert await schema.applied() == {}
+        for table in ("conformance_one", "conformance_x"):
+            with pytest.raises(StoreError):
+                async with empty.transaction() as tx:
+                    await tx.fetch(f"SELECT id FROM {table}")  # noqa: S608 - the test's own table
+        await schema.migrate([_line(_FIRST, _SECOND)])
+        assert await schema.applied() == {"conformance": {1, 2}}
+
+    async def test_migrate_a_gap(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
+        """What was left out before others is applied, however high the numbers are."""
+        schema = empty.port(Schema)
+        third = SchemaMigration(3, "third", "CREATE TABLE conformance_three (id BIGINT);")
+        line = _line(_FIRST, _SECOND, third)
+        noted = SchemaMigration(2, "left out", "INSERT INTO conformance_one (id) VALUES (6);")
+        await schema.migrate([_line(_FIRST, noted, third)])
+        async with empty.transaction() as tx:
+            where = "standfast_" if empty.dialect == "sqlite" else "standfast."
+            await tx.execute(f"DELETE FROM {where}schema_migrations WHERE number = 2")  # noqa: S608
+        assert await schema.applied() == {"conformance": {1, 3}}
+        assert await schema.migrate([line]) == [AppliedMigration("conformance", _SECOND)]
+        assert await schema.applied() == {"conformance": {1, 2, 3}}
+        async with empty.transaction() as tx:
+            assert await tx.fetch_value("SELECT id FROM conformance_two") == 7
+
+    async def test_migrate_two_lines_of_one_name(self, empty: Database) -> None:
+        """Refused if they differ, for which of them was applied couldn't be told."""
+        schema = empty.port(Schema)
+        with pytest.raises(ConfigurationError, match="'conformance'"):
+            await schema.migrate([_line(_FIRST), _line(_FIRST, _SECOND)])
+        assert await schema.applied() == {}
+
+    async def test_migrate_a_line_twice(
+        self, empty: Database, tables: Sequence[SchemaLine]
+    ) -> None:
+        """The same line is applied once."""
+        done = await empty.port(Schema).migrate([_line(_FIRST), _line(_FIRST)])
+        assert done == [AppliedMigration("conformance", _FIRST)]
+
+    @pytest.mark.parametrize("numbers", [(), (0,), (2,), (1, 3), (2, 1), (1, 1), (0, 1)])
+    def test_numbers_of_a_line(self, numbers: Sequence[int]) -> None:
+        """They are 1, 2, 3 …; any others are refused when the line is made."""
+        with pytest.raises(ConfigurationError, match="must be numbered 1, 2, 3"):
+            _line(*(SchemaMigration(number, "x", "") for number in numbers))
+
+    async def test_adoptable(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
+        """Only what an older version made is taken over."""
+        schema = empty.port(Schema)
+        assert await schema.adoptable() == {}
+        await migrate(empty)
+        assert await schema.adoptable() == {}
+
     async def test_script(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
         """The migration's SQL, and a note of it under the line's name."""
         for line in tables:
@@ -195,7 +265,8 @@ class SchemaSuite(Suite):
                 assert migration.sql.strip() in script
                 assert f"'{line.name}'" in script
                 assert migration.name in script
-        assert await empty.port(Schema).versions() == {}, "nothing was run"
+        assert empty.port(Schema).adoption()
+        assert await empty.port(Schema).applied() == {}, "nothing was run"
 
     # missing tables
 

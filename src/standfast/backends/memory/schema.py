@@ -6,18 +6,23 @@ from collections.abc import Mapping, Sequence
 
 from standfast.errors import Unsupported
 from standfast.ports.providing import Provided
-from standfast.ports.schema import AppliedMigration, Schema, SchemaLine, SchemaMigration
+from standfast.ports.schema import AppliedMigration, Schema, SchemaLine, SchemaMigration, distinct
 
 
 class MemorySchema:
     """`Schema` in memory. Ask the `MemoryDatabase` for it."""
 
-    async def versions(self) -> Mapping[str, int]:
+    async def applied(self) -> Mapping[str, frozenset[int]]:
         """Always empty: there are no tables."""
         return {}
 
+    async def adoptable(self) -> Mapping[str, frozenset[int]]:
+        """Always empty: nothing outlives its process."""
+        return {}
+
     async def migrate(self, lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
-        """Nothing to do."""
+        """Nothing to do. Raises `ConfigurationError` for two lines of one name that differ."""
+        distinct(lines)
         return []
 
     def script(self, line: SchemaLine, migration: SchemaMigration) -> str:
@@ -26,6 +31,10 @@ class MemorySchema:
             f"memory:// has no tables, so there is no script for {line.name}: use sqlite:/// or "
             "postgresql://"
         )
+
+    def adoption(self) -> str:
+        """`Unsupported`: there is no SQL."""
+        raise Unsupported("memory:// has no tables, so there is nothing to take over")
 
 
 PROVIDES = {Schema: Provided(make=lambda database: MemorySchema())}

@@ -5,17 +5,38 @@ Where the tables of a port come from stands beside its statements (`LINE` of eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from standfast.backends.postgres.database import PostgresDatabase
 from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
 from standfast.backends.postgres.pool import Pool
+from standfast.durations import human
+from standfast.errors import MigrationNeeded, StoreError, StoreUnavailable
 from standfast.ports.providing import Provided
-from standfast.ports.schema import AppliedMigration, Schema, SchemaLine, SchemaMigration
+from standfast.ports.schema import (
+    AppliedMigration,
+    Schema,
+    SchemaLine,
+    SchemaMigration,
+    distinct,
+)
+
+_log = logging.getLogger(__name__)
 
 LOCK_KEY = 0x5354_4644_4641_5354
 """The advisory lock that migrations hold, of all versions."""
+
+PATIENCE = 600.0
+"""For how long others who migrate are waited for, in seconds."""
+
+_TELL_AFTER = 1.0
+_LOOK_EVERY = 0.25
+# A migration takes as long as its tables need. asyncpg takes None for the connection's own timeout.
+_NO_TIMEOUT = 1e9
 
 _BOOKKEEPING = """\
 CREATE SCHEMA IF NOT EXISTS standfast;
@@ -30,12 +51,21 @@ CREATE TABLE IF NOT EXISTS standfast.schema_migrations (
 
 # ruff: noqa: S608 - constants of this module and quoted literals are put into the SQL text
 
-_KNOWN = "SELECT to_regclass('standfast.schema_migrations')::oid"
-_OLD = "SELECT to_regclass('standfast.migrations')::oid"
-_VERSIONS = "SELECT line, max(number) FROM standfast.schema_migrations GROUP BY line"
+_TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})"
+# Which tables there are: of today's bookkeeping, of an older version's, and those of today that
+# replace older ones.
+_SHAPE = """\
+SELECT to_regclass('standfast.schema_migrations') IS NOT NULL,
+    to_regclass('standfast.migrations') IS NOT NULL, to_regclass('standfast.leases') IS NOT NULL
+"""
+_APPLIED = "SELECT line, number FROM standfast.schema_migrations"
 
 # Version 0.1 had one line for everything, and leases for workers only. The old table of migrations
 # is the proof that nobody did this before; what it knew stays, with its times.
+_OLD_NUMBERS = "SELECT number FROM standfast.migrations"
+_OF_OLD = {("coordination", 1): 1, ("journal", 1): 1, ("marks", 1): 1, ("rate_limits", 1): 2}
+"""By line and number, the number that it had in the line for everything."""
+
 _ADOPT = f"""\
 {_BOOKKEEPING}
 ALTER TABLE standfast.workers RENAME TO leases;
@@ -53,8 +83,37 @@ INSERT INTO standfast.schema_migrations (line, number, name, applied_at)
 SELECT l.line, 1, l.name, m.applied_at
 FROM (VALUES (1, 'coordination', 'leases'), (1, 'journal', 'instances, journal and mail'),
              (1, 'marks', 'marks'), (2, 'rate_limits', 'rate limits'))
-     AS l (number, line, name) JOIN standfast.migrations m USING (number);
+     AS l (number, line, name) JOIN standfast.migrations m USING (number)
+ON CONFLICT DO NOTHING;
 DROP TABLE standfast.migrations;
+"""
+
+_HALF_MADE = (
+    "has an older version's tables (standfast.migrations), and beside them newer ones "
+    "(standfast.leases), made without taking the old ones over. If processes of the new version "
+    "have worked there since, restore a backup from before; otherwise end all processes, run "
+    "`DROP TABLE standfast.leases`, and then `standfast migrate`"
+)
+_REFUSE_OLD = f"""\
+DO $standfast$ BEGIN
+    PERFORM pg_advisory_xact_lock({LOCK_KEY});
+    IF to_regclass('standfast.migrations') IS NOT NULL THEN
+        RAISE EXCEPTION 'an older version of Standfast made this database: nothing was changed'
+            USING HINT = 'Take it over first, with `standfast migrate` or with the SQL that '
+                '`standfast migrate URL --sql --adopt` prints.';
+    END IF;
+END $standfast$;
+"""
+_REFUSE_NEW = f"""\
+DO $standfast$ BEGIN
+    PERFORM pg_advisory_xact_lock({LOCK_KEY});
+    IF to_regclass('standfast.migrations') IS NULL THEN
+        RAISE EXCEPTION 'there is nothing to take over: no older version of Standfast made this '
+            'database, or it was taken over already';
+    ELSIF to_regclass('standfast.leases') IS NOT NULL THEN
+        RAISE EXCEPTION 'this database %', $told${_HALF_MADE}$told$;
+    END IF;
+END $standfast$;
 """
 
 
@@ -64,51 +123,107 @@ class PostgresSchema:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def versions(self) -> Mapping[str, int]:
-        """See `Schema.versions`."""
-        if (await self._pool.fetch(_KNOWN))[0][0] is None:
+    async def applied(self) -> Mapping[str, frozenset[int]]:
+        """See `Schema.applied`."""
+        ((known, old, _),) = await self._pool.fetch(_SHAPE)
+        return _by_line(await self._pool.fetch(_APPLIED) if known and not old else ())
+
+    async def adoptable(self) -> Mapping[str, frozenset[int]]:
+        """See `Schema.adoptable`."""
+        ((known, old, leases),) = await self._pool.fetch(_SHAPE)
+        if not old:
             return {}
-        return {row[0]: row[1] for row in await self._pool.fetch(_VERSIONS)}
+        if leases:
+            raise self._half_made()
+        try:
+            numbers = {number for (number,) in await self._pool.fetch(_OLD_NUMBERS)}
+        except MigrationNeeded:  # Somebody took it over just now.
+            return {}
+        noted = await self._pool.fetch(_APPLIED) if known else ()
+        return _by_line([*noted, *(new for new, number in _OF_OLD.items() if number in numbers)])
 
     async def migrate(self, lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
         """See `Schema.migrate`. What was taken over counts as done before, by the older version.
 
-        Old workers that still run are waited for in the middle of a write, and can't write any
-        more afterwards.
+        No statement of a migration is given up for taking long. Another migration that runs is
+        waited for, up to `PATIENCE`. Old workers that still run are waited for in the middle of a
+        write, and can't write any more afterwards.
         """
-        done: list[AppliedMigration] = []
-        try:
-            async with self._pool.begin() as connection:
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-                if await connection.fetchval(_OLD) is not None:
-                    await connection.execute(_ADOPT)
-                versions = await _versions(connection)
-                for line in lines:
-                    for migration in line.migrations:
-                        if migration.number > versions.get(line.name, 0):
-                            await connection.execute(self.script(line, migration))
-                            done.append(AppliedMigration(line.name, migration))
-        except DRIVER_ERRORS as error:
-            raise translate(error, self._pool.place, own=False) from error
-        return done
+        lines = distinct(lines)
+        began, told = time.monotonic(), False
+        while True:
+            try:
+                async with self._pool.begin() as connection:
+                    if await connection.fetchval(_TRY_LOCK):
+                        return await self._migrate(connection, lines)
+            except DRIVER_ERRORS as error:
+                raise translate(error, self._pool.place, own=False) from error
+            waited = time.monotonic() - began
+            if waited >= PATIENCE:
+                raise StoreUnavailable(
+                    f"PostgreSQL at {self._pool.place}: another migration has been running for "
+                    f"over {human(PATIENCE)}: look for its session (it holds an advisory lock in "
+                    "pg_locks), and migrate again once it has ended. Nothing was written"
+                )
+            if waited >= _TELL_AFTER and not told:
+                told = True
+                _log.warning(
+                    "another migration is running on PostgreSQL at %s: waiting for it, for %s at "
+                    "most",
+                    self._pool.place,
+                    human(PATIENCE),
+                )
+            await asyncio.sleep(_LOOK_EVERY)
+
+    async def _migrate(
+        self, connection: Any, lines: Sequence[SchemaLine]
+    ) -> list[AppliedMigration]:
+        known, old, leases = await connection.fetchrow(_SHAPE)
+        if old:
+            if leases:
+                raise self._half_made()
+            await connection.execute(_ADOPT, timeout=_NO_TIMEOUT)
+        applied = _by_line(await connection.fetch(_APPLIED) if known or old else ())
+        missing = [
+            AppliedMigration(line.name, migration)
+            for line in lines
+            for migration in line.migrations
+            if migration.number not in applied.get(line.name, ())
+        ]
+        if missing:
+            await connection.execute(_BOOKKEEPING)
+        for one in missing:
+            # One by one, so that SQL which ends in the middle can't swallow what follows it.
+            await connection.execute(one.migration.sql, timeout=_NO_TIMEOUT)
+            await connection.execute(_note(one.line, one.migration))
+        return missing
+
+    def _half_made(self) -> StoreError:
+        return StoreError(f"PostgreSQL at {self._pool.place} {_HALF_MADE}")
 
     def script(self, line: SchemaLine, migration: SchemaMigration) -> str:
-        """See `Schema.script`. Run it in one transaction."""
+        """See `Schema.script`."""
         sql = migration.sql.strip()
         if not sql.endswith(";"):
             sql += "\n;"
-        noted = f"{_literal(line.name)}, {migration.number:d}, {_literal(migration.name)}"
-        return (
-            f"{_BOOKKEEPING}\n{sql}\n\n"
-            "INSERT INTO standfast.schema_migrations (line, number, name)\n"
-            f"VALUES ({noted});\n"
-        )
+        noted = _note(line.name, migration)
+        return f"BEGIN;\n{_REFUSE_OLD}\n{_BOOKKEEPING}\n{sql}\n\n{noted}COMMIT;\n"
+
+    def adoption(self) -> str:
+        """See `Schema.adoption`."""
+        return f"BEGIN;\n{_REFUSE_NEW}\n{_ADOPT}COMMIT;\n"
 
 
-async def _versions(connection: Any) -> dict[str, int]:
-    if await connection.fetchval(_KNOWN) is None:
-        return {}
-    return {row[0]: row[1] for row in await connection.fetch(_VERSIONS)}
+def _by_line(rows: Iterable[Sequence[Any]]) -> dict[str, frozenset[int]]:
+    found: dict[str, frozenset[int]] = {}
+    for line, number in rows:
+        found[line] = found.get(line, frozenset()) | {number}
+    return found
+
+
+def _note(line: str, migration: SchemaMigration) -> str:
+    noted = f"{_literal(line)}, {migration.number:d}, {_literal(migration.name)}"
+    return f"INSERT INTO standfast.schema_migrations (line, number, name)\nVALUES ({noted});\n"
 
 
 def _literal(text: str) -> str:

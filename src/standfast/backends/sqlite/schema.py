@@ -8,7 +8,7 @@ The lines themselves are written where their ports are.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from urllib.parse import quote
 
@@ -16,11 +16,21 @@ from standfast.backends.sqlite import leases
 from standfast.backends.sqlite.database import SqliteDatabase
 from standfast.backends.sqlite.errors import translate
 from standfast.backends.sqlite.file import SqliteFile
+from standfast.errors import ConfigurationError, StoreError
 from standfast.ports.providing import Provided
-from standfast.ports.schema import AppliedMigration, Schema, SchemaLine, SchemaMigration
+from standfast.ports.schema import (
+    AppliedMigration,
+    Schema,
+    SchemaLine,
+    SchemaMigration,
+    distinct,
+)
 
 _TABLE = "standfast_schema_migrations"
 _OLD_TABLE = "standfast_migrations"
+_LEASES = "standfast_leases"
+_OF_OLD = {("coordination", 1): 1, ("journal", 1): 1, ("marks", 1): 1}
+"""By line and number, the number that it had in the line for everything."""
 _BOOKKEEPING = """\
 CREATE TABLE IF NOT EXISTS standfast_schema_migrations (
     line TEXT NOT NULL,
@@ -40,12 +50,47 @@ INSERT INTO standfast_leases (token, name, holder, note, expires_at)
 DELETE FROM sqlite_sequence WHERE name = 'standfast_leases';
 UPDATE sqlite_sequence SET name = 'standfast_leases' WHERE name = 'standfast_workers';
 DROP TABLE standfast_workers;
-INSERT INTO standfast_schema_migrations (line, number, name, applied_at)
+INSERT OR IGNORE INTO standfast_schema_migrations (line, number, name, applied_at)
     SELECT v.column1, 1, v.column2, m.applied_at FROM standfast_migrations AS m, (VALUES
         ('coordination', 'leases'), ('journal', 'instances, journal and mail'), ('marks', 'marks')
     ) AS v WHERE m.number = 1;
 DROP TABLE standfast_migrations;
 """
+
+
+_HALF_MADE = (
+    "has an older version's tables (standfast_migrations), and beside them newer ones "
+    "(standfast_leases), made without taking the old ones over. If processes of the new version "
+    "have worked there since, restore a backup from before; otherwise end all processes, run "
+    "`DROP TABLE standfast_leases`, and then `standfast migrate`"
+)
+
+
+def _guard(table: str, *, there: bool, remedy: str) -> str:
+    """SQL that fails with the remedy unless the table is there, or isn't.
+
+    Plain SQL can't raise, but it can break a constraint, whose name is told.
+    """
+    return f"""\
+CREATE TEMP TABLE standfast_guard (holds INTEGER CONSTRAINT "{remedy}" CHECK (holds));
+INSERT INTO standfast_guard SELECT count(*) = {there:d} FROM main.sqlite_master
+    WHERE type = 'table' AND name = '{table}';
+DROP TABLE standfast_guard;
+"""
+
+
+_REFUSE_OLD = _guard(
+    _OLD_TABLE,
+    there=False,
+    remedy="an older version of Standfast made this file: take it over first, with `standfast "
+    "migrate`, or with what `standfast migrate URL --sql --adopt` prints",
+)
+_REFUSE_NEW = _guard(
+    _OLD_TABLE,
+    there=True,
+    remedy="there is nothing to take over: no older version of Standfast made this file, or it was "
+    "taken over already",
+) + _guard(_LEASES, there=False, remedy=f"this file {_HALF_MADE}")
 
 
 class SqliteSchema:
@@ -54,17 +99,34 @@ class SqliteSchema:
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
 
-    async def versions(self) -> Mapping[str, int]:
-        """See `Schema.versions`."""
-        return await self._file.read(_versions)
+    async def applied(self) -> Mapping[str, frozenset[int]]:
+        """See `Schema.applied`."""
+        return await self._file.read(
+            lambda con: {} if _has(con, _OLD_TABLE) else _by_line(_noted(con))
+        )
+
+    async def adoptable(self) -> Mapping[str, frozenset[int]]:
+        """See `Schema.adoptable`."""
+        return await self._file.read(lambda con: _adoptable(con, self._file.path))
 
     async def migrate(self, lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
-        """See `Schema.migrate`. SQLite's write lock keeps others out meanwhile."""
-        return await self._file.transact(lambda con: _migrate(con, lines))
+        """See `Schema.migrate`. SQLite's write lock keeps others out meanwhile.
+
+        Raises `ConfigurationError` for a migration whose SQL ends in the middle of a statement.
+        """
+        lines = distinct(lines)
+        return await self._file.transact(lambda con: _migrate(con, self._file.path, lines))
 
     def script(self, line: SchemaLine, migration: SchemaMigration) -> str:
-        """See `Schema.script`."""
-        return _script(line, migration)
+        """See `Schema.script`. Raises `ConfigurationError` as `migrate` does."""
+        return (
+            f"BEGIN IMMEDIATE;\n{_REFUSE_OLD}{_BOOKKEEPING}{_whole(line.name, migration)}"
+            f"{_note(line.name, migration)}COMMIT;\n"
+        )
+
+    def adoption(self) -> str:
+        """See `Schema.adoption`."""
+        return f"BEGIN IMMEDIATE;\n{_REFUSE_NEW}{_ADOPTION}COMMIT;\n"
 
 
 def is_standfast(path: str) -> bool:
@@ -85,35 +147,59 @@ def _has(con: sqlite3.Connection, table: str) -> bool:
     return con.execute(sql, (table,)).fetchone() is not None
 
 
-def _versions(con: sqlite3.Connection) -> dict[str, int]:
+def _noted(con: sqlite3.Connection) -> list[tuple[str, int]]:
     if not _has(con, _TABLE):
+        return []
+    return con.execute("SELECT line, number FROM standfast_schema_migrations").fetchall()
+
+
+def _by_line(rows: Iterable[tuple[str, int]]) -> dict[str, frozenset[int]]:
+    found: dict[str, frozenset[int]] = {}
+    for line, number in rows:
+        found[line] = found.get(line, frozenset()) | {number}
+    return found
+
+
+def _is_old(con: sqlite3.Connection, path: str) -> bool:
+    """Whether it is to be taken over. Raises `StoreError` where that can't be done."""
+    if not _has(con, _OLD_TABLE):
+        return False
+    if _has(con, _LEASES):
+        raise StoreError(f"{path}: {_HALF_MADE}")
+    return True
+
+
+def _adoptable(con: sqlite3.Connection, path: str) -> dict[str, frozenset[int]]:
+    if not _is_old(con, path):
         return {}
-    sql = "SELECT line, max(number) FROM standfast_schema_migrations GROUP BY line"
-    return dict(con.execute(sql).fetchall())
+    numbers = {number for (number,) in con.execute("SELECT number FROM standfast_migrations")}
+    return _by_line([*_noted(con), *(new for new, old in _OF_OLD.items() if old in numbers)])
 
 
-def _migrate(con: sqlite3.Connection, lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
-    if _has(con, _OLD_TABLE):
+def _migrate(
+    con: sqlite3.Connection, path: str, lines: Sequence[SchemaLine]
+) -> list[AppliedMigration]:
+    if _is_old(con, path):
         _execute(con, _ADOPTION)
-    versions = _versions(con)
+    applied = _by_line(_noted(con))
     missing = [
-        (line, migration)
+        AppliedMigration(line.name, migration)
         for line in lines
         for migration in line.migrations
-        if migration.number > versions.get(line.name, 0)
+        if migration.number not in applied.get(line.name, ())
     ]
-    for line, migration in missing:
-        _execute(con, _script(line, migration))
-    return [AppliedMigration(line.name, migration) for line, migration in missing]
+    if missing:
+        con.execute(_BOOKKEEPING)
+    for one in missing:
+        _execute(con, _whole(one.line, one.migration))
+        con.execute(_note(one.line, one.migration))
+    return missing
 
 
-def _script(line: SchemaLine, migration: SchemaMigration) -> str:
-    sql = migration.sql.strip() + "\n"
-    if not sqlite3.complete_statement(sql):
-        sql += ";\n"
+def _note(line: str, migration: SchemaMigration) -> str:
     return (
-        f"{_BOOKKEEPING}{sql}INSERT INTO standfast_schema_migrations (line, number, name) VALUES"
-        f" ({_quoted(line.name)}, {migration.number}, {_quoted(migration.name)});\n"
+        "INSERT INTO standfast_schema_migrations (line, number, name) VALUES"
+        f" ({_quoted(line)}, {migration.number}, {_quoted(migration.name)});\n"
     )
 
 
@@ -121,19 +207,39 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _whole(line: str, migration: SchemaMigration) -> str:
+    """Its SQL up to a last semicolon. Raises `ConfigurationError` for an unfinished statement."""
+    sql = migration.sql.strip() + "\n"
+    if not sqlite3.complete_statement(sql):
+        sql += ";\n"
+    if not sqlite3.complete_statement(sql):
+        _, rest = _split(migration.sql)
+        raise ConfigurationError(
+            f"migration {migration.number} ({migration.name}) of the line {line!r} ends in the "
+            "middle of a statement: look for a string or comment that isn't closed, or a trigger "
+            f"without END, from {rest.strip()[:60]!r}"
+        )
+    return sql
+
+
 def _execute(con: sqlite3.Connection, sql: str) -> None:
     """One statement at a time, as `executescript` would commit the transaction it is in."""
-    for statement in _statements(sql):
+    statements, _ = _split(sql)
+    for statement in statements:
         con.execute(statement)
 
 
-def _statements(sql: str) -> Iterator[str]:
+def _split(sql: str) -> tuple[list[str], str]:
+    """The statements that are complete, and the rest: comments and blanks, or an unfinished one."""
+    statements: list[str] = []
     statement = ""
-    for part in sql.split(";")[:-1]:  # what follows the last one is blank
+    *parts, rest = sql.split(";")
+    for part in parts:
         statement += f"{part};"
         if sqlite3.complete_statement(statement):
-            yield statement
+            statements.append(statement)
             statement = ""
+    return statements, statement + rest
 
 
 def _make(database: SqliteDatabase) -> SqliteSchema:
