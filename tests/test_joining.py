@@ -12,6 +12,7 @@ from standfast.ports import Capabilities
 from standfast.ports.leases import LeaseStore
 from standfast.ports.schema import Schema
 from standfast.resilience import DatabaseRateLimits, RateLimiter
+from standfast.saga.sagas import Sagas
 from standfast.tables import status_of
 
 
@@ -270,3 +271,28 @@ def test_capabilities_decide_whether_tables_are_made_by_themselves():
     assert Standfast("postgresql://localhost/x").database.capabilities == Capabilities(
         durable=True, many_workers=True, many_processes=True, write_lanes=2
     )
+
+
+async def test_what_was_refused_isnt_part_of_the_app(tmp_path):
+    """Its ports were asked for when the app was opened, and it couldn't be added."""
+    app = Standfast(f"sqlite:///{tmp_path}/app.db")
+    for _ in range(2):
+        with pytest.raises(Unsupported):
+            app.add(DatabaseRateLimits())
+    assert app.patterns.all == []
+    async with app:
+        pass
+
+
+class Own(Sagas):
+    """The pattern of sagas, with something of a user's own."""
+
+
+async def test_a_pattern_of_ones_own_that_is_a_kind_of_another_takes_its_parts():
+    """A second one joined beside it, with a worker of the same name."""
+    own = Own()
+    app = Standfast("memory://").add(own, Short())
+    assert app.patterns.all == [own]
+    assert app.sagas is own
+    async with app.running():
+        assert (await (await app.start(Short, 1)).result(timeout=5))["go"] == 1

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from inspect import iscoroutinefunction
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database, Row, Script, StoreTransaction, carry_out
@@ -73,9 +73,13 @@ class UnitOfWork:
         """
         return await carry_out(self.store, script)
 
-    def within(self, protocol: type[Rides[W_co]]) -> W_co:
-        """A port as part of this transaction: what is written through it commits with it."""
-        return self.database.port(protocol).within(self.store)
+    def within(self, protocol: Callable[..., Rides[W_co]]) -> W_co:
+        """A port as part of this transaction: what is written through it commits with it.
+
+        `protocol` is the port's, as for `Database.port`. Raises `Unsupported`.
+        """
+        port: Rides[W_co] = self.database.port(cast(type[Rides[W_co]], protocol))
+        return port.within(self.store)
 
     def on_commit(self, act: Callable[[], None]) -> None:
         """Call `act` once this transaction is durable, in the order in which they were given.

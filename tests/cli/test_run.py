@@ -247,11 +247,14 @@ def test_only_some_services_are_run(shared_night, standfast):
     )
 
 
-def test_it_answers_while_it_stands_by(night):
+def test_it_answers_while_it_stands_by(night, standfast):
     options = ["--only", "sagas", "--health", "0"]
     waiting = watched("night:make", *options, "--log-level", "warning")
     with running("night:make", *options) as (first, _), waiting as (second, said):
         assert ask(said, "/healthz")[0] == 200
+        eventually(
+            lambda: "(none now: sagas is standing by)" in standfast("workers", "night:make").stdout
+        )
         ended(first)
         eventually(lambda: ask(said, "/readyz")[0] == 200)
         ended(second)

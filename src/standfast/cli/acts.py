@@ -11,7 +11,7 @@ import typer
 
 from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import load, load_app, operating, perform
-from standfast.cli.options import Address, AsJson, Chosen, Code, Target, Yes, spread
+from standfast.cli.options import Address, AsJson, Chosen, Code, Target, Yes, spread, with_unit
 from standfast.cli.output import as_json, note, say
 from standfast.cli.sagas import print_instances, sagas
 from standfast.errors import ConfigurationError
@@ -280,7 +280,12 @@ def _many(number: int | None) -> str:
 def purge(
     app: Target,
     finished_for: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long ago they must have finished (30d).")
+        str,
+        typer.Option(
+            metavar="DURATION",
+            callback=with_unit,
+            help="How long ago they must have finished (30d).",
+        ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
     yes: Yes = False,

@@ -13,7 +13,7 @@ from standfast import __version__
 from standfast.cli import acts  # noqa: F401 - its commands join those of `sagas`
 from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import load, opened, perform
-from standfast.cli.options import App, AppOrUrl, AsJson, Yes
+from standfast.cli.options import App, AppOrUrl, AsJson, Yes, with_unit
 from standfast.cli.output import Commands, as_json, say
 from standfast.cli.sagas import sagas
 
@@ -77,7 +77,10 @@ def run(
         str, typer.Option(help="What to log to stderr: debug, info, warning or error.")
     ] = "info",
 ) -> None:
-    """Run an app's services until SIGTERM or Ctrl-C, then drain."""
+    """Run an app's services until SIGTERM or Ctrl-C, then drain.
+
+    A second signal ends the drain at once.
+    """
     from standfast.cli import running
 
     running.run(
@@ -174,7 +177,7 @@ def services(target: AppOrUrl, json: AsJson = False) -> None:
 
 @cli.command()
 def workers(target: AppOrUrl, json: AsJson = False) -> None:
-    """Show the live workers, and how many sagas each has."""
+    """Show which sagas each process can run, and how many it has."""
     from standfast.cli import processes
 
     perform(processes.workers(load(target), json))
@@ -184,7 +187,12 @@ def workers(target: AppOrUrl, json: AsJson = False) -> None:
 def purge_marks(
     target: AppOrUrl,
     older_than: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long ago they must have been set (90d).")
+        str,
+        typer.Option(
+            metavar="DURATION",
+            callback=with_unit,
+            help="How long ago they must have been set (90d).",
+        ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many.")] = False,
     yes: Yes = False,

@@ -19,6 +19,14 @@ if TYPE_CHECKING:  # so that asking for help doesn't load the engine of sagas
     from standfast.saga.events import Mailed
     from standfast.saga.operations import Operations
 
+
+def with_unit(value: str | None) -> str | None:
+    """A duration that must have a unit: whoever types 90 may mean days, and get seconds."""
+    if value is not None and value.strip().replace(".", "", 1).isdecimal():
+        raise typer.BadParameter(f"give {value.strip()} a unit, such as {value.strip()}d")
+    return value
+
+
 App = Annotated[
     str,
     typer.Argument(
@@ -76,10 +84,16 @@ class Filters:
     ] = ""
     version: Annotated[int | None, typer.Option(help="Only of this version.")] = None
     older_than: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Only if started longer ago (2d).")
+        str | None,
+        typer.Option(
+            metavar="DURATION", callback=with_unit, help="Only if started longer ago (2d)."
+        ),
     ] = None
     newer_than: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Only if started since then (1h30m).")
+        str | None,
+        typer.Option(
+            metavar="DURATION", callback=with_unit, help="Only if started since then (1h30m)."
+        ),
     ] = None
 
     @property

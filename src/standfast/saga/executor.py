@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from uuid import UUID
 
 from standfast.clock import Clock
@@ -35,8 +34,8 @@ class SagaExecutor:
     Between turns, and in a process without a worker, it has no desk and runs nothing.
     """
 
-    pattern = PATTERN
-    orphaned = Orphaned(
+    pattern: str = PATTERN
+    orphaned: Orphaned = Orphaned(
         "parked",
         "no live worker has version {version} of saga '{name}'",
         "Run one that does, or move it with `standfast sagas migrate`",
@@ -53,7 +52,7 @@ class SagaExecutor:
         self._runner: Runner | None = None
         self._draining = False
 
-    @cached_property
+    @property
     def journal(self) -> JournalStore:
         """Where instances are kept."""
         return self.host.database.port(JournalStore)

@@ -237,22 +237,18 @@ class Sagas(Pattern):
         loaded = await self._poller.whole(id)
         if loaded is None:
             raise unknown(id)
-        row, problem = loaded.instance, None
+        row, works_here = loaded.instance, self.executor.desk is not None
         if row.status not in AT_REST:
             return None
         try:
             definition, state = self.definitions.machine(loaded)
-        except (SagaNotFound, CorruptRecord) as error:
-            problem = error
-        works_here = self.executor.desk is not None
-        seen = _sight(loaded, None if problem else state.status, works_here=works_here)
-        match judge(seen):
-            case "wait":
+        except (SagaNotFound, CorruptRecord) as problem:
+            if judge(_sight(loaded, None, works_here=works_here)) == "wait":
                 return None
-            case "unreadable":
-                raise SagaParked(f"saga {id}: {problem}", cause=row.cause) from problem
-            case "ended" | "stuck":
-                return outcome(definition, state, row)
+            raise SagaParked(f"saga {id}: {problem}", cause=row.cause) from problem
+        if judge(_sight(loaded, state.status, works_here=works_here)) == "wait":
+            return None
+        return outcome(definition, state, row)
 
 
 def _sight(loaded: Loaded, status: Status | None, *, works_here: bool) -> Sight:

@@ -77,3 +77,16 @@ async def test_branches_dont_know_each_other(shop):
     assert (await come(shop, DO)).first
     assert (await come(shop, BranchKey("saga-2:charge"))).first
     assert BranchKey.from_headers(UNDO.headers()) == UNDO
+
+
+async def test_marks_are_purged_in_batches_and_it_is_told_how_far(durable_url):
+    """Each batch was told, so `standfast purge-marks` said how many the last one had."""
+    pattern = Barrier()
+    async with Standfast(durable_url, migrate=True).add(pattern) as app:
+        for number in range(5):
+            async with app.transaction() as tx, barrier(tx, BranchKey(f"saga-{number}:charge")):
+                pass
+        assert await pattern.count(older_than=0) == 5
+        assert [done async for done in pattern.purge(older_than="1h", batch=2)] == []
+        assert [done async for done in pattern.purge(older_than=0, batch=2)] == [2, 4, 5]
+        assert await pattern.count(older_than=0) == 0
