@@ -67,9 +67,8 @@ class Joined:
             if home is not None:
                 module, _, name = home.rpartition(".")
                 kind: type[Pattern] = getattr(import_module(module), name)
-                pattern = self.get(kind)
-                self._refuse_while_open(part, pattern)
-                pattern.add(part)
+                self._refuse_while_open(part, kind)
+                self.get(kind).add(part)
                 return
         missing = [name for name in MEMBERS if not hasattr(part, name)]
         if isinstance(part, type) or missing == list(MEMBERS):
@@ -81,14 +80,14 @@ class Joined:
                 f"add({part!r}): a pattern has {', '.join(MEMBERS)}, and this has no "
                 f"{', '.join(missing)}: subclass standfast.pattern.Pattern"
             )
-        self._refuse_while_open(part, part)
+        self._refuse_while_open(part, type(part))
         if type(part) in self._patterns:
             raise ConfigurationError(f"add({part!r}): this app has a {type(part).__name__} already")
         part.attach(self._host)
         self._patterns[type(part)] = part
 
-    def _refuse_while_open(self, part: Any, pattern: Pattern) -> None:
-        if self._open is not None and pattern not in self._open:
+    def _refuse_while_open(self, part: Any, kind: type) -> None:
+        if self._open is not None and not any(isinstance(one, kind) for one in self._open):
             raise ConfigurationError(
                 f"add({part!r}): the app is open, and what it needs isn't there: add it before"
             )

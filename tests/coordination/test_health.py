@@ -92,7 +92,7 @@ def assert_is(report, bad, reason):
 
 def test_one_that_is_about_to_begin_lives_but_does_not_work_yet():
     assert liveness(ABOUT_TO).ok
-    assert_is(readiness(ABOUT_TO), "process", "it is starting, or waits for its turn")
+    assert_is(readiness(ABOUT_TO), "process", "it is starting")
 
 
 def test_each_service_is_told():

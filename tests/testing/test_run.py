@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from standfast import ConfigurationError, Refused
+from standfast import ConfigurationError, Context, Refused, Saga, Transaction, step
+from standfast.backends.memory import MemoryDatabase
 from standfast.errors import ResultUnavailable
+from standfast.ports.leases import LeaseStore
 from standfast.testing import InvariantViolated, Ledger, run_saga
 from tests.testing.shop import Order, PlaceOrder
 from tests.testing.trip import SCHEMA, Approval, BookTrip, Trip, trip
@@ -30,6 +32,22 @@ def test_a_refusal_undoes_what_was_done():
     assert saga.stock.total == saga.payments.total == 0
     with pytest.raises(ResultUnavailable, match="compensated"):
         _ = run[PlaceOrder.ship]
+
+
+class Leased(Saga[int]):
+    """Its step looks at a port of the database."""
+
+    @step(transactional=True, no_compensation="nothing to undo")
+    async def look(self, number: int, ctx: Context, tx: Transaction) -> str:
+        leases = tx.database.port(LeaseStore)
+        script = leases.holding(1)
+        script.close()
+        return leases.table
+
+
+def test_a_ports_scripts_and_names_are_what_they_are():
+    run = run_saga(Leased(), 1, schema=SCHEMA)
+    assert run[Leased.look] == MemoryDatabase().port(LeaseStore).table
 
 
 def test_the_fake_itself_may_refuse():

@@ -72,7 +72,7 @@ def liveness(facts: Facts) -> Report:
 def readiness(facts: Facts) -> Report:
     """Whether the process works: its lease is held, the store answers, and all services are up."""
     if not facts.has_begun:
-        return Report([Check("process", False, "it is starting, or waits for its turn")])
+        return Report([Check("process", False, "it is starting")])
     if facts.is_stopping:
         return Report([Check("process", False, "it is draining and takes no more work")])
     return Report([_lease(facts), _store(facts), *map(_service, facts.services)])

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
@@ -212,7 +213,7 @@ class ProcessPort:
         found = getattr(self._inner, name)
         if name.startswith("on_"):
             return lambda callback: self._process.subscribed(found(callback))
-        if name == "within":
+        if not iscoroutinefunction(found):  # `within`, scripts, names of tables: nothing is asked
             return found
 
         async def call(*args: Any, **options: Any) -> Any:
