@@ -212,6 +212,7 @@ class Supervisor:
             self.membership.forget()
             await asyncio.gather(*(post.cut() for post in self._posts))
         await self._join()
+        log.info("this process has a lease again: its services begin anew")
 
     async def _lost_one(self, name: str) -> None:
         for post in self._posts:
