@@ -308,3 +308,29 @@ async def test_a_pattern_that_doesnt_open_is_named():
         async with Standfast("memory://").add(Stuck()):
             pass
     assert caught.value.__notes__ == ["standfast: pattern 'Stuck' failed at its start"]
+
+
+class _Host:
+    def __init__(self, database) -> None:
+        self.database = database
+
+
+class _Database:
+    """One that counts rates, and says which one it is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def port(self, protocol):
+        return self
+
+    async def check(self, requests):
+        return [self.name]
+
+
+async def test_rate_limits_count_in_the_database_of_the_app_they_were_added_to_last():
+    """They went on in the first one's, which may be closed."""
+    limits = DatabaseRateLimits()
+    for name in ("first", "second"):
+        limits.attach(_Host(_Database(name)))
+        assert await limits.check([None]) == [name]

@@ -112,9 +112,8 @@ class Standfast:
         it, it keeps what it has. Give all processes the same. `max_in_flight`: how much each
         service has in memory at once. `drain`: how long what is in flight may take at the end.
         `poll`: how often to look for work that nobody hinted at. `linger`: sagas that sleep for
-        longer leave memory. A service that another process must run alone, as all of SQLite's,
-        stands by until that one leaves. Raises `DefinitionError` where a saga has a child that
-        isn't added, `ConfigurationError`.
+        longer leave memory. On SQLite, services stand by while another process runs them. Raises
+        `DefinitionError` where a saga has a child that isn't added, `ConfigurationError`.
         """
         if self.supervisor is not None:
             raise ConfigurationError("this app is running already: once per app and process")

@@ -28,6 +28,7 @@ from standfast.conformance.samples import (
 )
 from standfast.errors import ConfigurationError, StoreError, Unsupported
 from standfast.ports.journal import Append, JournalStore
+from standfast.ports.leases import LeaseStore
 from standfast.ports.marks import MarkStore
 from standfast.ports.schema import Schema, SchemaLine, SchemaMigration
 
@@ -255,3 +256,15 @@ async def test_staged_changes_of_all_ports_commit_together(database):
     assert await journal(database).by_key("saga", "order", "k") is not None
     with pytest.raises(StoreError, match="over"):
         database.mine(tx).staged(StagedCount, state)
+
+
+async def test_memory_closed_tells_of_no_freed_lease():
+    """Who had subscribed was told by a database that was closed."""
+    database, told = MemoryDatabase(), []
+    leases = database.port(LeaseStore)
+    leases.on_freed(lambda: told.append("freed"))
+    await database.close()
+    (token,) = await leases.acquire(["x"], "me", ttl=60.0)
+    await leases.release([token])
+    await asyncio.sleep(0.01)
+    assert told == []

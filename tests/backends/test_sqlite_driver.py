@@ -148,7 +148,7 @@ async def test_a_script_is_one_hop_to_the_thread(database, monkeypatch):
                 yield Statement("INSERT INTO t (a) VALUES ($1)", (n,))
             return (yield Statement("SELECT count(*) FROM t"))[0][0]
 
-        assert await tx.run(script()) == 3
+        assert await tx.run_script(script()) == 3
     assert len(hops) == 1
 
 

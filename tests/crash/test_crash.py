@@ -58,8 +58,8 @@ def run(act: str, job: Job) -> list[dict[str, Any]]:
 
 
 async def prepare(url: str, tables: Iterable[str] = ()) -> None:
-    async with Standfast(url, migrate=True).add(Barrier()) as app:
-        app.add(*sagas("nobody", Participant(app, "nobody")))
+    app = Standfast(url, migrate=True).add(Barrier())
+    app.add(*sagas("nobody", Participant(app, "nobody")))
     async with app, app.transaction() as tx:
         for table in tables:
             await tx.execute(table)

@@ -39,8 +39,11 @@ class Slow(Saga[Order]):
         return ctx.result(self.first)[:1]
 
 
-async def _through_trouble(app, world, go, trouble, over, error, match):
-    """Ten sagas are in a step when trouble comes; starting another fails clearly; all get there."""
+async def _through_trouble(app, world, go, trouble, over, error, match, *, repeats=False):
+    """Ten sagas are in a step when trouble comes; starting another fails clearly; all get there.
+
+    `repeats`: the trouble outlasts the lease, so that steps whose end isn't stored run again.
+    """
     handles = [await app.start(Slow, Order(str(n), amount=100), key=str(n)) for n in range(10)]
     await until(lambda: world.calls.count("begun") == 10)
     await trouble()
@@ -56,7 +59,8 @@ async def _through_trouble(app, world, go, trouble, over, error, match):
         assert (await handle.result(timeout=30))["second"] == "x"
         facts = (await handle.story()).facts
         assert [type(f) for f in facts] == [fx.Started, fx.StepCompleted, fx.StepCompleted]
-    assert sorted(world.log) == sorted(f"{s} {n}" for n in range(10) for s in ("first", "second"))
+    done = sorted(set(world.log) if repeats else world.log)
+    assert done == sorted(f"{s} {n}" for n in range(10) for s in ("first", "second"))
     again = await app.start(Slow, Order("new"), key="new")
     assert (await again.result(timeout=30))["second"] == "x"
 
@@ -131,7 +135,8 @@ async def test_postgres_is_away_for_10_s(postgres_server, world, caplog):
 
 
 @pytest.mark.timeout(120)
-async def test_sqlites_file_is_locked_by_another_for_10_s(tmp_path, world, caplog):
+@pytest.mark.parametrize("lease", [3, 30])
+async def test_sqlites_file_is_locked_by_another_for_10_s(tmp_path, world, caplog, lease):
     go = asyncio.Event()
     database = SqliteDatabase(f"sqlite:///{tmp_path}/app.db", busy_timeout=0.2)
     app = Standfast(database).add(Slow(world, go))
@@ -147,8 +152,10 @@ async def test_sqlites_file_is_locked_by_another_for_10_s(tmp_path, world, caplo
         await asyncio.sleep(10 - (time.monotonic() - away))
         other.execute("ROLLBACK")
 
-    async with app.running(lease=3, drain=5, poll=0.5):
-        await _through_trouble(app, world, go, trouble, over, StoreUnavailable, "write lock")
+    async with app.running(lease=lease, drain=5, poll=0.5):
+        await _through_trouble(
+            app, world, go, trouble, over, StoreUnavailable, "write lock", repeats=lease < 10
+        )
     other.close()
     assert any("can't reach the store" in record.message for record in caplog.records)
 

@@ -62,6 +62,7 @@ class Worker:
         self._emptied = asyncio.Event()
         self._membership: Membership
         self._turns = 0
+        self._owes: int | None = None
 
     # -- a turn ------------------------------------------------------------------------------
 
@@ -69,6 +70,9 @@ class Worker:
         """See `Service.run`."""
         executor, due = self._executor, self._due
         self._membership, self.owner = duty.membership, duty.token
+        if self._owes == self.owner:  # nobody can claim it while the token holds, not even we
+            await self._journal.release(self.owner)
+        self._owes = None
         self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
         await duty.membership.can_run(self.name, list(executor.kinds))
         due.everything()
@@ -104,6 +108,7 @@ class Worker:
             await self._journal.release(self.owner)
         except StoreError as error:
             log.warning("what was in hand couldn't be given back, so others wait: %s", error)
+            self._owes = self.owner
 
     async def _drain(self, within: float) -> None:
         """Let attempts in flight end; what isn't finished in time is due for others at once."""

@@ -99,7 +99,7 @@ class Process:
         options = ServiceOptions(poll=FOREVER, linger=max(linger, 1e-9))
         services = self.app.patterns.services(options, ())
         self.supervisor = Supervisor(self.membership, services, clock=clock, watched=False)
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}  # in their order, for it decides the story
         self.last_token: int | None = None
         """Of the lease that it had when it was killed."""
 
@@ -145,8 +145,8 @@ def own_tasks(loop: VirtualLoop) -> None:
         context = options.get("context")
         process = _process.get() if context is None else context.get(_process)
         if process is not None:
-            process.tasks.add(task)
-            task.add_done_callback(process.tasks.discard)
+            process.tasks[task] = None
+            task.add_done_callback(process.tasks.pop)
         return task
 
     loop.set_task_factory(make)
