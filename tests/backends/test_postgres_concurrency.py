@@ -26,30 +26,7 @@ from standfast.errors import StaleWriter, StoreUnavailable
 from standfast.ports.journal import Append, RowChange
 
 
-@pytest.fixture
-async def database(postgres_dsn):
-    database = PostgresDatabase(postgres_dsn, idle_timeout="1s")
-    await database.open()
-    await migrate(database)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def other(postgres_dsn, database):
-    other = PostgresDatabase(postgres_dsn)
-    await other.open()
-    yield other
-    await other.close()
-
-
-async def overdue(direct, token):
-    await direct.execute(
-        "UPDATE standfast.leases SET expires_at = now() - interval '1s' WHERE token = $1", token
-    )
-
-
-async def test_no_stale_write_becomes_visible_after_expire(database, other, direct):
+async def test_no_stale_write_becomes_visible_after_expire(database, other, direct, overdue):
     written = refused = 0
     for _ in range(15):
         token = await register(database)
@@ -86,7 +63,7 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
 
         writers = [asyncio.create_task(start_more()), asyncio.create_task(append_more())]
         await asyncio.sleep(random.uniform(0.01, 0.06))
-        await overdue(direct, token)
+        await overdue(token)
         assert await leases(other).expire() == [token]
         query = "SELECT count(*) FROM standfast.journal"
         facts = await direct.fetchval(query)
@@ -107,7 +84,7 @@ async def test_no_stale_write_becomes_visible_after_expire(database, other, dire
 
 
 async def test_a_worker_frozen_in_a_transaction_holds_up_expire_only_for_a_while(
-    database, other, direct
+    database, other, overdue
 ):
     frozen, dead = await register(database), await register(other)
     one = start()
@@ -115,8 +92,8 @@ async def test_a_worker_frozen_in_a_transaction_holds_up_expire_only_for_a_while
     with pytest.raises(StoreUnavailable):
         async with database.transaction() as tx:
             await journal(database).within(tx).append(frozen, Append(one.instance.id, 0, ["{}"]))
-            await overdue(direct, frozen)
-            await overdue(direct, dead)
+            await overdue(frozen)
+            await overdue(dead)
             ended = set()
             began = time.monotonic()
             while ended != {frozen, dead} and time.monotonic() - began < 15:
@@ -155,7 +132,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
 
 
 @pytest.mark.crash
-async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database, direct):
+async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database, direct, overdue):
     token = await register(database)
     one = start()
     await journal(database).start([one], owner=token)
@@ -165,7 +142,7 @@ async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database
         assert process.stdout is not None
         assert await process.stdout.readline() == b"writing\n"
         process.send_signal(signal.SIGSTOP)
-        await overdue(direct, token)
+        await overdue(token)
         assert await leases(database).expire() == [token]
         assert await journal(database).reclaim() == 1
         facts = await direct.fetchval("SELECT count(*) FROM standfast.journal")

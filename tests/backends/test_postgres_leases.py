@@ -6,42 +6,17 @@ import time
 
 import pytest
 
-from standfast.backends.postgres import PostgresDatabase
 from standfast.conformance.samples import (
     KINDS,
     LONG,
     journal,
     leases,
     mail,
-    migrate,
     register,
     start,
 )
 from standfast.errors import StoreUnavailable
 from standfast.ports.journal import Append, RowChange
-
-
-@pytest.fixture
-async def database(postgres_dsn):
-    database = PostgresDatabase(postgres_dsn, idle_timeout="1s")
-    await database.open()
-    await migrate(database)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def other(postgres_dsn, database):
-    other = PostgresDatabase(postgres_dsn)
-    await other.open()
-    yield other
-    await other.close()
-
-
-async def overdue(direct, token):
-    await direct.execute(
-        "UPDATE standfast.leases SET expires_at = now() - interval '1s' WHERE token = $1", token
-    )
 
 
 async def test_the_end_of_a_lease_is_told_to_other_processes(database, other):
@@ -121,7 +96,7 @@ async def test_tokens_grow_for_those_who_compete(database, other):
     assert tokens == sorted(set(tokens))
 
 
-async def test_what_is_in_the_middle_of_a_write_holds_up_no_other_lease(database, other, direct):
+async def test_what_is_in_the_middle_of_a_write_holds_up_no_other_lease(database, other, overdue):
     """Neither when leases run out nor when they are given up."""
     tokens = [await register(database) for _ in range(40)]
     one = start()
@@ -130,7 +105,7 @@ async def test_what_is_in_the_middle_of_a_write_holds_up_no_other_lease(database
     async with other.transaction() as tx:
         await journal(other).within(tx).append(tokens[1], Append(one.instance.id, 0, ["{}"]))
         for token in tokens[:20]:
-            await overdue(direct, token)
+            await overdue(token)
         assert await leases(database).expire() == [tokens[0], *tokens[2:20]]
         with pytest.raises(StoreUnavailable):
             await leases(database).release(tokens[1:30])
@@ -199,12 +174,12 @@ async def test_reclaiming_waits_for_none_but_those_about_to_change(database, oth
     assert await journal(other).reclaim() == 0
 
 
-async def test_reclaiming_beside_each_other_counts_each_once(database, other, direct):
+async def test_reclaiming_beside_each_other_counts_each_once(database, other, overdue):
     tokens = [await register(database) for _ in range(4)]
     for token in tokens:
         await journal(database).start([start() for _ in range(25)], owner=token)
     await leases(database).release(tokens[:2])
-    await overdue(direct, tokens[2])  # it holds until somebody ends it
+    await overdue(tokens[2])  # it holds until somebody ends it
     counts = await asyncio.gather(*(journal(one).reclaim() for one in (database, other) * 3))
     assert sum(counts) == 50
     assert await journal(other).owned() == {tokens[2]: 25, tokens[3]: 25}

@@ -92,7 +92,7 @@ async def _working(
     begun: Supervisor | None = None
     async with AsyncExitStack() as stack:
         if health is not None:
-            # The app knows its supervisor while it works, and forgets it when it begins to drain.
+            # The app knows its supervisor until the stop is over; `begun` tells while it closes.
             url = stack.enter_context(
                 serving(health, lambda: observe(begun or app.supervisor, lease))
             )

@@ -90,7 +90,7 @@ class Pool:
         if self.options.min_size == 0:
             try:
                 await self.fetch("SELECT 1")
-            except BaseException:
+            except BaseException:  # also a cancellation: a pool that isn't open holds nothing
                 await self.close()
                 raise
 
@@ -251,7 +251,7 @@ class Pool:
             await self.begin_on(connection, freely=freely)
             try:
                 yield connection
-            except BaseException:
+            except BaseException:  # whatever ends the block: what it wrote doesn't count
                 await self.roll_back(connection)
                 raise
             await self.commit(connection)

@@ -114,7 +114,7 @@ class PostgresTransaction:
                 self._connection = connection
                 try:
                     await self._pool.begin_on(connection, freely=True)
-                except BaseException:
+                except BaseException:  # whether it began isn't known, so nobody may get it
                     drop(connection)
                     raise
         return self._connection

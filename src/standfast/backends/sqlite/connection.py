@@ -42,7 +42,7 @@ def connect(path: str, *, busy_timeout: float) -> sqlite3.Connection:
         # Keys fall all over their index, so a checkpoint writes a page for each: fewer, larger
         # ones (32 MB of log) write a page once for many changes.
         con.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-    except BaseException:
+    except BaseException:  # also an interrupt: nobody else would close it
         con.close()
         raise
     return con
@@ -68,7 +68,7 @@ def transact(con: sqlite3.Connection, work: Work[T]) -> T:
     try:
         result = work(con)
         con.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # also an interrupt: an open transaction would lock out all others
         rollback(con)
         raise
     return result
