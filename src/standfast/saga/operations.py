@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import msgspec.inspect
 
 from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
@@ -27,6 +26,7 @@ from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.export import record
 from standfast.saga.handle import SagaHandle
+from standfast.saga.inputs import unknown_field
 from standfast.saga.registry import PATTERN
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED, STATUSES, STUCK, UNFINISHED
@@ -337,21 +337,7 @@ def check(act: ev.Mailed) -> None:
 
 
 def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:
-    """Raise `ConfigurationError` for a field that the input's type doesn't have.
-
-    Decoding lets it pass, so that stored data may outlive a field; but a person made a slip.
-    """
-    try:
-        fields = getattr(msgspec.inspect.type_info(definition.input_type), "fields", None)
-        given = msgspec.json.decode(data)
-    except (TypeError, msgspec.DecodeError):  # what is wrong with it, decoding to the type tells
-        return
-    if fields is None or not isinstance(given, dict):
-        return
-    known = [field.encode_name for field in fields]
-    for name in given:
-        if name not in known:
-            raise ConfigurationError(
-                f"the input of saga {definition.name!r} has no field {name!r}: choose from "
-                f"{', '.join(known)}"
-            )
+    """Raise `ConfigurationError` for a field that the input's type doesn't have."""
+    problem = unknown_field(definition, data)
+    if problem:
+        raise ConfigurationError(problem)
