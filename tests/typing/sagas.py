@@ -80,8 +80,20 @@ async def started(app: Standfast, tx: Transaction) -> None:
     assert_type(await app.saga("place-order", "1"), SagaHandle[Any])
     assert_type(await app.start("place-order", {"id": "1"}), SagaHandle[Any])
     assert_type(await app.start(KeepOrder, Order("1")), SagaHandle[KeepOrder])
-    some: type[Saga[Any]] = PlaceOrder
+
+
+async def of_any(app: Standfast, some: type[Saga[Any]]) -> None:
     await app.start(some, 7)
+
+
+class TakesAnother(Saga[Order]):
+    @step(no_compensation="only paper")
+    async def wrap(self, sku: str, ctx: Context) -> int:
+        return len(sku)
+
+
+def read(result: SagaResult[TakesAnother]) -> None:
+    result[TakesAnother.wrap]  # type: ignore[arg-type]
 
 
 async def refused(app: Standfast, tx: Transaction) -> None:

@@ -57,7 +57,7 @@ class Step(Member, Generic[I, R]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, saga: Any, owner: type | None = None) -> Step[I, R]:
+    def __get__(self, saga: Saga[I] | None, owner: type[Saga[I]] | None = None) -> Step[I, R]:
         if saga is None or self.function is None:
             return self
         bound = object.__new__(type(self))
