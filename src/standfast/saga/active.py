@@ -14,7 +14,7 @@ from standfast.ports.journal import Mail
 from standfast.saga import events as ev
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
-from standfast.saga.move import Opened, Unreadable
+from standfast.saga.move import Opened
 from standfast.saga.prepared import Prepared
 
 log = logging.getLogger("standfast.saga")
@@ -30,7 +30,7 @@ class Active:
         "definition",
         "id",
         "inbox",
-        "input_read",
+        "input",
         "last_mail",
         "machine",
         "moves_to",
@@ -46,7 +46,7 @@ class Active:
         self.id: UUID = machine.id
         self.definition: Definition = definition
         self.machine: Machine = machine
-        self.input_read: Any = input
+        self.input: Any = input
         self.slots: Slots | None = None
         """Whose slot it takes, and gives back when it is unloaded."""
         self.inbox: deque[ev.Event] = deque()
@@ -62,13 +62,6 @@ class Active:
         """Those whose start is being stored."""
         self.task: asyncio.Task[None] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def input(self) -> Any:
-        """What its steps are given. Raises `Unreadable`."""
-        if type(self.input_read) is Unreadable:
-            raise Unreadable(str(self.input_read))
-        return self.input_read
 
     def post(self, event: ev.Event) -> None:
         """Queue an event for the instance's task, and wake it."""
@@ -100,7 +93,7 @@ class Active:
     def open(self, opened: Opened, mails: list[Mail]) -> None:
         """Go on from what was read from the store: the move that it was handed over for, first."""
         self.definition, self.machine = opened.definition, opened.machine
-        self.input_read = opened.input
+        self.input = opened.input
         self.moves_to = None
         if opened.move is not None and opened.mail is not None:
             self.post(opened.move)

@@ -77,7 +77,7 @@ class AttemptRunner:
         function = step.function if isinstance(command, Run) else step.undo_function
         assert function is not None
         ctx, timeout = self._context(active, command)
-        args: list[Any] = [definition.saga, active.input, ctx]
+        args: list[Any] = [definition.saga, _input(active), ctx]
         if branch.item_value is not None:
             args.append(self._item(active, branch))
         if tx is not None:
@@ -139,7 +139,7 @@ class AttemptRunner:
         saga = definition.saga
         ctx = Context(definition, machine, branch, "action", 1, None)
         try:
-            input = active.input
+            input = _input(active)
             if step.when is not None:
                 goes = plain_answer(step.when(saga, input, ctx), name="when=")
                 if not goes:
@@ -171,6 +171,13 @@ class AttemptRunner:
             id=machine.child_id(branch),
             parent=Parent(machine.id, branch.id),
         )
+
+
+def _input(active: Active) -> Any:
+    """The saga's input. Raises `Unreadable`."""
+    if type(active.input) is Unreadable:
+        raise Unreadable(str(active.input))
+    return active.input
 
 
 def _listed(items: Any) -> list[Any]:
