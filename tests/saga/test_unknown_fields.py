@@ -9,7 +9,8 @@ import msgspec
 import pydantic
 import pytest
 
-from standfast import ConfigurationError, Context, Saga, Standfast, step
+from standfast import ConfigurationError, Context, Saga, Standfast, step, wait
+from standfast.errors import CodecError
 from standfast.saga.operations import Operations
 from tests.saga.classes import saga_class
 
@@ -151,3 +152,22 @@ async def test_a_typed_dict_from_a_program_is_looked_at_too():
     async with app:
         with pytest.raises(ConfigurationError, match="has no field 'idd': choose from id"):
             await app.start("one", {"id": "1", "idd": "2"})
+
+
+@dataclass
+class Approval:
+    by: str = ""
+
+
+class Approved(Saga[int]):
+    approval = wait("approval", type=Approval)
+
+
+async def test_a_payload_with_a_field_that_there_isnt_is_refused():
+    app = Standfast("memory://").add(Approved())
+    async with app.running(drain=5):
+        handle = await app.start(Approved, 1)
+        with pytest.raises(CodecError, match="has no field 'byy': choose from by"):
+            await handle.signal("approval", {"byy": "ann"})
+        await handle.signal("approval", {"by": "ann"})
+        assert (await handle.result("10s"))[Approved.approval] == Approval("ann")

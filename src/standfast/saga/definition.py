@@ -16,6 +16,7 @@ from standfast.errors import (
 from standfast.saga.annotations import Annotations, class_of_input
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
+from standfast.saga.fields import unknown_field
 from standfast.saga.inheritance import RESERVED, steps_of
 from standfast.saga.inspection import check_functions
 from standfast.saga.plan import Plan
@@ -176,6 +177,9 @@ class Definition:
                     self.codec.decode(data, self.result_types[candidate.name])
                 except CodecError as error:
                     raise CodecError(f"signal {name!r} of saga {self.name!r}: {error}") from error
+                unknown = unknown_field(self.result_types[candidate.name], data)
+                if unknown:
+                    raise CodecError(f"signal {name!r} of saga {self.name!r} {unknown}")
         return data
 
 

@@ -6,20 +6,16 @@ a restart, and nothing that the caller does to its object later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
-import msgspec.inspect
 
 from standfast.codec import canonical
 from standfast.errors import CodecError, ConfigurationError
 from standfast.saga.annotations import told
 from standfast.saga.definition import Definition
-
-
-DICT = msgspec.inspect.DictType
+from standfast.saga.fields import unknown_field
 
 
 def check_class(definition: Definition, input: Any, expected: type) -> None:
@@ -76,9 +72,9 @@ def _lost(definition: Definition, data: bytes, input: Any, value: Any) -> str:
     name, type_of_input = definition.name, type(input).__qualname__
     back = type(value).__qualname__
     if type(value) is type(input):
-        unknown = unknown_field(definition, data)
+        unknown = unknown_field(definition.input_type, data)
         if unknown:
-            return unknown
+            return f"the input of saga {name!r} {unknown}"
     else:
         text = f"saga {name!r} would be given a {back} where it was started with a {type_of_input}"
         if definition.input_type is Any:
@@ -93,81 +89,3 @@ def _lost(definition: Definition, data: bytes, input: Any, value: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-# -- fields that there aren't --------------------------------------------------------------------
-
-
-def unknown_field(definition: Definition, data: bytes | msgspec.Raw) -> str:
-    """What is wrong with a field that the input's type doesn't have, or "" where all are known.
-
-    Decoding lets it pass, so that stored data may outlive a field; but a person made a slip.
-    """
-    try:
-        shape = msgspec.inspect.type_info(definition.input_type)
-        given = msgspec.json.decode(data)
-    except (TypeError, msgspec.DecodeError):  # what is wrong with it, decoding to the type tells
-        return ""
-    for path, known in _unknown(shape, given, ""):
-        return (
-            f"the input of saga {definition.name!r} has no field {path!r}: choose from "
-            f"{', '.join(known)}"
-        )
-    return ""
-
-
-def _unknown(shape: Any, given: Any, path: str) -> Iterator[tuple[str, list[str]]]:
-    """The fields of `given`, plain JSON values, that its type doesn't have, and those it has."""
-    if isinstance(given, list):
-        inner = getattr(shape, "item_type", None)
-        for number, one in enumerate(given if inner is not None else ()):
-            yield from _unknown(inner, one, f"{path}[{number}]")
-    if not isinstance(given, dict):
-        return
-    if isinstance(shape, msgspec.inspect.UnionType):
-        fit = [one for one in shape.types if _fields(one) is not None or type(one) is DICT]
-        shape = fit[0] if len(fit) == 1 else None  # of several, decoding finds the one meant
-    if isinstance(shape, DICT):
-        for name, one in given.items():
-            yield from _unknown(shape.value_type, one, f"{path}.{name}" if path else str(name))
-    fields = _fields(shape)
-    if fields is None:
-        return
-    for name, one in given.items():
-        where = f"{path}.{name}" if path else name
-        if name in fields:
-            yield from _unknown(fields[name], one, where)
-        else:
-            yield where, list(fields)
-
-
-def _fields(shape: Any) -> Mapping[str, Any] | None:
-    """The fields of a type by their names in JSON, with their types; None if it can have any."""
-    if isinstance(shape, msgspec.inspect.CustomType):
-        return _pydantic_fields(shape.cls)
-    fields = getattr(shape, "fields", None)
-    if fields is None or isinstance(shape, msgspec.inspect.NamedTupleType):
-        return None
-    known = {field.encode_name: field.type for field in fields}
-    tag = getattr(shape, "tag_field", None)
-    return known if tag is None else {**known, tag: None}
-
-
-def _pydantic_fields(cls: Any) -> Mapping[str, Any] | None:
-    fields = getattr(cls, "model_fields", None)
-    if fields is None or (hasattr(cls, "__pydantic_root_model__") and cls.__pydantic_root_model__):
-        return None
-    if cls.model_config.get("extra") == "allow":
-        return None
-    known: dict[str, Any] = {}
-    hints = get_type_hints(cls)
-    for name, field in fields.items():
-        try:
-            shape: Any = msgspec.inspect.type_info(hints.get(name, Any))
-        except TypeError:  # of Pydantic's own
-            shape = None
-        alias = field.validation_alias
-        choices = getattr(alias, "choices", [alias])
-        for one in (name, *(one for one in choices if isinstance(one, str))):
-            known[one] = shape
-    return known

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.checks import plain_answer
 from standfast.errors import (
     CodecError,
     ConfigurationError,
@@ -137,7 +138,8 @@ def fold(
     data = machine.started.input
     if migration.input is not None:
         try:
-            data = msgspec.Raw(definition.codec.encode(migration.input(msgspec.json.decode(data))))
+            input = plain_answer(migration.input(msgspec.json.decode(data)), name="it")
+            data = msgspec.Raw(definition.codec.encode(input))
         except Exception as error:  # the user's function: whatever it raises refuses the move
             raise ConfigurationError(
                 f"its input function raised {type(error).__name__}: {error}"

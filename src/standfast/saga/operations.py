@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.checks import whole
 from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
@@ -25,8 +26,8 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.export import record
+from standfast.saga.fields import unknown_field
 from standfast.saga.handle import SagaHandle
-from standfast.saga.inputs import unknown_field
 from standfast.saga.registry import PATTERN
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED, STATUSES, STUCK, UNFINISHED
@@ -104,8 +105,7 @@ class Operations:
 
     async def page(self, filter: Filter, *, limit: int = 50, after: UUID | None = None) -> Page:
         """One page of what matches. `after`: the `next` of the page before."""
-        if limit < 1:
-            raise ConfigurationError(f"limit={limit}: must be 1 or more")
+        whole(limit, name="limit")
         found = await self.sagas.store.find(filter, limit=limit + 1, after=after)
         more = len(found) > limit
         return Page(found[:limit], found[limit - 1].id if more else None)
@@ -338,6 +338,6 @@ def check(act: ev.Mailed) -> None:
 
 def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:
     """Raise `ConfigurationError` for a field that the input's type doesn't have."""
-    problem = unknown_field(definition, data)
-    if problem:
-        raise ConfigurationError(problem)
+    unknown = unknown_field(definition.input_type, data)
+    if unknown:
+        raise ConfigurationError(f"the input of saga {definition.name!r} {unknown}")
