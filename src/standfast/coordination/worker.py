@@ -124,6 +124,11 @@ class Worker:
 
     # -- the desk ----------------------------------------------------------------------------
 
+    @property
+    def holder(self) -> str:
+        """See `Desk.holder`."""
+        return self._membership.name
+
     def hint(self, id: UUID) -> None:
         """See `Desk.hint`."""
         if id in self._executor.active:

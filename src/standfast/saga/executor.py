@@ -89,7 +89,9 @@ class SagaExecutor:
             log.error("saga %s can't be run: %s", instance.id, error)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
             return
-        except Exception as error:  # the user's code, or ours: it won't go better the next time
+        except BaseException as error:  # the user's code, or ours: it won't go better the next time
+            if isinstance(error, KeyboardInterrupt):
+                raise
             log.exception("saga %s can't be run", instance.id)
             await runner.set_aside(instance.id, describe(error))
             return
@@ -119,13 +121,8 @@ class SagaExecutor:
     async def cut_off(self) -> None:
         """See `Executor.cut_off`."""
         self._desk = None
-        actives = list(self.active.values())
-        for active in actives:
-            if active.task is not None:
-                active.task.cancel()
-        attempts = [task for active in actives for task in active.tasks]
-        drivers = [active.task for active in actives if active.task is not None]
-        await asyncio.gather(*drivers, *attempts, return_exceptions=True)
+        tasks = [task for active in list(self.active.values()) for task in active.cut_off()]
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.telemetry.slots = None
 
     async def end(self) -> None:
