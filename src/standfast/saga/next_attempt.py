@@ -13,6 +13,8 @@ from standfast.saga import events as ev
 PATIENCE = 3600.0
 """Seconds from its first attempt on, for which a branch is put off by rejections at no cost."""
 
+_PUT_OFF = Exponential(0.1, maximum=30, jitter="equal")
+"""How long a rejected one waits at least: it is free, but each is a fact of the journal."""
 _UNFIT = Exponential()
 """In place of a backoff that raises, or whose answer is no number of seconds."""
 
@@ -43,15 +45,19 @@ def next_attempt(
     `attempt` is its number, and `forgiven` how many cost nothing; `elapsed` seconds ago the first
     began, and `previous` was the last delay.
 
-    One that was rejected costs nothing, and waits for as long as it was told to, up to `PATIENCE`
-    in all; from then on it counts like any other, so that it ends some time.
+    One that was rejected costs nothing, and waits for as long as it was told to at least, up to
+    `PATIENCE` in all; from then on it counts like any other, so that it ends some time.
     """
     if not failed.retriable:
         return Next(None)
     longest: float = policy.max_retry_after  # type: ignore[assignment]  # seconds, once checked
     total: float = math.inf if policy.total is None else policy.total  # type: ignore[assignment]
     if failed.rejected:
-        delay = max(_backoff(policy, attempt, previous, random), failed.retry_after)
+        delay = max(
+            _backoff(policy, attempt - forgiven, previous, random),
+            _PUT_OFF.delay(forgiven + 1, 0.0, random),
+            failed.retry_after,
+        )
         if elapsed + delay <= min(PATIENCE, total):
             return Next(delay, rejected=True)
     asked = failed.retry_after
