@@ -298,6 +298,12 @@ class Worker:
                 instance.version,
                 instance.name,
                 orphaned.remedy,
+                extra={
+                    instance.pattern: instance.name,
+                    f"{instance.pattern}_id": str(instance.id),
+                    "key": instance.key,
+                    "correlation_id": instance.correlation_id,
+                },
             )
 
 

@@ -12,6 +12,7 @@ from standfast.coordination.slots import Slots
 from standfast.errors import CorruptRecord
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
+from standfast.saga.context import fields
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import Opened
@@ -83,7 +84,12 @@ class Active:
         try:
             event = ev.from_mail(mail.subject, mail.body)
         except CorruptRecord:
-            log.exception("saga %s: dropped unreadable mail %s", self.id, mail.id)
+            log.exception(
+                "saga %s: dropped unreadable mail %s",
+                self.id,
+                mail.id,
+                extra=fields(self.definition.name, self.machine, None, "", 0),
+            )
             event = ev.Tick()
         if isinstance(event, ev.MigrateAsked) and self._leaves_for(event):
             self.nudge()  # the mail stays unread: whoever takes over moves the instance

@@ -20,6 +20,7 @@ from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.runner import Runner
+from standfast.saga.saga_log import fields_of
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.watchers import Watchers
@@ -82,17 +83,18 @@ class SagaExecutor:
         try:
             opened = open_instance(self.definitions, loaded)
         except MoveRefused as error:
-            log.error("saga %s: %s", instance.id, error)
+            log.error("saga %s: %s", instance.id, error, extra=fields_of(instance))
             await runner.give_back(loaded, error)
             return
         except StandfastError as error:
-            log.error("saga %s can't be run: %s", instance.id, error)
+            fields = fields_of(instance)
+            log.error("saga %s can't be run: %s", instance.id, error, extra=fields)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
             return
         except BaseException as error:  # the user's code, or ours: it won't go better the next time
             if isinstance(error, KeyboardInterrupt):
                 raise
-            log.exception("saga %s can't be run", instance.id)
+            log.exception("saga %s can't be run", instance.id, extra=fields_of(instance))
             await runner.set_aside(instance.id, describe(error))
             return
         opened.machine.reports = False

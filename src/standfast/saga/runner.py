@@ -144,7 +144,8 @@ class Runner:
                     again = partial(self._reload, active, reload.event)
                     goes_on = await self._insist(active, "it must be read anew", again)
                 except StaleWriter as error:
-                    log.warning("saga %s: %s", active.id, error)
+                    fields = self._log.fields(active)
+                    log.warning("saga %s: %s", active.id, error, extra=fields)
                     # With the lease intact, an append that seemed to fail had been written.
                     again = partial(self._read_if_ours, active)
                     goes_on = await self._insist(active, "it must be read anew", again)
@@ -156,7 +157,7 @@ class Runner:
                     goes_on = await self._insist(active, "it must be read anew", again)
         except BaseException as error:  # of the user's types, when they are decoded, or ours
             self.attempts.raise_if_ended(active, error)
-            log.exception("saga %s can't go on here", active.id)
+            log.exception("saga %s can't go on here", active.id, extra=self._log.fields(active))
             await self.set_aside(active.id, describe(error))
         finally:
             active.drop_attempts()
@@ -173,7 +174,8 @@ class Runner:
             try:
                 return await work()
             except STORE_AWAY as error:
-                log.error("saga %s: %s: %s", active.id, what, error)
+                fields = self._log.fields(active)
+                log.error("saga %s: %s: %s", active.id, what, error, extra=fields)
                 await self._clock.sleep(delay)
                 delay = min(2.0, delay * 2)
 
@@ -201,7 +203,7 @@ class Runner:
             await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
             # Its owner's lease ends with this process: then another worker finds it and tries.
-            log.exception("saga %s couldn't be set aside", id)
+            log.exception("saga %s couldn't be set aside", id, extra={"saga_id": str(id)})
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
         """Hand an instance that can't move back to the workers of its own version."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from standfast.clock import Clock
+from standfast.ports.journal import Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
@@ -124,6 +125,7 @@ class SagaLog:
             active.definition.name,
             active.id,
             command.branch.id,
+            extra=self._fields(active, command.branch, "", 0),
         )
 
     def _admits(self, source: Source) -> bool:
@@ -216,7 +218,7 @@ class SagaLog:
                     "saga %s %s is completed",
                     active.definition.name,
                     active.id,
-                    extra=self._fields(active, None, "", 0),
+                    extra=self.fields(active),
                 )
         else:
             log.info(
@@ -225,8 +227,12 @@ class SagaLog:
                 active.id,
                 machine.outcome,
                 machine.cause,
-                extra=self._fields(active, None, "", 0),
+                extra=self.fields(active),
             )
+
+    def fields(self, active: Active) -> dict[str, Any]:
+        """What a record that tells of an instance as a whole carries."""
+        return self._fields(active, None, "", 0)
 
     def _fields(
         self, active: Active, branch: Branch | None, operation: str, attempt: int
@@ -234,6 +240,17 @@ class SagaLog:
         return fields(active.definition.name, active.machine, branch, operation, attempt) | {
             "worker": self._worker
         }
+
+
+def fields_of(instance: Instance) -> dict[str, Any]:
+    """What a record carries that tells of an instance which isn't in memory."""
+    return {
+        "saga": instance.name,
+        "saga_id": str(instance.id),
+        "key": instance.key,
+        "step": instance.step,
+        "correlation_id": instance.correlation_id,
+    }
 
 
 def _undo(operation: str) -> str:
