@@ -3,12 +3,19 @@
 import asyncio
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
+from uuid import UUID
 
+import msgspec
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from standfast import (
     Constant,
@@ -22,10 +29,15 @@ from standfast import (
     Transaction,
     child,
     step,
+    wait,
 )
+from standfast.errors import ConfigurationError
 from standfast.resilience import Timeout, do_not_retry
 from standfast.resilience.deadline import remaining
+from standfast.saga import Migration
 from standfast.saga import facts as fx
+from standfast.saga.definition import Definition
+from standfast.saga.move import fold
 from standfast.testing import run_saga
 from tests.saga.engine.world import SOON
 
@@ -577,3 +589,65 @@ async def test_errors_and_backoffs_that_raise_when_asked_fail_the_attempt_in_no_
         await handle.result(timeout=WITHIN)
     assert [fact.attempt for fact in await facts_of(handle, fx.AttemptFailed)] == [1, 2]
     assert [fact.attempt for fact in await facts_of(handle, fx.CompensationFailed)] == [2]
+
+
+# -- migrations, and spans -------------------------------------------------------------------------
+
+
+class Older(Saga[str]):
+    name = "moving"
+
+    pause = wait("go")
+
+
+class Newer(Saga[str]):
+    name = "moving"
+    version = 2
+    migrations: ClassVar[dict[int, Migration]] = {
+        1: Migration(input=lambda old: sys.exit(f"no way for {old}"))
+    }
+
+    pause = wait("go")
+
+
+def test_an_input_function_that_exits_refuses_the_move():
+    story = [fx.Started(at=0.0, input=msgspec.Raw(b'"x"'), version=1, key="k", correlation_id="k")]
+    with pytest.raises(ConfigurationError, match="raised SystemExit: no way for x"):
+        fold(Definition(Newer()), UUID(int=1), story, 1)
+
+
+async def test_an_attempts_span_tells_what_it_raised_and_each_attempt_has_its_own(
+    work, monkeypatch
+):
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    seen: list[tuple[str, int, int]] = []
+
+    class Traced(Saga[str]):
+        @step(retry=SOON, no_compensation="a test")
+        async def first(self, key: str, ctx: Context) -> None:
+            span = trace.get_current_span()
+            await asyncio.sleep(0)
+            told = ctx.headers()["traceparent"].split("-")
+            seen.append((told[2], int(told[1], 16), span.get_span_context().span_id))
+            if ctx.attempt == 1:
+                raise Panic("rust")
+            if ctx.attempt == 2:
+                raise Odd
+
+    app = await work(Traced())
+    with trace.get_tracer("a request").start_as_current_span("request") as request:
+        handle = await app.start(Traced, "1")
+        assert trace.get_current_span() is request
+    await handle.result(timeout=WITHIN)
+    attempts = [span for span in exporter.get_finished_spans() if span.name == "action first"]
+    assert [
+        (format(s.context.span_id, "016x"), s.context.trace_id, s.context.span_id) for s in attempts
+    ] == seen
+    assert {span.context.trace_id for span in attempts} == {request.get_span_context().trace_id}
+    assert [span.status.description for span in attempts] == [
+        "Panic: rust",
+        "Odd: (its message can't be read: Panic)",
+        None,
+    ]
