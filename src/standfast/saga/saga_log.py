@@ -18,7 +18,7 @@ from standfast.saga.active import Active
 from standfast.saga.branch import Branch
 from standfast.saga.context import fields
 from standfast.saga.machine import Command, Resolve, Undo
-from standfast.saga.tracebacks import can_be_printed, traceback_of
+from standfast.saga.tracebacks import can_be_printed, traceback_of, users
 
 log = logging.getLogger("standfast.saga")
 
@@ -114,7 +114,7 @@ class SagaLog:
                 attempt,
                 event.error,
                 "" if fit else f"\n{traceback_of(error)}",
-                exc_info=error if fit else None,
+                exc_info=(type(error), error, users(error.__traceback__)) if fit else None,
                 extra=extra,
             )
 

@@ -17,7 +17,7 @@ def traceback_of(error: BaseException) -> str:
     """The traceback of `error` and of what it came from, from the user's first frame on."""
     try:
         told = traceback.TracebackException(
-            type(error), error, _users(error.__traceback__), limit=-FRAMES, compact=True
+            type(error), error, users(error.__traceback__), limit=-FRAMES, compact=True
         )
         text = cleaned("".join(told.format())).strip()
     except BaseException:  # noqa: BLE001 — errors may take being looked at badly: then it isn't told
@@ -34,7 +34,7 @@ def can_be_printed(error: BaseException) -> bool:
         return False
 
 
-def _users(frames: TracebackType | None) -> TracebackType | None:
+def users(frames: TracebackType | None) -> TracebackType | None:
     """The part of a traceback that begins with the user's code; all of it, if there is none."""
     found = frames
     while found is not None and _is_ours(found):
