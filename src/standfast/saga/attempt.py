@@ -24,9 +24,9 @@ from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import Context
+from standfast.saga.definition import Unreadable
 from standfast.saga.isolation import InContext
 from standfast.saga.machine import Command, Resolve, Run, Undo
-from standfast.saga.move import Unreadable
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog

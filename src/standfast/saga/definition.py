@@ -29,6 +29,10 @@ from standfast.text import is_storable
 LONGEST_NAME = 200
 
 
+class Unreadable(CodecError):
+    """What is stored can't be read as what the code at hand takes: an operator must decide."""
+
+
 class Definition:
     """A registered saga: its checked plan, and the code behind each step.
 
@@ -131,7 +135,7 @@ class Definition:
         return self.codec.decode(state.started.input, self.input_type)
 
     def branch_result(self, branch: Branch) -> Any:
-        """What a branch's action returned. Raises `ResultUnavailable`."""
+        """What a branch's action returned. Raises `ResultUnavailable`, `Unreadable`."""
         if not known(branch):
             raise ResultUnavailable(
                 f"{self.name}: {branch.id} has no result (it is {branch.state}): ask "
@@ -143,7 +147,10 @@ class Definition:
             return [self.branch_result(item) for item in branch.children]
         assert branch.result is not None
         results = self.results_of[branch.step.name]
-        value = self.codec.decode(branch.result, results.annotation)
+        try:
+            value = self.codec.decode(branch.result, results.annotation)
+        except CodecError as error:
+            raise Unreadable(f"the result of {branch.id} can't be read: {error}") from error
         if results.is_immutable:
             branch.value = value
         return value

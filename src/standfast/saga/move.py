@@ -27,17 +27,13 @@ from standfast.errors import (
 from standfast.ports.journal import Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition
+from standfast.saga.definition import Definition, Unreadable
 from standfast.saga.machine import Machine
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.replay import replay
 from standfast.text import named
 
 MIGRATE = "migrate"
-
-
-class Unreadable(CodecError):
-    """What is stored can't be read as what the code at hand takes: an operator must decide."""
 
 
 @dataclass(slots=True)
