@@ -9,7 +9,7 @@ import pytest
 from standfast.errors import SagaParked
 from standfast.ports.marks import MarkStore
 from standfast.saga import facts as fx
-from standfast.saga.operations import operating_user
+from standfast.saga.acts import operating_user
 from tests.saga.engine.world import until
 
 
@@ -242,7 +242,9 @@ def test_export_takes_corrupt_journals_along(sagas, standfast, shop):
 
     assert "row 2 can't be read" in sagas("show", "place-order/parked").stderr
     assert sagas("fork", "place-order/parked").stdout.strip()
-    told = standfast("sagas", "check-compat", "shop:app", "--key", "parked", "--json", code=1)
+    told = standfast(
+        "sagas", "check-compat", "--app", "shop:app", "--key", "parked", "--json", code=1
+    )
     (problem,) = json.loads(told.stdout)["problems"]
     assert problem["problem"] == "journal"
 
@@ -264,16 +266,20 @@ def test_marks_are_purged(sagas, standfast, played):
     played(mark)
 
     def purge(*arguments, **options):
-        return standfast("purge-marks", "shop:app", "--older-than", "1d", *arguments, **options)
+        return standfast(
+            "purge-marks", "--app", "shop:app", "--older-than", "1d", *arguments, **options
+        )
 
     assert json.loads(purge("--dry-run", "--json").stdout) == {"would_delete": 2}
     assert purge("--dry-run").stdout == "would delete 2 marks\n"
-    by_url = standfast("purge-marks", "sqlite:///shop.db", "--older-than", "1d", "--dry-run")
+    by_url = standfast(
+        "purge-marks", "--app", "sqlite:///shop.db", "--older-than", "1d", "--dry-run"
+    )
     assert by_url.stdout == "would delete 2 marks\n"
     assert "give --yes" in purge(code=2).stderr
     assert json.loads(purge("--yes", "--json").stdout) == {"deleted": 2}
     assert purge().stdout == "deleted 0 marks\n"
-    standfast("purge-marks", "shop:app", "--older-than", "x", "--yes", code=2)
+    standfast("purge-marks", "--app", "shop:app", "--older-than", "x", "--yes", code=2)
 
 
 def test_diagrams(sagas):
@@ -299,30 +305,32 @@ def test_describe(sagas):
 
 
 def test_check_compat_says_what_would_break(sagas, standfast, shop):
-    fine = standfast("sagas", "check-compat", "shop:app")
+    fine = standfast("sagas", "check-compat", "--app", "shop:app")
     assert (fine.stdout, fine.stderr) == ("", "checked 2: 0 would break\n")
     code = (shop / "shop.py").read_text()
     (shop / "newer.py").write_text(code.replace('"""Sells one thing."""', "version = 2"))
     (shop / "gone.py").write_text(code.replace("charge", "bill"))
     (shop / "typed.py").write_text(code.replace("id: str", "id: int"))
 
-    told = standfast("sagas", "check-compat", "newer:app", "--json", code=1)
+    told = standfast("sagas", "check-compat", "--app", "newer:app", "--json", code=1)
     answer = json.loads(told.stdout)
     assert (answer["checked"], answer["broken"]) == (2, 2)
     assert {one["problem"] for one in answer["problems"]} == {"version"}
     assert {one["key"] for one in answer["problems"]} == {"parked", "waiting"}
 
-    gone = standfast("sagas", "check-compat", "gone:app", "--key", "waiting", code=1)
+    gone = standfast("sagas", "check-compat", "--app", "gone:app", "--key", "waiting", code=1)
     assert "step 'charge' is gone from the code" in gone.stdout
     assert gone.stderr == "checked 1: 1 would break\n"
-    typed = standfast("sagas", "check-compat", "typed:app", "--status", "completed", code=1)
+    typed = standfast(
+        "sagas", "check-compat", "--app", "typed:app", "--status", "completed", code=1
+    )
     assert "Expected `int`, got `str`" in typed.stdout
     assert (
         "status='x'"
-        in standfast("sagas", "check-compat", "shop:app", "--status", "x", code=2).stderr
+        in standfast("sagas", "check-compat", "--app", "shop:app", "--status", "x", code=2).stderr
     )
     # Nothing was changed by all that.
-    assert standfast("sagas", "check-compat", "shop:app").exit_code == 0
+    assert standfast("sagas", "check-compat", "--app", "shop:app").exit_code == 0
 
 
 def test_sagas_move_to_the_version_that_they_have(sagas, played):

@@ -147,7 +147,8 @@ class Operations:
         digits = address.replace("-", "").lower()
         if not digits or len(digits) > 32 or set(digits) - set("0123456789abcdef"):
             raise SagaNotFound(
-                f"{address!r} is no address of a saga: give an id, its beginning or end, or name/key"
+                f"{address!r} is no address of a saga: give an id, its beginning or end, or "
+                "name/key"
             )
         lowest = UUID(digits.ljust(32, "0"))
         highest = UUID(digits.ljust(32, "f"))
