@@ -1,6 +1,7 @@
 """Finding an app, opening its database, and the commands about both."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from standfast import __version__
-from tests.cli.conftest import in_process
+from tests.cli.conftest import STANDFAST, in_process
 
 
 def test_version(standfast):
@@ -196,3 +197,47 @@ def test_run_works_until_it_is_told_to_stop(shared_shop, standfast, number):
     assert "draining" in err
     assert out == ""
     assert json.loads(standfast("workers", "--app", "shop:app", "--json").stdout) == []
+
+
+OLD = [
+    ["migrate", "shop:app"],
+    ["services", "shop:app"],
+    ["workers", "sqlite:///shop.db"],
+    ["purge-marks", "shop:app", "--older-than", "90d", "--yes"],
+    ["sagas", "check-compat", "shop:app"],
+]
+
+
+def test_the_app_as_an_argument_is_the_old_way(shop, standfast, monkeypatch):
+    standfast("migrate", "-a", "shop:app")
+    for command in OLD:
+        told = standfast(*command)
+        app = next(one for one in command if ":" in one)
+        warning = f"warning: give the app as an option, --app {app} (or -a)\n"
+        assert told.stderr.startswith(warning), command
+        twice = standfast(*command, "-a", "shop:make", code=2).stderr
+        assert f"the app was given twice, as 'shop:make' and as {app!r}" in twice, command
+        assert "too much: 'and more'" in standfast(*command, "and more", code=2).stderr, command
+        assert "[APP]" not in standfast(*command[: command.index(app)], "--help").stdout
+    with monkeypatch.context() as context:
+        context.setenv("STANDFAST_APP", "nowhere:app")
+        assert "warning: " in standfast("migrate", "shop:app").stderr, "it goes before"
+
+
+@pytest.mark.parametrize("command", [["run"], ["migrate"], ["workers"], ["sagas", "check-compat"]])
+def test_without_an_app_it_is_asked_for(folder, standfast, command):
+    told = standfast(*command, code=2).stderr
+    assert told == ("error: say which app: --app module:attribute (or -a), or set STANDFAST_APP\n")
+
+
+def test_the_terminals_encoding_loses_no_answer(shop, standfast):
+    standfast("migrate", "-a", "shop:app")
+    sent = standfast("sagas", "start", "-a", "shop:app", "place-order", "--input", '{"id": "漢"}')
+    done = subprocess.run(
+        [STANDFAST, "sagas", "show", "-a", "shop:app", sent.stdout.strip()[-8:]],
+        env=dict(os.environ) | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert b"\\u6f22" in done.stdout

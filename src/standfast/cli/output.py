@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -76,11 +76,16 @@ WHOLE = frozenset(
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, header: bool = True
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    header: bool = True,
+    right: Collection[str] = (),
 ) -> None:
     """Print a table, each cell folded; as wide as it needs to be where no terminal limits it.
 
-    Without its `header`, all columns but the last are as wide as they need to be.
+    Without its `header`, all columns but the last are as wide as they need to be. The columns named
+    in `right` stand at their right edge.
     """
     from rich.console import Console
     from rich.table import Table
@@ -94,7 +99,8 @@ def table(
     made = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
     for number, column in enumerate(columns):
         whole = column in WHOLE if header else number < len(columns) - 1
-        made.add_column(column, overflow="fold", no_wrap=whole)
+        justify: Literal["right", "left"] = "right" if column in right else "left"
+        made.add_column(column, overflow="fold", no_wrap=whole, justify=justify)
     for row in rows:
         made.add_row(*map(folded, row))
     console = Console(highlight=False)

@@ -230,22 +230,23 @@ def show(app: Target, address: Address, json: AsJson = False) -> None:
             *(("now", each.told(now)) for each in told.pending),
         ]
         table(
-            ["", ""],
-            [(f"{name}:".ljust(15), value) for name, value in facts if value],
+            ["FACT", "VALUE"],
+            [(f"{name}:", value) for name, value in facts if value],
             header=False,
         )
         say("")
         table(
-            ["", "", ""],
+            ["AFTER", "STEP", "WHAT"],
             [
                 (
-                    f"{since_start(entry):>9}",
+                    since_start(entry),
                     colored(entry.branch, MOODS.get(entry.mood)),
                     colored(entry.text, MOODS.get(entry.mood)),
                 )
                 for entry in told.entries
             ],
             header=False,
+            right=["AFTER"],
         )
         for mail in loaded.mails:
             what = on_one_line(mail.subject)

@@ -132,7 +132,7 @@ def _forward(branch: Branch, now: float, worker: str, wake_at: float | None) -> 
     step, id = branch.step, branch.id
     if branch.state == "parked":
         return Pending(kind="operator", branch=id, error=branch.error)
-    if branch.is_wait:
+    if step.form == "wait":  # a condition is asked at once, and isn't stored where it holds
         until = None if step.timeout is None else branch.opened_at + step.timeout
         return Pending(
             kind="signal", branch=id, signal=step.signal, since=branch.opened_at, until=until
