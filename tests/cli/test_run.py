@@ -73,7 +73,7 @@ def make() -> Standfast:
 @contextmanager
 def running(*arguments):
     """A `standfast run` that works; `(process, what it said until then)`."""
-    process = in_process("run", *arguments)
+    process = in_process("run", "--app", *arguments)
     try:
         said = ""
         while "working; stop with" not in said:
@@ -169,7 +169,7 @@ def test_a_blocked_loop_is_not_alive(shared_night, standfast):
 @contextmanager
 def watched(*arguments):
     """As `running`, of a process that says no more than where it answers."""
-    process = in_process("run", *arguments)
+    process = in_process("run", "--app", *arguments)
     try:
         said = process.stderr.readline()
         assert said.startswith("health: "), said + process.stderr.read()
