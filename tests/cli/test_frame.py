@@ -43,6 +43,7 @@ def test_without_the_extra_one_line_says_how_to_install_it():
         ("needy:app", "importing 'needy' raised ModuleNotFoundError: No module named 'absent'"),
         ("mysql://x/y", "no backend for 'mysql' URLs"),
         ("memory://", "lives and dies with the process"),
+        ("://shop.db", "that is no database's URL: use sqlite:///shop.db"),
     ],
 )
 def test_what_is_no_app_is_told_in_one_line(shop, standfast, target, said):

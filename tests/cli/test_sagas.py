@@ -90,7 +90,7 @@ def test_list_filters_pages_and_counts(sagas, standfast):
     ("command", "arguments", "code", "said"),
     [
         ("list", ["--status", "stuck"], 2, "status='stuck': choose from"),
-        ("list", ["--older-than", "long"], 2, "older_than='long'"),
+        ("list", ["--older-than", "long"], 2, "--older-than='long'"),
         ("list", ["--limit", "0"], 2, "limit=0"),
         ("list", ["--after", "x"], 2, "give a whole id"),
         ("list", ["--count", "--key", "x"], 2, "leave the other filters out"),
@@ -125,7 +125,7 @@ def test_list_filters_pages_and_counts(sagas, standfast):
         ("fork", ["place-order/done/1", "--set", 'amount="x"'], 2, "Expected `int`"),
         ("fork", ["place-order/done/1", "--set", "prise=1"], 2, "no field 'prise'"),
         ("export", ["--to", "shop.py"], 2, "File exists"),
-        ("purge", ["--finished-for", "ages"], 2, "finished_for='ages'"),
+        ("purge", ["--finished-for", "ages"], 2, "--finished-for='ages'"),
         ("purge", ["--finished-for", "0s"], 2, "give --yes"),
         ("diagram", ["no-saga"], 1, "is no address"),
         ("describe", ["no-saga"], 2, "no saga is named"),

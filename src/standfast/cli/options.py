@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from standfast.cli.output import note
+from standfast.durations import seconds
 from standfast.errors import ConfigurationError, SagaError
 from standfast.ids import parse_id
 
@@ -22,10 +23,16 @@ if TYPE_CHECKING:  # so that asking for help doesn't load the engine of sagas
     from standfast.saga.operations import Operations
 
 
-def with_unit(value: str | None) -> str | None:
-    """A duration that must have a unit: whoever types 90 may mean days, and get seconds."""
-    if value is not None and value.strip().replace(".", "", 1).isdecimal():
+def with_unit(option: typer.CallbackParam, value: str | None) -> str | None:
+    """A duration that must have a unit: whoever types 90 may mean days, and get seconds.
+
+    Raises `ConfigurationError` for what is no duration.
+    """
+    if value is None:
+        return None
+    if value.strip().replace(".", "", 1).isdecimal():
         raise typer.BadParameter(f"give {value.strip()} a unit, such as {value.strip()}d")
+    seconds(value, name=option.opts[0], positive=False)
     return value
 
 
