@@ -126,11 +126,11 @@ def test_acts_hold_a_page_and_not_all(shop, standfast, monkeypatch):
     import gc
 
     from standfast.ports.journal import Instance
-    from standfast.saga import operations
+    from standfast.saga import finding
 
     standfast("migrate", "--app", "shop:app")
     stored("sqlite:///shop.db", 60)
-    monkeypatch.setattr(operations, "PAGE", 10)
+    monkeypatch.setattr(finding, "PAGE", 10)
     most = 0
     original = Operations.tell
 

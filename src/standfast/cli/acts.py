@@ -23,7 +23,8 @@ from standfast.cli.options import (
     with_unit,
 )
 from standfast.cli.output import as_json, note, say, say_list
-from standfast.cli.sagas import print_instances, sagas
+from standfast.cli.sagas import sagas
+from standfast.cli.tables import print_instances
 from standfast.errors import ConfigurationError
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -32,21 +32,17 @@ from standfast.cli.output import (
     say,
     status,
     table,
-    without_middle,
 )
+from standfast.cli.tables import print_counts, print_instances, print_stuck, saga_name
 from standfast.errors import ConfigurationError, SagaError
 from standfast.ids import short_ids
 from standfast.text import on_one_line
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
-    from uuid import UUID
-
     from standfast.app import Standfast
     from standfast.ports.journal import Instance
     from standfast.saga.compatibility import Problem
     from standfast.saga.operations import Operations
-    from standfast.saga.pending import Pending
-    from standfast.saga.stuck import StuckGroup
 
 sagas = typer.Typer(
     no_args_is_help=True,
@@ -55,9 +51,6 @@ sagas = typer.Typer(
 )
 
 MOODS = {"good": "green", "bad": "red", "held": "yellow"}
-LONGEST_SAGA = 24
-LONGEST_KEY = 18
-"""Letters of names and keys in a table on a terminal, so that all fits in 80 columns."""
 
 
 @sagas.command("list")
@@ -91,10 +84,10 @@ def list_(
         async with operating(load(app)) as ops:
             now = ops.sagas.clock.now()
             if count:
-                _print_counts(dict(await ops.counts()), json)
+                print_counts(dict(await ops.counts()), json)
                 return
             if stuck:
-                _print_stuck(await ops.stuck(filters.select(ops)), now, json)
+                print_stuck(await ops.stuck(filters.select(ops)), now, json)
                 return
             page = await ops.page(filters.select(ops), limit=limit, after=after)
             goes_on = await ops.pending(page.instances)
@@ -110,83 +103,6 @@ def list_(
             note(f"there are more: --after {page.next}")
 
     perform(look())
-
-
-def _print_counts(counts: dict[tuple[str, str], int], json: bool) -> None:
-    rows = sorted((name, word, number) for (name, word), number in counts.items())
-    if json:
-        say(as_json([{"name": n, "status": word, "count": number} for n, word, number in rows]))
-    else:
-        table(["SAGA", "STATUS", "COUNT"], [(n, status(word), str(c)) for n, word, c in rows])
-
-
-def _print_stuck(groups: Sequence[StuckGroup], now: float, json: bool) -> None:
-    if json:
-        say(as_json([group.as_json() for group in groups]))
-        return
-    shown = short_ids(group.example for group in groups)
-    table(
-        ["COUNT", "SAGA", "STEP", "OLDEST", "EXAMPLE", "ERROR"],
-        [
-            (
-                str(group.count),
-                _name(group.saga),
-                without_middle(group.step, LONGEST_KEY, 6),
-                age(group.since, now),
-                shown[group.example] if is_narrow() else str(group.example),
-                group.error,
-            )
-            for group in groups
-        ],
-    )
-    if not groups:
-        note("nothing is stuck")
-
-
-def _name(saga: str) -> str:
-    return without_middle(saga, LONGEST_SAGA, 8) if is_narrow() else saga
-
-
-def print_instances(
-    instances: Sequence[Instance], goes_on: Mapping[UUID, Sequence[Pending]], now: float
-) -> None:
-    """A table of instances; `goes_on` is what they do or wait for, where that is known."""
-    narrow = is_narrow()
-    shown = short_ids(one.id for one in instances)
-
-    def key(one: Instance) -> str:
-        if one.key == str(one.id):
-            return ""
-        return without_middle(one.key, LONGEST_KEY, 6) if narrow else one.key
-
-    table(
-        ["ID", "SAGA", "KEY", "AGE", "STATUS"],
-        [
-            (
-                shown[one.id] if narrow else str(one.id),
-                f"{_name(one.name)} v{one.version}",
-                key(one),
-                age(one.created_at, now),
-                status(one.status, _stands(one, goes_on.get(one.id, ()), now)),
-            )
-            for one in instances
-        ],
-    )
-
-
-def _stands(one: Instance, goes_on: Sequence[Pending], now: float) -> str:
-    """How an instance stands, beside its status: why, or what it does or waits for."""
-    from standfast.durations import human
-    from standfast.saga.pending import in_short
-    from standfast.saga.timeline import short
-
-    if one.status in ("parked", "compensation_failed") or one.finished_at is not None:
-        return short(one.cause, 200)
-    if goes_on:
-        return in_short(goes_on, now)
-    if one.owner is None and one.wake_at is not None and one.wake_at > now:
-        return f"until {moment(one.wake_at)}, in {human(one.wake_at - now)}"
-    return ""
 
 
 @sagas.command()
@@ -391,7 +307,7 @@ def check_compat(
                     [
                         (
                             shown[instance.id] if is_narrow() else str(instance.id),
-                            f"{_name(instance.name)} v{instance.version}",
+                            f"{saga_name(instance.name)} v{instance.version}",
                             status(instance.status),
                             problem.aspect,
                             problem.text,

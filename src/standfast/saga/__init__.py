@@ -7,8 +7,9 @@ and reads.
 """
 
 from standfast.saga.context import Context
+from standfast.saga.finding import Page
 from standfast.saga.handle import SagaHandle, SagaResult, Story
-from standfast.saga.operations import Operations, Page, Progress
+from standfast.saga.operations import Operations, Progress
 from standfast.saga.pending import Pending
 from standfast.saga.retention import Retention
 from standfast.saga.saga import Migration, Saga
