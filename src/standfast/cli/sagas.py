@@ -198,7 +198,8 @@ def export(
             yield done
 
     def remedy() -> str:
-        return f"go on with the same command, --after {last} and another --to"
+        where = "" if to is None else " and another --to"
+        return f"go on with the same command, --after {last}{where}"
 
     async def write() -> None:
         async with operating(load(app)) as ops:

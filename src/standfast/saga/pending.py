@@ -17,7 +17,7 @@ PendingKind: TypeAlias = Literal["attempt", "retry", "signal", "child", "time", 
 """``attempt``: an attempt runs, or is due. ``retry``: the next one waits for its time. ``signal``,
 ``child``, ``time``: it waits for that. ``operator``: it is stuck, until somebody acts."""
 
-LONGEST = 200
+LONGEST = 140
 """Letters of an error in one line."""
 
 
@@ -61,7 +61,7 @@ class Pending:
     def told(self, now: float) -> str:
         """It as one line for people, at the time `now`."""
         subject = self.branch if self.operation == "action" else f"undo of {self.branch}"
-        since = "" if self.since is None else f" for {human(max(0.0, now - self.since))}"
+        since = "" if self.since is None else f" for {human(max(0.0, round(now - self.since, 1)))}"
         why = f", after {self.error}" if self.error else ""
         match self.kind:
             case "attempt":
@@ -82,7 +82,7 @@ class Pending:
 
 
 def _in(at: float | None, now: float) -> str:
-    return "soon" if at is None else f"in {human(max(0.0, at - now))}"
+    return "soon" if at is None else f"in {human(max(0.0, round(at - now, 1)))}"
 
 
 def _until(at: float | None) -> str:
