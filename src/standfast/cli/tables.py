@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # each command loads what it needs, so that help comes at onc
 
     from standfast.ports.journal import Instance
     from standfast.saga.pending import Pending
-    from standfast.saga.stuck import StuckGroup
+    from standfast.saga.stuck_groups import StuckGroup
 
 LONGEST_SAGA = 24
 LONGEST_KEY = 18

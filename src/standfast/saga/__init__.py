@@ -16,7 +16,7 @@ from standfast.saga.saga import Migration, Saga
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED, STATUSES, Status
 from standfast.saga.steps import Step, child, step, wait
-from standfast.saga.stuck import StuckGroup
+from standfast.saga.stuck_groups import StuckGroup
 from standfast.saga.timeline import Entry, Timeline
 
 __all__ = [

@@ -17,7 +17,7 @@ from standfast.saga.pending import Pending
 from standfast.saga.registry import PATTERN
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import STATUSES, STUCK
-from standfast.saga.stuck import Grouping, StuckGroup
+from standfast.saga.stuck_groups import Grouping, StuckGroup
 from standfast.saga.timeline import Timeline
 
 PAGE = 500

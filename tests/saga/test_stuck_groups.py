@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from standfast.ids import new_id
 from standfast.ports.journal import Instance
-from standfast.saga.stuck import LONGEST, grouped, normalised
+from standfast.saga.stuck_groups import LONGEST, grouped, normalised
 
 
 @pytest.mark.parametrize(
