@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.errors import CircuitOpen, ConfigurationError, Refused
+from standfast.errors import (
+    BulkheadFull,
+    CircuitOpen,
+    ConfigurationError,
+    RateLimited,
+    Refused,
+    Rejected,
+)
 from standfast.resilience.backoff import Constant, Exponential
 from standfast.resilience.budget import RetryBudget, do_not_retry, is_final, is_marked, let_pass
 from standfast.resilience.deadline import within
@@ -255,7 +262,7 @@ WALL = 1_700_000_000.0
     ],
 )
 async def test_retry_after_is_honoured(run, error, waited):
-    policy = retry(clock=ManualClock(auto=True, wall=WALL))
+    policy = retry(clock=ManualClock(auto=True, wall=WALL), on=(Exception, CircuitOpen))
 
     class Raises(FaultyFunction):
         def _begin(self, args, kwargs):
@@ -385,12 +392,18 @@ def test_a_budget_never_gives_more_than_its_share(ratio, per_second, burst, step
 
 @pytest.mark.parametrize(
     ("error", "calls"),
-    [(Bad("lost"), 1), (CircuitOpen("open"), 3), (ConnectionRefusedError(), 3), (OSError(), 1)],
+    [
+        (Bad("lost"), 1),
+        (CircuitOpen("open"), 3),
+        (BulkheadFull("full"), 1),
+        (ConnectionRefusedError(), 3),
+        (OSError(), 1),
+    ],
 )
 async def test_what_is_not_idempotent_is_repeated_only_if_it_was_never_sent(run, error, calls):
     function = FaultyFunction(then=error)
     with pytest.raises(type(error)):
-        await run(retry(idempotent=False), function)
+        await run(retry(idempotent=False, on=(Exception, CircuitOpen)), function)
     assert len(function.calls) == calls
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from standfast.clock import Clock
+from standfast.errors import Rejected
 from standfast.resilience.budget import RetryBudget
 
 
@@ -32,6 +33,11 @@ class RetryRules(Protocol):
     @property
     def total(self) -> Any:
         """Seconds from the first attempt to the start of the last, None for any time."""
+        ...
+
+    @property
+    def backoff(self) -> Any:
+        """How long to wait between calls."""
         ...
 
     @property
@@ -66,6 +72,10 @@ class RetryRules(Protocol):
 
     def is_retriable(self, error: BaseException) -> bool:
         """Whether `error` may be tried again at all."""
+        ...
+
+    def waits_out(self, rejection: Rejected) -> bool:
+        """Whether such a rejection is waited for, rather than the end."""
         ...
 
     def next_delay(
