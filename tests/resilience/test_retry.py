@@ -13,9 +13,7 @@ from standfast.errors import (
     BulkheadFull,
     CircuitOpen,
     ConfigurationError,
-    RateLimited,
     Refused,
-    Rejected,
 )
 from standfast.resilience.backoff import Constant, Exponential
 from standfast.resilience.budget import RetryBudget, do_not_retry, is_final, is_marked, let_pass

@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
+from standfast.groups import lineage
+from standfast.resilience.forking import survives_fork, unlock
 
 E = TypeVar("E", bound=BaseException)
 
@@ -64,6 +66,11 @@ class RetryBudget:
         self._seen = 0
         self._settled = clock.monotonic()
         self._lock = threading.Lock()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Go on as the parent's budget stood; a thread of the parent may have held the lock."""
+        unlock(self._lock)
 
     def take(self) -> bool:
         """Take one retry, if there is one."""
@@ -121,7 +128,7 @@ def let_pass(error: E, *, number: int | None = None) -> E:
 
 
 def is_marked(error: BaseException, since: int = 0) -> bool:
-    """Whether `error`, or an error that it was raised from, is to pass every `Retry` around.
+    """Whether `error`, one in its group, or one it was raised from, is to pass every `Retry`.
 
     Marks of retries that gave up before number `since` are those of other calls.
     """
@@ -129,7 +136,7 @@ def is_marked(error: BaseException, since: int = 0) -> bool:
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, was given to `do_not_retry`."""
+    """Whether `error`, one in its group, or one it was raised from, was given to `do_not_retry`."""
     return any(mark.kind == "for good" for mark in _marks(error, 0))
 
 
@@ -159,17 +166,13 @@ def _mark(error: BaseException, mark: _Mark) -> None:
 
 
 def _marks(error: BaseException, since: int) -> Iterator[_Mark]:
-    cause: BaseException | None = error
-    for _ in range(20):  # chains can be circular
-        if cause is None:
-            break
-        marks: tuple[_Mark, ...] = object.__getattribute__(cause, "__dict__").get(_MARK, ())
-        passed = _frames(cause) if marks else set()
+    for one in lineage(error):
+        marks: tuple[_Mark, ...] = object.__getattribute__(one, "__dict__").get(_MARK, ())
+        passed = _frames(one) if marks else set()
         for mark in marks:
             old = mark.number is not None and mark.number <= since
             if not old and (mark.frame is None or mark.frame in passed):
                 yield mark
-        cause = cause.__cause__
 
 
 def _frames(error: BaseException) -> set[int]:

@@ -1,36 +1,41 @@
-"""After ``os.fork``: the child has the policies of its parent, and none of the parent's threads.
+"""What must be made anew in a child process, after ``os.fork``.
 
-What those held is put back: a lock that one of them had taken, permits, calls under way. The
-thread that forked goes on in the child, with what it holds itself.
+The child has the memory of its parent, but only the thread that forked: a lock that another thread
+held is held for ever, and who waited in the parent waits here no more.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakSet
 
 
-class Forked(Protocol):
-    """What must be told that it is in a child process now."""
+class Forkable(Protocol):
+    """Something that a child process may go on using."""
 
-    def __hash__(self) -> int: ...
-
-    def _forked(self) -> None: ...
-
-
-_told: WeakSet[Forked] = WeakSet()
+    def after_fork(self) -> None:
+        """Called in the child, before anything else."""
+        ...
 
 
-def tell_when_forked(one: Forked) -> None:
-    """Call ``one._forked()`` in the child after each fork, for as long as it lives."""
-    _told.add(one)
+_living: WeakSet[Any] = WeakSet()
 
 
-def _tell() -> None:
-    for one in list(_told):
-        one._forked()  # noqa: SLF001 - it asked for it
+def survives_fork(thing: Forkable) -> None:
+    """Have `thing` told of each fork, in the child, as long as it lives."""
+    _living.add(thing)
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows, which knows no fork
-    os.register_at_fork(after_in_child=_tell)
+def unlock(lock: Any) -> None:
+    """Free a `threading.Lock` or ``RLock``, whoever held it in the parent, in its place."""
+    lock._at_fork_reinit()  # noqa: SLF001 - as the standard library does it, see threading.py
+
+
+def _after_fork() -> None:
+    for thing in list(_living):
+        thing.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)

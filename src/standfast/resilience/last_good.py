@@ -9,7 +9,9 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from standfast.durations import Duration, seconds
+from standfast.resilience.forking import survives_fork, unlock
 from standfast.resilience.functions import plain, whole
+from standfast.resilience.in_progress import IN_PROGRESS
 
 
 class LastGood:
@@ -17,7 +19,8 @@ class LastGood:
 
     One older than `max_age` (seconds or text; None: no limit) isn't used. The arguments must be
     hashable, or `key` makes a hashable key of them; ``TypeError`` is raised before the call where
-    neither is so. What else an answer depends on, such as a user in a context variable, must be in
+    neither is so. In a transport the request stands for function and arguments, and a `key` gets
+    the request. What else an answer depends on, such as a user in a context variable, must be in
     the key. An answer is found again by the same function object only: one that is made anew for
     each call, as a lambda is, never has one. An answer is kept as it is, not copied: don't change
     it.
@@ -38,6 +41,11 @@ class LastGood:
         self._key = key
         self._kept: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._lock = threading.Lock()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Keep what the parent kept; a thread of the parent may have held the lock."""
+        unlock(self._lock)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -46,14 +54,17 @@ class LastGood:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Hashable:
         """The key of a call of `function`. Raises ``TypeError`` if it can't be hashed."""
-        made: Hashable
+        transported = IN_PROGRESS.get()
+        whose = _identity(function) if transported is None else transported.identity()
+        made: Hashable = None
         if self._key is not None:
             made = self._key(*args, **kwargs)
-        else:
+            whose = whose if transported is None else None
+        elif transported is None:
             # With their types: 1, 1.0 and True are equal, and yet not the same question.
             named = sorted(kwargs.items()) if kwargs else ()
             made = (args, *map(type, args), *named, *(type(value) for _, value in named))
-        key = (_identity(function), made)
+        key = (whose, made)
         try:
             hash(key)
         except TypeError as error:

@@ -11,7 +11,8 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
 
-from standfast.resilience.functions import is_async, unawaited
+from standfast.resilience.functions import is_async as is_async
+from standfast.resilience.functions import unawaited
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Refused, Rejected
+from standfast.groups import every, leaves, some
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.functions import exceptions, plain, whole
@@ -25,8 +26,9 @@ class Retry(Policy):
 
     `attempts` counts calls, the first included (None: no limit). `total` bounds the time from the
     first attempt to the start of the last (seconds or text). `on` are the retriable exceptions and
-    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried. A result
-    for which `on_result` says True is retried like an exception.
+    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried. An
+    exception group is retriable if all that is in it is. A result for which `on_result` says True
+    is retried like an exception.
 
     A failure may say when to come back, by its attribute ``retry_after`` (seconds) or the header
     ``Retry-After`` of its ``response.headers``: the next attempt waits at least so long. If that is
@@ -96,17 +98,18 @@ class Retry(Policy):
     # -- the decision: pure ------------------------------------------------------------------
 
     def is_retriable(self, error: BaseException) -> bool:
-        """Whether `error` may be tried again at all."""
+        """Whether `error` may be tried again at all; a group, if all that is in it may."""
         return (
-            isinstance(error, self.on)
-            and isinstance(error, Exception)
-            and not isinstance(error, (Refused, *self.never_on))
-            and (self.idempotent or isinstance(error, (Rejected, *self.unsent)))
+            isinstance(error, Exception)
+            and every(error, self.on)
+            and not some(error, (Refused, *self.never_on))
+            and (self.idempotent or every(error, (Rejected, *self.unsent)))
         )
 
-    def waits_out(self, rejection: Rejected) -> bool:
-        """Whether `on` names the class of `rejection`, or one between that and `Rejected`."""
-        return any(issubclass(one, Rejected) and isinstance(rejection, one) for one in self.on)
+    def waits_out(self, error: BaseException) -> bool:
+        """Whether every `Rejected` in `error` is of a class that `on` names, below `Rejected`."""
+        named = tuple(one for one in self.on if issubclass(one, Rejected))
+        return all(isinstance(one, named) for one in leaves(error) if isinstance(one, Rejected))
 
     def next_delay(
         self, attempt: int, elapsed: float, previous: float, random: float

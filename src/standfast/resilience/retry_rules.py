@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from standfast.clock import Clock
-from standfast.errors import Rejected
 from standfast.resilience.budget import RetryBudget
 
 
@@ -74,8 +73,8 @@ class RetryRules(Protocol):
         """Whether `error` may be tried again at all."""
         ...
 
-    def waits_out(self, rejection: Rejected) -> bool:
-        """Whether such a rejection is waited for, rather than the end."""
+    def waits_out(self, error: BaseException) -> bool:
+        """Whether a rejection in `error` is waited for, rather than the end."""
         ...
 
     def next_delay(

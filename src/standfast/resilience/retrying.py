@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Any, cast
 
 from standfast.clock import pause
-from standfast.errors import ConfigurationError, Rejected
+from standfast.errors import ConfigurationError
 from standfast.resilience.budget import is_marked, let_pass
 from standfast.resilience.deadline import remaining
 from standfast.resilience.functions import Coroutine, unawaited
 from standfast.resilience.functions import delay as checked_delay
+from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.policy import AsyncCall, Call, Policy
 from standfast.resilience.retry_after import retry_after
 from standfast.resilience.retry_rules import RetryRules
@@ -60,7 +61,7 @@ class Tries:
         if (
             isinstance(error, CancelledError)
             or not retry.is_retriable(error)
-            or (isinstance(error, Rejected) and not retry.waits_out(error))
+            or not retry.waits_out(error)
             or is_marked(error, self.since)
         ):
             retry.counts.failed += 1
@@ -92,6 +93,8 @@ class Tries:
 
     def _next(self, asked: float | None) -> str | None:
         """Set the next `delay`, or tell why there is none."""
+        if not may_repeat():
+            return "its transport says that it may not be sent again"
         retry = self.retry
         total: float | None = retry.total
         elapsed = 0.0 if total is None else retry.clock.monotonic() - self.started

@@ -33,6 +33,7 @@ from standfast.resilience.breaker.permit import Permit
 from standfast.resilience.breaker.registry import Registry
 from standfast.resilience.breaker.verdicts import Errors, Judge, checked_wait
 from standfast.resilience.deadline import ThreadDeadline, current
+from standfast.resilience.forking import survives_fork, unlock
 from standfast.resilience.functions import Coroutine, plain, unawaited
 from standfast.resilience.policy import AsyncCall, Call, Measure
 
@@ -79,7 +80,8 @@ class CircuitBreaker(Blocks[Permit]):
     nothing was called), of `success_on` as success (default: `Refused`, for the other side works),
     of `failure_on` as failure, any other as success. `judge_result` does the same for results.
     Cancellation, and whatever else isn't an ``Exception``, counts as `on_cancellation`: ignored,
-    unless you say otherwise. An ignored probe gives its permit back. A call that a `Timeout` around
+    unless you say otherwise. An exception group fails if anything in it does. An ignored probe
+    gives its permit back. A call that a `Timeout` around
     the breaker ended counts as if it had raised `TimedOut`, unless a deadline around that one had
     left it less than half of its time; around plain functions, in a `Pipeline` only.
 
@@ -159,6 +161,7 @@ class CircuitBreaker(Blocks[Permit]):
         self.name: str = registry.add(self, name)
         self._message = f"circuit {self.name!r} is open: the call was not made"
         telemetry.watch(self, INSTRUMENTS)
+        survives_fork(self)
 
     def __repr__(self) -> str:
         return f"CircuitBreaker({self.name!r}, {self.state.value})"
@@ -340,6 +343,10 @@ class CircuitBreaker(Blocks[Permit]):
         with self._lock:
             self._machine.force(state, self._monotonic(), reason)
         self._tell()
+
+    def after_fork(self) -> None:
+        """Go on as the parent's breaker stood; a thread of the parent may have held the lock."""
+        unlock(self._lock)
 
     # -- inside ----------------------------------------------------------------------------------
 

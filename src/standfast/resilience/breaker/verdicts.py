@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from standfast.errors import ConfigurationError, TimedOut
+from standfast.groups import leaves
 from standfast.resilience.backoff import Backoff, Constant, Decorrelated, Exponential
 from standfast.resilience.breaker.options import Verdict
 from standfast.resilience.deadline import current
@@ -16,7 +17,7 @@ from standfast.resilience.retry_after import retry_after as asked_wait
 
 Errors: TypeAlias = tuple[type[BaseException], ...]
 
-_VERDICTS = ("success", "failure", "ignored")
+_WORST_FIRST: tuple[Verdict, ...] = ("failure", "success", "ignored")
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Judge:
                 name="retry_after",
                 wanted="a function of an exception or result that says how many seconds to wait",
             )
-        if on_cancellation not in _VERDICTS:
+        if on_cancellation not in _WORST_FIRST:
             raise ConfigurationError(
                 f'on_cancellation={on_cancellation!r}: choose "success", "failure" or "ignored"'
             )
@@ -76,7 +77,7 @@ class Judge:
         if self._judge_result is None:
             return "success"
         verdict = self._judge_result(result)
-        if verdict not in _VERDICTS:
+        if verdict not in _WORST_FIRST:
             raise ConfigurationError(
                 f"judge_result={self._judge_result!r} answered {verdict!r}: it must answer "
                 '"success", "failure" or "ignored"'
@@ -84,7 +85,10 @@ class Judge:
         return verdict
 
     def of_error(self, error: BaseException) -> Verdict:
-        """What an exception counts as."""
+        """What an exception counts as; a group, as the worst that is in it."""
+        return min(map(self._of_one, leaves(error)), key=_WORST_FIRST.index)
+
+    def _of_one(self, error: BaseException) -> Verdict:
         if isinstance(error, self._ignore_on):
             return "ignored"
         if isinstance(error, self._success_on):
@@ -94,7 +98,7 @@ class Judge:
         deadline = current() if isinstance(error, asyncio.CancelledError) else None
         if deadline is not None and deadline.expired and deadline.telling:
             # The `Timeout` around gave it the time that it was meant to have, and it hung.
-            return self.of_error(TimedOut())
+            return self._of_one(TimedOut())
         return self._on_cancellation
 
     def wait(self, outcome: Any) -> float | None:

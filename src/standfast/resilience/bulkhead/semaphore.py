@@ -19,7 +19,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
-from standfast.resilience.forking import tell_when_forked
+from standfast.resilience.forking import survives_fork, unlock
 from standfast.resilience.functions import Coroutine, unawaited, whole
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
@@ -77,7 +77,7 @@ class Bulkhead(Policy):
         self.admitted: int = 0
         self.rejected: int = 0
         telemetry.watch(self, INSTRUMENTS)
-        tell_when_forked(self)
+        survives_fork(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.active} of {self.limit})"
@@ -263,10 +263,12 @@ class Bulkhead(Policy):
                 raise self._full()
         self._waited(since)
 
-    def _forked(self) -> None:
-        # The calls of other threads ended with them. One that this thread is in gives back a permit
-        # that is counted no more, which `_release` bears.
-        self._lock = threading.RLock()
+    def after_fork(self) -> None:
+        """Free all permits: the calls of other threads are in the parent only.
+
+        One that this thread is in gives back a permit that is counted no more, and may.
+        """
+        unlock(self._lock)
         self._permits = Permits(self._permits.limit, self._permits.places)
 
     def measures(self) -> Iterable[Measure]:

@@ -24,7 +24,7 @@ from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import place_call
 from standfast.resilience.bulkhead.semaphore import INSTRUMENTS
-from standfast.resilience.forking import tell_when_forked
+from standfast.resilience.forking import survives_fork
 from standfast.resilience.functions import Coroutine, unawaited, whole
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
@@ -305,10 +305,10 @@ class _Pool:
         self.core, self.keep_alive, self.name = core, keep_alive, name
         self.mean: float | None = None  # of the calls' seconds, exponentially smoothed
         self.closed = False
-        self._forked()
-        tell_when_forked(self)
+        self.after_fork()
+        survives_fork(self)
 
-    def _forked(self) -> None:
+    def after_fork(self) -> None:
         """Begin with no thread and no job."""
         self.jobs: deque[_Job] = deque()
         # Reentrant: a finalizer that runs while it is held may close a forgotten pool.
