@@ -16,6 +16,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
+from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -199,7 +200,9 @@ class Hedge(Policy):
 
     def _may_launch(self, made: int) -> bool:
         left = remaining(self.clock)
-        if made > self.most or (left is not None and left <= 0) or not self.budget.take():
+        if made > self.most or (left is not None and left <= 0) or not may_repeat():
+            return False
+        if not self.budget.take():
             return False
         self.launched += 1
         span_event("hedge", name=self.name, call=made + 1)

@@ -12,6 +12,7 @@ from standfast.clock import pause
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import is_marked, let_pass
 from standfast.resilience.deadline import remaining
+from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.policy import AsyncCall, Call, Policy
 from standfast.resilience.retry_after import retry_after
 from standfast.resilience.retry_rules import RetryRules
@@ -71,6 +72,8 @@ class Tries:
 
     def _next(self, asked: float | None) -> str | None:
         """Set the next `delay`, or tell why there is none."""
+        if not may_repeat():
+            return "its transport says that it may not be sent again"
         retry = self.retry
         total: float | None = retry.total
         elapsed = 0.0 if total is None else retry.clock.monotonic() - self.started
