@@ -49,9 +49,9 @@ FAILURES: Collection[grpc.StatusCode] = frozenset(
 )
 """Codes that count as failures of the server; the others are answers."""
 
-# By these a server says that it did nothing. But gRPC itself says UNAVAILABLE too, when a connection
-# is lost in the midst of a call, and RESOURCE_EXHAUSTED for an answer that is too large; only the
-# text tells. What sounds like it isn't taken for the server's word.
+# By these a server says that it did nothing. But gRPC itself says UNAVAILABLE too, when a
+# connection is lost in the midst of a call, and RESOURCE_EXHAUSTED for an answer that is too large;
+# only the text tells. What sounds like it isn't taken for the server's word.
 _NOT_DONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _LOST = re.compile(
     r"stream removed|socket|connection|reset|closed|broken pipe|goaway|cancell?ing all calls"
@@ -322,10 +322,11 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
     `RateLimited` …) comes through; what a `Fallback` answers is the response.
 
     A call is made again only if it wasn't sent, if the server says that it did nothing (UNAVAILABLE
-    or RESOURCE_EXHAUSTED, but not a lost connection) or if its method (``"/package.Service/Method"``) is in `idempotent`, a list
-    or a function that answers a bool; and never after a server's ``grpc-retry-pushback-ms: -1``.
-    That holds whatever ended the wait, and for every policy. The error that comes out is marked, so
-    that no `Retry` around tries again either.
+    or RESOURCE_EXHAUSTED, but not a lost connection), or if its method
+    (``"/package.Service/Method"``) is in `idempotent`, a list or a function that answers a bool; and
+    never after a server's ``grpc-retry-pushback-ms: -1``. That holds whatever ended the wait, and
+    for every policy. The error that comes out is marked, so that no `Retry` around tries again
+    either.
 
     The caller's ``timeout`` bounds all attempts together, and the deadline of a `Timeout` bounds
     each attempt. Nothing else can end a call that runs in a thread: the loser of a `Hedge` runs on

@@ -229,9 +229,9 @@ class PolicyTransport(httpx.BaseTransport):
 
     Once a request may have been sent, it is sent again only if its method is in `idempotent`
     (`IDEMPOTENT` by default), if it has an ``Idempotency-Key``, or if the answer was 429; and never
-    if its body was a stream. That holds whatever ended the wait, and for every policy: no `Retry` tries
-    again after a `Timeout`, and no `Hedge` makes a second call. The error that comes out is marked,
-    so that no `Retry` around the client tries again either.
+    if its body was a stream. That holds whatever ended the wait, and for every policy: no `Retry`
+    tries again after a `Timeout`, and no `Hedge` makes a second call. The error that comes out is
+    marked, so that no `Retry` around the client tries again either.
 
     Policies get the request as the argument of the call: ``RateLimiter(key=lambda request:
     request.url.host)``. A `Fallback` gives an ``httpx.Response``; ``last_good`` goes by the
