@@ -51,10 +51,11 @@ class extra:  # noqa: N801 - reads as a statement: with extra("httpx"): import h
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        # Another name: it is there, and lacks something itself.
-        if isinstance(error, ModuleNotFoundError) and error.name == self._name:
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+        # Under another name it is there, and lacks something itself.
+        if missing.partition(".")[0] == self._name:
             raise ModuleNotFoundError(
                 f"{self._name!r} isn't installed: pip install {self._distribution}, or install "
                 f"standfast with its extra `{self._of}`",
-                name=error.name,
+                name=missing,
             ) from error

@@ -341,7 +341,7 @@ def test_bad_options_are_refused():
         for wrong in (idempotent, METHOD, [b"x"]):
             with pytest.raises(ConfigurationError, match=r"idempotent=.*: give a"):
                 kind(retry(), idempotent=wrong)
-        with pytest.raises(ConfigurationError, match="14 is no grpc.StatusCode"):
+        with pytest.raises(ConfigurationError, match=r"14 is no grpc\.StatusCode"):
             kind(retry(), failures=[14])
 
 

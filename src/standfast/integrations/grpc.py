@@ -323,9 +323,9 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
 
     A call is made again only if it wasn't sent, if the server says that it did nothing (UNAVAILABLE
     or RESOURCE_EXHAUSTED, but not a lost connection), or if its method
-    (``"/package.Service/Method"``) is in `idempotent`, a list or a function that answers a bool; and
-    never after a server's ``grpc-retry-pushback-ms: -1``. That holds whatever ended the wait, and
-    for every policy. The error that comes out is marked, so that no `Retry` around tries again
+    (``"/package.Service/Method"``) is in `idempotent`, a list or a function that answers a bool;
+    and never after a server's ``grpc-retry-pushback-ms: -1``. That holds whatever ended the wait,
+    and for every policy. The error that comes out is marked, so that no `Retry` around tries again
     either.
 
     The caller's ``timeout`` bounds all attempts together, and the deadline of a `Timeout` bounds

@@ -33,14 +33,14 @@ local now = time[1] * 1000000 + time[2]
 local texts = redis.call('MGET', unpack(KEYS))
 local states, answers = {}, {}
 
-local function number(text)
+local function finite(text)
     local value = tonumber(text)
     return value == value and value or nil
 end
 
 local function gcra(i, limit, window, capacity, cost)
     local interval, room = window / limit, capacity * window / limit
-    local full = math.min(math.max(number(texts[i] or 0) or 0, now), now + room)
+    local full = math.min(math.max(finite(texts[i] or 0) or 0, now), now + room)
     if states[i] then full = math.min(math.max(states[i][1], now), now + room) end
     local after = full + cost * interval
     local left = now + room - after
@@ -58,7 +58,7 @@ local function sliding(i, limit, window, capacity, cost)
     local state = states[i]
     if not state and texts[i] then
         local a, b, c = string.match(texts[i], '(%S+) (%S+) (%S+)')
-        a, b, c = number(a or ''), number(b or ''), number(c or '')
+        a, b, c = finite(a or ''), finite(b or ''), finite(c or '')
         if a and b and c then state = {a, b, c} end
     end
     local current, previous = 0, 0
