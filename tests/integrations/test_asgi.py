@@ -146,7 +146,7 @@ async def test_a_key_that_is_no_text(answer):
         return answer
 
     middleware = RateLimitMiddleware(None, RateLimiter(2), key=key)
-    with pytest.raises(ConfigurationError, match="its key function answered .*, or None for no"):
+    with pytest.raises(ConfigurationError, match=r"its key function answered .*, or None for no"):
         await middleware({"type": "http"}, None, None)
 
 

@@ -98,7 +98,7 @@ class RateLimitSuite:
             decision = await self.take(store, Rate(limit, 1.0, burst), 1, f"k{burst}")
             assert (decision.allowed, decision.retry_after) == (True, 0)
         async with asyncio.timeout(10):
-            while not (await self.take(store, Rate(limit, 1.0, 1), 1, "k1")).allowed:
+            while not (await self.take(store, Rate(limit, 1.0, 1), 1, "k1")).allowed:  # noqa: ASYNC110 - no event tells
                 await asyncio.sleep(0.001)
 
     @BOTH

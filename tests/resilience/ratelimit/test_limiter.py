@@ -201,7 +201,7 @@ async def test_limiters_that_share_a_store_are_apart(clock):
 @pytest.mark.parametrize("max_wait", [0, 1])
 async def test_a_key_function_that_answers_no_text(make, answer, max_wait):
     limited = make(1, key=lambda: answer, max_wait=max_wait)(call_async)
-    with pytest.raises(ConfigurationError, match="its key function answered .*: it must answer"):
+    with pytest.raises(ConfigurationError, match=r"its key function answered .*: it must answer"):
         await limited()
 
 
