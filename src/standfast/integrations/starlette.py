@@ -15,13 +15,13 @@
 from typing import Any, Literal
 
 from standfast.errors import RateLimited, Rejected
-from standfast.integrations.asgi import (
+from standfast.integrations.asgi import client_address
+from standfast.integrations.refusing import (
     TRY_AGAIN_LATER,
     Check,
     Headers,
     HeaderVersion,
     KeyOf,
-    client_address,
     problem,
 )
 from standfast.lazy import extra
