@@ -81,9 +81,9 @@ class CircuitBreaker(Blocks[Permit]):
     of `failure_on` as failure, any other as success. `judge_result` does the same for results.
     Cancellation, and whatever else isn't an ``Exception``, counts as `on_cancellation`: ignored,
     unless you say otherwise. An exception group fails if anything in it does. An ignored probe
-    gives its permit back. A call that a `Timeout` around
-    the breaker ended counts as if it had raised `TimedOut`, unless a deadline around that one had
-    left it less than half of its time; around plain functions, in a `Pipeline` only.
+    gives its permit back. A call that a `Timeout` around the breaker ended counts as if it had
+    raised `TimedOut`, unless a deadline around that one had left it less than half of its time;
+    around plain functions, in a `Pipeline` only.
 
     Each call that is let through is counted once at most, in the state in which it began: what
     comes back after a change of state is dropped. Time is monotonic. Raises `CircuitOpen`, with
