@@ -17,6 +17,7 @@ from standfast.saga.context import known
 from standfast.saga.inspection import check_functions
 from standfast.saga.plan import Plan
 from standfast.saga.saga import Saga
+from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
 from standfast.saga.steps import Step, check_parameters, item_type, result_type
 from standfast.text import is_storable
@@ -57,6 +58,11 @@ class Definition:
         self.plan: Plan = _plan(cls, self.name, self.steps)
         self._check_migrations()
         self.result_types: dict[str, Any] = {s.name: result_type(s) for s in self.steps.values()}
+        self.results_of: dict[str, Results] = {
+            name: Results(annotation) for name, annotation in self.result_types.items()
+        }
+        self.shares_input: bool = is_immutable(self.input_type)
+        """Whether all attempts may be given the same input: its type lets nobody change it."""
         self.item_types: dict[str, Any] = {
             s.name: item_type(s) for s in self.steps.values() if s.each
         }
@@ -94,14 +100,16 @@ class Definition:
                 f"{self.name}: {branch.id} has no result (it is {branch.state}): ask "
                 "ctx.has_result(step) first; an undo can go by ctx.branch_key alone"
             )
-        if branch.value is UNSET:
-            assert branch.result is not None
-            type = self.result_types[branch.step.name]
-            if branch.fans_out:
-                branch.value = [self.branch_result(item) for item in branch.children]
-            else:
-                branch.value = self.codec.decode(branch.result, type)
-        return branch.value
+        if branch.value is not UNSET:
+            return branch.value
+        if branch.fans_out:
+            return [self.branch_result(item) for item in branch.children]
+        assert branch.result is not None
+        results = self.results_of[branch.step.name]
+        value = self.codec.decode(branch.result, results.annotation)
+        if results.is_immutable:
+            branch.value = value
+        return value
 
     def result(self, state: SagaState, name: str) -> Any:
         """A step's result by name. Raises `ResultUnavailable`."""
