@@ -266,20 +266,22 @@ class ClaimingSuite(Suite):
         """How often it was reclaimed in a row, as read and as claimed; a fact begins anew."""
         token = await register(database)
         id = await owned(database, token)
-        facts = 1
-        for times in (1, 2, 3, 1, 2):
-            if times == 1 and facts == 1 and (await loaded(database, id)).recoveries:
-                assert list(
-                    await journal(database).append(token, [Append(id, 0, ["progress"])])
-                ) == [None]
-                facts = 2
-                assert (await loaded(database, id)).recoveries == 0
+
+        async def die() -> int:
+            nonlocal token
             await leases(database).release([token])
             assert await journal(database).reclaim() == 1
-            assert (await loaded(database, id)).recoveries == times
             token = await register(database)
-            (claimed,) = await journal(database).claim(token, KINDS, now=time.time() + 60, limit=10)
-            assert (claimed.recoveries, len(claimed.facts)) == (times, facts)
+            soon = time.time() + 60
+            (claimed,) = await journal(database).claim(token, KINDS, now=soon, limit=10)
+            assert claimed.recoveries == (await loaded(database, id)).recoveries
+            return claimed.recoveries
+
+        assert [await die() for _ in range(3)] == [1, 2, 3]
+        (done,) = await journal(database).append(token, [Append(id, 0, ["progress"])])
+        assert done is None
+        assert (await loaded(database, id)).recoveries == 0
+        assert [await die() for _ in range(2)] == [1, 2]
 
     async def test_recoveries_are_of_the_dead_only(self, database: Database) -> None:
         """What is given back, or comes to rest, is no recovery; neither ends a row of them."""
