@@ -58,6 +58,7 @@ class PostgresDatabase:
         self.options = found
         self.pool = Pool(dsn, redact(dsn), found)
         self.vital = Pool(dsn, redact(dsn), found, size=VITAL)
+        self.pool.beside, self.vital.beside = self.vital, self.pool
         self.listener = Listener(self.pool)
         self._ports = Ports(self, "standfast.backends.postgres")
 

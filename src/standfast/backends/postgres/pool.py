@@ -74,6 +74,8 @@ class Pool:
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
         self._begin_freely = self._begin + _PLAN_FREELY
+        self.beside: Pool | None = None
+        """Another to the same server: where one finds a standby, so does the other."""
         self._affinity: Affinity | None = None
         self._pool: asyncpg.Pool | None = None
         self._at_hand: list[Any] = []
@@ -189,6 +191,12 @@ class Pool:
         The address may lead to the primary by now, or soon.
         """
         drop(connection)
+        await self.expire()
+        if self.beside is not None:
+            await self.beside.expire()
+
+    async def expire(self) -> None:
+        """Use no connection of now any more."""
         at_hand, self._at_hand = self._at_hand, []
         for other in at_hand:
             drop(other)
