@@ -278,10 +278,11 @@ class LeasesSuite(Suite):
 
     async def test_expire(self, database: Database) -> None:
         """Ends what has run out, nothing else; instances are left to `reclaim`."""
-        token = await register(database, ttl=0.05)
+        token = await register(database)
         mine = [await owned(database, token) for _ in range(3)]
         assert await leases(database).expire() == []
-        await asyncio.sleep(0.06)
+        assert await leases(database).renew([token], ttl=0.001) == [True]
+        await asyncio.sleep(0.01)
         assert await leases(database).expire() == [token]
         assert await leases(database).expire() == []
         assert await leases(database).leases() == []
