@@ -202,8 +202,10 @@ class Runner:
         try:
             await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
-            # Its owner's lease ends with this process: then another worker finds it and tries.
-            log.exception("saga %s couldn't be set aside", id, extra={"saga_id": str(id)})
+            log.exception(
+                "saga %s couldn't be set aside; trying again", id, extra={"saga_id": str(id)}
+            )
+            self.desk.doubt()
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
         """Hand an instance that can't move back to the workers of its own version."""

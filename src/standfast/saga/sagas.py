@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.affinity import Affinity
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -57,6 +58,7 @@ class Sagas(Pattern):
         self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
         self.poll: float = 0.5
         self._given = definitions
+        self._affinity: Affinity | None = None
 
     # -- as a pattern ------------------------------------------------------------------------
 
@@ -78,11 +80,13 @@ class Sagas(Pattern):
 
     async def open(self) -> None:
         """See `Pattern.open`. An OpenTelemetry SDK may be set until then."""
+        self._affinity = Affinity("this app")
         self.telemetry.connect()
         self.starter.open(self._database.capabilities.write_lanes)
 
     async def close(self) -> None:
         """See `Pattern.close`."""
+        self._affinity = None
         await self.starter.close()
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
@@ -269,6 +273,8 @@ class Sagas(Pattern):
 
         After `patience` seconds it begins to look whether any worker has the saga.
         """
+        if self._affinity is not None:
+            self._affinity.check()  # here is what a watcher, of another loop, would wait for
         begun = self.clock.monotonic()
         looks_at = begun + patience
         while True:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
+from standfast.affinity import Affinity, running_loop
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.options import PostgresOptions
 from standfast.errors import StoreError, StoreUnavailable
@@ -20,6 +21,9 @@ Fetch: TypeAlias = Callable[..., Awaitable[Any]]
 """``fetch(sql, *args)``: run a statement, give its rows."""
 
 _VICTIM_ATTEMPTS = 8
+RESTS_FOR = 300.0
+"""Seconds for which a connection may have nothing to do before it is closed."""
+RESTS_BRIEFLY = 60.0
 
 # The statements of the library are kept as prepared plans, made when a table may still be small;
 # without these a plan that walks through the whole table (or its index, to join it with a list)
@@ -54,15 +58,25 @@ class Pool:
     A connection that comes back sound stays at hand for the next call, `min_size` of them at most
     and only while nobody waits for one: each loan of asyncpg's pool takes tasks and turns of the
     event loop, a good part of a lone commit.
+
+    With `size` it has up to that many, none of which is made before it is needed, or kept for long.
     """
 
-    def __init__(self, dsn: str, place: str, options: PostgresOptions) -> None:
+    def __init__(
+        self, dsn: str, place: str, options: PostgresOptions, *, size: int | None = None
+    ) -> None:
         self._dsn = dsn
         self.place = place
         self.options = options
+        self._lazy = size is not None
+        self._kept = 0 if self._lazy else options.min_size
+        self._max_size = options.max_size if size is None else size
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
         self._begin_freely = self._begin + _PLAN_FREELY
+        self.beside: Pool | None = None
+        """Another to the same server: where one finds a standby, so does the other."""
+        self._affinity: Affinity | None = None
         self._pool: asyncpg.Pool | None = None
         self._at_hand: list[Any] = []
         self._spoiled: list[Any] = []
@@ -74,20 +88,21 @@ class Pool:
         """Connect. Raises `StoreUnavailable`."""
         if self._pool is not None:
             return
+        self._affinity = Affinity(f"the connection to PostgreSQL at {self.place}")
         try:
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=self.options.min_size,
-                max_size=self.options.max_size,
+                min_size=self._kept,
+                max_size=self._max_size,
                 timeout=self.options.connect_seconds,
                 command_timeout=self.timeout,
-                max_inactive_connection_lifetime=300.0,
+                max_inactive_connection_lifetime=RESTS_BRIEFLY if self._lazy else RESTS_FOR,
                 reset=_reset,
                 **self._settings(),
             )
         except DRIVER_ERRORS as error:
             raise translate(error, self.place) from error
-        if self.options.min_size == 0:
+        if not self._kept and not self._lazy:
             try:
                 await self.fetch("SELECT 1")
             except BaseException:  # also a cancellation: a pool that isn't open holds nothing
@@ -176,6 +191,12 @@ class Pool:
         The address may lead to the primary by now, or soon.
         """
         drop(connection)
+        await self.expire()
+        if self.beside is not None:
+            await self.beside.expire()
+
+    async def expire(self) -> None:
+        """Use no connection of now any more."""
         at_hand, self._at_hand = self._at_hand, []
         for other in at_hand:
             drop(other)
@@ -185,6 +206,9 @@ class Pool:
 
     def _at_once(self) -> Any:
         """A connection that is at hand, or None."""
+        affinity = self._affinity
+        if affinity is not None and running_loop() is not affinity.loop:
+            affinity.refuse()
         while self._at_hand:
             connection = self._at_hand.pop()
             if not _is_closed(connection):
@@ -210,7 +234,7 @@ class Pool:
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
                     f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
-                    f"that it answers, or raise max_size={self.options.max_size}"
+                    f"that it answers, or raise max_size={self._max_size}"
                 ) from error
             raise
         finally:
@@ -218,7 +242,7 @@ class Pool:
 
     def _keep(self, connection: Any) -> bool:
         """Put a sound connection at hand if there is room; whether there was."""
-        if self._waiting or len(self._at_hand) >= self.options.min_size:
+        if self._waiting or len(self._at_hand) >= self._kept:
             return False
         self._at_hand.append(connection)
         self._left()

@@ -55,5 +55,15 @@ CREATE TABLE standfast_mail (
 ) STRICT;
 """,
         ),
+        # How often in a row it was reclaimed, and the number of its last fact then. Nothing but a
+        # takeover writes them.
+        SchemaMigration(
+            2,
+            "recoveries",
+            """\
+ALTER TABLE standfast_instances ADD COLUMN recoveries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE standfast_instances ADD COLUMN stood_at INTEGER NOT NULL DEFAULT -1;
+""",
+        ),
     ),
 )
