@@ -165,10 +165,12 @@ def test_show_tells_the_story(sagas, standfast):
 def test_show_tells_where_errors_were_raised_if_asked(sagas):
     assert "Traceback" not in sagas("show", "place-order/parked").stdout
     shown = sagas("show", "place-order/parked", "--traceback").stdout.splitlines()
-    (first,) = [n for n, line in enumerate(shown) if line.endswith(" charge, attempt 1:")]
-    assert shown[first + 1] == "  Traceback (most recent call last):"
-    assert any(line.startswith("    File ") and "in charge" in line for line in shown)
-    assert shown.count("  OSError: the bank is away") == 1, "once for the same"
+    heads = [n for n, line in enumerate(shown) if re.fullmatch(r"\+\S+ charge:", line)]
+    assert len(heads) == 1, "once for the same"
+    told = shown[heads[0] + 1 :]
+    assert told[0] == "  Traceback (most recent call last):"
+    assert any(line.startswith("    File ") and "in charge" in line for line in told)
+    assert told.count("  OSError: the bank is away") == 1
 
 
 def test_acts_reach_the_journal_with_the_one_who_asked(sagas, played, standfast):

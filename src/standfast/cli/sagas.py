@@ -175,8 +175,8 @@ def show(
         if traceback:
             for entry in told.entries:
                 if entry.traceback:
-                    say(f"\n{since_start(entry)} {entry.branch}, attempt {entry.attempt}:")
-                    say(indent(entry.traceback, "  "))
+                    say(f"\n{since_start(entry)} {on_one_line(entry.branch)}:")
+                    say(indent(entry.traceback, "  ").rstrip())
         for mail in loaded.mails:
             what = on_one_line(mail.subject)
             say(f"not acted on yet: {what} {short(mail.body)}, sent {moment(mail.at)}")

@@ -32,8 +32,8 @@ class Entry:
     the whole. `text` tells it on one line. The others are set where the kind has them: the number
     of the `attempt`, its `error`, when the next is due (`retry_at`, seconds since the epoch), who
     asked (`by`) and why (`reason`), the id of a `child` saga, and the `value`: an input, a result,
-    a signal's payload or the items, as plain JSON values. `traceback` tells where in the code the
-    error was raised, unless it is the same error as that of the attempt before.
+    a signal's payload or the items, as plain JSON values, and the `traceback` of the error, where
+    it isn't that of the one before.
     """
 
     at: float
