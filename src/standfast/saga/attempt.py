@@ -135,16 +135,18 @@ class AttemptRunner:
             signal.getsignal(signal.SIGINT) is signal.default_int_handler
         ):
             raise error  # a real one: asyncio's runner and `standfast run` have handlers of theirs
-        if not self._is_attempts_task(active):
-            raise error  # it is closed with its loop, or was given up
-        if active.is_cut_off or (
-            isinstance(error, asyncio.CancelledError) and self._has_ended(active)
+        is_cancelled = isinstance(error, asyncio.CancelledError)
+        if (
+            active.is_cut_off
+            or (is_cancelled and self._has_ended(active))
+            or not self._is_attempts_task(active)
         ):
-            if isinstance(error, asyncio.CancelledError):
+            if is_cancelled or isinstance(error, GeneratorExit):
                 raise error
-            raise asyncio.CancelledError from error
+            raise asyncio.CancelledError from error  # it didn't heed it, and is done for
 
     def _is_attempts_task(self, active: Active) -> bool:
+        """Whether this task is one of the instance's, and not given up or closed with its loop."""
         try:
             task = asyncio.current_task()
         except RuntimeError:
@@ -154,9 +156,7 @@ class AttemptRunner:
     def _has_ended(self, active: Active) -> bool:
         """Whether the worker ended the instance's tasks, or is itself being ended."""
         turn = self._turn
-        return active.is_cut_off or (
-            turn is not None and (turn.done() or turn.cancelling() > 0) and turn is not active.task
-        )
+        return active.is_cut_off or (turn is not None and (turn.done() or turn.cancelling() > 0))
 
     async def take_back(self, active: Active) -> None:
         """Withdraw what an attempt asked of the task that drives its saga: to be cancelled."""

@@ -22,7 +22,7 @@ from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.runner import Runner
-from standfast.saga.saga_log import fields_of
+from standfast.saga.saga_log import fields, fields_of
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.watchers import Watchers
@@ -170,6 +170,7 @@ class SagaExecutor:
             active.definition.name,
             ", ".join(sorted(active.machine.running)) or "none",
             where(task),
+            extra=fields(active.definition.name, active.machine, None, "", 0),
         )
         if self.active.pop(active.id, None) is not None:
             self.watchers.forget(active.id)
