@@ -166,10 +166,12 @@ class ConnectionThreads:
     def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
         try:
             con = connect(self._path, busy_timeout=self._busy_timeout)
-        except DRIVER_ERRORS as driver_error:
-            translated = translate(driver_error, self._path)
-            translated.__cause__ = driver_error
-            post(loop, settle, ready, None, translated)
+        except Exception as error:  # noqa: BLE001 — whoever opens waits for it, and would for ever
+            if isinstance(error, DRIVER_ERRORS):
+                translated = translate(error, self._path)
+                translated.__cause__ = error
+                error = translated
+            post(loop, settle, ready, None, error)
             return
         self._connected(con)
         post(loop, settle, ready, None, None)
