@@ -12,6 +12,7 @@ passed; None means that only mail wakes it. All times are wall-clock seconds sin
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -126,11 +127,15 @@ class Append:
 
 @dataclass(slots=True)
 class Loaded:
-    """An instance with its whole journal in order, and the mail that waits for it in order."""
+    """An instance with its whole journal in order, and the mail that waits for it in order.
+
+    `recoveries`: how often in a row it was reclaimed without a fact since.
+    """
 
     instance: Instance
     facts: list[str]
     mails: list[Mail] = field(default_factory=list)
+    recoveries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,18 @@ class Stuck:
     status: str
     number: int
     since: float
+
+
+def recovery_pause(recoveries: int, pause: float, longest: float) -> float:
+    """After how many seconds an instance is due that was reclaimed for that many times in a row.
+
+    For backends that don't compute it in SQL; see `JournalStore.reclaim`.
+    """
+    if recoveries < 2 or not pause:
+        return 0.0
+    # Doubled more often than that it is longer than anybody waits.
+    whole = min(longest, pause * 2.0 ** min(recoveries - 2, 60))
+    return whole * (1 + random.random()) / 2  # noqa: S311 - only jitter
 
 
 class JournalWriter(Protocol):
@@ -231,7 +248,8 @@ class JournalStore(Protocol):
         """Take up to `limit` passive instances that are due, the longest due first, and load them.
 
         Only of the given (pattern, name, version) `kinds`. Two workers never get the same one.
-        With an owner whose lease is lost: `StaleWriter`.
+        With an owner whose lease is lost: `StaleWriter`. A claim that fails otherwise, or is
+        cancelled, may have been carried out all the same: `owned_by` tells.
         """
         ...
 
@@ -279,8 +297,18 @@ class JournalStore(Protocol):
         """Make all that `owner` owns passive and due now. Its lease stays as it is."""
         ...
 
-    async def reclaim(self) -> int:
-        """Make what is owned under leases that were ended passive and due now; how many."""
+    async def reclaim(self, *, pause: float = 0.0, longest: float = 0.0) -> int:
+        """Make what is owned under leases that were ended passive and due; how many.
+
+        Each is due now, unless it was reclaimed before and no fact has come since: then it may be
+        what its owners died of, and is due after `pause` seconds, the double each further time, but
+        `longest` at most. A random part of up to half is taken off, so that those which died
+        together are apart the next time. `Loaded.recoveries` tells how often that was.
+        """
+        ...
+
+    async def owned_by(self, owner: int) -> Sequence[UUID]:
+        """The instances that `owner` owns, in any order."""
         ...
 
     async def owned(self) -> Mapping[int, int]:

@@ -46,12 +46,12 @@ class Connector:
 
     `is_pooled`: the server is behind a pooler, such as pgbouncer, that hands out its connections
     for one transaction each. Then nothing is kept in a session: no prepared statement, no setting.
-    It is told by ``statement_cache_size=0``, or found out with the first connection.
+    That is told by ``statement_cache_size=0``, or found out with the first connection.
     """
 
     def __init__(self, dsn: str, place: str, options: PostgresOptions) -> None:
-        self._dsn = dsn
-        self._place = place
+        self.dsn: str = dsn
+        self.place: str = place
         self._options = options
         self._hosts: Sequence[str] = each_host(dsn)
         self._served = 0
@@ -82,7 +82,7 @@ class Connector:
                 "PostgreSQL at %s is behind a pooler (pgbouncer?) that keeps no session, so no "
                 "prepared statements are used from now on; say so with statement_cache_size=0 in "
                 "the URL",
-                self._place,
+                self.place,
             )
         return await self._open(dsn, given, statement_cache_size=0, server_settings=self._named())
 
@@ -120,14 +120,14 @@ class Connector:
         )
 
     def _named(self) -> dict[str, str]:
-        name = option_of(self._dsn, "application_name") or os.environ.get("PGAPPNAME")
+        name = option_of(self.dsn, "application_name") or os.environ.get("PGAPPNAME")
         return {"application_name": name or "standfast"}
 
     def _wanted(self) -> dict[str, str]:
         """A server that takes writes, unless the user wants another."""
         told = (
-            option_of(self._dsn, "target_session_attrs")
-            or option_of(self._dsn, "service")
+            option_of(self.dsn, "target_session_attrs")
+            or option_of(self.dsn, "service")
             or os.environ.get("PGTARGETSESSIONATTRS")
         )
         return {} if told else {"target_session_attrs": "primary"}

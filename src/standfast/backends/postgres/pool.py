@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
+from standfast.affinity import Affinity, running_loop
 from standfast.backends.postgres.connecting import Connector
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.options import PostgresOptions, check_surroundings
@@ -21,6 +22,9 @@ Fetch: TypeAlias = Callable[..., Awaitable[Any]]
 """``fetch(sql, *args)``: run a statement, give its rows."""
 
 _VICTIM_ATTEMPTS = 8
+RESTS_FOR = 300.0
+"""Seconds for which a connection may have nothing to do before it is closed."""
+RESTS_BRIEFLY = 60.0
 
 _BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {idle}"
@@ -41,17 +45,24 @@ class Pool:
     A connection that comes back sound stays at hand for the next call, `min_size` of them at most
     and only while nobody waits for one: each loan of asyncpg's pool takes tasks and turns of the
     event loop, a good part of a lone commit.
+
+    With `size` it has up to that many, none of which is made before it is needed, or kept for long.
     """
 
-    def __init__(self, dsn: str, place: str, options: PostgresOptions) -> None:
-        self._dsn = dsn
-        self._connector = Connector(dsn, place, options)
+    def __init__(
+        self, connector: Connector, options: PostgresOptions, *, size: int | None = None
+    ) -> None:
+        self._connector = connector
         self._leaving: list[Callable[[], None]] = []
-        self.place = place
+        self.place = connector.place
         self.options = options
+        self._lazy = size is not None
+        self._kept = 0 if self._lazy else options.min_size
+        self._max_size = options.max_size if size is None else size
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
         self._begin_freely = self._begin + _PLAN_FREELY
+        self._affinity: Affinity | None = None
         self._pool: asyncpg.Pool | None = None
         self._at_hand: list[Any] = []
         self._spoiled: list[Any] = []
@@ -63,18 +74,19 @@ class Pool:
         """Connect. Raises `StoreUnavailable`, `ConfigurationError`."""
         if self._pool is not None:
             return
-        check_surroundings(self._dsn)
+        check_surroundings(self._connector.dsn)
+        self._affinity = Affinity(f"the connection to PostgreSQL at {self.place}")
         try:
             self._pool = await asyncpg.create_pool(
-                min_size=self.options.min_size,
-                max_size=self.options.max_size,
-                max_inactive_connection_lifetime=300.0,
+                min_size=self._kept,
+                max_size=self._max_size,
+                max_inactive_connection_lifetime=RESTS_BRIEFLY if self._lazy else RESTS_FOR,
                 connect=self._connector.connect,
                 reset=_reset,
             )
         except DRIVER_ERRORS as error:
             raise translate(error, self.place) from error
-        if self.options.min_size == 0:
+        if not self._kept and not self._lazy:
             try:
                 await self.fetch("SELECT 1")
             except BaseException:  # also a cancellation: a pool that isn't open holds nothing
@@ -191,6 +203,9 @@ class Pool:
 
     def _at_once(self) -> Any:
         """A connection that is at hand, or None."""
+        affinity = self._affinity
+        if affinity is not None and running_loop() is not affinity.loop:
+            affinity.refuse()
         while self._at_hand:
             connection = self._at_hand.pop()
             if not is_closed(connection):
@@ -216,7 +231,7 @@ class Pool:
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
                     f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
-                    f"that it answers, or raise max_size={self.options.max_size}"
+                    f"that it answers, or raise max_size={self._max_size}"
                 ) from error
             raise
         finally:
@@ -224,7 +239,7 @@ class Pool:
 
     def _keep(self, connection: Any) -> bool:
         """Put a sound connection at hand if there is room; whether there was."""
-        if self._waiting or len(self._at_hand) >= self.options.min_size:
+        if self._waiting or len(self._at_hand) >= self._kept:
             return False
         self._at_hand.append(connection)
         self._gone()

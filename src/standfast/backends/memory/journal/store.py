@@ -24,6 +24,7 @@ from standfast.ports.journal import (
     Start,
     StartAnswer,
     Stuck,
+    recovery_pause,
 )
 
 Kinds = Sequence[tuple[str, str, int]]
@@ -165,17 +166,28 @@ class MemoryJournal:
             ids = self._state.owned.get(owner, ())
             self.staged(tx).free(owner, ids, now=self._database.now())
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, *, pause: float = 0.0, longest: float = 0.0) -> int:
         """See `JournalStore.reclaim`."""
         if all(owner in self._leases.held for owner in self._state.owned):
             return 0  # without waiting for the writer's turn
         async with self._database.exclusive() as tx:
             staged, now = self.staged(tx), self._database.now()
-            return sum(
-                staged.free(owner, ids, now=now)
+            freed = [
+                record
                 for owner, ids in self._state.owned.items()
                 if owner not in self._leases.held
-            )
+                for record in staged.free(owner, ids, now=now)
+            ]
+            for record in freed:
+                again = record.stood_at == len(record.facts)
+                record.recoveries = record.recoveries + 1 if again else 1
+                record.stood_at = len(record.facts)
+                record.instance.wake_at = now + recovery_pause(record.recoveries, pause, longest)
+            return len(freed)
+
+    async def owned_by(self, owner: int) -> Sequence[UUID]:
+        """See `JournalStore.owned_by`."""
+        return sorted(self._state.owned.get(owner, ()))  # as one seed of a simulation tells it
 
     async def owned(self) -> Mapping[int, int]:
         """See `JournalStore.owned`."""

@@ -82,6 +82,19 @@ CREATE INDEX mail_unread ON standfast.mail (instance, number) WHERE body IS NOT 
         ),
         SchemaMigration(
             2,
+            "recoveries",
+            """\
+ALTER TABLE standfast.instances
+    ADD COLUMN recoveries int NOT NULL DEFAULT 0,
+    ADD COLUMN stood_at int NOT NULL DEFAULT -1;
+COMMENT ON COLUMN standfast.instances.recoveries IS
+    'how often in a row it was reclaimed without a fact since; only a takeover writes it';
+COMMENT ON COLUMN standfast.instances.stood_at IS 'the number of its last fact then';
+COMMENT ON COLUMN standfast.instances.claim IS 'not used any more';
+""",
+        ),
+        SchemaMigration(
+            3,
             "an index of what is stuck",
             """\
 CREATE INDEX instances_stuck ON standfast.instances (pattern, name, status)

@@ -47,12 +47,16 @@ def load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
 
 def _load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
     found: dict[bytes, Loaded] = {}
+    stood: dict[bytes, int] = {}
     wanted = list(dict.fromkeys(id.bytes for id in ids))
     for chunk, marks in _chunks(wanted):
-        for row in con.execute(
-            f"SELECT {COLUMNS} FROM standfast_instances WHERE id IN ({marks})", chunk
+        for *row, recoveries, stood_at in con.execute(
+            f"SELECT {COLUMNS}, recoveries, stood_at FROM standfast_instances"
+            f" WHERE id IN ({marks})",
+            chunk,
         ).fetchall():
-            found[row[0]] = Loaded(instance(row), [])
+            found[row[0]] = Loaded(instance(row), [], recoveries=recoveries)
+            stood[row[0]] = stood_at
         for key, fact in con.execute(
             f"SELECT id, fact FROM standfast_journal WHERE id IN ({marks}) ORDER BY id, seq", chunk
         ).fetchall():
@@ -61,6 +65,9 @@ def _load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
         for row in _mail(con, f"recipient IN ({marks})", chunk):
             if row[1] in found:
                 found[row[1]].mails.append(_as_mail(row))
+    for key, loaded in found.items():
+        if loaded.recoveries and stood[key] != len(loaded.facts) - 1:
+            loaded.recoveries = 0  # there was progress since
     return [found[key] for key in wanted if key in found]
 
 
@@ -169,6 +176,12 @@ def orphaned(con: sqlite3.Connection) -> list[int]:
         " AND token NOT IN (SELECT token FROM standfast_leases)"
     ).fetchall()
     return [token for (token,) in rows]
+
+
+def owned_by(con: sqlite3.Connection, owner: int) -> Sequence[UUID]:
+    """`JournalStore.owned_by`."""
+    rows = con.execute("SELECT id FROM standfast_instances WHERE owner = ?", (owner,)).fetchall()
+    return [UUID(bytes=key) for (key,) in rows]
 
 
 def owned(con: sqlite3.Connection) -> Mapping[int, int]:

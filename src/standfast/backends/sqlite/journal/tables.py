@@ -59,8 +59,18 @@ CREATE TABLE standfast_mail (
 ) STRICT;
 """,
         ),
+        # How often in a row it was reclaimed, and the number of its last fact then. Nothing but a
+        # takeover writes them.
         SchemaMigration(
             2,
+            "recoveries",
+            """\
+ALTER TABLE standfast_instances ADD COLUMN recoveries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE standfast_instances ADD COLUMN stood_at INTEGER NOT NULL DEFAULT -1;
+""",
+        ),
+        SchemaMigration(
+            3,
             "an index of what is stuck",
             """\
 CREATE INDEX standfast_instances_stuck ON standfast_instances (pattern, name, status)
