@@ -98,7 +98,7 @@ async def test_who_does_not_own_the_tables(roles, direct, postgres_dsn, monkeypa
     await direct.execute(
         f"GRANT USAGE, CREATE ON SCHEMA standfast TO {role};"
         f"GRANT ALL ON ALL TABLES IN SCHEMA standfast TO {role};"
-        "DELETE FROM standfast.schema_migrations WHERE line = 'journal' AND number = 2;"
+        "DELETE FROM standfast.schema_migrations WHERE line = 'journal' AND number = 3;"
         "DROP INDEX standfast.instances_stuck"
     )
     with pytest.raises(StoreError, match="role that owns the tables"):

@@ -15,7 +15,8 @@ def test_paths(monkeypatch, tmp_path):
     assert SqliteDatabase("sqlite:///shop.db").path == "shop.db"
     assert SqliteDatabase("sqlite:////var/lib/shop.db").path == "/var/lib/shop.db"
     assert SqliteDatabase("sqlite:///~/shop.db").path == f"{tmp_path}/shop.db"
-    assert SqliteDatabase("sqlite:///ü #1.db").path == "ü #1.db"
+    assert SqliteDatabase("sqlite:///ü #1%20.db").path == "ü #1%20.db"
+    assert SqliteDatabase("sqlite:///what%3F.db?readers=1").path == "what?.db"
 
 
 async def test_options(tmp_path):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from standfast.backends.postgres.journal import statements
+from standfast.backends.postgres.journal import tables as postgres
 from standfast.backends.sqlite import SqliteDatabase
+from standfast.backends.sqlite.journal import tables as sqlite
 from standfast.conformance.samples import finish, journal, migrate, register, start
 from standfast.ports.journal import STUCK, Filter
 from standfast.saga import status
@@ -112,4 +113,5 @@ async def test_sqlite_reads_only_what_is_stuck(tmp_path, monkeypatch):
 
 
 def test_the_condition_is_the_migrations():
-    assert statements.IS_STUCK in statements.STUCK
+    for tables in (postgres, sqlite):
+        assert tables.STUCK in tables.LINE.migrations[-1].sql

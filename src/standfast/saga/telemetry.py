@@ -148,7 +148,7 @@ class SagaTelemetry:
         def stuck(which: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
             def read(options: CallbackOptions) -> Iterable[Observation]:
                 if self.stuck is not None:
-                    for (saga, status), told in (self._stuck_at_first | self.stuck()).items():
+                    for (saga, status), told in {**self._stuck_at_first, **self.stuck()}.items():
                         yield Observation(told[which], {"saga": saga, "status": status})
 
             return read

@@ -206,12 +206,12 @@ class ConnectionThreads:
     def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
         try:
             con = connect(self._path, busy_timeout=self._busy_timeout)
-        except Exception as error:  # noqa: BLE001 — whoever opens waits for it, and would for ever
-            if isinstance(error, DRIVER_ERRORS):
-                translated = translate(error, self._path)
-                translated.__cause__ = error
-                error = translated
-            post(loop, settle, ready, None, error)
+        except Exception as problem:  # noqa: BLE001 — who opens waits for it, and would for ever
+            told: Exception = problem
+            if isinstance(problem, DRIVER_ERRORS):
+                told = translate(problem, self._path)
+                told.__cause__ = problem
+            post(loop, settle, ready, None, told)
             return
         self._connected(con)
         post(loop, settle, ready, None, None)

@@ -36,7 +36,8 @@ class SqliteDatabase:
     `url` is ``sqlite:///relative.db``, ``sqlite:///~/at_home.db`` or
     ``sqlite:////absolute/path.db``; the file is made when it isn't there, its folder isn't. Its
     query may hold options, which win over those given by name:
-    ``sqlite:///shop.db?busy_timeout=10s&readers=4``.
+    ``sqlite:///shop.db?busy_timeout=10s&readers=4``. A ``?`` in the name of a file is written
+    ``%3F``, all else as it is.
 
     `busy_timeout` is how long to wait for another process's write, then it is `StoreUnavailable`.
     `readers` is how many reads may run at once. As long as commits lately took less than
@@ -125,8 +126,8 @@ class SqliteDatabase:
 def parse(url: str) -> tuple[str, dict[str, str]]:
     """The path of the file, and the options in the query. Raises `ConfigurationError`."""
     named, _, query = url.partition("?")
-    path = named.removeprefix(_PREFIX)
-    if not path or path == named:
+    path = named.removeprefix(_PREFIX).replace("%3F", "?").replace("%3f", "?")
+    if not path or not named.startswith(_PREFIX):
         raise ConfigurationError(
             f"url={url!r}: write sqlite:///relative.db or sqlite:////absolute/path.db"
         )

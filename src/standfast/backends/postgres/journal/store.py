@@ -11,6 +11,7 @@ import asyncpg
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.journal import scripts
 from standfast.backends.postgres.journal import statements as sql
+from standfast.backends.postgres.journal.tables import STUCK as IS_STUCK
 from standfast.backends.postgres.journal.writer import PostgresJournalWriter, instance_of
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.pool import Pool, run
@@ -192,7 +193,7 @@ class PostgresJournal:
         conditions = ["true"]
         args: list[Any] = []
         if filter.statuses and set(filter.statuses) <= set(STUCK):
-            conditions.append(sql.IS_STUCK)
+            conditions.append(IS_STUCK)
         for condition, value in (
             ("pattern = ${}", filter.pattern or None),
             ("name = ${}", filter.name or None),
