@@ -103,7 +103,7 @@ async def test_a_direct_connection_keeps_its_session(postgres_dsn, caplog):
 
 
 async def test_settings_of_the_driver_are_as_before(postgres_dsn):
-    connection = await PostgresDatabase(postgres_dsn).pool.connect()
+    connection = await PostgresDatabase(postgres_dsn).listener._connector.connect()
     assert isinstance(connection, asyncpg.Connection)
     assert await connection.fetchval("SHOW jit") == "off"
     await connection.close()

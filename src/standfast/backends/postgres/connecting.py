@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -55,7 +55,20 @@ class Connector:
         self._options = options
         self._hosts: Sequence[str] = each_host(dsn)
         self._served = 0
+        self._leaving: list[Callable[[], Awaitable[None]]] = []
         self.is_pooled: bool = not options.statement_cache_size
+
+    def on_leaving(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Have `act` called when the connections of now are to be left, for the wrong server."""
+        self._leaving.append(act)
+
+    async def leave(self) -> None:
+        """Let all who have connections leave them, however each is used.
+
+        The address may lead to the primary by now, or soon.
+        """
+        for act in self._leaving:
+            await act()
 
     async def connect(self, *_: Any, **given: Any) -> asyncpg.Connection:
         """A new connection. `given` comes from asyncpg's pool. Driver errors come through."""

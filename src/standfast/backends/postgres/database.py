@@ -60,7 +60,7 @@ class PostgresDatabase:
         connector = Connector(dsn, redact(dsn), found)
         self.pool = Pool(connector, found)
         self.vital = Pool(connector, found, size=VITAL)
-        self.listener = Listener(self.pool)
+        self.listener = Listener(connector)
         self._ports = Ports(self, "standfast.backends.postgres")
 
     def __repr__(self) -> str:

@@ -53,7 +53,7 @@ class Pool:
         self, connector: Connector, options: PostgresOptions, *, size: int | None = None
     ) -> None:
         self._connector = connector
-        self._leaving: list[Callable[[], None]] = []
+        connector.on_leaving(self._leave)
         self.place = connector.place
         self.options = options
         self._lazy = size is not None
@@ -115,14 +115,6 @@ class Pool:
             self._pool = None
             self._at_hand.clear()
             self._spoiled.clear()
-
-    async def connect(self) -> asyncpg.Connection:
-        """A connection of its own, outside the pool. Driver errors come through."""
-        return await self._connector.connect()
-
-    def on_leaving(self, act: Callable[[], None]) -> None:
-        """Call `act` when connections are left because their server takes no writes any more."""
-        self._leaving.append(act)
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run one statement in a transaction of its own; its rows."""
@@ -187,19 +179,17 @@ class Pool:
         return standby == "on" or (read_only and fenced)
 
     async def leave(self, connection: Any) -> None:
-        """Use this connection, and all others of now, no more: they lead to the wrong server.
-
-        The address may lead to the primary by now, or soon.
-        """
+        """Use this connection, and all others of now, no more: they lead to the wrong server."""
         drop(connection)
+        await self._connector.leave()
+
+    async def _leave(self) -> None:
         at_hand, self._at_hand = self._at_hand, []
         for other in at_hand:
             drop(other)
         self._spoiled += at_hand
         if self._pool is not None:
             await self._pool.expire_connections()
-        for act in self._leaving:
-            act()
 
     def _at_once(self) -> Any:
         """A connection that is at hand, or None."""
