@@ -4,7 +4,10 @@ import pytest
 
 from standfast import Context, Retry, Saga, SagaParked, Standfast, Transaction, step
 from standfast.backends.control import refuse_control
+from standfast.clock import SYSTEM_CLOCK
 from standfast.errors import StoreError
+from standfast.testing.simulation.store import SharedDatabase
+from standfast.testing.virtual import VirtualLoop
 
 BOTH = ("postgresql", "sqlite")
 
@@ -116,6 +119,14 @@ async def test_a_transactional_step_that_commits_by_itself_fails(backend, reques
             await (await app.start(Impatient, "x")).result(timeout=10)
         async with app.transaction() as tx:
             assert await tx.fetch_value("SELECT count(*) FROM notes") == 0
+
+
+async def test_the_simulation_refuses_it_too():
+    """A test that passes there must not fail in production."""
+    tx = SharedDatabase(VirtualLoop(), SYSTEM_CLOCK, "CREATE TABLE t (n)").begin()
+    with pytest.raises(StoreError, match="the block ends its transaction itself"):
+        await tx.execute("INSERT INTO t VALUES (1)")
+        await tx.execute("-- at last\nCOMMIT")
 
 
 async def test_one_that_hides_in_a_procedure_is_told(database, direct):
