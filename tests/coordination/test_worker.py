@@ -8,8 +8,9 @@ import pytest
 from standfast import Context, Saga, Standfast, step
 from standfast.clock import SYSTEM_CLOCK
 from standfast.conformance.samples import start
+from standfast.coordination.looks import DOUBTED_FOR
 from standfast.coordination.supervisor import Supervisor
-from standfast.coordination.worker import DOUBTED_FOR, RECOVERY_PAUSE, UNCLAIMABLE_AFTER
+from standfast.coordination.worker import RECOVERY_PAUSE, UNCLAIMABLE_AFTER
 from standfast.errors import StoreUnavailable
 from standfast.ports.journal import Filter, Instance, JournalStore
 from standfast.ports.leases import LeaseStore
