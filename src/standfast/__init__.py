@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from standfast.idempotency import Barrier, barrier
     from standfast.resilience.backoff import Constant, Decorrelated, Exponential
     from standfast.resilience.retry import Retry
-    from standfast.saga import Context, Migration, Saga, SagaHandle, SagaResult, child, step, wait
+    from standfast.saga import (
+        Context,
+        Migration,
+        Retention,
+        Saga,
+        SagaHandle,
+        SagaResult,
+        child,
+        step,
+        wait,
+    )
 
 _HOMES = {
     "app": ("Standfast", "Transaction"),
@@ -52,6 +62,7 @@ _HOMES = {
     "saga": (
         "Context",
         "Migration",
+        "Retention",
         "Saga",
         "SagaHandle",
         "SagaResult",
@@ -73,6 +84,7 @@ __all__ = [
     "Migration",
     "Refused",
     "Rejected",
+    "Retention",
     "Retry",
     "Saga",
     "SagaCompensated",

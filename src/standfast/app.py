@@ -27,6 +27,7 @@ from standfast.transaction import UnitOfWork, unit_of_work
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga import Saga, SagaHandle
+    from standfast.saga.operations import Operations
     from standfast.saga.sagas import Sagas
 
 DRAIN = 30.0
@@ -171,6 +172,13 @@ class Standfast:
         from standfast.saga.sagas import Sagas
 
         return self.patterns.get(Sagas)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """What operators do to sagas: find them, see what is stuck and why, act on many."""
+        from standfast.saga.operations import Operations
+
+        return Operations(self.sagas)
 
     async def start(
         self,

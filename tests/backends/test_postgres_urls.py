@@ -93,7 +93,7 @@ async def test_the_password_arrives(postgres_server):
         ("postgresql:///shop?host=h&port=x", "whole number"),
         ("postgresql+asyncpg://h/shop", "no backend for 'postgresql\\+asyncpg' URLs"),
         ("h:5432/shop", "no backend for 'h' URLs"),
-        ("shop", "isn't named by a URL"),
+        ("shop", "no database's URL"),
     ],
 )
 def test_what_is_wrong_is_told(url, told):

@@ -143,6 +143,8 @@ class Filter:
     """Which instances to list. Empty fields don't restrict.
 
     `created_before` (exclusive) and `created_after` (inclusive) are seconds since the epoch.
+    `id_end`: the last hexadecimal digits of the id, in lower case and without dashes; no index
+    helps to find them.
     """
 
     pattern: str = "saga"
@@ -154,6 +156,7 @@ class Filter:
     created_before: float | None = None
     created_after: float | None = None
     ids: tuple[UUID, ...] = ()
+    id_end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,8 +347,13 @@ class JournalStore(Protocol):
         """
         ...
 
-    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
-        """Delete up to `limit` instances that finished before then, with journals and mail."""
+    async def purge(
+        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
+    ) -> int:
+        """Delete up to `limit` instances that finished before then, with journals and mail.
+
+        With `ids` only of these.
+        """
         ...
 
     def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:

@@ -27,8 +27,8 @@ DURATIONS = (
 )
 """Seconds: bounds of the buckets that are advised for what takes from milliseconds to a month."""
 
-FAILURES = ("retried", "refused", "exhausted", "parked")
-UNDOS = ("completed", "retried", "failed")
+FAILURES = ("retried", "rejected", "refused", "exhausted", "parked")
+UNDOS = ("completed", "retried", "rejected", "failed")
 
 
 class SagaTelemetry:

@@ -226,7 +226,9 @@ class MemoryJournal:
                 found.setdefault((row.name, row.status), []).append(row.updated_at)
         return [Stuck(*of, len(times), min(times)) for of, times in found.items()]
 
-    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
+    async def purge(
+        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
+    ) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
         async with self._database.exclusive():
             old = [
@@ -236,6 +238,7 @@ class MemoryJournal:
                 and record.instance.owner is None
                 and record.instance.finished_at is not None
                 and record.instance.finished_at < finished_before
+                and (not ids or id in ids)
             ][:limit]
             for id in old:
                 self._state.delete(id)
@@ -302,4 +305,5 @@ def _matches(row: Instance, filter: Filter) -> bool:
         and (filter.created_before is None or row.created_at < filter.created_before)
         and (filter.created_after is None or row.created_at >= filter.created_after)
         and (not filter.ids or row.id in filter.ids)
+        and row.id.hex.endswith(filter.id_end)
     )

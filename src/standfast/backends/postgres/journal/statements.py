@@ -365,6 +365,7 @@ DOOMED = """\
 SELECT id FROM standfast.instances WHERE pattern = $1 AND finished_at < $2 AND owner IS NULL
 LIMIT $3 FOR UPDATE SKIP LOCKED
 """
+DOOMED_OF = DOOMED.replace("LIMIT", "AND id = ANY($4::uuid[]) LIMIT")
 PURGE = (
     "DELETE FROM standfast.journal WHERE id = ANY($1::uuid[])",
     "DELETE FROM standfast.mail WHERE instance = ANY($1::uuid[])",

@@ -231,6 +231,8 @@ def find(
         restrict("created_at >= ?", filter.created_after)
     if filter.ids:
         restrict(f"id IN ({_marks(filter.ids)})", *(id.bytes for id in filter.ids))
+    if filter.id_end:
+        restrict("substr(hex(id), -?) = ?", len(filter.id_end), filter.id_end.upper())
     if after is not None:
         restrict("id < ?", after.bytes)
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
