@@ -348,7 +348,7 @@ async def test_is_standfast(tmp_path):
     with contextlib.closing(sqlite3.connect(other)) as con:
         con.execute("CREATE TABLE standfast_orders (id)")
     assert not is_standfast(other)
-    database = SqliteDatabase(f"sqlite:///{mine}")
+    database = SqliteDatabase(f"sqlite:///{mine.replace('?', '%3F')}")
     await database.open()
     try:
         assert not is_standfast(mine)

@@ -15,11 +15,17 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from standfast.errors import StandfastError
 from standfast.ports.database import StoreTransaction
+
+STUCK: Final = ("parked", "compensation_failed")
+"""Statuses, of whatever pattern, in which nothing goes on until an operator acts.
+
+Stores find such instances without a look at the others, of which there are far more.
+"""
 
 
 @dataclass(slots=True)
@@ -151,6 +157,19 @@ class Filter:
     created_after: float | None = None
     ids: tuple[UUID, ...] = ()
     id_end: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """How many instances of a name are stuck with a status, and since when the first of them is.
+
+    `since` is in seconds since the epoch.
+    """
+
+    name: str
+    status: str
+    number: int
+    since: float
 
 
 def recovery_pause(recoveries: int, pause: float, longest: float) -> float:
@@ -318,7 +337,14 @@ class JournalStore(Protocol):
         ...
 
     async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
-        """How many instances there are, by (name, status)."""
+        """How many instances there are, by (name, status). It reads all of them."""
+        ...
+
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """How many instances have one of the statuses `STUCK`, by name and status.
+
+        It reads those and no others.
+        """
         ...
 
     async def purge(

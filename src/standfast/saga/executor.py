@@ -17,12 +17,13 @@ from standfast.ports.journal import Instance, JournalStore, Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.attempt import ERROR_LENGTH, describe
+from standfast.saga.context import fields
 from standfast.saga.definition import Definition
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.runner import Runner
-from standfast.saga.saga_log import fields, fields_of
+from standfast.saga.saga_log import fields_of
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.watchers import Watchers

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from standfast.backends.postgres.clock import NOW
+from standfast.backends.postgres.connecting import Connector
 from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.options import PostgresOptions, parse, redact
@@ -56,10 +57,10 @@ class PostgresDatabase:
         dsn, found = parse(url, replace(options or PostgresOptions(), **given))
         self.url = redact(url)
         self.options = found
-        self.pool = Pool(dsn, redact(dsn), found)
-        self.vital = Pool(dsn, redact(dsn), found, size=VITAL)
-        self.pool.beside, self.vital.beside = self.vital, self.pool
-        self.listener = Listener(self.pool)
+        connector = Connector(dsn, redact(dsn), found)
+        self.pool = Pool(connector, found)
+        self.vital = Pool(connector, found, size=VITAL)
+        self.listener = Listener(connector)
         self._ports = Ports(self, "standfast.backends.postgres")
 
     def __repr__(self) -> str:

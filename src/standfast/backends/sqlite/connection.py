@@ -206,10 +206,12 @@ class ConnectionThreads:
     def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
         try:
             con = connect(self._path, busy_timeout=self._busy_timeout)
-        except DRIVER_ERRORS as driver_error:
-            translated = translate(driver_error, self._path)
-            translated.__cause__ = driver_error
-            post(loop, settle, ready, None, translated)
+        except Exception as problem:  # noqa: BLE001 — who opens waits for it, and would for ever
+            told: Exception = problem
+            if isinstance(problem, DRIVER_ERRORS):
+                told = translate(problem, self._path)
+                told.__cause__ = problem
+            post(loop, settle, ready, None, told)
             return
         self._connected(con)
         post(loop, settle, ready, None, None)

@@ -10,6 +10,7 @@ from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
+from standfast.backends.control import refuse_control
 from standfast.backends.memory.database import MemoryDatabase, MemoryTransaction
 from standfast.backends.memory.leases import LeaseState
 from standfast.clock import Clock
@@ -95,6 +96,7 @@ class SimulatedTransaction(MemoryTransaction):
                 f"SQL was run ({sql!r}) without tables: give simulate(schema='CREATE TABLE …'), or "
                 "your own transaction"
             )
+        refuse_control(sql, "sqlite")
         values = {str(number): value for number, value in enumerate(args, 1)}
         try:
             return self._sql.execute(sql, values)

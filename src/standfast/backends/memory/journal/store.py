@@ -14,6 +14,7 @@ from standfast.backends.memory.leases import LeaseState
 from standfast.errors import StaleWriter, StandfastError
 from standfast.ports.database import StoreTransaction
 from standfast.ports.journal import (
+    STUCK,
     Append,
     Filter,
     Instance,
@@ -22,6 +23,7 @@ from standfast.ports.journal import (
     Mail,
     Start,
     StartAnswer,
+    Stuck,
     recovery_pause,
 )
 
@@ -214,6 +216,15 @@ class MemoryJournal:
         """See `JournalStore.count`."""
         rows = (record.instance for record in self._state.records.values())
         return Counter((row.name, row.status) for row in rows if row.pattern == pattern)
+
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """See `JournalStore.stuck`."""
+        found: dict[tuple[str, str], list[float]] = {}
+        for record in self._state.records.values():
+            row = record.instance
+            if row.pattern == pattern and row.status in STUCK:
+                found.setdefault((row.name, row.status), []).append(row.updated_at)
+        return [Stuck(*of, len(times), min(times)) for of, times in found.items()]
 
     async def purge(
         self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()

@@ -40,6 +40,7 @@ from __future__ import annotations
 import re
 
 from standfast.backends.postgres.clock import NOW
+from standfast.backends.postgres.journal.tables import STUCK as IS_STUCK
 from standfast.backends.postgres.leases import HOLDS
 
 # ruff: noqa: S608 - only constants of this module are put into the SQL text
@@ -354,6 +355,11 @@ COUNT = (
     "SELECT name, status, count(*) FROM standfast.instances WHERE pattern = $1 "
     "GROUP BY name, status"
 )
+
+STUCK = f"""\
+SELECT name, status, count(*), min(updated_at) FROM standfast.instances
+WHERE pattern = $1 AND {IS_STUCK} GROUP BY name, status
+"""
 
 DOOMED = """\
 SELECT id FROM standfast.instances WHERE pattern = $1 AND finished_at < $2 AND owner IS NULL

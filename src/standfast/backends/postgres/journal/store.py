@@ -11,13 +11,24 @@ import asyncpg
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.journal import scripts
 from standfast.backends.postgres.journal import statements as sql
+from standfast.backends.postgres.journal.tables import STUCK as IS_STUCK
 from standfast.backends.postgres.journal.writer import PostgresJournalWriter, instance_of
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.pool import Pool, run
 from standfast.errors import ConstraintViolated, StandfastError
 from standfast.ids import parse_id
 from standfast.ports.database import StoreTransaction
-from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, StartAnswer
+from standfast.ports.journal import (
+    STUCK,
+    Append,
+    Filter,
+    Instance,
+    Loaded,
+    Mail,
+    Start,
+    StartAnswer,
+    Stuck,
+)
 
 Kinds: TypeAlias = Sequence[tuple[str, str, int]]
 
@@ -181,6 +192,8 @@ class PostgresJournal:
         """See `JournalStore.find`."""
         conditions = ["true"]
         args: list[Any] = []
+        if filter.statuses and set(filter.statuses) <= set(STUCK):
+            conditions.append(IS_STUCK)
         for condition, value in (
             ("pattern = ${}", filter.pattern or None),
             ("name = ${}", filter.name or None),
@@ -218,6 +231,10 @@ class PostgresJournal:
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place) from error
         return {(row[0], row[1]): row[2] for row in rows}
+
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """See `JournalStore.stuck`."""
+        return [Stuck(*row) for row in await self._pool.fetch(sql.STUCK, pattern)]
 
     async def purge(
         self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()

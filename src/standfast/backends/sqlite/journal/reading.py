@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from standfast.ports.journal import Filter, Instance, Loaded, Mail
+from standfast.backends.sqlite.journal.tables import STUCK as IS_STUCK
+from standfast.ports.journal import STUCK, Filter, Instance, Loaded, Mail, Stuck
 
 COLUMNS = (
     "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner,"
@@ -206,9 +207,12 @@ def find(
         terms.append(term)
         args.extend(values)
 
+    stuck = bool(filter.statuses) and set(filter.statuses) <= set(STUCK)
     # A unary + keeps SQLite from using the index of keys for a pattern alone: newest first by id
     # is the primary key's own order.
-    keyed = "" if filter.key else "+"
+    keyed = "" if filter.key or stuck else "+"
+    if stuck:
+        restrict(IS_STUCK)
     if filter.pattern:
         restrict(f"{keyed}pattern = ?", filter.pattern)
     if filter.name:
@@ -256,6 +260,16 @@ def count(con: sqlite3.Connection, pattern: str) -> Mapping[tuple[str, str], int
         (pattern,),
     ).fetchall()
     return {(name, status): number for name, status, number in rows}
+
+
+def stuck(con: sqlite3.Connection, pattern: str) -> list[Stuck]:
+    """`JournalStore.stuck`."""
+    rows = con.execute(
+        "SELECT name, status, count(*), min(updated_at) FROM standfast_instances"
+        f" WHERE pattern = ? AND {IS_STUCK} GROUP BY name, status",
+        (pattern,),
+    ).fetchall()
+    return [Stuck(*row) for row in rows]
 
 
 def _chunks(keys: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:

@@ -26,6 +26,7 @@ from standfast.ports.journal import (
     Mail,
     Start,
     StartAnswer,
+    Stuck,
     recovery_pause,
 )
 
@@ -250,6 +251,10 @@ class SqliteJournal:
     async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
         """See `JournalStore.count`. Reads the whole table."""
         return await self._file.read(lambda con: reading.count(con, pattern))
+
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """See `JournalStore.stuck`."""
+        return await self._file.read(lambda con: reading.stuck(con, pattern))
 
     async def purge(
         self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
