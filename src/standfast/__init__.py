@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from standfast.idempotency import Barrier, barrier
     from standfast.resilience.backoff import Constant, Decorrelated, Exponential
     from standfast.resilience.retry import Retry
-    from standfast.saga import Context, Migration, Saga, SagaHandle, SagaResult, child, step, wait
+    from standfast.saga import (
+        Context,
+        Migration,
+        Saga,
+        SagaHandle,
+        SagaResult,
+        child,
+        sleep,
+        step,
+        wait,
+    )
 
 _HOMES = {
     "app": ("Standfast", "Transaction"),
@@ -56,6 +66,7 @@ _HOMES = {
         "SagaHandle",
         "SagaResult",
         "child",
+        "sleep",
         "step",
         "wait",
     ),
@@ -88,6 +99,7 @@ __all__ = [
     "__version__",
     "barrier",
     "child",
+    "sleep",
     "step",
     "wait",
 ]

@@ -11,7 +11,7 @@ from standfast.saga.handle import SagaHandle, SagaResult, Story
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED, STATUSES, Status
-from standfast.saga.steps import Step, child, step, wait
+from standfast.saga.steps import Step, child, sleep, step, wait
 
 __all__ = [
     "FINISHED",
@@ -26,6 +26,7 @@ __all__ = [
     "Step",
     "Story",
     "child",
+    "sleep",
     "step",
     "wait",
 ]

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from standfast.clock import Clock
-from standfast.durations import human, seconds
+from standfast.durations import epoch, human, seconds
 from standfast.errors import CodecError, Refused
+from standfast.ports.journal import child_key
 from standfast.resilience.budget import is_final
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
@@ -61,8 +62,6 @@ class AttemptRunner:
         """Run one attempt, or ask the definition, and answer with what came of it."""
         if isinstance(command, Resolve):
             return self._answer(active, command.branch)
-        if command.branch.step.form == "child":
-            return ev.Undone(command.branch.id)
         try:
             return self.success(active, command, await self.call(active, command, None))
         except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
@@ -130,15 +129,20 @@ class AttemptRunner:
         saga, input = definition.saga, active.input
         ctx = Context(definition, machine, branch, "action", 1, None)
         try:
-            if step.when is not None and not step.when(saga, input, ctx):
-                return ev.Answered(branch.id, skip=True)
-            if step.each is not None:
-                items = list(step.each(saga, input, ctx))
-                raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
-                return ev.Answered(branch.id, items=raws)
+            if branch.item is None:
+                if step.when is not None and not step.when(saga, input, ctx):
+                    return ev.Answered(branch.id, skip=True)
+                if step.each is not None:
+                    items = list(step.each(saga, input, ctx))
+                    raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
+                    return ev.Answered(branch.id, items=raws)
+                if step.until is not None:
+                    until = epoch(step.until(saga, input, ctx), name=f"until= of {step.name!r}")
+                    return ev.Answered(branch.id, until=until)
             if step.child is not None and step.child_input is not None:
+                item = () if branch.item is None else (self._item(active, branch),)
                 active.child_starts[branch.id] = self._child_start(
-                    active, branch, step.child, step.child_input(saga, input, ctx)
+                    active, branch, step.child, step.child_input(saga, input, ctx, *item)
                 )
         except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             return ev.Failed(branch.id, describe(error), retriable=False)
@@ -150,7 +154,7 @@ class AttemptRunner:
             self.definitions.of(saga),
             input,
             clock=self.clock,
-            key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
+            key=child_key(machine.id, branch.id + (f"#{branch.attempt}" if branch.attempt else "")),
             correlation_id=machine.started.correlation_id,
             trace=self.telemetry.trace_of_child(machine, branch),
             id=machine.child_id(branch),

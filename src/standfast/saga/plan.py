@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
+from standfast.durations import human
 from standfast.errors import DefinitionError
 from standfast.resilience.retry import Retry
 
-StepForm: TypeAlias = Literal["action", "wait", "child"]
+StepForm: TypeAlias = Literal["action", "wait", "sleep", "child"]
 OnExhausted: TypeAlias = Literal["compensate", "park"]
 OnTimeout: TypeAlias = Literal["compensate", "park", "continue"]
 
@@ -20,7 +21,8 @@ class StepPlan:
 
     `after` names the steps that must be done first. `conditional`: it has a ``when=``. `fans_out`:
     it has an ``each=``, run at most `limit` items at a time. `undo` says that it has a
-    compensation. `signal` and `on_timeout` belong to waits.
+    compensation. `signal` and `on_timeout` belong to waits. `duration` is how long a sleep lasts,
+    None where its definition must be asked for the time.
     """
 
     name: str
@@ -41,6 +43,7 @@ class StepPlan:
     transactional: bool = False
     signal: str = ""
     on_timeout: OnTimeout = "compensate"
+    duration: float | None = None
 
 
 class Plan:
@@ -53,6 +56,7 @@ class Plan:
     __slots__ = (
         "deadline",
         "descendants",
+        "has_sleeps",
         "has_waits",
         "name",
         "pivot",
@@ -89,6 +93,7 @@ class Plan:
         self.descendants: dict[str, frozenset[str]] = self._reach()
         self.waiting_for: dict[str, int] = {n: len(s.after) for n, s in self.steps.items()}
         self.has_waits: bool = any(step.form == "wait" for step in self.steps.values())
+        self.has_sleeps: bool = any(step.form == "sleep" for step in self.steps.values())
         pivots = [s.name for s in self.steps.values() if s.pivot]
         if len(pivots) > 1:
             raise self._error(
@@ -96,6 +101,7 @@ class Plan:
             )
         self.pivot: str | None = pivots[0] if pivots else None
         self._check_undo()
+        self._check_deadline()
 
     def _error(self, step: str, what: str, remedy: str) -> DefinitionError:
         return DefinitionError(f"saga {self.name!r}, step {step!r} {what}: {remedy}")
@@ -150,6 +156,19 @@ class Plan:
     def is_before(self, name: str, other: str) -> bool:
         """Whether step `name` must be done before step `other` begins."""
         return other in self.descendants[name]
+
+    def _check_deadline(self) -> None:
+        for step in self.steps.values():
+            past = self.pivot is not None and self.is_before(self.pivot, step.name)
+            if step.duration is None or self.deadline is None or past:
+                continue
+            if step.duration >= self.deadline:
+                raise self._error(
+                    step.name,
+                    f"sleeps for {human(step.duration)}, but the whole saga has a deadline of "
+                    f"{human(self.deadline)}",
+                    "sleep for less, raise the deadline, or sleep after the pivot",
+                )
 
     def _check_undo(self) -> None:
         for step in self.steps.values():

@@ -1,9 +1,10 @@
-"""How the steps of a saga are written: `step`, `wait` and `child`, and their compensations."""
+"""How the steps of a saga are written: `step`, `wait`, `sleep`, `child`, and compensations."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 from standfast.durations import Duration, seconds
@@ -28,7 +29,7 @@ STEP_OPTIONS = (
 
 
 class Step(Member, Generic[I, R]):
-    """One step of a saga, as `step`, `wait` and `child` make it.
+    """One step of a saga, as `step`, `wait`, `sleep` and `child` make it.
 
     Calling it on an instance (``saga.reserve(order, ctx)``) calls the plain function, for unit
     tests.
@@ -49,6 +50,7 @@ class Step(Member, Generic[I, R]):
         self.undo_options: dict[str, Any] = {}
         self.when: Callable[..., bool] | None = self.options.get("when")
         self.each: Callable[..., Iterable[Any]] | None = self.options.get("each")
+        self.until: Callable[..., datetime] | None = self.options.get("until")
         self.child: type[Saga[Any]] | None = None
         self.child_input: Callable[..., Any] | None = None
         self.__doc__ = function.__doc__ if function is not None else None
@@ -123,6 +125,7 @@ class Step(Member, Generic[I, R]):
         pivot = bool(given.get("pivot"))
         forward = pivot or past_pivot
         timeout = given.get("timeout")
+        duration = given.get("duration")
         undo_timeout = self.undo_options.get("timeout")
         default: OnExhausted = "park" if forward else "compensate"
         return StepPlan(
@@ -146,6 +149,7 @@ class Step(Member, Generic[I, R]):
             transactional=bool(given.get("transactional")),
             signal=given.get("signal") or "",
             on_timeout=given.get("on_timeout") or default,
+            duration=None if duration is None else seconds(duration, name=f"{self.name}.sleep"),
         )
 
 
@@ -155,6 +159,11 @@ def _must_be_async(function: Any, what: str) -> None:
             f"{getattr(function, '__qualname__', function)!r} can't be {what}: write it with "
             "`async def` (run blocking code with asyncio.to_thread)"
         )
+
+
+def _check_limit(limit: int | None, what: str) -> None:
+    if limit is not None and limit < 1:
+        raise DefinitionError(f"{what}: limit={limit} must be 1 or more")
 
 
 After = str | Step[Any, Any] | Sequence[str | Step[Any, Any]]
@@ -226,9 +235,7 @@ def step(function: Any = None, /, **options: Any) -> Any:
                 f"step {function.__name__!r}: each= and transactional=True don't go together; loop "
                 "over the items inside the one transaction"
             )
-        limit = options.get("limit")
-        if limit is not None and limit < 1:
-            raise DefinitionError(f"step {function.__name__!r}: limit={limit} must be 1 or more")
+        _check_limit(options.get("limit"), f"step {function.__name__!r}")
         return Step(function, options=options)
 
     return make if function is None else make(function)
@@ -281,6 +288,44 @@ def wait(
     return made
 
 
+@overload
+def sleep(
+    duration: Duration,
+    *,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, None]: ...
+@overload
+def sleep(
+    *,
+    until: Callable[[Any, Any, Any], datetime],
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, None]: ...
+def sleep(
+    duration: Duration | None = None,
+    *,
+    until: Callable[[Any, Any, Any], datetime] | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, None]:
+    """A step that lets time pass: for a `duration` (seconds or text), or `until` a moment.
+
+    ``until(self, order, ctx)`` answers a datetime with a time zone, and must depend on nothing but
+    the input and earlier results; one that has passed ends the sleep at once. The time is fixed in
+    the journal when the step is reached, and read off the database's clock: the step takes never
+    less, and more while no worker runs. A sleeping saga uses no memory and no polling of its own.
+    It can be cancelled, and counts against the saga's `deadline`. There is nothing to undo.
+    """
+    if (duration is None) == (until is None):
+        raise DefinitionError('sleep: give a duration, as in sleep("3d"), or until=, not both')
+    if duration is not None:
+        seconds(duration, name="sleep")
+    options = {"duration": duration, "until": until, "after": after, "when": when}
+    return Step(None, form="sleep", options=options)
+
+
+@overload
 def child(
     saga: type[Saga[I]],
     input: Callable[[Any, Any, Any], I],
@@ -288,27 +333,61 @@ def child(
     after: After | None = None,
     when: Callable[[Any, Any, Any], bool] | None = None,
     no_compensation: str = "",
-) -> Step[Any, dict[str, Any]]:
+) -> Step[Any, dict[str, Any]]: ...
+@overload
+def child(
+    saga: type[Saga[I]],
+    input: Callable[[Any, Any, Any, Any], I],
+    *,
+    each: Callable[[Any, Any, Any], Iterable[Any]],
+    limit: int | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    no_compensation: str = "",
+) -> Step[Any, list[dict[str, Any]]]: ...
+def child(
+    saga: type[Saga[I]],
+    input: Callable[..., I],
+    *,
+    each: Callable[[Any, Any, Any], Iterable[Any]] | None = None,
+    limit: int | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    no_compensation: str = "",
+) -> Step[Any, Any]:
     """A step that runs another saga to its end, on the input of ``input(self, order, ctx)``.
 
     Its result is a dict of the child's results by step name, as plain JSON values. If it
     compensates, the step counts as refused. To undo the step the child is asked to undo itself,
     even when it had completed (a child past its pivot can't, so give `no_compensation` then).
+
+    With ``each(self, order, ctx)``, a list, one child runs for each item, at most `limit` at once,
+    on the input of ``input(self, order, ctx, item)``; the result is the list of their results, in
+    the order of the items. If one compensates, all others are undone, whether they had completed or
+    not. The item comes as the type that the function's argument is annotated with, else as plain
+    JSON values.
     """
-    made: Step[Any, dict[str, Any]] = Step(
+    _check_limit(limit, f"child {saga.__name__}")
+    made: Step[Any, Any] = Step(
         None,
         form="child",
-        options={"after": after, "no_compensation": no_compensation, "when": when},
+        options={
+            "after": after,
+            "each": each,
+            "limit": limit,
+            "no_compensation": no_compensation,
+            "when": when,
+        },
     )
     made.child, made.child_input = saga, input
     return made
 
 
-def _hints(current: Step[Any, Any]) -> dict[str, Any]:
-    if current.function is None:
+def _hints(current: Step[Any, Any], function: Callable[..., Any] | None) -> dict[str, Any]:
+    if function is None:
         return {}
     try:
-        return get_type_hints(current.function)
+        return get_type_hints(function)
     except NameError as error:
         raise DefinitionError(
             f"step {current.name!r}: its annotations name something that can't be found "
@@ -320,15 +399,18 @@ def result_type(current: Step[Any, Any]) -> Any:
     """The type to decode a stored result to: the return annotation, or plain JSON without one."""
     if current.form == "wait":
         return current.options.get("type") or Any
-    found = _hints(current).get("return", Any)
+    if current.form == "sleep":
+        return None
+    found = _hints(current, current.function).get("return", Any)
     return Any if isinstance(found, TypeVar) else found
 
 
 def item_type(current: Step[Any, Any]) -> Any:
     """The annotation of the item in a step that fans out: the third argument after self."""
-    assert current.function is not None
-    names = list(inspect.signature(current.function).parameters)
-    return _hints(current).get(names[3], Any)
+    function = current.function or current.child_input
+    assert function is not None
+    names = list(inspect.signature(function).parameters)
+    return _hints(current, function).get(names[3], Any)
 
 
 def check_parameters(current: Step[Any, Any]) -> None:

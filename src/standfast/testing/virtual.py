@@ -128,7 +128,8 @@ class _Jump:
         if timeout is None or loop.is_runaway or (timeout > 0 and loop.waits_for > loop.horizon):
             loop.stop()
         elif timeout > 0:
-            loop.elapsed += timeout
+            # The loop never asks for more than a day at once; a sleep of years needn't take turns.
+            loop.elapsed += max(timeout, loop.waits_for)
         return []
 
 

@@ -26,7 +26,7 @@ from standfast.saga.telemetry import SagaTelemetry
 from standfast.testing.simulation.store import Fate, ProcessDatabase, SharedDatabase
 from standfast.testing.virtual import VirtualClock, VirtualLoop
 
-FOREVER = 1e9
+FOREVER = 1e12
 """Seconds: longer than any run. So a lease is lost when the simulation lets it run out, and a
 worker looks at the store when something hints at it, and never just to see."""
 

@@ -22,6 +22,7 @@ from standfast.ports.journal import (
     Mail,
     Start,
     StartAnswer,
+    parent_of,
 )
 
 Kinds = Sequence[tuple[str, str, int]]
@@ -213,6 +214,7 @@ class MemoryJournal:
                 and record.instance.owner is None
                 and record.instance.finished_at is not None
                 and record.instance.finished_at < finished_before
+                and parent_of(record.instance.key) not in self._state.records
             ][:limit]
             for id in old:
                 self._state.delete(id)

@@ -356,9 +356,14 @@ COUNT = (
     "GROUP BY name, status"
 )
 
+# A key that begins with an id and a colon is that of a child: `ports.journal.parent_of`.
 DOOMED = """\
-SELECT id FROM standfast.instances WHERE pattern = $1 AND finished_at < $2 AND owner IS NULL
-LIMIT $3 FOR UPDATE SKIP LOCKED
+SELECT i.id FROM standfast.instances i
+WHERE i.pattern = $1 AND i.finished_at < $2 AND i.owner IS NULL
+  AND NOT EXISTS (SELECT FROM standfast.instances p
+                  WHERE p.id = CASE WHEN i.key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:'
+                                    THEN left(i.key, 36)::uuid END)
+LIMIT $3 FOR UPDATE OF i SKIP LOCKED
 """
 PURGE = (
     "DELETE FROM standfast.journal WHERE id = ANY($1::uuid[])",

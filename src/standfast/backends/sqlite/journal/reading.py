@@ -7,10 +7,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from standfast.ports.journal import Filter, Instance, Loaded, Mail
+from standfast.ports.journal import Filter, Instance, Loaded, Mail, parent_of
 
 COLUMNS = (
     "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner,"
@@ -241,6 +242,26 @@ def count(con: sqlite3.Connection, pattern: str) -> Mapping[tuple[str, str], int
         (pattern,),
     ).fetchall()
     return {(name, status): number for name, status, number in rows}
+
+
+def doomed(
+    con: sqlite3.Connection, pattern: str, *, finished_before: float, limit: int
+) -> list[tuple[bytes]]:
+    """The keys of what `JournalStore.purge` is to delete."""
+    found = con.execute(
+        "SELECT id, key FROM standfast_instances WHERE pattern = ? AND finished_at < ?"
+        " AND +owner IS NULL ORDER BY finished_at",
+        (pattern, finished_before),
+    )
+    alone = ((id,) for id, key in found if not _has_parent(con, key))
+    return list(islice(alone, limit))
+
+
+def _has_parent(con: sqlite3.Connection, key: str) -> bool:
+    parent = parent_of(key)
+    return parent is not None and bool(
+        con.execute("SELECT 1 FROM standfast_instances WHERE id = ?", (parent.bytes,)).fetchone()
+    )
 
 
 def _chunks(keys: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:

@@ -233,11 +233,7 @@ class SqliteJournal:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
 
         def work(con: sqlite3.Connection) -> int:
-            keys = con.execute(
-                "SELECT id FROM standfast_instances WHERE pattern = ? AND finished_at < ?"
-                " AND +owner IS NULL ORDER BY finished_at LIMIT ?",
-                (pattern, finished_before, limit),
-            ).fetchall()
+            keys = reading.doomed(con, pattern, finished_before=finished_before, limit=limit)
             for table, column in (("journal", "id"), ("mail", "recipient"), ("instances", "id")):
                 con.executemany(f"DELETE FROM standfast_{table} WHERE {column} = ?", keys)
             return len(keys)
