@@ -7,7 +7,7 @@ All blocks of a page run in order, in one process and one namespace, in an empty
   hand, and later blocks and commands can import it.
 - `<!-- test: append -->` before such a block adds it to the file, after two empty lines.
 - `<!-- test: run -->` before a ```` ```console ```` block runs its lines that start with
-  `$ standfast`; each must exit with 0. `$DSN` in them is filled in.
+  `$ standfast` or `$ python`; each must exit with 0. `$DSN` in them is filled in.
 - `<!-- test: skip because REASON -->` before a block leaves it out; the test run prints why.
 - `<!-- test: postgres -->` anywhere on a page gives it `DSN`, the address of an empty database.
 """

@@ -72,12 +72,12 @@ def _run_commands(block: Block) -> None:
     commands = re.sub(r"\\\n", " ", block.code).splitlines()
     commands = [line.removeprefix("$ ") for line in commands if line.startswith("$ ")]
     if not commands:
-        raise PageError(f"{block.place}: no line starts with '$ standfast'")
+        raise PageError(f"{block.place}: no line starts with '$ '")
     for command in commands:
         print(f"run {block.place}: {command}", flush=True)
         program, *arguments = shlex.split(os.path.expandvars(command), comments=True)
-        if program != "standfast":
-            raise PageError(f"{block.place}: only standfast is run here, not {program!r}")
+        if program not in ("standfast", "python"):
+            raise PageError(f"{block.place}: only standfast and python are run, not {program!r}")
         subprocess.run([Path(sys.executable).with_name(program), *arguments], check=True)
 
 

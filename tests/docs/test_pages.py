@@ -113,7 +113,10 @@ def test_a_skipped_block_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "message"),
-    [("standfast no-such-command", "non-zero exit status"), ("rm -r x", "only standfast is run")],
+    [
+        ("standfast no-such-command", "non-zero exit status"),
+        ("rm -r x", "only standfast and python"),
+    ],
 )
 def test_a_command_that_fails_fails_its_page(tmp_path: Path, command: str, message: str) -> None:
     page = written(tmp_path, f"<!-- test: run -->\n```console\n$ {command}\n```\n")

@@ -1,4 +1,4 @@
-"""The tutorial prints what its pages show: a reader sees the same."""
+"""Pages that show an output print what they show: a reader sees the same."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,12 @@ import pytest
 from tests.docs.blocks import ROOT, read_page
 from tests.docs.test_pages import run_page
 
-PAGES = sorted(
-    path for path in (ROOT / "docs" / "tutorial").glob("*.md") if "```text" in path.read_text()
-)
+PAGES = [
+    *(ROOT / page for page in ("README.md", "docs/index.md", "docs/reference/sagas.md")),
+    *sorted(
+        path for path in (ROOT / "docs" / "tutorial").glob("*.md") if "```text" in path.read_text()
+    ),
+]
 _OUTPUT = re.compile(r"^```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Written by the runner of pages itself.
 _RUNNER = re.compile(r"^(run|import|skip) [\w-]+\.md:\d+")
@@ -48,6 +51,6 @@ def test_a_page_prints_what_it_shows(
 
 
 def test_there_are_pages() -> None:
-    assert len(PAGES) >= 7
+    assert len(PAGES) >= 10
     assert not re.fullmatch(pattern(["one", "…", "two …"]), "one\ntwo\n")
     assert re.fullmatch(pattern(["one", "…", "two …"]), "one\n1\n2\ntwo 3\n")
