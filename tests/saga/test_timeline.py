@@ -58,8 +58,8 @@ FACTS: list[fx.AnyFact] = [
 ]
 
 GOLDEN = """\
-      +0s            started as version 2 by saga 01890000-0000-7000-8000-000000000002 (sell), begins in 0.05s, \
-deadline in 1m: {"id":"1"}
+      +0s            started as version 2 by saga 01890000-0000-7000-8000-000000000002 (sell), \
+begins in 0.05s, deadline in 1m: {"id":"1"}
    +0.06s            begins
     +0.1s  pack      fans out to 2 items
     +0.2s  pack[0]   completed

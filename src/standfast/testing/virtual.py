@@ -130,6 +130,9 @@ class _Jump:
         elif timeout > 0:
             # The loop never asks for more than a day at once; a sleep of years needn't take turns.
             loop.elapsed += max(timeout, loop.waits_for)
+            # After decades a float is coarser than the loop's own tolerance, by which a timer that
+            # is due now counts as past.
+            loop._clock_resolution = max(1e-9, 2 * math.ulp(loop.elapsed))  # type: ignore[attr-defined]
         return []
 
 
