@@ -57,6 +57,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Seconds since the loop was made, virtually."""
         return self.elapsed
 
+    def jump(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self.elapsed += seconds
+        # After decades a float is coarser than the loop's own tolerance, within which a timer that
+        # is due now counts as past.
+        self._clock_resolution = max(1e-9, 2 * math.ulp(self.elapsed))
+
     def run_until_quiet(self) -> None:
         """Run until nothing is left to do."""
         self.run_forever()
@@ -129,10 +136,7 @@ class _Jump:
             loop.stop()
         elif timeout > 0:
             # The loop never asks for more than a day at once; a sleep of years needn't take turns.
-            loop.elapsed += max(timeout, loop.waits_for)
-            # After decades a float is coarser than the loop's own tolerance, by which a timer that
-            # is due now counts as past.
-            loop._clock_resolution = max(1e-9, 2 * math.ulp(loop.elapsed))  # type: ignore[attr-defined]
+            loop.jump(max(timeout, loop.waits_for))
         return []
 
 
