@@ -18,6 +18,8 @@ from standfast import (
 from standfast.errors import DefinitionError
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.compatibility import problems
+from standfast.saga.registry import Definitions
 from tests.saga.engine.world import SOON, Order, World, until
 
 
@@ -196,6 +198,71 @@ async def test_beside_a_sleep_other_steps_go_on(work, world):
     assert world.log == ["act"]
     with pytest.raises(SagaCompensated, match="no"):
         await (await app.start(Beside, Order("2", amount=2))).result(timeout=5)
+
+
+async def test_a_moment_that_was_asked_for_is_asked_once(durable_url, world):
+    asked = []
+
+    class Dated(Cooling):
+        def when(self, order: Order, ctx: Context) -> datetime:
+            asked.append(ctx.attempt)
+            return datetime.now(UTC) + timedelta(days=len(asked) * 100)
+
+        cool_off = sleep(until=when)
+
+    first = Standfast(durable_url, migrate=True).add(Dated(world))
+    async with first.running(drain=2):
+        handle = await first.start(Dated, Order("1"))
+        await until(lambda: sleeps(handle))
+    before = (await _row(durable_url, Dated(world), handle)).wake_at
+    second = Standfast(durable_url).add(Dated(world))
+    async with second.running(drain=2):
+        await second.handle(handle.id).signal("resume")
+        await until(lambda: _has(second.handle(handle.id), fx.SignalReceived))
+    after = await _row(durable_url, Dated(world), handle)
+    assert (asked, after.status) == ([1], "waiting")
+    (slept,) = [f for f in (await _facts(durable_url, Dated(world), handle)) if _slept(f)]
+    assert before is not None
+    assert slept.until == pytest.approx(time.time() + 100 * 86_400, abs=600)
+
+
+async def test_a_sleep_that_is_a_step_now_is_told(work, world):
+    class Changed(Saga[Order]):
+        name = "resting"
+
+        @step(no_compensation="none")
+        async def reserve(self, order: Order, ctx: Context) -> None: ...
+
+        @step(no_compensation="none")
+        async def cool_off(self, order: Order, ctx: Context) -> None: ...
+
+    app = await work(Resting(world))
+    handle = await app.start(Resting, Order("1"))
+    await until(lambda: sleeps(handle))
+    (loaded,) = await app.sagas.store.load([handle.id])
+    definitions = Definitions()
+    definitions.add(Changed())
+    assert [problem.text for problem in problems(definitions, loaded)] == [
+        "step 'cool_off' sleeps no more"
+    ]
+
+
+async def _row(url, saga, handle):
+    async with Standfast(url).add(saga) as app:
+        return await app.sagas.instance(handle.id)
+
+
+async def _facts(url, saga, handle):
+    async with Standfast(url).add(saga) as app:
+        return (await app.handle(handle.id).story()).facts
+
+
+async def _has(handle, kind):
+    return any(isinstance(fact, kind) for fact in (await handle.story()).facts)
+
+
+def _slept(fact):
+    return isinstance(fact, fx.SleepStarted)
 
 
 def test_sleeps_that_make_no_sense_are_refused():
