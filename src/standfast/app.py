@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 from uuid import UUID
 
 from standfast.backends import open_database
+from standfast.checks import flag
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
 from standfast.codec import JSON, Codec
 from standfast.coordination.membership import Membership
@@ -23,10 +24,12 @@ from standfast.joining import Joined
 from standfast.ports.database import Database, StoreTransaction
 from standfast.ports.leases import LeaseStore
 from standfast.tables import check_tables
+from standfast.text import NAME_LENGTH, checked
 from standfast.transaction import UnitOfWork, unit_of_work
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
-    from standfast.saga import Saga, SagaHandle
+    from standfast.saga import SagaHandle
+    from standfast.saga.saga import I, S, SagaClass
     from standfast.saga.sagas import Sagas
 
 DRAIN = 30.0
@@ -50,7 +53,14 @@ class Standfast:
         clock: Clock = SYSTEM_CLOCK,
         migrate: bool | None = None,
     ) -> None:
-        self.database: Database = open_database(database) if isinstance(database, str) else database
+        if isinstance(database, str):
+            database = open_database(database)
+        _check_has("database", database, ("open", "close", "port"), "a URL, or a database")
+        _check_has("codec", codec, ("encode", "decode"), "an object with encode and decode")
+        _check_has("clock", clock, ("now", "monotonic", "sleep"), "a Clock")
+        if migrate is not None:
+            flag(migrate, name="migrate")
+        self.database: Database = database
         self.codec: Codec = codec
         self.clock: Clock = AdjustedClock(clock)
         self.migrate: bool | None = migrate
@@ -118,6 +128,8 @@ class Standfast:
         """
         if self.supervisor is not None:
             raise ConfigurationError("this app is running already: once per app and process")
+        if name is not None:
+            checked(name, name="name", longest=NAME_LENGTH)
         options = ServiceOptions(max_in_flight, poll, linger)
         services = self.patterns.services(options, only)
         patience = seconds(drain, name="drain", positive=False)
@@ -165,9 +177,27 @@ class Standfast:
 
         return self.patterns.get(Sagas)
 
+    @overload
     async def start(
         self,
-        saga: type[Saga[Any]] | str,
+        saga: SagaClass[I, S],
+        input: I,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[S]: ...
+    @overload
+    async def start(
+        self,
+        saga: str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[Any]: ...
+    async def start(
+        self,
+        saga: Any,
         input: Any,
         *,
         key: str | None = None,
@@ -191,7 +221,11 @@ class Standfast:
             saga, input, key=key, correlation_id=correlation_id, at=at, after=after
         )
 
-    async def saga(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
+    @overload
+    async def saga(self, saga: type[S], key: str) -> SagaHandle[S]: ...
+    @overload
+    async def saga(self, saga: str, key: str) -> SagaHandle[Any]: ...
+    async def saga(self, saga: Any, key: str) -> SagaHandle[Any]:
         """The instance that was started with `key`. Raises `SagaNotFound`."""
         return await self.sagas.get(saga, key)
 
@@ -201,6 +235,12 @@ class Standfast:
         Raises `ConfigurationError` for text that isn't an id.
         """
         return self.sagas.handle(id)
+
+
+def _check_has(option: str, given: object, names: tuple[str, ...], wanted: str) -> None:
+    """Raise `ConfigurationError` for an object without these methods, such as a class or a path."""
+    if isinstance(given, type) or not all(callable(getattr(given, one, None)) for one in names):
+        raise ConfigurationError(f"{option}={given!r}: give {wanted}")
 
 
 def _lease(lease: Duration) -> float:
@@ -220,9 +260,27 @@ class Transaction(UnitOfWork):
         super().__init__(database, store)
         self._app: Standfast = app
 
+    @overload
     async def start(
         self,
-        saga: type[Saga[Any]] | str,
+        saga: SagaClass[I, S],
+        input: I,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[S]: ...
+    @overload
+    async def start(
+        self,
+        saga: str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[Any]: ...
+    async def start(
+        self,
+        saga: Any,
         input: Any,
         *,
         key: str | None = None,

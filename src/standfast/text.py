@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from standfast.errors import ConfigurationError
 
+NAME_LENGTH = 500
+"""Characters, at most, of what a caller names something by."""
+
 
 def checked(text: str, *, name: str, longest: int | None = None) -> str:
     """`text`, if it can be stored. Raises `ConfigurationError` that speaks of it as `name`."""

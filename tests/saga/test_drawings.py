@@ -28,7 +28,7 @@ class Everything(Saga[Order]):
     """
 
     version = 3
-    deadline = "2h"
+    deadline = "2d"
     max_in_flight = 5
 
     @step(timeout="5s", retry=Retry(attempts=None, total="1h"))
@@ -77,7 +77,7 @@ Has one step of each kind.
 And a second paragraph.
 
 - input: `Order`
-- deadline: 2h
+- deadline: 2d
 - point of no return: `charge`
 - at most 5 in flight per worker
 

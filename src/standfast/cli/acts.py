@@ -287,7 +287,11 @@ def _act(
         if chosen.json:
             say(as_json({"asked": done, "ids": [str(id) for id in ids]}))
         else:
-            say(f"{verb}: asked {_many(done)}; a worker acts on it")
+            say(
+                f"{verb}: asked {_many(done)}; a worker acts on it"
+                if done
+                else f"{verb}: nobody was asked, for no saga that it could change matches"
+            )
 
     perform(act())
 

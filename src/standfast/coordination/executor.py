@@ -93,6 +93,14 @@ class Executor(Protocol):
         ...
 
     @property
+    def fingerprints(self) -> Mapping[Kind, str]:
+        """A hash of what each kind is here, so that a process with other code for it is told of.
+
+        A kind without one isn't compared.
+        """
+        ...
+
+    @property
     def active(self) -> Collection[UUID]:
         """The instances in memory."""
         ...

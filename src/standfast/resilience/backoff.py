@@ -57,7 +57,8 @@ class Exponential:
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", seconds(self.initial, name="initial"))
         object.__setattr__(self, "maximum", seconds(self.maximum, name="maximum"))
-        if not self.factor >= 1:
+        factor: object = self.factor
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not factor >= 1:
             raise ConfigurationError(f"factor={self.factor!r}: must be 1 or more")
         if self.jitter not in ("full", "equal", "none"):
             raise ConfigurationError(f'jitter={self.jitter!r}: choose "full", "equal" or "none"')

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Refused, Rejected
@@ -63,8 +64,8 @@ class Retry(Policy):
     counts: Counts = field(default_factory=Counts, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.attempts is not None and self.attempts < 1:
-            raise ConfigurationError(f"attempts={self.attempts!r}: must be 1 or more, or None")
+        if self.attempts is not None:
+            whole(self.attempts, name="attempts", note=", or None")
         if self.total is not None:
             object.__setattr__(self, "total", seconds(self.total, name="total"))
         longest = seconds(self.max_retry_after, name="max_retry_after", positive=False)

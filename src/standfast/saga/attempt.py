@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from standfast.checks import plain_answer
 from standfast.clock import Clock
 from standfast.durations import epoch, human, seconds
-from standfast.errors import CodecError, Refused
+from standfast.errors import CodecError, ConfigurationError, Refused
 from standfast.ports.journal import child_key
 from standfast.resilience.budget import is_final
 from standfast.resilience.retry_after import retry_after
@@ -19,6 +20,7 @@ from standfast.saga.active import Active
 from standfast.saga.branch import Branch
 from standfast.saga.context import Context
 from standfast.saga.machine import Command, Resolve, Run, Undo
+from standfast.saga.move import Unreadable
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
 from standfast.saga.telemetry import SagaTelemetry
@@ -40,9 +42,9 @@ class AttemptRunner:
         now = self.clock.now()
         forward = type(command) is Run
         timeout = step.timeout if forward else step.undo_timeout
-        saga_deadline = machine.started.deadline_at
-        if forward and saga_deadline is not None and not (step.pivot or machine.past_pivot):
-            left = max(0.0, saga_deadline - now)
+        due_by = machine.due_by if forward and not step.pivot else None
+        if due_by is not None:
+            left = max(0.0, due_by - now)
             timeout = left if timeout is None else min(timeout, left)
         deadline = None if timeout is None else now + timeout
         operation = "action" if forward else "compensation"
@@ -74,7 +76,7 @@ class AttemptRunner:
         function = step.function if isinstance(command, Run) else step.undo_function
         assert function is not None
         ctx, timeout = self._context(active, command)
-        args: list[Any] = [definition.saga, active.input, ctx]
+        args: list[Any] = [definition.saga, _input(active), ctx]
         if branch.item_value is not None:
             args.append(self._item(active, branch))
         if tx is not None:
@@ -88,7 +90,10 @@ class AttemptRunner:
     def _item(self, active: Active, branch: Branch) -> Any:
         assert branch.item_value is not None
         item_type = active.definition.item_types[branch.step.name]
-        return active.definition.codec.decode(branch.item_value, item_type)
+        try:
+            return active.definition.codec.decode(branch.item_value, item_type)
+        except CodecError as error:
+            raise Unreadable(f"item {branch.id} can't be read: {error}") from error
 
     def success(self, active: Active, command: Run | Undo, value: Any) -> ev.Event:
         """What it means that the user's code returned. Raises `CodecError`."""
@@ -105,6 +110,10 @@ class AttemptRunner:
         undo = isinstance(command, Undo)
         policy = branch.step.undo_retry if undo else branch.step.retry
         message, text = told(error), describe(error)
+        if isinstance(error, Unreadable):
+            if undo:
+                return ev.UndoFailed(branch.id, message, retriable=False)
+            return ev.Failed(branch.id, message, park=True)
         if isinstance(error, Refused) and not undo:
             return ev.Failed(branch.id, message[:ERROR_LENGTH] or "refused", refused=True)
         if isinstance(error, TimeoutError) and not message:
@@ -126,24 +135,32 @@ class AttemptRunner:
         """Ask the definition's own functions about a branch."""
         definition, machine = active.definition, active.machine
         step = definition.steps[branch.step.name]
-        saga, input = definition.saga, active.input
+        saga = definition.saga
         ctx = Context(definition, machine, branch, "action", 1, None)
         try:
+            input = _input(active)
             if branch.item is None:
-                if step.when is not None and not step.when(saga, input, ctx):
-                    return ev.Answered(branch.id, skip=True)
+                if step.when is not None:
+                    goes = plain_answer(step.when(saga, input, ctx), name="when=")
+                    if not goes:
+                        return ev.Answered(branch.id, skip=True)
                 if step.each is not None:
-                    items = list(step.each(saga, input, ctx))
+                    items = _listed(plain_answer(step.each(saga, input, ctx), name="each="))
                     raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
                     return ev.Answered(branch.id, items=raws)
                 if step.until is not None:
-                    until = epoch(step.until(saga, input, ctx), name=f"until= of {step.name!r}")
-                    return ev.Answered(branch.id, until=until)
+                    moment = plain_answer(step.until(saga, input, ctx), name="until=")
+                    return ev.Answered(branch.id, until=epoch(moment, name="until"))
             if step.child is not None and step.child_input is not None:
                 item = () if branch.item is None else (self._item(active, branch),)
-                active.child_starts[branch.id] = self._child_start(
-                    active, branch, step.child, step.child_input(saga, input, ctx, *item)
+                its_input = plain_answer(
+                    step.child_input(saga, input, ctx, *item), name="a child's input"
                 )
+                active.child_starts[branch.id] = self._child_start(
+                    active, branch, step.child, its_input
+                )
+        except Unreadable as error:
+            return ev.Failed(branch.id, told(error), park=True)
         except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             return ev.Failed(branch.id, describe(error), retriable=False)
         return ev.Answered(branch.id)
@@ -160,6 +177,23 @@ class AttemptRunner:
             id=machine.child_id(branch),
             parent=Parent(machine.id, branch.id),
         )
+
+
+def _input(active: Active) -> Any:
+    """The saga's input. Raises `Unreadable`."""
+    if type(active.input) is Unreadable:
+        raise Unreadable(str(active.input))
+    return active.input
+
+
+def _listed(items: Any) -> list[Any]:
+    """What `each` answered, as a list. Raises `ConfigurationError` for what is rather one thing."""
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise ConfigurationError(
+            f"each= answered with a {type(items).__name__}: give a list of items (of a dict, for "
+            "one, list(….items()))"
+        )
+    return list(items)
 
 
 async def _within(

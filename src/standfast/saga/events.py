@@ -30,7 +30,9 @@ class Succeeded(Event):
 class Failed(Event):
     """An action raised. `refused`: it had no effect. Otherwise the outcome is unknown.
 
-    `retry_after`: the participant asked for at least this many seconds before the next attempt.
+    `park`: it couldn't even be called, since what it would be given can't be read, and only an
+    operator can mend that. `retry_after`: the participant asked for at least this many seconds
+    before the next attempt.
     """
 
     branch: str
@@ -38,6 +40,7 @@ class Failed(Event):
     refused: bool = False
     retriable: bool = True
     retry_after: float = 0.0
+    park: bool = False
 
 
 class Answered(Event):

@@ -63,6 +63,11 @@ class SagaExecutor:
         return self.definitions.limits
 
     @property
+    def fingerprints(self) -> Mapping[tuple[str, str, int], str]:
+        """See `Executor.fingerprints`."""
+        return {kind: one.plan.fingerprint for kind, one in self.definitions.by_kind.items()}
+
+    @property
     def desk(self) -> Desk | None:
         """The worker's desk, None while this process doesn't work."""
         return self._desk

@@ -22,7 +22,7 @@ def check_functions(plan: Plan, steps: dict[str, Any]) -> None:
         for option in ("when", "each", "until"):
             _check_call(plan, name, getattr(current, option), option)
         item = ("item",) if current.each is not None else ()
-        _check_call(plan, name, current.child_input, "child_input", *item)
+        _check_call(plan, name, current.child_input, "input", *item)
         for function in (current.function, current.when, current.child_input, current.until):
             _check_reads(plan, name, function, own=False)
         _check_reads(plan, name, current.undo_function, own=True)

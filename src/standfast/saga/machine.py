@@ -149,6 +149,9 @@ class Machine(SagaState):
             )
             self._compensate(now, f"{branch.id} refused: {error}", branch.step.name)
             return
+        if event.park and not self.undoing:
+            self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
+            return
         untouched = not branch.touched  # its condition or its items failed: it never ran
         if self.undoing:
             self._emit(
@@ -395,9 +398,10 @@ class Machine(SagaState):
             reason = f": {self.cancel.reason}" if self.cancel.reason else ""
             self._compensate(now, f"cancelled{reason}", "")
             return
-        deadline = self.started.deadline_at
-        if deadline is not None and now >= deadline and not self.pivot_in_doubt:
-            spent = human(deadline - self.started.due_at)
+        due_by = self.due_by
+        if due_by is not None and now >= due_by:
+            assert self.started.deadline_at is not None
+            spent = human(self.started.deadline_at - self.started.due_at)
             self._compensate(now, f"the deadline of {spent} passed", "")
 
     def _settle_wait(self, branch: Branch, now: float) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import msgspec.inspect
 
+from standfast.checks import whole
 from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
@@ -27,6 +27,7 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.export import record
+from standfast.saga.fields import unknown_field
 from standfast.saga.handle import SagaHandle
 from standfast.saga.registry import PATTERN
 from standfast.saga.sagas import Sagas
@@ -105,8 +106,7 @@ class Operations:
 
     async def page(self, filter: Filter, *, limit: int = 50, after: UUID | None = None) -> Page:
         """One page of what matches. `after`: the `next` of the page before."""
-        if limit < 1:
-            raise ConfigurationError(f"limit={limit}: must be 1 or more")
+        whole(limit, name="limit")
         found = await self.sagas.store.find(filter, limit=limit + 1, after=after)
         more = len(found) > limit
         return Page(found[:limit], found[limit - 1].id if more else None)
@@ -365,21 +365,7 @@ def check(act: ev.Mailed) -> None:
 
 
 def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:
-    """Raise `ConfigurationError` for a field that the input's type doesn't have.
-
-    Decoding lets it pass, so that stored data may outlive a field; but a person made a slip.
-    """
-    try:
-        fields = getattr(msgspec.inspect.type_info(definition.input_type), "fields", None)
-        given = msgspec.json.decode(data)
-    except (TypeError, msgspec.DecodeError):  # what is wrong with it, decoding to the type tells
-        return
-    if fields is None or not isinstance(given, dict):
-        return
-    known = [field.encode_name for field in fields]
-    for name in given:
-        if name not in known:
-            raise ConfigurationError(
-                f"the input of saga {definition.name!r} has no field {name!r}: choose from "
-                f"{', '.join(known)}"
-            )
+    """Raise `ConfigurationError` for a field that the input's type doesn't have."""
+    unknown = unknown_field(definition.input_type, data)
+    if unknown:
+        raise ConfigurationError(f"the input of saga {definition.name!r} {unknown}")

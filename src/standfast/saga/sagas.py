@@ -22,7 +22,6 @@ from standfast.saga import facts as fx
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
 from standfast.saga.polling import Poller, next_look
-from standfast.saga.prepared import NAME_LENGTH
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
@@ -30,7 +29,7 @@ from standfast.saga.status import AT_REST, FINISHED, Status
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.verdict import Sight, judge
 from standfast.saga.watchers import Gone
-from standfast.text import checked
+from standfast.text import NAME_LENGTH, checked
 from standfast.transaction import UnitOfWork, refuse_inside
 
 
@@ -208,7 +207,7 @@ class Sagas(Pattern):
                 out.append(Story(one.instance, facts, state))
         return out
 
-    async def outcome(self, id: UUID) -> SagaResult:
+    async def outcome(self, id: UUID) -> SagaResult[Any]:
         """Wait until the instance ends or parks. Errors as in `SagaHandle.result`.
 
         Where it isn't run in this process, it is looked for in the store, every `poll` seconds at
@@ -232,7 +231,7 @@ class Sagas(Pattern):
             now = self.clock.monotonic()
             await self.clock.sleep(next_look(now, now - begun, self.poll) - now)
 
-    async def _result_at_rest(self, id: UUID) -> SagaResult | None:
+    async def _result_at_rest(self, id: UUID) -> SagaResult[Any] | None:
         """The result of one that is at rest, or None if it moves again."""
         loaded = await self._poller.whole(id)
         if loaded is None:

@@ -250,7 +250,7 @@ async def test_they_go_on_in_another_process(durable_url, world):
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(DefinitionError, match=r"child Ship: limit=0 must be 1 or more"):
+    with pytest.raises(DefinitionError, match=r"limit=0: must be a whole number"):
         child(Ship, lambda self, order, ctx, item: item, each=lambda s, o, c: [], limit=0)
 
     class NoEach(Saga[Order]):

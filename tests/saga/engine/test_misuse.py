@@ -215,7 +215,7 @@ async def test_what_isnt_a_saga_or_an_id(work, world):
 
 @pytest.mark.parametrize("text", UNFIT)
 def test_unfit_names_in_a_definition(text):
-    with pytest.raises(DefinitionError, match="can't be stored"):
+    with pytest.raises(DefinitionError, match=r"signal=.*no database stores"):
         wait(text)
     named = type("Named", (Trip,), {"name": text})
     with pytest.raises(DefinitionError, match="can't be stored"):

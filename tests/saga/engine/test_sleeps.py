@@ -131,6 +131,21 @@ async def test_until_a_time_that_the_input_tells(work, world):
     await past.result(timeout=5)
 
 
+async def test_a_subclass_may_tell_another_time(work, world):
+    class Dated(Cooling):
+        def when(self, order: Order, ctx: Context) -> datetime:
+            return datetime(2999, 1, 1, tzinfo=UTC)
+
+        cool_off = sleep(until=when)
+
+    class Sooner(Dated):
+        def when(self, order: Order, ctx: Context) -> datetime:
+            return datetime(2001, 1, 1, tzinfo=UTC)
+
+    app = await work(Sooner(world))
+    await (await app.start(Sooner, Order("1"))).result(timeout=5)
+
+
 async def test_a_time_without_a_zone_is_a_failure_that_says_so(work, world):
     class Naive(Cooling):
         cool_off = sleep(until=lambda self, order, ctx: datetime(2030, 1, 1))
@@ -274,6 +289,12 @@ def test_sleeps_that_make_no_sense_are_refused():
         sleep("soon")
     with pytest.raises(Exception, match="more than zero"):
         sleep(0)
+
+    async def later(self, order, ctx):
+        return datetime.now(UTC)
+
+    with pytest.raises(DefinitionError, match=r"until= must be a plain function"):
+        sleep(until=later)
 
     class Contradiction(Resting):
         deadline = "1d"
