@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from standfast.durations import LONGEST
 from standfast.ports.journal import Append
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
@@ -25,13 +26,13 @@ from standfast.testing.simulation.invariants import (
 )
 from standfast.testing.simulation.judgement import check, judge, path_of, world_of
 from standfast.testing.simulation.people import Operator, Senders
-from standfast.testing.simulation.process import FOREVER, Process, running_process
+from standfast.testing.simulation.process import Process, running_process
 from standfast.testing.simulation.scene import Rules, Scene
 from standfast.testing.simulation.store import ProcessDatabase, answer_lost
 from standfast.testing.virtual import refusing_real_io
 from standfast.testing.words import describe
 
-LINGER = (0.0, 1.0, FOREVER)
+LINGER = (0.0, 1.0, LONGEST)
 
 
 @dataclass(slots=True)

@@ -31,6 +31,15 @@ FOREVER = 1e12
 worker looks at the store when something hints at it, and never just to see."""
 
 
+class _Options(ServiceOptions):
+    """A poll further away than options may say."""
+
+    @property
+    def poll_seconds(self) -> float:
+        """See `FOREVER`."""
+        return FOREVER
+
+
 class Silent(SagaTelemetry):
     """No metrics and no spans: nobody wants ten thousand simulated sagas on a dashboard."""
 
@@ -96,7 +105,7 @@ class Process:
         self.membership = Membership(
             self.database.port(LeaseStore), clock=clock, lease=FOREVER, name="simulated"
         )
-        options = ServiceOptions(poll=FOREVER, linger=max(linger, 1e-9))
+        options = _Options(linger=max(linger, 1e-9))
         services = self.app.patterns.services(options, ())
         self.supervisor = Supervisor(self.membership, services, clock=clock, watched=False)
         self.tasks: dict[asyncio.Task[Any], None] = {}  # in their order, for it decides the story
