@@ -185,6 +185,8 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[S]: ...
     @overload
     async def start(
@@ -194,6 +196,8 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]: ...
     async def start(
         self,
@@ -268,6 +272,8 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[S]: ...
     @overload
     async def start(
@@ -277,6 +283,8 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]: ...
     async def start(
         self,

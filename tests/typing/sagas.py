@@ -76,6 +76,8 @@ async def started(app: Standfast, tx: Transaction) -> None:
     shipped = result["reserve"]
     print(shipped.upper())
     assert_type(await tx.start(PlaceOrder, Order("1")), SagaHandle[PlaceOrder])
+    assert_type(await app.start(PlaceOrder, Order("1"), after="3d"), SagaHandle[PlaceOrder])
+    await tx.start(PlaceOrder, Order("1"), at=datetime.now(UTC))
     assert_type(await app.saga(PlaceOrder, "1"), SagaHandle[PlaceOrder])
     assert_type(await app.saga("place-order", "1"), SagaHandle[Any])
     assert_type(await app.start("place-order", {"id": "1"}), SagaHandle[Any])
