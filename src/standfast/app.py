@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from uuid import UUID
 
 from standfast.backends import open_database
-from standfast.checks import flag
+from standfast.checks import flag, provides
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
 from standfast.codec import JSON, Codec
 from standfast.coordination.membership import Membership
@@ -55,14 +55,15 @@ class Standfast:
     ) -> None:
         if isinstance(database, str):
             database = open_database(database)
-        _check_has("database", database, ("open", "close", "port"), "a URL, or a database")
-        _check_has("codec", codec, ("encode", "decode"), "an object with encode and decode")
-        _check_has("clock", clock, ("now", "monotonic", "sleep"), "a Clock")
+        self.database: Database = provides(
+            database, "open", "close", "port", name="database", instead="a URL, or "
+        )
+        self.codec: Codec = provides(codec, "encode", "decode", name="codec")
+        self.clock: Clock = AdjustedClock(
+            provides(clock, "now", "monotonic", "sleep", name="clock")
+        )
         if migrate is not None:
             flag(migrate, name="migrate")
-        self.database: Database = database
-        self.codec: Codec = codec
-        self.clock: Clock = AdjustedClock(clock)
         self.migrate: bool | None = migrate
         self.patterns: Joined = Joined(self)
         self.supervisor: Supervisor | None = None
@@ -239,12 +240,6 @@ class Standfast:
         Raises `ConfigurationError` for text that isn't an id.
         """
         return self.sagas.handle(id)
-
-
-def _check_has(option: str, given: object, names: tuple[str, ...], wanted: str) -> None:
-    """Raise `ConfigurationError` for an object without these methods, such as a class or a path."""
-    if isinstance(given, type) or not all(callable(getattr(given, one, None)) for one in names):
-        raise ConfigurationError(f"{option}={given!r}: give {wanted}")
 
 
 def _lease(lease: Duration) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from standfast.errors import ConfigurationError
+
+T = TypeVar("T")
 
 
 def whole(value: object, *, name: str, least: int = 1, note: str = "") -> int:
@@ -26,6 +28,17 @@ def flag(value: object, *, name: str) -> bool:
     if isinstance(value, bool):
         return value
     raise ConfigurationError(f"{name}={value!r}: must be True or False")
+
+
+def provides(value: T, *methods: str, name: str, instead: str = "") -> T:
+    """`value`, if it is an object with these methods: no class, and nothing else by mistake.
+
+    `instead` is what else could be given, for the message. Raises `ConfigurationError`.
+    """
+    if isinstance(value, type) or not all(callable(getattr(value, one, None)) for one in methods):
+        wanted = f"{instead}an object with {', '.join(methods)}"
+        raise ConfigurationError(f"{name}={value!r}: give {wanted}")
+    return value
 
 
 def is_async(function: object) -> bool:

@@ -148,6 +148,15 @@ def test_show_tells_the_story(sagas, standfast):
     assert by_url.stderr == ""
 
 
+def test_show_tells_where_errors_were_raised_if_asked(sagas):
+    assert "Traceback" not in sagas("show", "place-order/parked").stdout
+    shown = sagas("show", "place-order/parked", "--traceback").stdout.splitlines()
+    (first,) = [n for n, line in enumerate(shown) if "attempt 1 failed" in line]
+    assert shown[first + 1] == " " * 11 + "Traceback (most recent call last):"
+    assert any(line.startswith(" " * 13 + "File ") and "in charge" in line for line in shown)
+    assert shown.count(" " * 11 + "OSError: the bank is away") == 1, "once for the same"
+
+
 def test_acts_reach_the_journal_with_the_one_who_asked(sagas, played, standfast):
     (waiting, parked) = json.loads(
         sagas("list", "--json", "--status", "waiting", "--status", "parked").stdout

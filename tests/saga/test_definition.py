@@ -11,7 +11,7 @@ import pytest
 from standfast import Constant, Context, Refused, Retry, Saga, Standfast, child, step, wait
 from standfast.errors import ConfigurationError, DefinitionError
 from standfast.saga.definition import Definition
-from standfast.saga.steps import FORWARD_RETRY, STEP_RETRY, UNDO_RETRY
+from standfast.saga.steps import DURABLE_RETRY
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def test_what_is_written_is_what_is_planned():
     assert (reserve.timeout, reserve.retry.attempts) == (5.0, 7)
     assert (reserve.undo, reserve.undo_timeout, reserve.undo_retry.attempts) == (True, 3.0, 9)
     assert (pack.fans_out, pack.limit, pack.retry, pack.undo_retry) == (
-        *(True, 2, STEP_RETRY, UNDO_RETRY),
+        *(True, 2, DURABLE_RETRY, DURABLE_RETRY),
     )
     assert plan.steps["wrap"].conditional
     assert (approved.form, approved.signal, approved.timeout) == ("wait", "approved", 3600.0)
-    assert (pay.on_exhausted, pay.retry) == ("park", FORWARD_RETRY)
+    assert (pay.on_exhausted, pay.retry) == ("park", DURABLE_RETRY)
     assert reserve.on_exhausted == "compensate"
     assert definition.input_type is Order
     assert definition.result_types["reserve"] is str

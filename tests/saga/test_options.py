@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from standfast import Context, Exponential, Migration, Retry, Saga, Standfast, child, step, wait
+from standfast.codec import JsonCodec
 from standfast.errors import ConfigurationError, DefinitionError
 from standfast.saga.definition import Definition
 from standfast.saga.plan import MOST_STEPS, Plan, StepPlan
@@ -225,11 +226,11 @@ def test_a_factor_is_a_number(factor):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"database": 5}, "database=5: give a URL"),
+        ({"database": 5}, "database=5: give a URL, or an object with open, close, port"),
         ({"database": None}, "database=None: give a URL"),
-        ({"codec": object}, "codec=.*: give an object with encode and decode"),
-        ({"codec": 5}, "codec=5: give an object with encode and decode"),
-        ({"clock": 5}, "clock=5: give a Clock"),
+        ({"codec": JsonCodec}, "codec=.*JsonCodec.*: give an object with encode, decode"),
+        ({"codec": 5}, "codec=5: give an object with encode, decode"),
+        ({"clock": 5}, "clock=5: give an object with now, monotonic, sleep"),
         ({"migrate": "yes"}, "migrate='yes': must be True or False"),
     ],
     ids=str,

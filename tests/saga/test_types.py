@@ -529,3 +529,32 @@ async def test_an_item_that_cant_be_read_parks(tmp_path):
         await act(app, handle.id, ev.RetryAsked(by="ann"))
         await app.handle(handle.id).result("10s")
     assert log == ["pack", "pack"]
+
+
+async def test_a_result_that_cant_be_read_parks_the_step_that_asks_for_it(tmp_path):
+    def of(returns: Any) -> Saga[Any]:
+        async def count(self, order, ctx):  # type: ignore[no-untyped-def]
+            return "seven"
+
+        async def ship(self, order, ctx):  # type: ignore[no-untyped-def]
+            return ctx.result(self.count)
+
+        count.__annotations__["return"] = returns
+        plain = step(no_compensation="none")
+        body = {"name": "counts", "count": plain(count), "ok": wait("ok"), "ship": plain(ship)}
+        return saga_class(Saga[int], body)()
+
+    url = f"sqlite:///{tmp_path}/x.db"
+    app = Standfast(url).add(of(str))
+    async with app.running(drain=5):
+        handle = await app.start("counts", 1)
+        await reaches(handle, "waiting")
+    app = Standfast(url).add(of(int))
+    async with app.running(drain=5):
+        await app.handle(handle.id).signal("ok")
+        with pytest.raises(SagaParked, match="ship: the result of count can't be read"):
+            await app.handle(handle.id).result("10s")
+    app = Standfast(url).add(of(str))
+    async with app.running(drain=5):
+        await act(app, handle.id, ev.RetryAsked(by="ann"))
+        assert (await app.handle(handle.id).result("10s"))["ship"] == "seven"

@@ -2,6 +2,7 @@
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, assert_type
 
 from standfast import (

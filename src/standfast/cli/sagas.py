@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
@@ -101,7 +102,14 @@ def print_instances(instances: Sequence[Instance], now: float) -> None:
 
 
 @sagas.command()
-def show(app: Target, address: Address, json: AsJson = False) -> None:
+def show(
+    app: Target,
+    address: Address,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Tell where in the code each error was raised, too.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
     """Show one saga: how it stands, and all that happened to it."""
     from standfast.saga.export import record
     from standfast.saga.timeline import short, timeline
@@ -135,7 +143,7 @@ def show(app: Target, address: Address, json: AsJson = False) -> None:
             if value:
                 say(f"{name + ':':<16}{value}")
         say("")
-        _print_timeline(timeline(story.facts))
+        _print_timeline(timeline(story.facts), tracebacks=traceback)
         for mail in loaded.mails:
             say(f"not acted on yet: {mail.subject} {short(mail.body)}, sent {moment(mail.at)}")
         if story.problem and (known_here or len(story.facts) < len(loaded.facts)):
@@ -144,11 +152,13 @@ def show(app: Target, address: Address, json: AsJson = False) -> None:
     perform(look())
 
 
-def _print_timeline(entries: list[Entry]) -> None:
+def _print_timeline(entries: list[Entry], *, tracebacks: bool) -> None:
     from standfast.saga.timeline import as_text
 
     for entry, line in zip(entries, as_text(entries).splitlines(), strict=True):
         typer.secho(line, fg=MOODS.get(entry.mood))
+        if tracebacks and entry.traceback:
+            say(indent(entry.traceback, " " * 11))
 
 
 @sagas.command()

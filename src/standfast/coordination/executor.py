@@ -34,6 +34,11 @@ class Desk(Protocol):
         ...
 
     @property
+    def holder(self) -> str:
+        """This process's name, for people."""
+        ...
+
+    @property
     def slots(self) -> Slots:
         """The concurrency limit of this turn: each turn of the worker has a `Slots` of its own.
 

@@ -143,6 +143,11 @@ class Worker:
 
     # -- the desk ----------------------------------------------------------------------------
 
+    @property
+    def holder(self) -> str:
+        """See `Desk.holder`."""
+        return self._membership.name
+
     def hint(self, id: UUID) -> None:
         """See `Desk.hint`."""
         if id in self._executor.active:
@@ -312,6 +317,12 @@ class Worker:
                 instance.version,
                 instance.name,
                 orphaned.remedy,
+                extra={
+                    instance.pattern: instance.name,
+                    f"{instance.pattern}_id": str(instance.id),
+                    "key": instance.key,
+                    "correlation_id": instance.correlation_id,
+                },
             )
 
 

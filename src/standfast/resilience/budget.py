@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
+from standfast.groups import lineage
 
 E = TypeVar("E", bound=BaseException)
 
@@ -119,22 +120,21 @@ def let_pass(error: E) -> E:
 
 
 def is_marked(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, is to pass every `Retry`."""
+    """Whether `error`, one in its group, or one it was raised from, is to pass every `Retry`."""
     return bool(_marks(error))
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, was given to `do_not_retry`."""
+    """Whether `error`, one in its group, or one it was raised from, was given to `do_not_retry`."""
     return "for good" in _marks(error)
 
 
 def _marks(error: BaseException) -> list[str]:
-    found: list[str] = []
-    cause: BaseException | None = error
-    for _ in range(20):  # chains can be circular
-        if cause is None:
-            break
-        if hasattr(cause, _MARK):
-            found.append(getattr(cause, _MARK))
-        cause = cause.__cause__
-    return found
+    return [mark for one in lineage(error) if (mark := _mark(one))]
+
+
+def _mark(error: BaseException) -> str:
+    try:
+        return getattr(error, _MARK, "")
+    except BaseException:  # noqa: BLE001 — its own `__getattr__` fails, which must not hide it
+        return ""

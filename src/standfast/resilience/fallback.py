@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, Refused
+from standfast.groups import every, some
 from standfast.resilience.degraded import Degraded, note
 from standfast.resilience.last_good import LastGood
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -135,7 +136,7 @@ class Fallback(Policy):
         return answered
 
     def _answers(self, error: Exception) -> bool:
-        return isinstance(error, self.on) and not isinstance(error, (Refused, *self.never_on))
+        return every(error, self.on) and not some(error, (Refused, *self.never_on))
 
     def _substitute(self, error: Exception, key: Hashable) -> Any:
         """The last good answer or the value; `_NONE` if there is neither."""

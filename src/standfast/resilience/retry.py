@@ -10,6 +10,7 @@ from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Refused, Rejected
+from standfast.groups import every, some
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -25,8 +26,9 @@ class Retry(Policy):
 
     `attempts` counts calls, the first included (None: no limit). `total` bounds the time from the
     first attempt to the start of the last (seconds or text). `on` are the retriable exceptions and
-    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried. A result
-    for which `on_result` says True is retried like an exception.
+    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried. An
+    exception group is retriable if all that is in it is. A result for which `on_result` says True
+    is retried like an exception.
 
     A failure may say when to come back, by its attribute ``retry_after`` (seconds) or the header
     ``Retry-After`` of its ``response.headers``: the next attempt waits at least so long. If that is
@@ -88,12 +90,12 @@ class Retry(Policy):
     # -- the decision: pure ------------------------------------------------------------------
 
     def is_retriable(self, error: BaseException) -> bool:
-        """Whether `error` may be tried again at all."""
+        """Whether `error` may be tried again at all; a group, if all that is in it may."""
         return (
-            isinstance(error, self.on)
-            and isinstance(error, Exception)
-            and not isinstance(error, (Refused, *self.never_on))
-            and (self.idempotent or isinstance(error, (Rejected, *self.unsent)))
+            isinstance(error, Exception)
+            and every(error, self.on)
+            and not some(error, (Refused, *self.never_on))
+            and (self.idempotent or every(error, (Rejected, *self.unsent)))
         )
 
     def next_delay(

@@ -21,11 +21,16 @@ from standfast.saga.inheritance import RESERVED, steps_of
 from standfast.saga.inspection import check_functions
 from standfast.saga.plan import Plan
 from standfast.saga.saga import Migration, Saga
+from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
 from standfast.saga.steps import Step, check_parameters
 from standfast.text import is_storable
 
 LONGEST_NAME = 200
+
+
+class Unreadable(CodecError):
+    """What is stored can't be read as what the code at hand takes: an operator must decide."""
 
 
 class Definition:
@@ -59,8 +64,14 @@ class Definition:
         self.input_type: Any = annotations.input_type
         self.input_class: type | None = class_of_input(self.input_type)
         self.is_loose: bool = is_loose(self.input_type)
+        """Whether inputs that mean the same may be encoded as different text."""
+        self.shares_input: bool = is_immutable(self.input_type)
+        """Whether all attempts may be given the same input: its type lets nobody change it."""
         self.result_types: dict[str, Any] = {
             step.name: annotations.result(step) for step in self.steps.values()
+        }
+        self.results_of: dict[str, Results] = {
+            name: Results(annotation) for name, annotation in self.result_types.items()
         }
         self.item_types: dict[str, Any] = {
             step.name: annotations.item(step) for step in self.steps.values() if step.each
@@ -124,20 +135,25 @@ class Definition:
         return self.codec.decode(state.started.input, self.input_type)
 
     def branch_result(self, branch: Branch) -> Any:
-        """What a branch's action returned. Raises `ResultUnavailable`."""
+        """What a branch's action returned. Raises `ResultUnavailable`, `Unreadable`."""
         if not known(branch):
             raise ResultUnavailable(
                 f"{self.name}: {branch.id} has no result (it is {branch.state}): ask "
                 "ctx.has_result(step) first; an undo can go by ctx.branch_key alone"
             )
-        if branch.value is UNSET:
-            assert branch.result is not None
-            type = self.result_types[branch.step.name]
-            if branch.fans_out:
-                branch.value = [self.branch_result(item) for item in branch.children]
-            else:
-                branch.value = self.codec.decode(branch.result, type)
-        return branch.value
+        if branch.value is not UNSET:
+            return branch.value
+        if branch.fans_out:
+            return [self.branch_result(item) for item in branch.children]
+        assert branch.result is not None
+        results = self.results_of[branch.step.name]
+        try:
+            value = self.codec.decode(branch.result, results.annotation)
+        except CodecError as error:
+            raise Unreadable(f"the result of {branch.id} can't be read: {error}") from error
+        if results.is_immutable:
+            branch.value = value
+        return value
 
     def result(self, state: SagaState, name: str) -> Any:
         """A step's result by name. Raises `ResultUnavailable`."""

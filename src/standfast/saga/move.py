@@ -9,6 +9,7 @@ if that works. If it doesn't, the instance stays on the version it had, and its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -26,16 +27,13 @@ from standfast.errors import (
 from standfast.ports.journal import Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition
+from standfast.saga.definition import Definition, Unreadable
 from standfast.saga.machine import Machine
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.replay import replay
+from standfast.text import named
 
 MIGRATE = "migrate"
-
-
-class Unreadable(CodecError):
-    """What is stored can't be read as what the code at hand takes: an operator must decide."""
 
 
 @dataclass(slots=True)
@@ -138,12 +136,13 @@ def fold(
     data = machine.started.input
     if migration.input is not None:
         try:
-            input = plain_answer(migration.input(msgspec.json.decode(data)), name="it")
-            data = msgspec.Raw(definition.codec.encode(input))
-        except Exception as error:  # the user's function: whatever it raises refuses the move
-            raise ConfigurationError(
-                f"its input function raised {type(error).__name__}: {error}"
-            ) from error
+            made = copy_context().run(migration.input, msgspec.json.decode(data))
+            made = plain_answer(made, name="it")
+            data = msgspec.Raw(definition.codec.encode(made))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's function: whatever it raises refuses the move
+            raise ConfigurationError(f"its input function raised {named(error)}") from error
     definition.codec.decode(data, definition.input_type)
     for branch in machine.branches.values():
         if branch.result is not None and not branch.fans_out:

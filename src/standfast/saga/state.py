@@ -277,6 +277,7 @@ class SagaState:
     def _fold_attempt_failed(self, fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> None:
         branch = self.branches[fact.branch]
         branch.attempt = fact.attempt
+        branch.forgiven += fact.rejected
         branch.error = fact.error
         branch.retry_at = fact.retry_at
         branch.since = fact.since

@@ -27,12 +27,21 @@ class Entry:
     subject: str
     text: str
     mood: str = ""
+    traceback: str = ""
+    """Where the error was raised, if the entry tells of one, and it isn't that of the one before.
+    """
 
 
 def timeline(facts: Sequence[fx.AnyFact]) -> list[Entry]:
     """The entries of a journal, in its order."""
     return [
-        Entry(fact.at, fact.at - facts[0].at, getattr(fact, "branch", ""), *_TOLD[type(fact)](fact))
+        Entry(
+            fact.at,
+            fact.at - facts[0].at,
+            getattr(fact, "branch", ""),
+            *_TOLD[type(fact)](fact),
+            getattr(fact, "traceback", ""),
+        )
         for fact in facts
     ]
 
@@ -70,7 +79,7 @@ def _completed(fact: fx.StepCompleted) -> tuple[str, str]:
 
 
 def _attempt_failed(fact: fx.AttemptFailed) -> tuple[str, str]:
-    return f"attempt {fact.attempt} failed, next {_in(fact)}: {fact.error}", "bad"
+    return f"attempt {fact.attempt} {_how(fact)}, next {_in(fact)}: {fact.error}", "bad"
 
 
 def _failed(fact: fx.StepFailed) -> tuple[str, str]:
@@ -118,7 +127,7 @@ def _undone(fact: fx.CompensationCompleted) -> tuple[str, str]:
 
 
 def _undo_attempt_failed(fact: fx.CompensationAttemptFailed) -> tuple[str, str]:
-    return f"undo: attempt {fact.attempt} failed, next {_in(fact)}: {fact.error}", "bad"
+    return f"undo: attempt {fact.attempt} {_how(fact)}, next {_in(fact)}: {fact.error}", "bad"
 
 
 def _undo_failed(fact: fx.CompensationFailed) -> tuple[str, str]:
@@ -151,6 +160,10 @@ def _ignored(fact: fx.Ignored) -> tuple[str, str]:
 
 def _tries(attempt: int) -> str:
     return "" if attempt <= 1 else f" after {attempt} attempts"
+
+
+def _how(fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> str:
+    return "wasn't tried" if fact.rejected else "failed"
 
 
 def _in(fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> str:

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import CircuitOpen, Refused, Rejected
+from standfast.groups import leaves
 from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
 from standfast.resilience.breaker.machine import NOTED, Change, Machine, State
@@ -57,6 +58,10 @@ circuits: CircuitRegistry = CircuitRegistry()
 """The registry of every breaker that isn't given another."""
 
 
+_WORST_FIRST: tuple[Verdict, ...] = ("failure", "success", "ignored")
+"""What the exceptions of a group come to: one failure is enough."""
+
+
 class CircuitBreaker(Policy):
     """Rejects calls with `CircuitOpen` while what they call keeps failing.
 
@@ -80,7 +85,8 @@ class CircuitBreaker(Policy):
     nothing was called), of `success_on` as success (default: `Refused`, for the other side works),
     of `failure_on` as failure, any other as success. `judge_result` does the same for results.
     Cancellation, and whatever else isn't an ``Exception``, counts as `on_cancellation`: ignored,
-    unless you say otherwise. An ignored probe gives its permit back.
+    unless you say otherwise. An exception group fails if anything in it does. An ignored probe
+    gives its permit back.
 
     Each call that is let through is counted once at most, in the state in which it began: what
     comes back after a change of state is dropped. Time is monotonic. Raises `CircuitOpen`, with
@@ -378,15 +384,18 @@ class CircuitBreaker(Policy):
         self._settle(ticket, started, verdict, result)
 
     def _raised(self, ticket: int, started: float, error: BaseException) -> None:
-        if isinstance(error, self._ignore_on):
-            verdict: Verdict = "ignored"
-        elif isinstance(error, self._success_on):
-            verdict = "success"
-        elif not isinstance(error, Exception) or isinstance(error, asyncio.CancelledError):
-            verdict = self._on_cancellation
-        else:
-            verdict = "failure" if isinstance(error, self._failure_on) else "success"
+        verdicts = [self._verdict(one) for one in leaves(error)]
+        verdict = min(verdicts, key=_WORST_FIRST.index)
         self._settle(ticket, started, verdict, error)
+
+    def _verdict(self, error: BaseException) -> Verdict:
+        if isinstance(error, self._ignore_on):
+            return "ignored"
+        if isinstance(error, self._success_on):
+            return "success"
+        if not isinstance(error, Exception) or isinstance(error, asyncio.CancelledError):
+            return self._on_cancellation
+        return "failure" if isinstance(error, self._failure_on) else "success"
 
     def _settle(self, ticket: int, started: float, verdict: Verdict, outcome: Any) -> None:
         wait = self._retry_after(outcome) if verdict == "failure" else None
