@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from standfast.saga import (
         Context,
         Migration,
+        Retention,
         Saga,
         SagaHandle,
         SagaResult,
@@ -62,6 +63,7 @@ _HOMES = {
     "saga": (
         "Context",
         "Migration",
+        "Retention",
         "Saga",
         "SagaHandle",
         "SagaResult",
@@ -84,6 +86,7 @@ __all__ = [
     "Migration",
     "Refused",
     "Rejected",
+    "Retention",
     "Retry",
     "Saga",
     "SagaCompensated",

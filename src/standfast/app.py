@@ -29,6 +29,7 @@ from standfast.transaction import UnitOfWork, unit_of_work
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga import SagaHandle
+    from standfast.saga.operations import Operations
     from standfast.saga.saga import I, S, SagaClass
     from standfast.saga.sagas import Sagas
 
@@ -177,6 +178,13 @@ class Standfast:
         from standfast.saga.sagas import Sagas
 
         return self.patterns.get(Sagas)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """What operators do to sagas: find them, see what is stuck and why, act on many."""
+        from standfast.saga.operations import Operations
+
+        return Operations(self.sagas)
 
     @overload
     async def start(

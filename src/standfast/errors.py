@@ -105,7 +105,15 @@ class StoreError(StandfastError):
 
 
 class StoreUnavailable(StoreError):
-    """The database is away or overloaded. Nothing is known to be written: try again later."""
+    """The database is away or overloaded. Nothing is known to be written: try again later.
+
+    `for_good` tells that it won't come back by itself: it refuses the login, say. The message says
+    what to do.
+    """
+
+    def __init__(self, message: str = "", *, for_good: bool = False) -> None:
+        super().__init__(message)
+        self.for_good = for_good
 
 
 class StoreFull(StoreError):

@@ -6,6 +6,8 @@ such as an exception's message, is cleaned.
 
 from __future__ import annotations
 
+import re
+
 from standfast.errors import ConfigurationError
 from standfast.groups import leaves
 
@@ -14,6 +16,10 @@ _MOST_TOLD = 10
 
 NAME_LENGTH = 500
 """Characters, at most, of what a caller names something by."""
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal would obey or choke on: control characters, changes of the writing's direction,
+and halves of characters."""
 
 
 def checked(text: str, *, name: str, longest: int | None = None) -> str:
@@ -73,3 +79,16 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def on_one_line(text: str, longest: int | None = None) -> str:
+    """Foreign text as one line that any terminal shows: white space folded, and cut if `longest`.
+
+    What a terminal would obey (control characters, changes of direction) is spelled out.
+    """
+    folded = UNPRINTABLE.sub(_spelled, " ".join(text.split()))
+    return folded if longest is None or len(folded) <= longest else folded[: longest - 1] + "…"
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

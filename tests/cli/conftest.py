@@ -135,7 +135,7 @@ def in_process(*arguments: str) -> "subprocess.Popen[str]":
 @pytest.fixture
 def played(shop: Path, standfast: Callable[..., Result]) -> Callable[..., Any]:
     """``played(plan)``: run ``await plan(app)`` while the shop's worker works."""
-    standfast("migrate", "shop:app")
+    standfast("migrate", "--app", "shop:app")
 
     def play(plan: Callable[[Any], Awaitable[Any]]) -> Any:
         import importlib

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from standfast import Standfast
+from standfast.errors import StoreUnavailable
 from standfast.saga.operations import Operations
 from tests.cli.conftest import STANDFAST, in_process
 from tests.saga.engine.world import until
@@ -33,7 +34,7 @@ def stored(url, number):
 
 @pytest.mark.parametrize(("answer", "code", "mails"), [("y", 0, 2), ("n", 1, 0)])
 def test_a_terminal_is_asked(shop, standfast, answer, code, mails):
-    standfast("migrate", "shop:app")
+    standfast("migrate", "--app", "shop:app")
     stored("sqlite:///shop.db", 2)
     ours, theirs = pty.openpty()
     try:
@@ -60,22 +61,90 @@ def test_a_terminal_is_asked(shop, standfast, answer, code, mails):
 
 
 def test_ctrl_c_stops_between_batches(shop, standfast, monkeypatch):
-    standfast("migrate", "shop:app")
+    standfast("migrate", "--app", "shop:app")
+    stored("sqlite:///shop.db", 5)
+    original = Operations.tell
+    stops = [True]
+
+    async def tell(self, act, where, **options):
+        async for progress in original(self, act, where, **options, batch=2):
+            if progress.done == 2 and stops:
+                stops.clear()
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(0.1)  # the loop hears of it
+            yield progress
+
+    def mails():
+        exported = standfast("sagas", "export", "--app", "shop:app").stdout.splitlines()
+        return [len(json.loads(line)["mails"]) for line in exported]
+
+    monkeypatch.setattr(Operations, "tell", tell)
+    cancel = ["sagas", "cancel", "--app", "shop:app", "--all", "--yes"]
+    told = standfast(*cancel, code=1)
+    assert "stopped after 2 of 5: go on with the same command and --after " in told.stderr
+    assert mails() == [1, 1, 0, 0, 0]
+    after = told.stderr.split()[-1]
+    assert standfast(*cancel, "--after", after).stdout.startswith("cancel: asked 3 sagas")
+    assert mails() == [1] * 5, "each once"
+
+
+def test_an_error_in_the_middle_says_how_far_it_came(shop, standfast, monkeypatch):
+    standfast("migrate", "--app", "shop:app")
     stored("sqlite:///shop.db", 5)
     original = Operations.tell
 
-    async def tell(self, act, ids, **options):
-        async for done in original(self, act, ids, batch=2, mail_id=options["mail_id"]):
-            if done == 2:
-                os.kill(os.getpid(), signal.SIGINT)
-                await asyncio.sleep(0.1)  # the loop hears of it
-            yield done
+    async def tell(self, act, where, **options):
+        async for progress in original(self, act, where, **options, batch=2):
+            yield progress
+            raise StoreUnavailable("it went away")
 
     monkeypatch.setattr(Operations, "tell", tell)
     told = standfast("sagas", "cancel", "--app", "shop:app", "--all", "--yes", code=1)
-    assert told.stderr == "stopped after 2 of 5: run it again to go on\n"
-    exported = standfast("sagas", "export", "--app", "shop:app").stdout.splitlines()
-    assert sum(len(json.loads(line)["mails"]) for line in exported) == 2
+    assert "failed after 2 of 5: go on with the same command and --after " in told.stderr
+    assert "error: it went away\n" in told.stderr
+
+
+def test_a_second_ctrl_c_doesnt_wait_for_the_batch(shop, standfast, monkeypatch):
+    standfast("migrate", "--app", "shop:app")
+    stored("sqlite:///shop.db", 5)
+    original = Operations.tell
+
+    async def tell(self, act, where, **options):
+        async for progress in original(self, act, where, **options, batch=2):
+            yield progress
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(60)  # a database that hangs
+
+    monkeypatch.setattr(Operations, "tell", tell)
+    told = standfast("sagas", "cancel", "--app", "shop:app", "--all", "--yes", code=1)
+    assert "stopped in the middle of a batch, after 2 of 5" in told.stderr
+
+
+def test_acts_hold_a_page_and_not_all(shop, standfast, monkeypatch):
+    """Rows of instances are dropped when they were told."""
+    import gc
+
+    from standfast.ports.journal import Instance
+    from standfast.saga import finding
+
+    standfast("migrate", "--app", "shop:app")
+    stored("sqlite:///shop.db", 60)
+    monkeypatch.setattr(finding, "PAGE", 10)
+    most = 0
+    original = Operations.tell
+
+    async def tell(self, act, where, **options):
+        nonlocal most
+        async for progress in original(self, act, where, **options, batch=10):
+            most = max(most, sum(isinstance(one, Instance) for one in gc.get_objects()))
+            yield progress
+
+    monkeypatch.setattr(Operations, "tell", tell)
+    told = standfast("sagas", "cancel", "--app", "shop:app", "--all", "--yes", "--json")
+    assert json.loads(told.stdout)["asked"] == len(json.loads(told.stdout)["ids"]) == 60
+    assert 0 < most < 30
 
 
 def test_one_story_from_start_to_end(shared_shop, monkeypatch):

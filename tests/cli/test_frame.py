@@ -1,6 +1,7 @@
 """Finding an app, opening its database, and the commands about both."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from standfast import __version__
-from tests.cli.conftest import in_process
+from tests.cli.conftest import STANDFAST, in_process
 
 
 def test_version(standfast):
@@ -42,12 +43,13 @@ def test_without_the_extra_one_line_says_how_to_install_it():
         ("needy:app", "importing 'needy' raised ModuleNotFoundError: No module named 'absent'"),
         ("mysql://x/y", "no backend for 'mysql' URLs"),
         ("memory://", "lives and dies with the process"),
+        ("://shop.db", "that is no database's URL: use sqlite:///shop.db"),
     ],
 )
 def test_what_is_no_app_is_told_in_one_line(shop, standfast, target, said):
     (shop / "faulty.py").write_text("1 / 0\n")
     (shop / "needy.py").write_text("import absent\n")
-    result = standfast("workers", target, code=2)
+    result = standfast("workers", "--app", target, code=2)
     assert said in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
@@ -56,7 +58,7 @@ def test_what_is_no_app_is_told_in_one_line(shop, standfast, target, said):
 
 def test_debug_shows_where(shop, standfast):
     (shop / "faulty.py").write_text("1 / 0\n")
-    result = standfast("--debug", "workers", "faulty:app", code=2)
+    result = standfast("--debug", "workers", "--app", "faulty:app", code=2)
     assert 'faulty.py", line 1' in result.stderr
     assert "ZeroDivisionError" in result.stderr
 
@@ -64,21 +66,23 @@ def test_debug_shows_where(shop, standfast):
 @pytest.mark.parametrize("target", ["shop:app", "shop:make", "sqlite:///shop.db"])
 def test_only_migrate_makes_a_file(shop, standfast, target):
     file = Path("shop.db")
-    assert "there is no database at shop.db" in standfast("workers", target, code=1).stderr
-    assert "there is no database at shop.db" in standfast("run", "shop:app", code=1).stderr
+    assert "there is no database at shop.db" in standfast("workers", "--app", target, code=1).stderr
+    assert "there is no database at shop.db" in standfast("run", "--app", "shop:app", code=1).stderr
     assert not file.exists()
     connection = sqlite3.connect(file)
     connection.execute("CREATE TABLE somebody_elses (x)")
     connection.close()
     before = file.read_bytes()
-    for command in (["workers", target], ["run", "shop:app"]):
+    for command in (["workers", "--app", target], ["run", "--app", "shop:app"]):
         assert "has none of Standfast's tables" in standfast(*command, code=1).stderr
     assert file.read_bytes() == before
     assert list(Path().glob("shop.db?*")) == []
     lines = ["--line", "journal", "--line", "marks"] if "://" in target else []
-    assert "applied journal 1: " in standfast("migrate", target, *lines).stdout
-    assert standfast("migrate", target).stdout.startswith("sqlite:///shop.db is at coordination ")
-    assert json.loads(standfast("workers", target, "--json").stdout) == []
+    assert "applied journal 1: " in standfast("migrate", "--app", target, *lines).stdout
+    assert standfast("migrate", "--app", target).stdout.startswith(
+        "sqlite:///shop.db is at coordination "
+    )
+    assert json.loads(standfast("workers", "--app", target, "--json").stdout) == []
 
 
 def test_a_database_that_is_away_is_told(folder, standfast):
@@ -90,7 +94,7 @@ def test_a_database_that_is_away_is_told(folder, standfast):
 
 
 def test_what_is_no_database_is_told(shop, standfast):
-    result = standfast("workers", "sqlite:///shop.py", code=1)
+    result = standfast("workers", "--app", "sqlite:///shop.py", code=1)
     assert result.stderr.startswith("error: shop.py")
 
 
@@ -111,7 +115,7 @@ def test_an_app_that_migrates_by_itself_is_run(shop, standfast):
         "from shop import PlaceOrder, Standfast\n"
         "app = Standfast('sqlite:///eager.db', migrate=True).add(PlaceOrder())\n"
     )
-    worker = in_process("run", "eager:app")
+    worker = in_process("run", "--app", "eager:app")
     try:
         assert "working; stop with" in worker.stderr.readline()
     finally:
@@ -139,21 +143,21 @@ def test_an_app_that_migrates_by_itself_is_run(shop, standfast):
     ],
 )
 def test_run_refuses_wrong_options(shop, standfast, arguments, said):
-    standfast("migrate", "shop:app")
-    assert said in standfast("run", "shop:app", *arguments, code=2).output
+    standfast("migrate", "--app", "shop:app")
+    assert said in standfast("run", "--app", "shop:app", *arguments, code=2).output
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["purge-marks", "shop:app", "--older-than", "90"],
+        ["purge-marks", "--app", "shop:app", "--older-than", "90"],
         ["sagas", "purge", "--app", "shop:app", "--finished-for", "90"],
         ["sagas", "list", "--app", "shop:app", "--older-than", "90"],
         ["sagas", "retry", "--app", "shop:app", "--newer-than", "90"],
     ],
 )
 def test_how_long_ago_needs_a_unit(shop, standfast, arguments):
-    standfast("migrate", "shop:app")
+    standfast("migrate", "--app", "shop:app")
     assert "give 90 a unit, such as 90d" in standfast(*arguments, code=2).stderr
 
 
@@ -165,8 +169,8 @@ def test_how_long_ago_needs_a_unit(shop, standfast, arguments):
     ],
 )
 def test_an_address_that_is_not_this_machines_is_told(shop, standfast, address, said):
-    standfast("migrate", "shop:app")
-    told = standfast("run", "shop:app", "--health", address, code=1).stderr
+    standfast("migrate", "--app", "shop:app")
+    told = standfast("run", "--app", "shop:app", "--health", address, code=1).stderr
     assert told.startswith(f"error: --health '{address}': can't listen on ")
     assert said in told
     assert told.count("\n") == 1
@@ -174,17 +178,17 @@ def test_an_address_that_is_not_this_machines_is_told(shop, standfast, address, 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_run_works_until_it_is_told_to_stop(shared_shop, standfast, number):
-    worker = in_process("run", "shop:make", "--migrate", "--name", "w1", "--lease", "5")
+    worker = in_process("run", "--app", "shop:make", "--migrate", "--name", "w1", "--lease", "5")
     try:
         said = ""
         while "working; stop with" not in said:
             line = worker.stderr.readline()
             assert line, said
             said += line
-        (one,) = json.loads(standfast("workers", "shop:app", "--json").stdout)
+        (one,) = json.loads(standfast("workers", "--app", "shop:app", "--json").stdout)
         assert one["name"] == "w1"
         assert one["sagas"] == [{"name": "place-order", "version": 1}]
-        assert "place-order v1" in standfast("workers", "shop:app").stdout
+        assert "place-order v1" in standfast("workers", "--app", "shop:app").stdout
         worker.send_signal(number)
         out, err = worker.communicate(timeout=60)
     finally:
@@ -193,4 +197,48 @@ def test_run_works_until_it_is_told_to_stop(shared_shop, standfast, number):
     assert worker.returncode == 0, err
     assert "draining" in err
     assert out == ""
-    assert json.loads(standfast("workers", "shop:app", "--json").stdout) == []
+    assert json.loads(standfast("workers", "--app", "shop:app", "--json").stdout) == []
+
+
+OLD = [
+    ["migrate", "shop:app"],
+    ["services", "shop:app"],
+    ["workers", "sqlite:///shop.db"],
+    ["purge-marks", "shop:app", "--older-than", "90d", "--yes"],
+    ["sagas", "check-compat", "shop:app"],
+]
+
+
+def test_the_app_as_an_argument_is_the_old_way(shop, standfast, monkeypatch):
+    standfast("migrate", "-a", "shop:app")
+    for command in OLD:
+        told = standfast(*command)
+        app = next(one for one in command if ":" in one)
+        warning = f"warning: give the app as an option, --app {app} (or -a)\n"
+        assert told.stderr.startswith(warning), command
+        twice = standfast(*command, "-a", "shop:make", code=2).stderr
+        assert f"the app was given twice, as 'shop:make' and as {app!r}" in twice, command
+        assert "too much: 'and more'" in standfast(*command, "and more", code=2).stderr, command
+        assert "[APP]" not in standfast(*command[: command.index(app)], "--help").stdout
+    with monkeypatch.context() as context:
+        context.setenv("STANDFAST_APP", "nowhere:app")
+        assert "warning: " in standfast("migrate", "shop:app").stderr, "it goes before"
+
+
+@pytest.mark.parametrize("command", [["run"], ["migrate"], ["workers"], ["sagas", "check-compat"]])
+def test_without_an_app_it_is_asked_for(folder, standfast, command):
+    told = standfast(*command, code=2).stderr
+    assert told == ("error: say which app: --app module:attribute (or -a), or set STANDFAST_APP\n")
+
+
+def test_the_terminals_encoding_loses_no_answer(shop, standfast):
+    standfast("migrate", "-a", "shop:app")
+    sent = standfast("sagas", "start", "-a", "shop:app", "place-order", "--input", '{"id": "漢"}')
+    done = subprocess.run(
+        [STANDFAST, "sagas", "show", "-a", "shop:app", sent.stdout.strip()[-8:]],
+        env=dict(os.environ) | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert b"\\u6f22" in done.stdout

@@ -7,8 +7,8 @@ from tests.cli.conftest import in_process
 
 def test_run_makes_no_tables_unless_it_is_told_to(shop, standfast):
     """A file that lacked a line of migrations was migrated by `standfast run`."""
-    standfast("migrate", "sqlite:///shop.db", "--line", "journal")
-    process = in_process("run", "shop:app")
+    standfast("migrate", "--app", "sqlite:///shop.db", "--line", "journal")
+    process = in_process("run", "--app", "shop:app")
     try:
         _, err = process.communicate(timeout=20)
     finally:
@@ -17,11 +17,13 @@ def test_run_makes_no_tables_unless_it_is_told_to(shop, standfast):
     assert process.returncode == 1
     assert "marks is at 0" in err
     assert "standfast migrate" in err
-    lines = json.loads(standfast("migrate", "shop:app", "--status", "--json", code=1).stdout)
+    lines = json.loads(
+        standfast("migrate", "--app", "shop:app", "--status", "--json", code=1).stdout
+    )
     assert {one["line"]: one["applied"] for one in lines}["marks"] == 0
 
 
 def test_workers_of_a_database_without_a_journal(folder, standfast):
     """It asked a table that isn't there."""
-    standfast("migrate", "sqlite:///shop.db", "--line", "coordination")
-    assert json.loads(standfast("workers", "sqlite:///shop.db", "--json").stdout) == []
+    standfast("migrate", "--app", "sqlite:///shop.db", "--line", "coordination")
+    assert json.loads(standfast("workers", "--app", "sqlite:///shop.db", "--json").stdout) == []

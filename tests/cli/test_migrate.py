@@ -61,7 +61,7 @@ def url(shared_shop):
 
 
 def stands(standfast, *arguments, code=0):
-    told = standfast("migrate", *arguments, "--status", "--json", code=code).stdout
+    told = standfast("migrate", "--app", *arguments, "--status", "--json", code=code).stdout
     return {one["line"]: (one["applied"], one["newest"]) for one in json.loads(told)}
 
 
@@ -83,7 +83,7 @@ def test_the_lines_of_a_backend_are_found(address, named):
 
 
 def test_an_app_gets_the_tables_of_its_patterns_only(url, standfast):
-    told = standfast("migrate", "justmarks:app").stdout
+    told = standfast("migrate", "--app", "justmarks:app").stdout
     assert "applied marks 1: marks\n" in told
     assert "journal" not in told
     assert stands(standfast, "justmarks:app") == {"marks": (1, 1)}
@@ -93,47 +93,48 @@ def test_an_app_gets_the_tables_of_its_patterns_only(url, standfast):
         "marks": (1, 1),
     }
     # A URL gets what its database has: still only marks.
-    assert "applied" not in standfast("migrate", url).stdout
+    assert "applied" not in standfast("migrate", "--app", url).stdout
     assert stands(standfast, url) == {"marks": (1, 1)}
     refused = standfast("sagas", "list", "--app", "justmarks:app", code=1).stderr
     assert "journal is at 0, this version needs 1" in refused
     assert "--line coordination --line journal" in refused
-    assert "--line coordination" in standfast("services", url, code=1).stderr
-    assert "applied journal 1: " in standfast("migrate", "shop:app").stdout
+    assert "--line coordination" in standfast("services", "--app", url, code=1).stderr
+    assert "applied journal 1: " in standfast("migrate", "--app", "shop:app").stdout
     assert stands(standfast, url) == stands(standfast, "shop:app")
     # One that stores nothing needs none.
-    assert "is at nothing" in standfast("migrate", "justmarks:nothing").stdout
+    assert "is at nothing" in standfast("migrate", "--app", "justmarks:nothing").stdout
 
 
 def test_an_empty_database_is_asked_for_lines(url, standfast):
     for options in ([], ["--dry-run"]):
-        told = standfast("migrate", url, *options, code=2).stderr
+        told = standfast("migrate", "--app", url, *options, code=2).stderr
         assert "has no tables of Standfast's yet" in told
         assert "--line coordination --line journal --line marks" in " ".join(
             sorted(told.split("have: ")[1].replace("--line ", "--line=").split())
         ).replace("--line=", "--line ")
     assert not Path("shop.db").exists()
-    told = standfast("migrate", url, "--line", "tables", code=2).stderr
+    told = standfast("migrate", "--app", url, "--line", "tables", code=2).stderr
     assert told.startswith("error: --line tables: choose from coordination, journal, marks")
-    told = standfast("migrate", "justmarks:app", "--line", "journal", code=2).stderr
+    told = standfast("migrate", "--app", "justmarks:app", "--line", "journal", code=2).stderr
     assert told == "error: --line journal: choose from marks\n"
-    dry = standfast("migrate", url, "--line", "journal", "--dry-run", "--json").stdout
+    dry = standfast("migrate", "--app", url, "--line", "journal", "--dry-run", "--json").stdout
     assert [(one["line"], one["number"]) for one in json.loads(dry)] == [
         ("coordination", 1),
         ("journal", 1),
     ]
     assert not Path("shop.db").exists()
     assert (
-        "applied coordination 1: leases\n" in standfast("migrate", url, "--line", "journal").stdout
+        "applied coordination 1: leases\n"
+        in standfast("migrate", "--app", url, "--line", "journal").stdout
     )
-    again = standfast("migrate", url, "--dry-run").stdout
+    again = standfast("migrate", "--app", url, "--dry-run").stdout
     assert again == "would apply nothing: nothing is missing\n"
-    assert json.loads(standfast("migrate", url, "--json").stdout) == []
+    assert json.loads(standfast("migrate", "--app", url, "--json").stdout) == []
 
 
 def test_how_far_they_are_is_a_table(url, standfast, monkeypatch):
-    standfast("migrate", "justmarks:app")
-    lines = standfast("migrate", "shop:app", "--status", code=1).stdout.splitlines()
+    standfast("migrate", "--app", "justmarks:app")
+    lines = standfast("migrate", "--app", "shop:app", "--status", code=1).stdout.splitlines()
     assert lines[0].split() == ["LINE", "APPLIED", "NEWEST", "NEXT"]
     rows = {line.split()[0]: line.split(maxsplit=3)[1:] for line in lines[1:]}
     assert rows["marks"] == ["1", "1"]
@@ -142,26 +143,27 @@ def test_how_far_they_are_is_a_table(url, standfast, monkeypatch):
 
 
 def test_the_status_of_what_is_not_there_makes_no_file(shop, standfast):
-    told = standfast("migrate", "shop:app", "--status", code=1)
+    told = standfast("migrate", "--app", "shop:app", "--status", code=1)
     assert "there is no database at shop.db" in told.stderr
     assert not Path("shop.db").exists()
     run_sql("sqlite:///shop.db", "CREATE TABLE somebody_elses (x)")
     before = Path("shop.db").read_bytes()
     assert stands(standfast, "sqlite:///shop.db", code=1)["journal"] == (0, 1)
     assert (
-        "has no tables of Standfast's" in standfast("migrate", "sqlite:///shop.db", code=2).stderr
+        "has no tables of Standfast's"
+        in standfast("migrate", "--app", "sqlite:///shop.db", code=2).stderr
     )
     assert Path("shop.db").read_bytes() == before
 
 
 def test_what_a_newer_version_made_is_told(shop, standfast):
-    standfast("migrate", "shop:app")
+    standfast("migrate", "--app", "shop:app")
     run_sql(
         "sqlite:///shop.db",
         "INSERT INTO standfast_schema_migrations (line, number, name) VALUES"
         " ('marks', 2, 'more'), ('outbox', 1, 'outbox')",
     )
-    told = standfast("migrate", "sqlite:///shop.db", "--status")
+    told = standfast("migrate", "--app", "sqlite:///shop.db", "--status")
     assert "(a newer version of Standfast made it)" in told.stdout
     assert told.stderr == "there are others, which an app of theirs must tell of: outbox\n"
 
@@ -177,21 +179,21 @@ def begun(sql):
 
 
 def test_the_sql_is_complete(url, standfast):
-    sql = standfast("migrate", "shop:app", "--sql").stdout
+    sql = standfast("migrate", "--app", "shop:app", "--sql").stdout
     assert not Path("shop.db").exists()
     how = "sqlite3 -bail" if url.startswith("sqlite:") else "psql -v ON_ERROR_STOP=1"
     assert sql.startswith(f"-- Run it with: {how} ")
     assert ("BEGIN IMMEDIATE;\n" in sql) == url.startswith("sqlite:"), "a lock is waited for first"
     assert begun(sql)[0] == "-- coordination 1: leases"
     run_sql(url, sql)
-    assert "applied" not in standfast("migrate", "shop:app").stdout
+    assert "applied" not in standfast("migrate", "--app", "shop:app").stdout
     assert all(applied == newest for applied, newest in stands(standfast, url).values())
-    standfast("workers", url)
+    standfast("workers", "--app", url)
     after = ["--after", "coordination=1", "--after", "journal=1", "--after", "marks=1"]
-    assert standfast("migrate", "shop:app", "--sql", *after).stdout == ""
-    rest = standfast("migrate", "shop:app", "--sql", *after[2:]).stdout
+    assert standfast("migrate", "--app", "shop:app", "--sql", *after).stdout == ""
+    rest = standfast("migrate", "--app", "shop:app", "--sql", *after[2:]).stdout
     assert begun(rest) == ["-- coordination 1: leases"]
-    by_url = standfast("migrate", url, "--line", "marks", "--sql").stdout
+    by_url = standfast("migrate", "--app", url, "--line", "marks", "--sql").stdout
     assert begun(by_url) == ["-- marks 1: marks"]
 
 
@@ -211,7 +213,7 @@ def test_the_sql_is_complete(url, standfast):
     ],
 )
 def test_what_makes_no_sense_is_told(shop, standfast, arguments, said):
-    assert said in standfast("migrate", *arguments, code=2).output
+    assert said in standfast("migrate", "--app", *arguments, code=2).output
     assert list(Path().glob("*.db")) == []
 
 
@@ -239,20 +241,20 @@ def test_a_database_of_the_old_version_is_taken_over(url, standfast, target):
     make_old(url)
     target = target or url
     assert set(stands(standfast, target, code=1).values()) == {(0, 1)}
-    status = standfast("migrate", target, "--status", code=1)
+    status = standfast("migrate", "--app", target, "--status", code=1)
     assert [row.split(maxsplit=3)[3] for row in status.stdout.splitlines()[1:]] == [
         "(will be taken over)"
     ] * len(stands(standfast, target, code=1))
     assert "`standfast migrate` will take it over with all it holds" in status.stderr
-    told = json.loads(standfast("migrate", target, "--status", "--json", code=1).stdout)
+    told = json.loads(standfast("migrate", "--app", target, "--status", "--json", code=1).stdout)
     assert all(one["to_be_taken_over"] and one["missing"] == [1] for one in told)
-    dry = standfast("migrate", target, "--dry-run")
+    dry = standfast("migrate", "--app", target, "--dry-run")
     assert "will be taken over: coordination 1: leases\n" in dry.stdout
     assert "would apply" not in dry.stdout
     assert "end them first" in dry.stderr
-    told = json.loads(standfast("migrate", target, "--dry-run", "--json").stdout)
+    told = json.loads(standfast("migrate", "--app", target, "--dry-run", "--json").stdout)
     assert {"line": "marks", "number": 1, "name": "marks", "taken_over": True} in told
-    told = standfast("migrate", target)
+    told = standfast("migrate", "--app", target)
     assert told.stderr == (
         "took over the tables of an older version: its workers can't write any more\n"
     )
@@ -260,12 +262,12 @@ def test_a_database_of_the_old_version_is_taken_over(url, standfast, target):
     assert set(stands(standfast, target).values()) == {(1, 1)}
     assert json.loads(standfast("sagas", "list", "--app", target, "--json").stdout)
     # Its workers stay registered until their leases run out.
-    registered = json.loads(standfast("services", target, "--json").stdout)
+    registered = json.loads(standfast("services", "--app", target, "--json").stdout)
     assert [one["services"] for one in registered] == [[]] * len(registered)
     assert len(registered) >= 1
-    assert registered[0]["process"] in standfast("services", target).stdout
-    assert "order v1" in standfast("workers", target).stdout
-    told = json.loads(standfast("migrate", target, "--status", "--json").stdout)
+    assert registered[0]["process"] in standfast("services", "--app", target).stdout
+    assert "order v1" in standfast("workers", "--app", target).stdout
+    told = json.loads(standfast("migrate", "--app", target, "--status", "--json").stdout)
     assert not any(one["to_be_taken_over"] for one in told)
 
 
@@ -273,7 +275,7 @@ def test_what_an_old_database_never_had_is_applied_after_it_is_taken_over(url, s
     if url.startswith("sqlite:"):
         pytest.skip("all that there is on SQLite was there before")
     run_sql(url, (OLD / "postgres_1.sql").read_text())
-    limits = ["migrate", url, "--line", "rate_limits"]
+    limits = ["migrate", "--app", url, "--line", "rate_limits"]
     dry = standfast(*limits, "--dry-run").stdout
     assert "will be taken over: journal 1: instances, journal and mail\n" in dry
     assert "would apply rate_limits 1: rate limits\n" in dry
@@ -288,30 +290,30 @@ def test_what_an_old_database_never_had_is_applied_after_it_is_taken_over(url, s
 
 def test_an_old_database_is_taken_over_with_the_sql_only(url, standfast):
     make_old(url)
-    before = standfast("migrate", "shop:app", "--status", code=1).output
-    assert "standfast migrate URL --sql --adopt" in refused(
-        url, standfast("migrate", "shop:app", "--sql").stdout
+    before = standfast("migrate", "--app", "shop:app", "--status", code=1).output
+    assert "standfast migrate -a URL --sql --adopt" in refused(
+        url, standfast("migrate", "--app", "shop:app", "--sql").stdout
     )
-    assert "standfast migrate URL --sql --adopt" in refused(
-        url, standfast("migrate", url, "--sql", "--line", "marks").stdout
+    assert "standfast migrate -a URL --sql --adopt" in refused(
+        url, standfast("migrate", "--app", url, "--sql", "--line", "marks").stdout
     )
-    assert standfast("migrate", "shop:app", "--status", code=1).output == before
-    adoption = standfast("migrate", url, "--sql", "--adopt").stdout
+    assert standfast("migrate", "--app", "shop:app", "--status", code=1).output == before
+    adoption = standfast("migrate", "--app", url, "--sql", "--adopt").stdout
     assert adoption.startswith("-- Run it with: ")
     assert len(begun(adoption)) == 1
     run_sql(url, adoption)
     assert set(stands(standfast, url).values()) == {(1, 1)}
-    assert "order v1" in standfast("workers", url).stdout
+    assert "order v1" in standfast("workers", "--app", url).stdout
     assert "nothing to take over" in refused(url, adoption)
-    assert standfast("migrate", "shop:app").stderr == ""
+    assert standfast("migrate", "--app", "shop:app").stderr == ""
     assert set(stands(standfast, url).values()) == {(1, 1)}
 
 
 def test_there_is_nothing_to_take_over_in_a_new_database(url, standfast):
-    adoption = standfast("migrate", "shop:app", "--sql", "--adopt").stdout
+    adoption = standfast("migrate", "--app", "shop:app", "--sql", "--adopt").stdout
     assert not Path("shop.db").exists()
     assert "nothing to take over" in refused(url, adoption)
-    standfast("migrate", "shop:app")
+    standfast("migrate", "--app", "shop:app")
     assert "nothing to take over" in refused(url, adoption)
 
 
@@ -320,7 +322,7 @@ def test_what_is_half_made_is_told_with_the_remedy(url, standfast, noted):
     """As scripts left it that didn't look whether an old database was there."""
     make_old(url)
     where = "standfast_" if url.startswith("sqlite:") else "standfast."
-    script = standfast("migrate", url, "--sql", "--line", "coordination").stdout
+    script = standfast("migrate", "--app", url, "--sql", "--line", "coordination").stdout
     lines = script.splitlines()
     begin = lines.index(next(line for line in lines if "CREATE TABLE IF NOT EXISTS" in line))
     run_sql(url, "CREATE SCHEMA IF NOT EXISTS standfast;" if where == "standfast." else "")
@@ -329,22 +331,22 @@ def test_what_is_half_made_is_told_with_the_remedy(url, standfast, noted):
         note = f"INSERT INTO {where}schema_migrations (line, number, name) VALUES"
         run_sql(url, f"{note} ('journal', 1, 'x'), ('marks', 1, 'x')")
     for arguments in (
-        ["migrate", "shop:app"],
-        ["migrate", url],
-        ["migrate", "shop:app", "--dry-run"],
-        ["migrate", url, "--status"],
-        ["run", "shop:app", "--migrate"],
-        ["run", "shop:app"],
+        ["migrate", "--app", "shop:app"],
+        ["migrate", "--app", url],
+        ["migrate", "--app", "shop:app", "--dry-run"],
+        ["migrate", "--app", url, "--status"],
+        ["run", "--app", "shop:app", "--migrate"],
+        ["run", "--app", "shop:app"],
     ):
         told = standfast(*arguments, code=1).stderr
         assert f"run `DROP TABLE {where}leases`, and then `standfast migrate`" in told, arguments
         assert "restore a backup" in told
-    adoption = standfast("migrate", url, "--sql", "--adopt").stdout
+    adoption = standfast("migrate", "--app", url, "--sql", "--adopt").stdout
     assert f"DROP TABLE {where}leases" in refused(url, adoption)
     run_sql(url, f"DROP TABLE {where}leases")
-    assert "took over" in standfast("migrate", "shop:app").stderr
+    assert "took over" in standfast("migrate", "--app", "shop:app").stderr
     assert set(stands(standfast, url).values()) == {(1, 1)}
-    assert "order v1" in standfast("workers", url).stdout
+    assert "order v1" in standfast("workers", "--app", url).stdout
 
 
 def shell(url, sql):
@@ -365,37 +367,37 @@ def shell(url, sql):
 
 def test_the_shells_stop_where_they_should(url, standfast):
     make_old(url)
-    sql = standfast("migrate", "shop:app", "--sql").stdout
+    sql = standfast("migrate", "--app", "shop:app", "--sql").stdout
     code, told = shell(url, sql)
     assert code != 0
-    assert "standfast migrate URL --sql --adopt" in told
+    assert "standfast migrate -a URL --sql --adopt" in told
     assert set(stands(standfast, "shop:app", code=1).values()) == {(0, 1)}
-    assert shell(url, standfast("migrate", url, "--sql", "--adopt").stdout)[0] == 0
+    assert shell(url, standfast("migrate", "--app", url, "--sql", "--adopt").stdout)[0] == 0
     assert set(stands(standfast, "shop:app").values()) == {(1, 1)}
     code, told = shell(url, sql)
     assert code != 0
     assert "already exists" in told
     assert set(stands(standfast, "shop:app").values()) == {(1, 1)}
-    assert standfast("workers", url).stdout.count("order v1") == 1
+    assert standfast("workers", "--app", url).stdout.count("order v1") == 1
 
 
 def test_the_shells_make_a_new_database(url, standfast):
-    code, told = shell(url, standfast("migrate", "shop:app", "--sql").stdout)
+    code, told = shell(url, standfast("migrate", "--app", "shop:app", "--sql").stdout)
     assert code == 0, told
-    assert "applied" not in standfast("migrate", "shop:app").stdout
+    assert "applied" not in standfast("migrate", "--app", "shop:app").stdout
     assert set(stands(standfast, "shop:app").values()) == {(1, 1)}
 
 
 def test_a_gap_is_told_and_filled(url, standfast):
-    standfast("migrate", "shop:app")
+    standfast("migrate", "--app", "shop:app")
     where = "standfast_" if url.startswith("sqlite:") else "standfast."
     run_sql(url, f"UPDATE {where}schema_migrations SET number = 2 WHERE line = 'marks'")
-    told = json.loads(standfast("migrate", url, "--status", "--json", code=1).stdout)
+    told = json.loads(standfast("migrate", "--app", url, "--status", "--json", code=1).stdout)
     assert [(one["line"], one["applied"], one["missing"]) for one in told if one["missing"]] == [
         ("marks", 0, [1])
     ]
-    status = standfast("migrate", url, "--status", code=1).stdout.splitlines()
+    status = standfast("migrate", "--app", url, "--status", code=1).stdout.splitlines()
     assert ["marks", "0", "1", "marks"] in [row.split() for row in status]
-    assert standfast("migrate", url, "--dry-run").stdout == "would apply marks 1: marks\n"
+    assert standfast("migrate", "--app", url, "--dry-run").stdout == "would apply marks 1: marks\n"
     run_sql(url, f"DROP TABLE {where}marks")
-    assert "applied marks 1: marks\n" in standfast("migrate", "shop:app").stdout
+    assert "applied marks 1: marks\n" in standfast("migrate", "--app", "shop:app").stdout

@@ -73,7 +73,7 @@ def make() -> Standfast:
 @contextmanager
 def running(*arguments):
     """A `standfast run` that works; `(process, what it said until then)`."""
-    process = in_process("run", *arguments)
+    process = in_process("run", "--app", *arguments)
     try:
         said = ""
         while "working; stop with" not in said:
@@ -122,7 +122,7 @@ def eventually(condition, within=30):
 def night(shop, standfast):
     """The current folder, with night.py and its migrated database."""
     (shop / "night.py").write_text(TIRED)
-    standfast("migrate", "night:make")
+    standfast("migrate", "--app", "night:make")
     return shop
 
 
@@ -130,7 +130,7 @@ def night(shop, standfast):
 def shared_night(shared_shop, standfast):
     """As `night`, on each database that processes share."""
     (shared_shop / "night.py").write_text(TIRED)
-    standfast("migrate", "night:make")
+    standfast("migrate", "--app", "night:make")
     return shared_shop
 
 
@@ -169,7 +169,7 @@ def test_a_blocked_loop_is_not_alive(shared_night, standfast):
 @contextmanager
 def watched(*arguments):
     """As `running`, of a process that says no more than where it answers."""
-    process = in_process("run", *arguments)
+    process = in_process("run", "--app", *arguments)
     try:
         said = process.stderr.readline()
         assert said.startswith("health: "), said + process.stderr.read()
@@ -201,7 +201,7 @@ def test_a_service_that_fails_makes_it_unready(shared_night, standfast):
         assert ask(said, "/healthz")[0] == 200  # a restart wouldn't help
 
         def listed():
-            (one,) = json.loads(standfast("services", "night:make", "--json").stdout)
+            (one,) = json.loads(standfast("services", "--app", "night:make", "--json").stdout)
             watch = {each["name"]: each for each in one["services"]}["watch"]
             return one if watch["error"] and watch["restarts"] else None
 
@@ -209,7 +209,7 @@ def test_a_service_that_fails_makes_it_unready(shared_night, standfast):
         assert one["process"] == "w1"
         assert 0 < one["lease_expires_in"] <= 5
         assert {each["name"]: each["state"] for each in one["services"]}["sagas"] == "running"
-        lines = standfast("services", "night:make").stdout.splitlines()
+        lines = standfast("services", "--app", "night:make").stdout.splitlines()
         assert lines[0].split() == [
             *("PROCESS", "SERVICE", "STATE", "SINCE", "RESTARTS", "LEASE", "LAST", "ERROR")
         ]
@@ -228,19 +228,21 @@ def unready(said):
 def test_only_some_services_are_run(shared_night, standfast):
     with running("night:make", "--only", "watch", "--health", "127.0.0.1:0") as (process, said):
         assert set(ask(said, "/readyz")[1]["checks"]) == {"lease", "store", "service:watch"}
-        (one,) = json.loads(standfast("services", "night:make", "--json").stdout)
+        (one,) = json.loads(standfast("services", "--app", "night:make", "--json").stdout)
         assert [each["name"] for each in one["services"]] == ["watch"]
-        (worker,) = json.loads(standfast("workers", "night:make", "--json").stdout)
+        (worker,) = json.loads(standfast("workers", "--app", "night:make", "--json").stdout)
         assert worker["sagas"] == []
-        assert "(no sagas, only watch)" in standfast("workers", "night:make").stdout
+        assert "(no sagas, only watch)" in standfast("workers", "--app", "night:make").stdout
         # Another has the others, also on SQLite.
         with running("night:make", "--only", "sagas") as (other, _):
-            both = json.loads(standfast("services", "night:make", "--json").stdout)
+            both = json.loads(standfast("services", "--app", "night:make", "--json").stdout)
             names = sorted(each["name"] for one in both for each in one["services"])
             assert names == ["sagas", "watch"]
             ended(other)
         ended(process, signal.SIGINT)
-    told = standfast("run", "night:make", "--only", "sagas", "--only", "day", code=2).stderr
+    told = standfast(
+        "run", "--app", "night:make", "--only", "sagas", "--only", "day", code=2
+    ).stderr
     assert told == (
         "error: --only 'day': there is no such service; this app has sagas, watch. For several, "
         "repeat the option: --only NAME --only NAME\n"
@@ -253,7 +255,10 @@ def test_it_answers_while_it_stands_by(night, standfast):
     with running("night:make", *options) as (first, _), waiting as (second, said):
         assert ask(said, "/healthz")[0] == 200
         eventually(
-            lambda: "(none now: sagas is standing by)" in standfast("workers", "night:make").stdout
+            lambda: (
+                "(none now: sagas is standing by)"
+                in standfast("workers", "--app", "night:make").stdout
+            )
         )
         ended(first)
         eventually(lambda: ask(said, "/readyz")[0] == 200)
@@ -272,7 +277,7 @@ def test_a_client_that_says_nothing_keeps_nobody_up(night):
 def test_a_port_that_is_taken_is_told(night, standfast):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        told = standfast("run", "night:make", "--health", port, code=1).stderr
+        told = standfast("run", "--app", "night:make", "--health", port, code=1).stderr
     assert f"--health '{port}': can't listen on 127.0.0.1 port {port}" in told
     assert "give another port, or 0 for any that is free" in told
 
@@ -294,8 +299,8 @@ def test_uvloop_is_used_where_it_is_installed(night):
 
 
 def test_where_nothing_runs_it_is_told(night, standfast):
-    assert "no process is registered" in standfast("services", "night:make").stderr
-    assert json.loads(standfast("services", "night:make", "--json").stdout) == []
+    assert "no process is registered" in standfast("services", "--app", "night:make").stderr
+    assert json.loads(standfast("services", "--app", "night:make", "--json").stdout) == []
 
 
 POD = "checkout-worker-production-7d9f8b6c5d-x2x4z.europe-west:1"
@@ -307,22 +312,25 @@ def test_services_and_workers_fit_80_columns(night, standfast, monkeypatch):
     with watched("night:make", *options) as (process, _):
 
         def failed():
-            found = json.loads(standfast("services", "night:make", "--json").stdout)
+            found = json.loads(standfast("services", "--app", "night:make", "--json").stdout)
             return any(each["error"] for one in found for each in one["services"])
 
         eventually(failed)
-        workers = standfast("workers", "night:make").stdout
+        workers = standfast("workers", "--app", "night:make").stdout
         assert max(map(len, workers.splitlines())) <= 80
         (row,) = workers.splitlines()[1:]
         assert row.startswith("checkout…europe-west:1  ")
-        assert json.loads(standfast("workers", "night:make", "--json").stdout)[0]["name"] == POD
-        (one,) = json.loads(standfast("services", "night:make", "--json").stdout)
+        assert (
+            json.loads(standfast("workers", "--app", "night:make", "--json").stdout)[0]["name"]
+            == POD
+        )
+        (one,) = json.loads(standfast("services", "--app", "night:make", "--json").stdout)
         assert one["process"] == POD
-        services = standfast("services", "night:make").stdout.splitlines()
+        services = standfast("services", "--app", "night:make").stdout.splitlines()
         assert max(len(line) for line in services if " watch " not in line) <= 80
         monkeypatch.setenv("FORCE_COLOR", "1")
         monkeypatch.setenv("COLUMNS", "80")
-        told = re.sub(r"\x1b\[[0-9;]*m", "", standfast("services", "night:make").stdout)
+        told = re.sub(r"\x1b\[[0-9;]*m", "", standfast("services", "--app", "night:make").stdout)
         monkeypatch.delenv("FORCE_COLOR")
         lines = told.splitlines()
         assert max(len(line.rstrip()) for line in lines) <= 80
@@ -392,7 +400,7 @@ def hard(shop, standfast, monkeypatch):
     """The current folder, with hard.py and its database; what is hard is for the test to choose."""
     (shop / "hard.py").write_text(HARD)
     monkeypatch.setenv("HARD", "stop")
-    standfast("migrate", "hard:make")
+    standfast("migrate", "--app", "hard:make")
     return shop
 
 
@@ -411,7 +419,7 @@ def test_a_second_signal_ends_the_drain(hard, standfast, number):
     assert "told to stop a second time" in err
     assert "Traceback" not in err
     # It left as one should.
-    assert json.loads(standfast("services", "hard:make", "--json").stdout) == []
+    assert json.loads(standfast("services", "--app", "hard:make", "--json").stdout) == []
 
 
 @pytest.mark.parametrize(
@@ -423,11 +431,11 @@ def test_a_second_signal_ends_the_drain(hard, standfast, number):
 )
 def test_what_fails_at_the_start_is_told_in_one_line(hard, standfast, monkeypatch, where, said):
     monkeypatch.setenv("HARD", where)
-    told = standfast("run", "hard:make", "--log-level", "error", code=1).stderr
+    told = standfast("run", "--app", "hard:make", "--log-level", "error", code=1).stderr
     assert told.startswith("error: ")
     assert told.endswith(f"{said} (standfast --debug … shows where)\n")
     assert told.count("\n") == 1
-    told = standfast("--debug", "run", "hard:make", code=1).stderr
+    told = standfast("--debug", "run", "--app", "hard:make", code=1).stderr
     assert 'hard.py", line ' in told
 
 
@@ -437,7 +445,7 @@ def test_a_service_that_lost_its_lease_is_told(night, standfast):
             connection.execute("DELETE FROM standfast_leases")
 
         def told():
-            lines = standfast("services", "night:make").stdout.splitlines()
+            lines = standfast("services", "--app", "night:make").stdout.splitlines()
             return [line for line in lines if " sagas " in line and line.endswith("lost its lease")]
 
         eventually(told)

@@ -9,7 +9,7 @@ import pytest
 from standfast.errors import SagaParked
 from standfast.ports.marks import MarkStore
 from standfast.saga import facts as fx
-from standfast.saga.operations import operating_user
+from standfast.saga.acts import operating_user
 from tests.saga.engine.world import until
 
 
@@ -57,6 +57,8 @@ def test_list_filters_pages_and_counts(sagas, standfast):
     assert keys(sagas("list", "--json", "--version", "2")) == []
     assert keys(sagas("list", "--json", "--older-than", "1h")) == []
     assert len(keys(sagas("list", "--json", "--newer-than", "1h"))) == 4
+    assert keys(sagas("list", "--json", "--newer-than", "0s")) == []
+    assert len(keys(sagas("list", "--json", "--older-than", "0s"))) == 4
     first = sagas("list", "--json", "--limit", "3")
     following = re.search(r"--after (\S+)", first.stderr)[1]
     rest = sagas("list", "--json", "--after", following)
@@ -64,9 +66,12 @@ def test_list_filters_pages_and_counts(sagas, standfast):
     assert rest.stderr == ""
 
     lines = sagas("list").stdout.splitlines()
-    assert lines[0].split() == ["ID", "SAGA", "KEY", "STATUS", "AGE", "STEP", "CAUSE"]
+    assert lines[0].split() == ["ID", "SAGA", "KEY", "AGE", "STATUS"]
     assert "place-order v1" in lines[2]
-    assert "charge: OSError: the bank is away" in lines[2]
+    assert "parked: charge: OSError: the bank is away" in lines[2]
+    assert "waiting: approval: waits for signal 'approved' for " in lines[1]
+    (waiting,) = json.loads(sagas("list", "--json", "--status", "waiting").stdout)
+    assert [one["signal"] for one in waiting["pending"]] == ["approved"]
     # A database's URL will do.
     by_url = standfast("sagas", "list", "--app", "sqlite:///shop.db", "--json")
     assert len(keys(by_url)) == 4
@@ -85,10 +90,11 @@ def test_list_filters_pages_and_counts(sagas, standfast):
     ("command", "arguments", "code", "said"),
     [
         ("list", ["--status", "stuck"], 2, "status='stuck': choose from"),
-        ("list", ["--older-than", "long"], 2, "older_than='long'"),
+        ("list", ["--older-than", "long"], 2, "--older-than='long'"),
         ("list", ["--limit", "0"], 2, "limit=0"),
         ("list", ["--after", "x"], 2, "give a whole id"),
-        ("list", ["--count", "--key", "x"], 2, "leave the filters out"),
+        ("list", ["--count", "--key", "x"], 2, "leave the other filters out"),
+        ("list", ["--stuck", "--status", "parked"], 2, "leave --status and --after out"),
         ("show", ["place-order/none"], 1, "has the key 'none'"),
         ("show", ["zzz"], 1, "is no address"),
         ("start", ["no-saga"], 2, "no saga is named 'no-saga'"),
@@ -103,6 +109,10 @@ def test_list_filters_pages_and_counts(sagas, standfast):
         ("cancel", [], 2, "say which sagas"),
         ("cancel", ["place-order/parked", "--all"], 2, "say which sagas"),
         ("cancel", ["--all"], 2, "give --yes"),
+        ("cancel", ["--status", "waiting"], 2, "touch 1 saga? There is no terminal to ask on"),
+        ("retry", ["--step", "charge"], 2, "touch 1 saga? There is no terminal to ask on"),
+        ("cancel", ["--after", "0190b5a1-0000-7000-8000-000000000000"], 2, "say which sagas"),
+        ("cancel", ["--all", "--after", "x"], 2, "give a whole id"),
         ("cancel", ["place-order/refused"], 1, "is compensated"),
         ("retry", ["place-order/waiting"], 1, "retry is for sagas that are parked"),
         ("skip", ["place-order/parked"], 2, "--reason"),
@@ -115,7 +125,7 @@ def test_list_filters_pages_and_counts(sagas, standfast):
         ("fork", ["place-order/done/1", "--set", 'amount="x"'], 2, "Expected `int`"),
         ("fork", ["place-order/done/1", "--set", "prise=1"], 2, "no field 'prise'"),
         ("export", ["--to", "shop.py"], 2, "File exists"),
-        ("purge", ["--finished-for", "ages"], 2, "finished_for='ages'"),
+        ("purge", ["--finished-for", "ages"], 2, "--finished-for='ages'"),
         ("purge", ["--finished-for", "0s"], 2, "give --yes"),
         ("diagram", ["no-saga"], 1, "is no address"),
         ("describe", ["no-saga"], 2, "no saga is named"),
@@ -140,6 +150,10 @@ def test_show_tells_the_story(sagas, standfast):
         "step_parked",
     ]
     assert record["problem"] == ""
+    assert [one["kind"] for one in record["timeline"]] == [one["kind"] for one in record["facts"]]
+    assert [one["kind"] for one in record["pending"]] == ["operator"]
+    waits = sagas("show", "place-order/waiting").stdout
+    assert re.search(r"^now: +approval: waits for signal 'approved' for ", waits, re.MULTILINE)
     sagas("retry", "place-order/parked", "--by", "ann")
     later = sagas("show", "place-order/parked").stdout
     assert 'not acted on yet: retry {"step":"","by":"ann"}' in later
@@ -151,10 +165,12 @@ def test_show_tells_the_story(sagas, standfast):
 def test_show_tells_where_errors_were_raised_if_asked(sagas):
     assert "Traceback" not in sagas("show", "place-order/parked").stdout
     shown = sagas("show", "place-order/parked", "--traceback").stdout.splitlines()
-    (first,) = [n for n, line in enumerate(shown) if "attempt 1 failed" in line]
-    assert shown[first + 1] == " " * 11 + "Traceback (most recent call last):"
-    assert any(line.startswith(" " * 13 + "File ") and "in charge" in line for line in shown)
-    assert shown.count(" " * 11 + "OSError: the bank is away") == 1, "once for the same"
+    heads = [n for n, line in enumerate(shown) if re.fullmatch(r"\+\S+ charge:", line)]
+    assert len(heads) == 1, "once for the same"
+    told = shown[heads[0] + 1 :]
+    assert told[0] == "  Traceback (most recent call last):"
+    assert any(line.startswith("    File ") and "in charge" in line for line in told)
+    assert told.count("  OSError: the bank is away") == 1
 
 
 def test_acts_reach_the_journal_with_the_one_who_asked(sagas, played, standfast):
@@ -251,7 +267,9 @@ def test_export_takes_corrupt_journals_along(sagas, standfast, shop):
 
     assert "row 2 can't be read" in sagas("show", "place-order/parked").stderr
     assert sagas("fork", "place-order/parked").stdout.strip()
-    told = standfast("sagas", "check-compat", "shop:app", "--key", "parked", "--json", code=1)
+    told = standfast(
+        "sagas", "check-compat", "--app", "shop:app", "--key", "parked", "--json", code=1
+    )
     (problem,) = json.loads(told.stdout)["problems"]
     assert problem["problem"] == "journal"
 
@@ -273,16 +291,20 @@ def test_marks_are_purged(sagas, standfast, played):
     played(mark)
 
     def purge(*arguments, **options):
-        return standfast("purge-marks", "shop:app", "--older-than", "1d", *arguments, **options)
+        return standfast(
+            "purge-marks", "--app", "shop:app", "--older-than", "1d", *arguments, **options
+        )
 
     assert json.loads(purge("--dry-run", "--json").stdout) == {"would_delete": 2}
     assert purge("--dry-run").stdout == "would delete 2 marks\n"
-    by_url = standfast("purge-marks", "sqlite:///shop.db", "--older-than", "1d", "--dry-run")
+    by_url = standfast(
+        "purge-marks", "--app", "sqlite:///shop.db", "--older-than", "1d", "--dry-run"
+    )
     assert by_url.stdout == "would delete 2 marks\n"
     assert "give --yes" in purge(code=2).stderr
     assert json.loads(purge("--yes", "--json").stdout) == {"deleted": 2}
     assert purge().stdout == "deleted 0 marks\n"
-    standfast("purge-marks", "shop:app", "--older-than", "x", "--yes", code=2)
+    standfast("purge-marks", "--app", "shop:app", "--older-than", "x", "--yes", code=2)
 
 
 def test_diagrams(sagas):
@@ -308,30 +330,32 @@ def test_describe(sagas):
 
 
 def test_check_compat_says_what_would_break(sagas, standfast, shop):
-    fine = standfast("sagas", "check-compat", "shop:app")
+    fine = standfast("sagas", "check-compat", "--app", "shop:app")
     assert (fine.stdout, fine.stderr) == ("", "checked 2: 0 would break\n")
     code = (shop / "shop.py").read_text()
     (shop / "newer.py").write_text(code.replace('"""Sells one thing."""', "version = 2"))
     (shop / "gone.py").write_text(code.replace("charge", "bill"))
     (shop / "typed.py").write_text(code.replace("id: str", "id: int"))
 
-    told = standfast("sagas", "check-compat", "newer:app", "--json", code=1)
+    told = standfast("sagas", "check-compat", "--app", "newer:app", "--json", code=1)
     answer = json.loads(told.stdout)
     assert (answer["checked"], answer["broken"]) == (2, 2)
     assert {one["problem"] for one in answer["problems"]} == {"version"}
     assert {one["key"] for one in answer["problems"]} == {"parked", "waiting"}
 
-    gone = standfast("sagas", "check-compat", "gone:app", "--key", "waiting", code=1)
+    gone = standfast("sagas", "check-compat", "--app", "gone:app", "--key", "waiting", code=1)
     assert "step 'charge' is gone from the code" in gone.stdout
     assert gone.stderr == "checked 1: 1 would break\n"
-    typed = standfast("sagas", "check-compat", "typed:app", "--status", "completed", code=1)
+    typed = standfast(
+        "sagas", "check-compat", "--app", "typed:app", "--status", "completed", code=1
+    )
     assert "Expected `int`, got `str`" in typed.stdout
     assert (
         "status='x'"
-        in standfast("sagas", "check-compat", "shop:app", "--status", "x", code=2).stderr
+        in standfast("sagas", "check-compat", "--app", "shop:app", "--status", "x", code=2).stderr
     )
     # Nothing was changed by all that.
-    assert standfast("sagas", "check-compat", "shop:app").exit_code == 0
+    assert standfast("sagas", "check-compat", "--app", "shop:app").exit_code == 0
 
 
 def test_sagas_move_to_the_version_that_they_have(sagas, played):
@@ -350,3 +374,123 @@ def test_sagas_move_to_the_version_that_they_have(sagas, played):
     facts = json.loads(sagas("show", "place-order/waiting", "--json").stdout)["facts"]
     (ignored,) = [f for f in facts if f["kind"] == "ignored"]
     assert "at version 1 already" in ignored["why"]
+
+
+NASTY = (
+    "Client error '404'\nFor more:\thttps://x\x1b[31m [red]x[/red] [/] \x07漢字 \u202e"
+    + "long " * 200
+)
+
+
+def _damage(cause):
+    connection = sqlite3.connect("shop.db")
+    fact = json.dumps({"kind": "step_parked", "at": 1.0, "branch": "charge", "error": cause})
+    connection.execute("UPDATE standfast_instances SET cause = ? WHERE status = 'parked'", (cause,))
+    connection.execute(
+        "UPDATE standfast_journal SET fact = ? WHERE fact LIKE '%step_parked%'", (fact,)
+    )
+    connection.commit()
+    connection.close()
+
+
+def test_errors_of_any_shape_are_shown_folded(sagas, standfast):
+    _damage(NASTY)
+    for command in (
+        ["list"],
+        ["list", "--stuck"],
+        ["show", "place-order/parked"],
+        ["retry", "--all", "--dry-run"],
+        ["diagram", "place-order/parked"],
+    ):
+        told = sagas(*command).output
+        assert "\x1b" not in told, command
+        assert "\x07" not in told, command
+        if command[0] != "diagram":
+            (line, *_) = [line for line in told.splitlines() if "Client error" in line]
+            assert "For more: https://x\\x1b[31m [red]x[/red] [/] \\x07漢字 \\u202e" in line or (
+                "<value> For more" in line
+            )
+    record = json.loads(sagas("show", "place-order/parked", "--json").stdout)
+    assert record["timeline"][-1]["error"] == NASTY
+    # Names of signals and reasons come from foreign hands, too.
+    told = sagas("signal", "no[/]such\n\x1bsignal", "place-order/waiting", code=2).stderr
+    assert told.count("\n") == 1
+    assert "\x1b" not in told
+    by_url = standfast("sagas", "signal", "-a", "sqlite:///shop.db", "no[/]such", "--all", "--yes")
+    assert by_url.stdout == "signal 'no[/]such': asked 2 sagas; a worker acts on it\n"
+
+
+def test_what_is_stuck_comes_in_groups(sagas, played):
+    async def more(app):
+        import shop
+
+        for key in ("4711", "4712"):
+            order = shop.Order(key, 1, "charge")
+            with pytest.raises(SagaParked):
+                await (await app.start(shop.PlaceOrder, order, key=key)).result(timeout=30)
+
+    played(more)
+    (group,) = json.loads(sagas("list", "--stuck", "--json").stdout)
+    assert (group["count"], group["saga"], group["step"]) == (3, "place-order", "charge")
+    assert group["error"] == "charge: OSError: the bank is away"
+    assert sagas("show", group["example"][-8:]).stdout.startswith("place-order version 1, parked")
+    header, line = sagas("list", "--stuck").stdout.splitlines()
+    assert header.split() == ["COUNT", "SAGA", "STEP", "OLDEST", "EXAMPLE", "ERROR"]
+    assert line.startswith("3      place-order  charge")
+    assert "nothing is stuck" in sagas("list", "--stuck", "--name", "other").stderr
+    assert json.loads(sagas("list", "--stuck", "--key", "4711", "--json").stdout)[0]["count"] == 1
+
+
+def test_it_fits_in_eighty_columns(sagas, played, monkeypatch):
+    """On a terminal nothing is broken but at the edges of words, and short ids are addresses."""
+
+    async def more(app):
+        import shop
+
+        for key in ("a-key-that-nobody-would-ever-want-to-type-17", "b"):
+            order = shop.Order(key, 1, "charge")
+            with pytest.raises(SagaParked):
+                await (await app.start(shop.PlaceOrder, order, key=key)).result(timeout=30)
+
+    played(more)
+    _damage("charge: OSError: the bank is away, and nobody knows when it will come back to us")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = re.compile(r"\x1b\[[0-9;]*m")
+    told = plain.sub("", sagas("list").stdout)
+    lines = told.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["ID", "SAGA", "KEY", "AGE", "STATUS"]
+    assert "a-key-that-…ype-17" in told
+    for word in ("place-order v1", "nobody", "approved", "compensated:", "completed", "waiting:"):
+        assert word in told
+    ids = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
+    assert len(ids) == 6
+    for id in ids:
+        assert "place-order" in sagas("show", id).stdout
+    parked = next(line.split()[0] for line in lines if " parked:" in line)
+    assert "asked 1 saga" in plain.sub("", sagas("retry", parked).stdout)
+    shown = plain.sub("", sagas("show", ids[-1]).stdout)
+    assert max(map(len, shown.splitlines())) <= 80
+    stuck = plain.sub("", sagas("list", "--stuck").stdout)
+    assert max(map(len, stuck.splitlines())) <= 80
+    assert "nobody knows" in " ".join(stuck.split())
+
+
+def test_lists_of_dry_runs_are_whole_json(sagas):
+    assert json.loads(sagas("cancel", "--all", "--dry-run", "--json").stdout) != []
+    assert json.loads(sagas("cancel", "--name", "none", "--dry-run", "--json").stdout) == []
+    asked = sagas("cancel", "--name", "none", "--yes")
+    assert asked.stdout == "cancel: asked 0 sagas: nothing that it could change\n"
+
+
+def test_a_wide_terminal_isnt_needed_for_damaged_text(sagas):
+    """Text that isn't UTF-8 comes with half characters, which no terminal takes."""
+    connection = sqlite3.connect("shop.db")
+    connection.execute(
+        "UPDATE standfast_journal SET fact = CAST(X'7BFF' AS TEXT) WHERE fact LIKE '%step_parked%'"
+    )
+    connection.commit()
+    connection.close()
+    assert "can't be read" in sagas("show", "place-order/parked").output

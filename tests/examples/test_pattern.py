@@ -247,7 +247,7 @@ def test_a_saga_that_uses_its_verb_is_tested_in_memory() -> None:
 
 
 class Processes:
-    """`standfast run examples.pattern.app:app` a few times, and what each has printed."""
+    """`standfast run -a examples.pattern.app:app` a few times, and what each has printed."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -270,7 +270,7 @@ class Processes:
 
     async def start(self, *, takes: float = 0.0) -> int:
         process = await self.standfast(
-            *("run", "examples.pattern.app:app", "--only", "reminders"),
+            *("run", "--app", "examples.pattern.app:app", "--only", "reminders"),
             *("--lease", LEASE, "--poll", "50ms", "--log-level", "warning"),
             takes=takes,
         )
@@ -298,7 +298,7 @@ class Processes:
 @pytest.fixture
 async def processes(url: str) -> AsyncIterator[Processes]:
     found = Processes(url)
-    migrated = await found.standfast("migrate", "examples.pattern.app:app")
+    migrated = await found.standfast("migrate", "--app", "examples.pattern.app:app")
     await migrated.communicate()
     assert migrated.returncode == 0
     yield found

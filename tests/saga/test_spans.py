@@ -352,7 +352,7 @@ async def test_a_renamed_step_keeps_its_span(tmp_path, world, spans):
     async with second.running(drain=2):
         operations = Operations(second.sagas)
         instance = await second.sagas.instance(handle.id)
-        async for _ in operations.tell(operations.move(2, [instance]), [handle.id]):
+        async for _ in operations.tell(operations.moved(2, [instance]), [handle.id]):
             pass
         await second.handle(handle.id).result(timeout=10)
     assert tree(spans()) == [

@@ -1,12 +1,13 @@
 """A journal with one of each fact, told as text."""
 
+import json
 import typing
 from uuid import UUID
 
 import msgspec
 
 from standfast.saga import facts as fx
-from standfast.saga.timeline import as_text, short, timeline
+from standfast.saga.timeline import Timeline, as_text, entries, short
 
 
 def raw(value: object) -> msgspec.Raw:
@@ -87,7 +88,7 @@ begins in 0.05s, deadline in 1m: {"id":"1"}
 
 
 def test_golden():
-    assert as_text(timeline(FACTS)) == GOLDEN
+    assert as_text(entries(FACTS)) == GOLDEN
 
 
 def test_every_kind_of_fact_is_told():
@@ -95,9 +96,52 @@ def test_every_kind_of_fact_is_told():
 
 
 def test_an_empty_journal():
-    assert as_text(timeline([])) == ""
+    assert as_text(entries([])) == ""
 
 
 def test_values_are_cut():
     assert short(raw("x" * 100)) == '"' + "x" * 58 + "…"
     assert short("a\n b") == "a b"
+
+
+NASTY = "Client error '404'\nFor more:\t[red]https://x[/red]\x1b[31m\x07 \u202eevil 漢字 \udcff"
+
+
+def test_errors_of_any_shape_stay_on_their_line():
+    started = FACTS[0]
+    failed = fx.AttemptFailed(
+        at=1001.0, branch="ch\narge", attempt=1, error=NASTY, retry_at=1001.5, since=1000.5
+    )
+    (_, entry) = entries([started, failed])
+    lines = as_text([entry]).splitlines()
+    assert len(lines) == 1
+    assert "Client error '404' For more: [red]https://x[/red]\\x1b[31m\\x07 \\u202eevil" in lines[0]
+    assert lines[0].endswith("漢字 \\udcff")
+    assert entry.error == NASTY, "the entry has it as it was"
+
+
+def test_entries_are_typed_and_have_a_json_form():
+    told = entries(FACTS)
+    assert [one.kind for one in told[:3]] == ["started", "begun", "fanned_out"]
+    by_kind = {one.kind: one for one in told}
+    assert by_kind["started"].value == {"id": "1"}
+    assert by_kind["fanned_out"].value == ["a", "b"]
+    assert by_kind["child_started"].child == CHILD
+    assert (by_kind["signal_received"].value, by_kind["resumed"].by) == (True, "ann")
+    failed = by_kind["attempt_failed"]
+    assert failed.as_json() == {
+        "at": 1001.0,
+        "after": 1.0,
+        "kind": "attempt_failed",
+        "branch": "charge",
+        "text": "attempt 1 failed, next in 0.5s: OSError: away",
+        "mood": "bad",
+        "attempt": 1,
+        "error": "OSError: away",
+        "retry_at": 1001.5,
+    }
+    whole = Timeline(id=PARENT, saga="sell", version=3, key="k", status="compensated", entries=told)
+    read_back = json.loads(json.dumps(whole.as_json(), allow_nan=False))
+    assert read_back["id"] == str(PARENT)
+    assert len(read_back["entries"]) == len(FACTS)
+    assert str(whole) == GOLDEN

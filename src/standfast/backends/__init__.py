@@ -27,7 +27,7 @@ def open_database(url: str) -> Database:
                 "PostgreSQL needs a driver: pip install 'standfast[postgres]'"
             ) from error
         return PostgresDatabase(url)
+    what = f"no backend for {scheme!r} URLs" if scheme else "that is no database's URL"
     raise ConfigurationError(
-        f"no backend for {scheme or 'an empty'!r} URLs: use sqlite:///shop.db, "
-        "postgresql://user@host/name or memory://"
+        f"{what}: use sqlite:///shop.db, postgresql://user@host/name or memory://"
     )

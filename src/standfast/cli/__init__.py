@@ -1,6 +1,7 @@
 """The ``standfast`` command line, on typer and rich (``pip install 'standfast[cli]'``).
 
-`main` is where it begins and `commands` the root of all commands; `sagas` looks, `acts` acts.
+`main` is where it begins and `commands` the root of all commands; `sagas` looks (and prints its
+`tables`), `acts` acts.
 What the others do stands in `running` (with `health`), `migrating` and `processes`. `loading` finds
 the app and opens its database, `options` holds what commands have in common, `batches` what is
 long, and `output` prints.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,12 +12,25 @@ import typer
 
 from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import load, load_app, operating, perform
-from standfast.cli.options import Address, AsJson, Chosen, Code, Target, Yes, spread, with_unit
-from standfast.cli.output import as_json, note, say
-from standfast.cli.sagas import print_instances, sagas
+from standfast.cli.options import (
+    Address,
+    App,
+    AsJson,
+    Chosen,
+    Found,
+    Target,
+    Yes,
+    spread,
+    with_unit,
+)
+from standfast.cli.output import as_json, note, say, say_list
+from standfast.cli.sagas import sagas
+from standfast.cli.tables import print_instances
 from standfast.errors import ConfigurationError
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
+    from uuid import UUID
+
     from standfast.ports.journal import Instance
     from standfast.saga.events import Mailed
     from standfast.saga.handle import SagaHandle
@@ -33,7 +46,7 @@ Key = Annotated[
 
 @sagas.command()
 def start(
-    app: Code,
+    app: App,
     name: Annotated[str, typer.Argument(help="The saga's name.")],
     input: Annotated[
         str, typer.Option(help="JSON, @FILE with JSON, or - for standard input.")
@@ -69,7 +82,7 @@ def start(
 
 @sagas.command()
 def fork(
-    app: Code,
+    app: App,
     address: Address,
     key: Key = None,
     replace: Annotated[
@@ -159,7 +172,7 @@ def signal(
     data = _json_argument(payload)
 
     def made(ops: Operations, found: Sequence[Instance]) -> Mailed:
-        return ops.signal(signal, data, found)
+        return ops.signalled(signal, data, found)
 
     _act(app, f"signal {signal!r}", Signalled, made, chosen, mail_id=id)
 
@@ -176,8 +189,8 @@ def cancel(
     by: By = "",
 ) -> None:
     """Undo sagas that haven't passed their point of no return."""
+    from standfast.saga.acts import operating_user
     from standfast.saga.events import CancelAsked
-    from standfast.saga.operations import operating_user
 
     act = CancelAsked(reason, by or operating_user(), force)
     _act(app, "cancel", CancelAsked, lambda ops, found: act, chosen)
@@ -192,8 +205,8 @@ def retry(
     by: By = "",
 ) -> None:
     """Try what is parked again: a step, or an undo that failed."""
+    from standfast.saga.acts import operating_user
     from standfast.saga.events import RetryAsked
-    from standfast.saga.operations import operating_user
 
     act = RetryAsked(at, by or operating_user())
     _act(app, "retry", RetryAsked, lambda ops, found: act, chosen)
@@ -209,8 +222,8 @@ def skip(
     by: By = "",
 ) -> None:
     """Take what is parked as done: a step, or an undo that failed."""
+    from standfast.saga.acts import operating_user
     from standfast.saga.events import SkipAsked
-    from standfast.saga.operations import operating_user
 
     act = SkipAsked(at, reason, by or operating_user())
     _act(app, "skip", SkipAsked, lambda ops, found: act, chosen)
@@ -226,8 +239,8 @@ def resolve(
     by: By = "",
 ) -> None:
     """End sagas at rest by hand, without running anything."""
+    from standfast.saga.acts import operating_user
     from standfast.saga.events import ResolveAsked
-    from standfast.saga.operations import operating_user
 
     act = ResolveAsked(outcome, reason, by or operating_user())
     _act(app, "resolve", ResolveAsked, lambda ops, found: act, chosen)
@@ -246,11 +259,11 @@ def migrate(
     Those that run move when the attempts in flight have ended. One that can't move goes on as it
     is, and `show` tells why.
     """
+    from standfast.saga.acts import operating_user
     from standfast.saga.events import MigrateAsked
-    from standfast.saga.operations import operating_user
 
     def made(ops: Operations, found: Sequence[Instance]) -> Mailed:
-        return ops.move(to, found, by=by or operating_user())
+        return ops.moved(to, found, by=by or operating_user())
 
     _act(app, f"migrate to version {to}", MigrateAsked, made, chosen)
 
@@ -265,35 +278,74 @@ def _act(
     mail_id: str | None = None,
 ) -> None:
     """Find, show or confirm, send in batches, and say what became of it."""
-    from standfast.saga.export import row
-    from standfast.saga.operations import check
+    from standfast.saga.acts import check
+
+    asked: list[UUID] = []  # only as JSON they are all told
+    last = ""
 
     async def act() -> None:
         async with operating(load(app)) as ops:
             found = await chosen.find(ops, kind, verb)
-            act = make(ops, found)
+            act = make(ops, found.examples)
             check(act)
             if chosen.dry_run:
-                if chosen.json:
-                    say(as_json([row(one) for one in found]))
-                else:
-                    print_instances(found, ops.sagas.clock.now())
-                note(f"{verb}: would touch {_many(len(found))}; nothing was done")
+                await _show(ops, kind, chosen, found)
+                note(f"{verb}: would touch {_many(found.count)}; nothing was done")
                 return
-            if found and not chosen.addresses:
-                confirm(f"{verb}: touch {_many(len(found))}?", yes=chosen.yes)
-            ids = [one.id for one in found]
-            done = await carry_out(ops.tell(act, ids, mail_id=mail_id), verb, len(ids))
+            if found.count and not chosen.addresses:
+                confirm(f"{verb}: touch {_many(found.count)}?", yes=chosen.yes)
+
+            async def told() -> AsyncIterator[int]:
+                nonlocal last
+                after = chosen.beginning
+                async for progress in ops.tell(act, found.where, after=after, mail_id=mail_id):
+                    last = str(progress.last)
+                    if chosen.json:
+                        asked.extend(progress.ids)
+                    yield progress.done
+
+            def remedy() -> str:
+                if chosen.addresses:
+                    return f"go on with those after {last}"
+                return f"go on with the same command and --after {last}"
+
+            done = await carry_out(told(), verb, found.count, remedy=remedy)
         if chosen.json:
-            say(as_json({"asked": done, "ids": [str(id) for id in ids]}))
+            say(as_json({"asked": done, "ids": [str(id) for id in asked]}))
         else:
-            say(
-                f"{verb}: asked {_many(done)}; a worker acts on it"
-                if done
-                else f"{verb}: nobody was asked, for no saga that it could change matches"
-            )
+            acting = "; a worker acts on it" if done else ": nothing that it could change"
+            say(f"{verb}: asked {_many(done)}{acting}")
 
     perform(act())
+
+
+SHOWN = 100
+"""Rows of a table that only shows what would be touched."""
+
+
+async def _show(ops: Operations, act: type[Mailed], chosen: Chosen, found: Found) -> None:
+    """Print the instances that an act would touch: as JSON all of them, one after the other."""
+    from standfast.saga.export import row
+
+    async def each() -> AsyncIterator[Instance]:
+        if isinstance(found.where, list):
+            for one in found.examples:
+                yield one
+            return
+        async for one in ops.matching(act, found.where, after=chosen.beginning):
+            yield one
+
+    if chosen.json:
+        await say_list(row(one) async for one in each())
+        return
+    first: list[Instance] = []
+    async for one in each():
+        if len(first) == SHOWN:
+            break
+        first.append(one)
+    print_instances(first, await ops.pending(first), ops.sagas.clock.now())
+    if found.count > len(first):
+        note(f"and {found.count - len(first)} more")
 
 
 def _many(number: int | None) -> str:

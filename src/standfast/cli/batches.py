@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import typer
 
 from standfast.cli.output import note
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, StandfastError
+from standfast.text import on_one_line
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -25,13 +26,22 @@ def confirm(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
+def _run_it_again() -> str:
+    return "run it again to go on"
+
+
 async def carry_out(
-    counts: AsyncIterator[int], what: str, total: int | None = None, *, again: str = "go on"
+    counts: AsyncIterator[int],
+    what: str,
+    total: int | None = None,
+    *,
+    remedy: Callable[[], str] = _run_it_again,
 ) -> int:
     """Let something long go on batch by batch; how many are done.
 
     `counts` says after each batch how many are done so far. Ctrl-C ends it after the batch that is
-    under way, tells how far it came, and exits with 1; run again, it would `again`.
+    under way, tells how far it came and the `remedy`, by which to go on, and exits with 1; so does
+    an error. A second Ctrl-C doesn't wait for the batch.
     """
     import asyncio
     import signal
@@ -47,11 +57,18 @@ async def carry_out(
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stop.set)
+    working = asyncio.current_task()
+
+    def interrupted() -> None:
+        if stop.is_set() and working is not None:
+            working.cancel()
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGINT, interrupted)
     done = 0
     console = Console(stderr=True)
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -61,15 +78,27 @@ async def carry_out(
     )
     try:
         with progress:
-            task = progress.add_task(what, total=total)
+            task = progress.add_task(on_one_line(what), total=total)
             async for done in counts:
                 progress.update(task, completed=done)
                 if stop.is_set():
                     break
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        note(f"stopped in the middle of a batch, after {_of(done, total)}: {remedy()}")
+        raise typer.Exit(1) from None
+    except StandfastError:
+        if done:
+            note(f"failed after {_of(done, total)}: {remedy()}")
+        raise
     finally:
         loop.remove_signal_handler(signal.SIGINT)
     if stop.is_set() and done != total:
-        of = "" if total is None else f" of {total}"
-        note(f"stopped after {done}{of}: run it again to {again}")
+        note(f"stopped after {_of(done, total)}: {remedy()}")
         raise typer.Exit(1)
     return done
+
+
+def _of(done: int, total: int | None) -> str:
+    return f"{done}" if total is None else f"{done} of {total}"

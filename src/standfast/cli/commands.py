@@ -13,7 +13,7 @@ from standfast import __version__
 from standfast.cli import acts  # noqa: F401 - its commands join those of `sagas`
 from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import load, opened, perform
-from standfast.cli.options import App, AppOrUrl, AsJson, Yes, with_unit
+from standfast.cli.options import TAKES_AN_ARGUMENT, App, AsJson, Target, Yes, app_first, with_unit
 from standfast.cli.output import Commands, as_json, say
 from standfast.cli.sagas import sagas
 
@@ -44,7 +44,8 @@ def root(
     """Distributed patterns that hold, on the database you already run."""
 
 
-@cli.command()
+@cli.command(context_settings=TAKES_AN_ARGUMENT)
+@app_first
 def run(
     app: App,
     only: Annotated[
@@ -97,9 +98,10 @@ def run(
     )
 
 
-@cli.command()
+@cli.command(context_settings=TAKES_AN_ARGUMENT)
+@app_first
 def migrate(
-    target: AppOrUrl,
+    app: Target,
     line: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,7 +157,7 @@ def migrate(
         raise typer.BadParameter("there is no JSON of SQL: leave one out", param_hint="--json")
     from standfast.cli.migrating import Migrating, parse_after
 
-    migrating = Migrating(target, line or ())
+    migrating = Migrating(app, line or ())
     if adopt:
         migrating.adoption()
     elif sql:
@@ -167,25 +169,28 @@ def migrate(
         perform(migrating.apply(dry_run=dry_run, as_values=json))
 
 
-@cli.command()
-def services(target: AppOrUrl, json: AsJson = False) -> None:
+@cli.command(context_settings=TAKES_AN_ARGUMENT)
+@app_first
+def services(app: Target, json: AsJson = False) -> None:
     """Show all processes and how their services stand."""
     from standfast.cli import processes
 
-    perform(processes.services(load(target), json))
+    perform(processes.services(load(app), json))
 
 
-@cli.command()
-def workers(target: AppOrUrl, json: AsJson = False) -> None:
+@cli.command(context_settings=TAKES_AN_ARGUMENT)
+@app_first
+def workers(app: Target, json: AsJson = False) -> None:
     """Show which sagas each process can run, and how many it has."""
     from standfast.cli import processes
 
-    perform(processes.workers(load(target), json))
+    perform(processes.workers(load(app), json))
 
 
-@cli.command("purge-marks")
+@cli.command("purge-marks", context_settings=TAKES_AN_ARGUMENT)
+@app_first
 def purge_marks(
-    target: AppOrUrl,
+    app: Target,
     older_than: Annotated[
         str,
         typer.Option(
@@ -207,9 +212,9 @@ def purge_marks(
     async def clear() -> None:
         from standfast.idempotency import Barrier
 
-        app = load(target)
-        barrier = app.patterns.get(Barrier)
-        async with opened(app):
+        loaded = load(app)
+        barrier = loaded.patterns.get(Barrier)
+        async with opened(loaded):
             number = await barrier.count(older_than=older_than)
             if dry_run:
                 say(as_json({"would_delete": number}) if json else f"would delete {_marks(number)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from standfast.errors import ConfigurationError, MigrationNeeded, StoreUnavailable
+from standfast.text import told
 
 if TYPE_CHECKING:
     from standfast.app import Standfast
@@ -77,10 +78,9 @@ def load_app(target: str) -> Standfast:
 
 
 def _broken(target: str, act: str, error: Exception) -> ConfigurationError:
-    said = " ".join(str(error).split())
     return ConfigurationError(
-        f"APP={target!r}: {act} raised {type(error).__name__}: {said} (standfast --debug … shows "
-        "where)"
+        f"APP={target!r}: {act} raised {type(error).__name__}: {told(error)} (standfast --debug … "
+        "shows where)"
     )
 
 
@@ -197,11 +197,9 @@ async def operating(app: Standfast) -> AsyncIterator[Operations]:
 
     Raises as `reading`.
     """
-    from standfast.saga.operations import Operations
-
-    sagas = app.sagas
+    operations = app.operations
     async with opened(app):
-        yield Operations(sagas)
+        yield operations
 
 
 def perform(work: Coroutine[Any, Any, T]) -> T:

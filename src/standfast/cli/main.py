@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 INSTALL = "the standfast command needs the extra `cli`: pip install 'standfast[cli]'"
@@ -15,6 +16,10 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):
             raise
         sys.exit(INSTALL)
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding lacks is spelled out: no answer is lost over a letter.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="standfast")
 
 

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from standfast.cli.output import note
+from standfast.durations import seconds
 from standfast.errors import ConfigurationError, SagaError
+from standfast.ids import parse_id
 
 if TYPE_CHECKING:  # so that asking for help doesn't load the engine of sagas
     from uuid import UUID
@@ -20,29 +23,19 @@ if TYPE_CHECKING:  # so that asking for help doesn't load the engine of sagas
     from standfast.saga.operations import Operations
 
 
-def with_unit(value: str | None) -> str | None:
-    """A duration that must have a unit: whoever types 90 may mean days, and get seconds."""
-    if value is not None and value.strip().replace(".", "", 1).isdecimal():
+def with_unit(option: typer.CallbackParam, value: str | None) -> str | None:
+    """A duration that must have a unit: whoever types 90 may mean days, and get seconds.
+
+    Raises `ConfigurationError` for what is no duration.
+    """
+    if value is None:
+        return None
+    if value.strip().replace(".", "", 1).isdecimal():
         raise typer.BadParameter(f"give {value.strip()} a unit, such as {value.strip()}d")
+    seconds(value, name=option.opts[0], positive=False)
     return value
 
 
-App = Annotated[
-    str,
-    typer.Argument(
-        metavar="APP",
-        envvar="STANDFAST_APP",
-        help="module:attribute or module:factory, looked for in this folder first.",
-    ),
-]
-AppOrUrl = Annotated[
-    str,
-    typer.Argument(
-        metavar="APP|URL",
-        envvar="STANDFAST_APP",
-        help="An app (module:attribute), or the URL of its database.",
-    ),
-]
 Target = Annotated[
     str,
     typer.Option(
@@ -53,18 +46,18 @@ Target = Annotated[
         help="An app (module:attribute), or the URL of its database.",
     ),
 ]
-Code = Annotated[
+App = Annotated[
     str,
     typer.Option(
         "--app",
         "-a",
         metavar="APP",
         envvar="STANDFAST_APP",
-        help="module:attribute or module:factory; the code is needed.",
+        help="module:attribute or module:factory, looked for in this folder first.",
     ),
 ]
 Address = Annotated[
-    str, typer.Argument(metavar="ID|NAME/KEY", help="An id, its beginning, or name/key.")
+    str, typer.Argument(metavar="ID|NAME/KEY", help="An id, its beginning or end, or name/key.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
@@ -95,11 +88,23 @@ class Filters:
             metavar="DURATION", callback=with_unit, help="Only if started since then (1h30m)."
         ),
     ] = None
+    after: Annotated[str, typer.Option(help="Go on below this id, newest first.", metavar="ID")] = (
+        ""
+    )
 
     @property
     def given(self) -> bool:
-        """Whether any is set."""
-        return any(getattr(self, one.name) not in (one.default, []) for one in fields(Filters))
+        """Whether any is set, besides where to begin."""
+        narrowing = (one for one in fields(Filters) if one.name != "after")
+        return any(getattr(self, one.name) not in (one.default, []) for one in narrowing)
+
+    @property
+    def beginning(self) -> UUID | None:
+        """The id below which to go on, if any. Raises `ConfigurationError`."""
+        id = parse_id(self.after) if self.after else None
+        if self.after and id is None:
+            raise ConfigurationError(f"--after {self.after!r}: give a whole id")
+        return id
 
     def select(self, ops: Operations, *, statuses: tuple[str, ...] = ()) -> Filter:
         """The filter; `statuses` hold where none was given. Raises `ConfigurationError`."""
@@ -129,20 +134,25 @@ class Chosen(Filters):
     yes: Yes = False
     json: AsJson = False
 
-    async def find(self, ops: Operations, act: type[Mailed], verb: str) -> list[Instance]:
+    async def find(self, ops: Operations, act: type[Mailed], verb: str) -> Found:
         """The instances that the act can change.
 
         Raises `ConfigurationError` where none were chosen, and `SagaError` for an address of one
         that it can't change.
         """
-        from standfast.saga.operations import APPLIES_TO
+        from standfast.saga.acts import APPLIES_TO
 
         if bool(self.addresses) == (self.given or self.all):
             raise ConfigurationError(
                 "say which sagas: either addresses, or filters such as --status parked, or --all"
             )
         if not self.addresses:
-            return await ops.matching(act, self.select(ops))
+            where, kinds = self.select(ops), {}
+            count = 0
+            async for one in ops.matching(act, where, after=self.beginning):
+                kinds[one.name, one.version] = one
+                count += 1
+            return Found(where, count, list(kinds.values()))
         found: dict[UUID, Instance] = {}
         for address in self.addresses:
             one = await ops.locate(address)
@@ -152,7 +162,16 @@ class Chosen(Filters):
                     f"{', '.join(APPLIES_TO[act])}"
                 )
             found[one.id] = one
-        return list(found.values())
+        return Found(list(found), len(found), list(found.values()))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Which instances an act is for, and how many those are; `examples` has one of each kind."""
+
+    where: Filter | list[UUID]
+    count: int
+    examples: list[Instance]
 
 
 def spread(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -183,3 +202,49 @@ def spread(command: Callable[..., Any]) -> Callable[..., Any]:
     called.__signature__ = signature  # type: ignore[attr-defined]
     called.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
     return called
+
+
+def app_first(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take its `app` as an argument too, as it once did, with a warning.
+
+    It needs ``context_settings=TAKES_AN_ARGUMENT``: so the help doesn't tell of the old way.
+    """
+    own = inspect.signature(command, eval_str=True).parameters
+
+    @wraps(command)
+    def called(context: typer.Context, **given: Any) -> Any:
+        arguments = context.args
+        if len(arguments) > 1:
+            raise ConfigurationError(f"too much: {' '.join(arguments[1:])!r}")
+        source = context.get_parameter_source("app")
+        if arguments and source is not None and source.name == "COMMANDLINE":
+            raise ConfigurationError(
+                f"the app was given twice, as {given['app']!r} and as {arguments[0]!r}: leave the "
+                "second one out"
+            )
+        if arguments:
+            note(f"warning: give the app as an option, --app {arguments[0]} (or -a)")
+            given["app"] = arguments[0]
+        if not given["app"]:
+            raise ConfigurationError(
+                "say which app: --app module:attribute (or -a), or set STANDFAST_APP"
+            )
+        return command(**given)
+
+    kept = [
+        one.replace(
+            kind=inspect.Parameter.KEYWORD_ONLY,
+            default="" if one.name == "app" else one.default,
+        )
+        for one in own.values()
+    ]
+    context = inspect.Parameter(
+        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
+    called.__signature__ = inspect.Signature([context, *kept])  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in (context, *kept)}
+    return called
+
+
+TAKES_AN_ARGUMENT = {"allow_extra_args": True}
+"""The settings of a command that `app_first` takes an argument for."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from standfast.durations import human
 from standfast.errors import ConfigurationError, StandfastError
+from standfast.text import on_one_line
 
 if TYPE_CHECKING:  # rich is loaded by the commands that print with it
     from rich.text import Text
@@ -38,12 +39,12 @@ class Commands(TyperGroup):
 
 def complain(message: str) -> None:
     """One line that begins with ``error:``."""
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {on_one_line(message)}", err=True)
 
 
 def note(message: str) -> None:
-    """A remark beside the answer."""
-    typer.echo(message, err=True)
+    """A remark beside the answer, on one line."""
+    typer.echo(on_one_line(message), err=True)
 
 
 def say(text: str) -> None:
@@ -51,9 +52,13 @@ def say(text: str) -> None:
     typer.echo(text)
 
 
-def on_one_line(text: str) -> str:
-    """Text without breaks of its lines."""
-    return " ".join(text.split())
+async def say_list(values: AsyncIterator[Any]) -> None:
+    """A list as JSON, written while it comes: it may be long."""
+    began = False
+    async for value in values:
+        say(("," if began else "[") + "\n" + as_json(value))
+        began = True
+    say("]" if began else "[]")
 
 
 def as_json(value: Any, *, indent: int | None = 2) -> str:
@@ -62,22 +67,42 @@ def as_json(value: Any, *, indent: int | None = 2) -> str:
 
 
 WHOLE = frozenset(
-    {"ID", "STATE", "SINCE", "RESTARTS", "LEASE", "LINE", "APPLIED", "NEWEST", "COUNT", "AGE"}
+    {
+        *("ID", "SAGA", "KEY", "AGE", "COUNT", "OLDEST", "EXAMPLE", "STEP"),
+        *("STATE", "SINCE", "RESTARTS", "LEASE", "LINE", "APPLIED", "NEWEST"),
+    }
 )
 """The columns whose cells are never broken into lines, however narrow the terminal is."""
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Print a table; as wide as it needs to be where no terminal limits it."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    header: bool = True,
+    right: Collection[str] = (),
+) -> None:
+    """Print a table, each cell folded; as wide as it needs to be where no terminal limits it.
+
+    Without its `header`, all columns but the last are as wide as they need to be. The columns named
+    in `right` stand at their right edge.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column in WHOLE)
+    def folded(cell: str | Text) -> Text:
+        if isinstance(cell, str):
+            return Text(on_one_line(cell))
+        return Text(on_one_line(cell.plain), cell.style)
+
+    made = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
+    for number, column in enumerate(columns):
+        whole = column in WHOLE if header else number < len(columns) - 1
+        justify: Literal["right", "left"] = "right" if column in right else "left"
+        made.add_column(column, overflow="fold", no_wrap=whole, justify=justify)
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+        made.add_row(*map(folded, row))
     console = Console(highlight=False)
     if console.is_terminal:
         console.print(made)
@@ -90,6 +115,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
 
 
 WIDE = 10_000
+
+
+def is_narrow() -> bool:
+    """Whether there is a terminal to fit in: then ids and names are shortened."""
+    from rich.console import Console
+
+    return Console().is_terminal
+
+
+def without_middle(text: str, longest: int, end: int) -> str:
+    """Text without its middle where it is long; `end` letters are kept of its end."""
+    text = on_one_line(text)
+    return text if len(text) <= longest else f"{text[: longest - end - 1]}…{text[-end:]}"
 
 
 STYLES = {
@@ -106,11 +144,16 @@ STYLES = {
 }
 
 
-def status(word: str) -> Text:
-    """A status of a saga, or a state of a service, in its colour."""
+def status(word: str, why: str = "") -> Text:
+    """A status of a saga, or a state of a service, in its colour; and why it is so."""
+    return colored(f"{word}: {why}" if why else word, STYLES.get(word))
+
+
+def colored(text: str, style: str | None) -> Text:
+    """Text in a colour, or some other style of rich's."""
     from rich.text import Text
 
-    return Text(word, STYLES.get(word, ""))
+    return Text(text, style or "")
 
 
 def age(at: float, now: float) -> str:

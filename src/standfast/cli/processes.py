@@ -9,7 +9,7 @@ from typing import Any
 
 from standfast.app import Standfast
 from standfast.cli.loading import reading
-from standfast.cli.output import age, as_json, note, on_one_line, say, status, table
+from standfast.cli.output import age, as_json, note, say, status, table, without_middle
 from standfast.clock import SYSTEM_CLOCK
 from standfast.coordination.fingerprints import fingerprints
 from standfast.coordination.membership import MEMBER
@@ -19,8 +19,9 @@ from standfast.ports.database import Database
 from standfast.ports.journal import JournalStore
 from standfast.ports.leases import Lease, LeaseStore
 from standfast.tables import status_of
+from standfast.text import on_one_line
 
-NOBODY = "no process is registered: `standfast run APP` starts one"
+NOBODY = "no process is registered: `standfast run -a APP` starts one"
 SAGAS = "sagas"
 """The name of the service that runs sagas."""
 LONGEST_ERROR = 60
@@ -63,9 +64,7 @@ async def _processes(database: Database) -> list[Process]:
 
 def _short_name(name: str) -> str:
     """A process's name, without its middle where it is long: ``--json`` has all of it."""
-    if len(name) <= LONGEST_NAME:
-        return name
-    return f"{name[: LONGEST_NAME - NAMES_END - 1]}…{name[-NAMES_END:]}"
+    return without_middle(name, LONGEST_NAME, NAMES_END)
 
 
 def _remaining(lease: Lease) -> str:
@@ -121,10 +120,10 @@ def _since(at: Any, now: float) -> str:
 
 def _last_error(service: Mapping[str, Any]) -> str:
     """What a service failed with last, in one line that is cut where it is long."""
-    line = on_one_line(str(service.get("error", "")))
+    line = on_one_line(str(service.get("error", "")), LONGEST_ERROR)
     if not line and service.get("restarts"):
         return "lost its lease"  # nothing else begins one again that never failed
-    return line if len(line) <= LONGEST_ERROR else f"{line[: LONGEST_ERROR - 1]}…"
+    return line
 
 
 # -- workers ---------------------------------------------------------------------------------

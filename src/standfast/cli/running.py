@@ -13,13 +13,13 @@ from typing import Any
 from standfast.app import Standfast
 from standfast.cli.health import observe, serving
 from standfast.cli.loading import load_app, must_be_there
-from standfast.cli.output import note, on_one_line
+from standfast.cli.output import note
 from standfast.coordination.service import ServiceOptions
 from standfast.coordination.signals import until_signalled
 from standfast.coordination.supervisor import Supervisor
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StandfastError
-from standfast.text import told
+from standfast.text import on_one_line, told
 
 log = logging.getLogger("standfast")
 

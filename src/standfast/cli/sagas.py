@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
 from textwrap import indent
@@ -13,16 +13,37 @@ import typer
 
 from standfast.cli.batches import carry_out
 from standfast.cli.loading import load, load_app, operating, perform
-from standfast.cli.options import Address, App, AsJson, Code, Filters, Target, spread
-from standfast.cli.output import age, as_json, moment, note, say, status, table
+from standfast.cli.options import (
+    TAKES_AN_ARGUMENT,
+    Address,
+    App,
+    AsJson,
+    Filters,
+    Target,
+    app_first,
+    spread,
+)
+from standfast.cli.output import (
+    age,
+    as_json,
+    colored,
+    is_narrow,
+    moment,
+    note,
+    say,
+    status,
+    table,
+)
+from standfast.cli.tables import print_counts, print_instances, print_stuck, saga_name
 from standfast.errors import ConfigurationError, SagaError
+from standfast.ids import short_ids
+from standfast.text import on_one_line
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
     from standfast.app import Standfast
     from standfast.ports.journal import Instance
     from standfast.saga.compatibility import Problem
     from standfast.saga.operations import Operations
-    from standfast.saga.timeline import Entry
 
 sagas = typer.Typer(
     no_args_is_help=True,
@@ -39,66 +60,50 @@ def list_(
     app: Target,
     filters: Filters,
     limit: Annotated[int, typer.Option(help="At most this many.")] = 50,
-    after: Annotated[str, typer.Option(help="Go on below this id.", metavar="ID")] = "",
+    stuck: Annotated[
+        bool,
+        typer.Option("--stuck", help="What waits for an operator, in groups by step and error."),
+    ] = False,
     count: Annotated[
         bool, typer.Option("--count", help="Only say how many there are, by saga and status.")
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """List sagas, newest first."""
-    from standfast.ids import parse_id
+    """List sagas, newest first, with what each does or waits for.
+
+    On a terminal, ids are shortened to their ends, which all commands take.
+    """
     from standfast.saga.export import row
 
-    beginning = parse_id(after) if after else None
-    if after and beginning is None:
-        raise ConfigurationError(f"--after {after!r}: give a whole id")
-    if count and (filters.given or after):
-        raise ConfigurationError("--count counts all there are: leave the filters out")
+    after = filters.beginning
+    if count and (filters.given or after or stuck):
+        raise ConfigurationError("--count counts all there are: leave the other filters out")
+    if stuck and (filters.status or after):
+        raise ConfigurationError("--stuck takes all that are stuck: leave --status and --after out")
 
     async def look() -> None:
         async with operating(load(app)) as ops:
-            if count:
-                _print_counts(dict(await ops.counts()), json)
-                return
-            page = await ops.page(filters.select(ops), limit=limit, after=beginning)
             now = ops.sagas.clock.now()
+            if count:
+                print_counts(dict(await ops.counts()), json)
+                return
+            if stuck:
+                print_stuck(await ops.stuck(filters.select(ops)), now, json)
+                return
+            page = await ops.page(filters.select(ops), limit=limit, after=after)
+            goes_on = await ops.pending(page.instances)
         if json:
-            say(as_json([row(one) for one in page.instances]))
+            rows = [
+                row(one) | {"pending": [each.as_json() for each in goes_on.get(one.id, ())]}
+                for one in page.instances
+            ]
+            say(as_json(rows))
         else:
-            print_instances(page.instances, now)
+            print_instances(page.instances, goes_on, now)
         if page.next is not None:
             note(f"there are more: --after {page.next}")
 
     perform(look())
-
-
-def _print_counts(counts: dict[tuple[str, str], int], json: bool) -> None:
-    rows = sorted((name, word, number) for (name, word), number in counts.items())
-    if json:
-        say(as_json([{"name": n, "status": word, "count": number} for n, word, number in rows]))
-    else:
-        table(["SAGA", "STATUS", "COUNT"], [(n, status(word), str(c)) for n, word, c in rows])
-
-
-def print_instances(instances: Sequence[Instance], now: float) -> None:
-    """A table of instances."""
-    from standfast.saga.timeline import short
-
-    table(
-        ["ID", "SAGA", "KEY", "STATUS", "AGE", "STEP", "CAUSE"],
-        [
-            (
-                str(one.id),
-                f"{one.name} v{one.version}",
-                "" if one.key == str(one.id) else one.key,
-                status(one.status),
-                age(one.created_at, now),
-                one.step,
-                short(one.cause),
-            )
-            for one in instances
-        ],
-    )
 
 
 @sagas.command()
@@ -110,55 +115,75 @@ def show(
     ] = False,
     json: AsJson = False,
 ) -> None:
-    """Show one saga: how it stands, and all that happened to it."""
+    """Show one saga: how it stands, what it does or waits for, and all that happened to it."""
     from standfast.saga.export import record
-    from standfast.saga.timeline import short, timeline
+    from standfast.saga.timeline import short, since_start
 
     async def look() -> None:
         async with operating(load(app)) as ops:
             instance = await ops.locate(address)
             (loaded,) = await ops.sagas.store.load([instance.id])
-            (story,) = await ops.sagas.stories([instance.id])
+            holders = await ops.sagas.workers.holders()
             now = ops.sagas.clock.now()
+        told = ops.sagas.timeline_of(loaded, holders)
         known_here = bool(ops.sagas.definitions.by_kind)
+        problem = told.problem if known_here or len(told.entries) < len(loaded.facts) else ""
         if json:
-            problem = story.problem if known_here else ""
-            say(as_json(record(loaded) | {"problem": problem}))
+            plain = told.as_json()
+            say(
+                as_json(
+                    record(loaded)
+                    | {"problem": problem}
+                    | {"timeline": plain["entries"], "pending": plain["pending"]}
+                )
+            )
             return
         one = loaded.instance
-        say(f"{one.name} version {one.version}, {one.status}")
-        facts = {
-            "id": str(one.id),
-            "key": one.key,
-            "correlation id": one.correlation_id,
-            "started": f"{moment(one.created_at)}, {age(one.created_at, now)} ago",
-            "finished": moment(one.finished_at),
-            "deadline": moment(one.deadline_at),
-            "wakes": moment(one.wake_at if one.finished_at is None else None),
-            "worker": "" if one.owner is None else f"lease {one.owner}",
-            "step": one.step,
-            "cause": one.cause,
-        }
-        for name, value in facts.items():
-            if value:
-                say(f"{name + ':':<16}{value}")
+        say(f"{on_one_line(one.name)} version {one.version}, {one.status}")
+        facts = [
+            ("id", str(one.id)),
+            ("key", one.key),
+            ("correlation id", one.correlation_id),
+            ("started", f"{moment(one.created_at)}, {age(one.created_at, now)} ago"),
+            ("finished", moment(one.finished_at)),
+            ("deadline", moment(one.deadline_at)),
+            ("wakes", moment(one.wake_at if one.finished_at is None else None)),
+            ("worker", "" if one.owner is None else holders.get(one.owner, f"lease {one.owner}")),
+            ("step", one.step),
+            ("cause", one.cause),
+            *(("now", each.told(now)) for each in told.pending),
+        ]
+        table(
+            ["FACT", "VALUE"],
+            [(f"{name}:", value) for name, value in facts if value],
+            header=False,
+        )
         say("")
-        _print_timeline(timeline(story.facts), tracebacks=traceback)
+        table(
+            ["AFTER", "STEP", "WHAT"],
+            [
+                (
+                    since_start(entry),
+                    colored(entry.branch, MOODS.get(entry.mood)),
+                    colored(entry.text, MOODS.get(entry.mood)),
+                )
+                for entry in told.entries
+            ],
+            header=False,
+            right=["AFTER"],
+        )
+        if traceback:
+            for entry in told.entries:
+                if entry.traceback:
+                    say(f"\n{since_start(entry)} {on_one_line(entry.branch)}:")
+                    say(indent(entry.traceback, "  ").rstrip())
         for mail in loaded.mails:
-            say(f"not acted on yet: {mail.subject} {short(mail.body)}, sent {moment(mail.at)}")
-        if story.problem and (known_here or len(story.facts) < len(loaded.facts)):
-            note(f"note: {story.problem}")
+            what = on_one_line(mail.subject)
+            say(f"not acted on yet: {what} {short(mail.body)}, sent {moment(mail.at)}")
+        if problem:
+            note(f"note: {problem}")
 
     perform(look())
-
-
-def _print_timeline(entries: list[Entry], *, tracebacks: bool) -> None:
-    from standfast.saga.timeline import as_text
-
-    for entry, line in zip(entries, as_text(entries).splitlines(), strict=True):
-        typer.secho(line, fg=MOODS.get(entry.mood))
-        if tracebacks and entry.traceback:
-            say(indent(entry.traceback, " " * 11))
 
 
 @sagas.command()
@@ -173,15 +198,21 @@ def export(
     """Write sagas with their journals as JSON lines, those that can't be read too."""
 
     unreadable = 0
+    last = ""
 
     async def lines(ops: Operations, out: TextIO) -> AsyncIterator[int]:
-        nonlocal unreadable
+        nonlocal unreadable, last
         done = 0
-        async for one in ops.export(filters.select(ops)):
+        async for one in ops.export(filters.select(ops), after=filters.beginning):
             out.write(as_json(one, indent=None) + "\n")
             unreadable += bool(one["unreadable"])
+            last = one["instance"]["id"]
             done += 1
             yield done
+
+    def remedy() -> str:
+        where = "" if to is None else " and another --to"
+        return f"go on with the same command, --after {last}{where}"
 
     async def write() -> None:
         async with operating(load(app)) as ops:
@@ -191,7 +222,7 @@ def export(
             except OSError as error:
                 raise ConfigurationError(f"--to {to}: {error.strerror}") from error
             with opened as out:
-                done = await carry_out(lines(ops, out), "export", again="export all")
+                done = await carry_out(lines(ops, out), "export", remedy=remedy)
         damaged = f", {unreadable} with something unreadable" if unreadable else ""
         note(f"exported {done} saga{'' if done == 1 else 's'}{damaged}")
 
@@ -200,7 +231,7 @@ def export(
 
 @sagas.command()
 def diagram(
-    app: Code,
+    app: App,
     what: Annotated[
         str, typer.Argument(metavar="NAME|ID|NAME/KEY", help="A saga's name, or one instance.")
     ],
@@ -229,7 +260,7 @@ async def _diagram(app: Standfast, address: str) -> None:
 
 @sagas.command()
 def describe(
-    app: Code,
+    app: App,
     name: Annotated[str | None, typer.Argument(help="A saga's name; by default all.")] = None,
 ) -> None:
     """Print what sagas do and how each step is undone, as Markdown."""
@@ -240,7 +271,8 @@ def describe(
     say("\n".join(description(one) for one in chosen).rstrip())
 
 
-@sagas.command("check-compat")
+@sagas.command("check-compat", context_settings=TAKES_AN_ARGUMENT)
+@app_first
 @spread
 def check_compat(
     app: App,
@@ -256,18 +288,24 @@ def check_compat(
     from standfast.saga.status import UNFINISHED
 
     bad: list[tuple[Instance, Problem]] = []
+    last = ""
 
     async def replayed(ops: Operations) -> AsyncIterator[int]:
+        nonlocal last
         done = 0
         chosen = filters.select(ops, statuses=UNFINISHED)
-        async for instance, found in compatibility.check(ops, chosen):
+        async for instance, found in compatibility.check(ops, chosen, after=filters.beginning):
             bad.extend((instance, problem) for problem in found)
+            last = str(instance.id)
             done += 1
             yield done
 
+    def remedy() -> str:
+        return f"{len(bad)} problems so far; go on with the same command and --after {last}"
+
     async def check() -> None:
         async with operating(load_app(app)) as ops:
-            checked = await carry_out(replayed(ops), "replay", again="replay all")
+            checked = await carry_out(replayed(ops), "replay", remedy=remedy)
         broken = len({instance.id for instance, _ in bad})
         if json:
             listed = [
@@ -277,12 +315,13 @@ def check_compat(
             say(as_json({"checked": checked, "broken": broken, "problems": listed}))
         else:
             if bad:
+                shown = short_ids(instance.id for instance, _ in bad)
                 table(
                     ["ID", "SAGA", "STATUS", "PROBLEM", "WHAT WOULD BREAK"],
                     [
                         (
-                            str(instance.id),
-                            f"{instance.name} v{instance.version}",
+                            shown[instance.id] if is_narrow() else str(instance.id),
+                            f"{saga_name(instance.name)} v{instance.version}",
                             status(instance.status),
                             problem.aspect,
                             problem.text,

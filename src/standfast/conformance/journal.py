@@ -174,6 +174,9 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         assert await found(created_before=now - 50) == [a], "exclusive"
         assert await found(created_after=now - 60, created_before=now - 10) == [b]
         assert await found(ids=(a, d, new_id())) == [a]
+        assert await found(id_end=a.hex[-8:]) == [a]
+        assert await found(id_end=b.hex) == [b]
+        assert await found(id_end=a.hex[-8:-1]) == []
 
     async def test_find_pages(self, database: Database) -> None:
         """Newest first by id, each once."""
@@ -221,6 +224,8 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         await journal(database).append(worker, [finish(other, 0)])
         purge = journal(database).purge
         assert await purge("saga", finished_before=time.time() - 60, limit=10) == 0
+        soon = time.time() + 60
+        assert await purge("saga", finished_before=soon, limit=9, ids=[ids[4], other]) == 0
         assert await purge("saga", finished_before=time.time() + 60, limit=3) == 3
         assert await purge("saga", finished_before=time.time() + 60, limit=3) == 1
         assert await purge("saga", finished_before=time.time() + 60, limit=3) == 0

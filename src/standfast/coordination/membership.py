@@ -35,6 +35,21 @@ is taken over at the last beat of its lease at the latest, and one that is late 
 """
 
 
+def kinds_of(note: str) -> list[Kind]:
+    """The kinds that a process can run, by the note of its lease; whoever wrote that."""
+    try:
+        found = json.loads(note)
+    except ValueError:
+        return []
+    listed = found.get("kinds") if isinstance(found, dict) else None
+    kinds = [one for one in listed if isinstance(one, list)] if isinstance(listed, list) else []
+    return [
+        (one[0], one[1], one[2])
+        for one in kinds
+        if len(one) >= 3 and isinstance(one[0], str) and isinstance(one[2], int)
+    ]
+
+
 class Membership:
     """This process's lease, and the named leases renewed with it.
 

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from standfast.clock import Clock
+from standfast.coordination.purging import Purging
+from standfast.coordination.service import Service, ServiceOptions
 from standfast.durations import Duration, seconds
 from standfast.pattern import Host, Pattern
+from standfast.ports.leases import LeaseStore
 from standfast.ports.marks import MarkStore
+
+EVERY = 3600.0
+"""Seconds between two looks for old marks."""
+BATCH = 1000
+"""Marks that are deleted in one transaction."""
 
 
 class Barrier(Pattern):
-    """What an app needs for `barrier`: ``app.add(Barrier())``, and ``standfast migrate``."""
+    """What an app needs for `barrier`: ``app.add(Barrier())``, and ``standfast migrate``.
+
+    With `kept_for` (seconds or text, such as ``"90d"``) a service named ``retention-marks``, run by
+    one process at a time, deletes marks that were set longer ago, every hour and in small batches.
+    Keep them for longer than any saga takes: a retry after that would act again. By default they
+    are kept until somebody purges them. Raises `ConfigurationError`.
+    """
 
     ports: Sequence[type] = (MarkStore,)
+
+    def __init__(self, *, kept_for: Duration | None = None) -> None:
+        self._kept_for = None if kept_for is None else seconds(kept_for, name="kept_for")
+        if self._kept_for is not None:
+            self.ports = (MarkStore, LeaseStore)
 
     def attach(self, host: Host) -> None:
         """See `Pattern.attach`."""
@@ -21,11 +40,24 @@ class Barrier(Pattern):
         self.marks: MarkStore = host.database.port(MarkStore)
         self._clock: Clock = host.clock
 
+    def services(self, options: ServiceOptions) -> Sequence[Service]:
+        """See `Pattern.services`."""
+        if self._kept_for is None:
+            return ()
+        clock = self._clock
+        return [Purging("retention-marks", self._old, what="marks", every=EVERY, clock=clock)]
+
+    async def _old(self) -> AsyncGenerator[int]:
+        assert self._kept_for is not None
+        before = self._clock.now() - self._kept_for
+        while gone := await self.marks.purge(before=before, limit=BATCH):
+            yield gone
+
     async def count(self, *, older_than: Duration) -> int:
         """How many marks `purge` would delete."""
         return await self.marks.count(before=self._before(older_than))
 
-    async def purge(self, *, older_than: Duration, batch: int = 1000) -> AsyncIterator[int]:
+    async def purge(self, *, older_than: Duration, batch: int = BATCH) -> AsyncIterator[int]:
         """Delete marks older than that, in batches; after each, how many so far."""
         before, done = self._before(older_than), 0
         while gone := await self.marks.purge(before=before, limit=batch):

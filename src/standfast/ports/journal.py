@@ -138,6 +138,8 @@ class Filter:
     """Which instances to list. Empty fields don't restrict.
 
     `created_before` (exclusive) and `created_after` (inclusive) are seconds since the epoch.
+    `id_end`: the last hexadecimal digits of the id, in lower case and without dashes; no index
+    helps to find them.
     """
 
     pattern: str = "saga"
@@ -149,6 +151,7 @@ class Filter:
     created_before: float | None = None
     created_after: float | None = None
     ids: tuple[UUID, ...] = ()
+    id_end: str = ""
 
 
 def child_key(parent: UUID, name: str) -> str:
@@ -307,11 +310,14 @@ class JournalStore(Protocol):
         """How many instances there are, by (name, status)."""
         ...
 
-    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
+    async def purge(
+        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
+    ) -> int:
         """Delete up to `limit` instances that finished before then, with journals and mail.
 
-        One whose parent is in the store is spared, for the parent may have to undo it yet: what
-        belongs together goes from the top, level by level. So call it again until it answers 0.
+        With `ids` only of these. One whose parent is in the store is spared, for the parent may
+        have to undo it yet: what belongs together goes from the top, level by level. So call it
+        again until it answers 0.
         """
         ...
 

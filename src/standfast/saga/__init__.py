@@ -7,17 +7,29 @@ and reads.
 """
 
 from standfast.saga.context import Context
+from standfast.saga.finding import Page
 from standfast.saga.handle import SagaHandle, SagaResult, Story
+from standfast.saga.operations import Operations, Progress
+from standfast.saga.pending import Pending
+from standfast.saga.retention import Retention
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED, STATUSES, Status
 from standfast.saga.steps import Step, child, sleep, step, wait
+from standfast.saga.stuck_groups import StuckGroup
+from standfast.saga.timeline import Entry, Timeline
 
 __all__ = [
     "FINISHED",
     "STATUSES",
     "Context",
+    "Entry",
     "Migration",
+    "Operations",
+    "Page",
+    "Pending",
+    "Progress",
+    "Retention",
     "Saga",
     "SagaHandle",
     "SagaResult",
@@ -25,6 +37,8 @@ __all__ = [
     "Status",
     "Step",
     "Story",
+    "StuckGroup",
+    "Timeline",
     "child",
     "sleep",
     "step",

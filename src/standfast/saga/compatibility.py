@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from standfast.errors import CodecError, CorruptRecord
 from standfast.ports.journal import Filter, Instance, Loaded
@@ -34,11 +35,14 @@ class Problem:
 
 
 async def check(
-    operations: Operations, filter: Filter
+    operations: Operations, filter: Filter, *, after: UUID | None = None
 ) -> AsyncIterator[tuple[Instance, list[Problem]]]:
-    """Each instance that matches, with its problems; an empty list means that all is well."""
+    """Each instance that matches, with its problems; an empty list means that all is well.
+
+    Newest first; with `after` those below that id.
+    """
     some: list[Instance] = []
-    async for instance in operations.each(filter):
+    async for instance in operations.each(filter, after=after):
         some.append(instance)
         if len(some) == AT_ONCE:
             for found in await _check_some(operations, some):

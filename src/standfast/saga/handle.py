@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
@@ -18,6 +17,7 @@ from standfast.saga.saga import S_co
 from standfast.saga.state import SagaState
 from standfast.saga.status import Status
 from standfast.saga.steps import Step
+from standfast.saga.timeline import Timeline
 
 R = TypeVar("R")
 
@@ -71,8 +71,8 @@ class Reachable(Protocol):
         """The searchable row."""
         ...
 
-    async def outcome(self, id: UUID) -> SagaResult[Any]:
-        """Wait until the instance ends or parks."""
+    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult[Any]:
+        """Wait until the instance ends or parks, for so many seconds."""
         ...
 
     async def signal(
@@ -87,6 +87,10 @@ class Reachable(Protocol):
 
     async def stories(self, ids: Iterable[UUID]) -> list[Story]:
         """All that happened to instances."""
+        ...
+
+    async def timeline(self, id: UUID) -> Timeline:
+        """All that happened to an instance, and what goes on."""
         ...
 
 
@@ -115,12 +119,11 @@ class SagaHandle(Generic[S_co]):
 
         Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator
         (unless it has just been told something, by an operator say), `TimeoutError` after `timeout`
-        (seconds or text), `SagaNotFound`.
+        (seconds or text), which tells how it stands and whether any worker has it, `SagaNotFound`.
+        Where no live worker has it, a warning is logged after some seconds and then once a minute.
         """
-        if timeout is None:
-            return await self._sagas.outcome(self.id)
-        async with asyncio.timeout(seconds(timeout, name="timeout")):
-            return await self._sagas.outcome(self.id)
+        limit = None if timeout is None else seconds(timeout, name="timeout")
+        return await self._sagas.outcome(self.id, limit)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal; it is kept until a wait step takes it. ``resume`` moves what is parked.
@@ -140,8 +143,15 @@ class SagaHandle(Generic[S_co]):
         """
         await self._sagas.send(self.id, ev.CancelAsked(reason, by, force))
 
+    async def timeline(self) -> Timeline:
+        """All that happened so far, and what it does or waits for now. Raises `SagaNotFound`."""
+        return await self._sagas.timeline(self.id)
+
     async def story(self) -> Story:
-        """All that happened so far."""
+        """What its journal holds, as the engine's own records: for tests and tools.
+
+        Whoever only wants to tell what happened takes `timeline`.
+        """
         (story,) = await self._sagas.stories([self.id])
         return story
 

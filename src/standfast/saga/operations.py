@@ -1,4 +1,4 @@
-"""What an operator does to sagas: find them, and act on one or on many.
+"""What an operator does to sagas: find them (`Finding`), and act on one or on many.
 
 Acts travel as mail and are decided by the instance's own machine, so each is in its journal with
 the one who asked (`by`), also when it came too late. What is asked of an instance that no live
@@ -7,172 +7,52 @@ worker has registered waits until one does.
 
 from __future__ import annotations
 
-import getpass
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
 
-from standfast.checks import whole
 from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
-from standfast.errors import CodecError, ConfigurationError, CorruptRecord, SagaNotFound
-from standfast.ids import parse_id
+from standfast.errors import CodecError, ConfigurationError, CorruptRecord
 from standfast.ports.journal import Filter, Instance, parent_of
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.acts import APPLIES_TO, check
 from standfast.saga.definition import Definition
-from standfast.saga.export import record
 from standfast.saga.fields import unknown_field
+from standfast.saga.finding import PAGE, Finding
 from standfast.saga.handle import SagaHandle
 from standfast.saga.registry import PATTERN
-from standfast.saga.sagas import Sagas
-from standfast.saga.status import FINISHED, STATUSES, STUCK, UNFINISHED
+from standfast.saga.status import FINISHED
 
-PAGE = 500
-EXPORT_PAGE = 100
-
-APPLIES_TO: dict[type[ev.Mailed], tuple[str, ...]] = {
-    ev.Signalled: UNFINISHED,
-    ev.CancelAsked: ("running", "waiting", "parked"),
-    ev.RetryAsked: STUCK,
-    ev.SkipAsked: STUCK,
-    ev.ResolveAsked: (*STUCK, "waiting"),
-    ev.MigrateAsked: UNFINISHED,
-}
-"""The statuses in which an act can change something."""
+Where: TypeAlias = Filter | Sequence[UUID]
+"""Which instances an act is for: all that a filter (see `Operations.select`) lets through and that
+the act can change, or those with these ids."""
 
 
-def operating_user() -> str:
-    """The name of the OS user, or its number where it has no name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without an entry in passwd
-        return f"uid {os.getuid()}"
+class Progress(NamedTuple):
+    """How far an act on many came: how many were told so far, and the ids of the last batch."""
+
+    done: int
+    ids: Sequence[UUID]
+
+    @property
+    def last(self) -> UUID:
+        """The last one that was told."""
+        return self.ids[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some of the instances that match, newest first. `next`: where the next page begins."""
+class Operations(Finding):
+    """All that an operator can do to the sagas of one open app, as ``app.operations``.
 
-    instances: Sequence[Instance]
-    next: UUID | None
-
-
-class Operations:
-    """All that an operator can do to the sagas of one open database."""
-
-    def __init__(self, sagas: Sagas) -> None:
-        self.sagas: Sagas = sagas
-
-    # -- finding -----------------------------------------------------------------------------
-
-    def select(
-        self,
-        *,
-        name: str = "",
-        statuses: Sequence[str] = (),
-        key: str = "",
-        step: str = "",
-        version: int | None = None,
-        older_than: Duration | None = None,
-        newer_than: Duration | None = None,
-    ) -> Filter:
-        """A filter; ages count from the start, in seconds or text. Raises `ConfigurationError`."""
-        for status in statuses:
-            if status not in STATUSES:
-                raise ConfigurationError(
-                    f"status={status!r}: choose from {', '.join(sorted(STATUSES))}"
-                )
-        now = self.sagas.clock.now()
-        return Filter(
-            pattern=PATTERN,
-            name=name,
-            statuses=tuple(statuses),
-            key=key,
-            step=step,
-            version=version,
-            created_before=None
-            if older_than is None
-            else now - seconds(older_than, name="older_than", positive=False),
-            created_after=None
-            if newer_than is None
-            else now - seconds(newer_than, name="newer_than", positive=False),
-        )
-
-    async def page(self, filter: Filter, *, limit: int = 50, after: UUID | None = None) -> Page:
-        """One page of what matches. `after`: the `next` of the page before."""
-        whole(limit, name="limit")
-        found = await self.sagas.store.find(filter, limit=limit + 1, after=after)
-        more = len(found) > limit
-        return Page(found[:limit], found[limit - 1].id if more else None)
-
-    async def each(self, filter: Filter) -> AsyncIterator[Instance]:
-        """All that match, read in pages."""
-        after: UUID | None = None
-        while True:
-            page = await self.page(filter, limit=PAGE, after=after)
-            for instance in page.instances:
-                yield instance
-            if page.next is None:
-                return
-            after = page.next
-
-    async def locate(self, address: str) -> Instance:
-        """The instance at an address: an id, the unique beginning of one, or ``name/key``.
-
-        Raises `SagaNotFound`, also when the beginning fits several.
-        """
-        name, slash, key = address.partition("/")
-        if slash:
-            found = await self.sagas.store.by_key(PATTERN, name, key)
-            if found is None:
-                raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
-            return found
-        id = parse_id(address)
-        if id is not None:
-            return await self.sagas.instance(id)
-        return await self._by_beginning(address)
-
-    async def _by_beginning(self, address: str) -> Instance:
-        digits = address.replace("-", "").lower()
-        if not digits or len(digits) > 32 or set(digits) - set("0123456789abcdef"):
-            raise SagaNotFound(
-                f"{address!r} is no address of a saga: give an id, its beginning, or name/key"
-            )
-        lowest = UUID(digits.ljust(32, "0"))
-        highest = UUID(digits.ljust(32, "f"))
-        above = None if highest.int == 2**128 - 1 else UUID(int=highest.int + 1)
-        found = await self.sagas.store.find(Filter(pattern=PATTERN), limit=2, after=above)
-        found = [instance for instance in found if instance.id >= lowest]
-        if not found:
-            raise SagaNotFound(f"no saga's id begins with {address!r}")
-        if len(found) > 1:
-            raise SagaNotFound(f"several sagas' ids begin with {address!r}: give more of it")
-        return found[0]
-
-    async def counts(self) -> Mapping[tuple[str, str], int]:
-        """How many instances there are, by (name, status)."""
-        return await self.sagas.store.count(PATTERN)
-
-    async def export(self, filter: Filter) -> AsyncIterator[dict[str, Any]]:
-        """All that is stored of each instance that matches, as plain values (see `record`).
-
-        A journal that can't be read comes too: what isn't JSON in it comes as the text it is. What
-        changes meanwhile comes as it is when its page is read.
-        """
-        after: UUID | None = None
-        while True:
-            page = await self.page(filter, limit=EXPORT_PAGE, after=after)
-            for loaded in await self.sagas.store.load([one.id for one in page.instances]):
-                yield record(loaded)
-            if page.next is None:
-                return
-            after = page.next
+    What the command line does it does by this. It needs no worker in this process, and the code of
+    the sagas only where it says so. Everything raises `StoreUnavailable` where the database is
+    away.
+    """
 
     # -- starting ----------------------------------------------------------------------------
 
@@ -257,11 +137,71 @@ class Operations:
 
     # -- acting ------------------------------------------------------------------------------
 
-    def signal(self, name: str, payload: bytes, instances: Sequence[Instance]) -> ev.Signalled:
-        """A signal with a JSON payload, checked against the wait of each known definition.
+    async def retry(self, where: Where, *, at: str = "", by: str = "") -> int:
+        """Try again what is parked, or an undo that failed; how many were asked.
 
-        Raises `ConfigurationError` where it waits for no such signal, or the payload doesn't fit.
+        `at`: only that step. Like all acts it is sent as mail: a worker acts on it, and the journal
+        keeps who asked (`by`), also where it came too late.
         """
+        return await self._ask(ev.RetryAsked(at, by), where)
+
+    async def skip(self, where: Where, *, reason: str, at: str = "", by: str = "") -> int:
+        """Take what is parked as done, or its undo; how many were asked. See `retry`.
+
+        Raises `ConfigurationError` without a reason.
+        """
+        return await self._ask(ev.SkipAsked(at, reason, by), where)
+
+    async def resolve(self, where: Where, outcome: str, *, reason: str, by: str = "") -> int:
+        """End what is stuck or waits as "completed" or "compensated", without running anything.
+
+        Answers how many were asked; see `retry`. Raises `ConfigurationError`.
+        """
+        return await self._ask(ev.ResolveAsked(outcome, reason, by), where)
+
+    async def cancel(
+        self, where: Where, *, reason: str = "", force: bool = False, by: str = ""
+    ) -> int:
+        """Ask for compensation, as `SagaHandle.cancel`; how many were asked."""
+        return await self._ask(ev.CancelAsked(reason, by, force), where)
+
+    async def signal(
+        self, where: Where, name: str, payload: bytes = b"null", *, mail_id: str | None = None
+    ) -> int:
+        """Send a signal with a JSON payload; to how many.
+
+        With a `mail_id`, sending it again changes nothing. Raises `ConfigurationError` where one of
+        the sagas that this code knows waits for no such signal, or the payload doesn't fit.
+        """
+        act = self.signalled(name, payload, await self._examples(ev.Signalled, where))
+        return await self._ask(act, where, mail_id=mail_id)
+
+    async def migrate(self, where: Where, version: int, *, by: str = "") -> int:
+        """Ask instances to move to another version of their saga; how many were asked.
+
+        Those that are being run move when the attempts in flight have ended. One that can't move
+        stays as it is, with the reason in its journal. Raises `ConfigurationError` where the code
+        at hand knows already that one can't.
+        """
+        act = self.moved(version, await self._examples(ev.MigrateAsked, where), by=by)
+        return await self._ask(act, where)
+
+    async def _ask(self, act: ev.Mailed, where: Where, *, mail_id: str | None = None) -> int:
+        return sum([len(told.ids) async for told in self.tell(act, where, mail_id=mail_id)])
+
+    async def _examples(self, act: type[ev.Mailed], where: Where) -> list[Instance]:
+        """One instance of each kind that the act is for."""
+        if isinstance(where, Filter):
+            found = {(one.name, one.version): one async for one in self.matching(act, where)}
+            return list(found.values())
+        kinds: dict[tuple[str, int], Instance] = {}
+        for begin in range(0, len(where), PAGE):
+            some = Filter(pattern=PATTERN, ids=tuple(where[begin : begin + PAGE]))
+            kinds |= {(one.name, one.version): one async for one in self.each(some)}
+        return list(kinds.values())
+
+    def signalled(self, name: str, payload: bytes, instances: Sequence[Instance]) -> ev.Signalled:
+        """A signal, for `tell`, checked against the waits of each instance's known definition."""
         try:
             value = msgspec.json.decode(payload)
         except msgspec.DecodeError as error:
@@ -276,18 +216,10 @@ class Operations:
                 raise ConfigurationError(f"{error}") from error
         return ev.Signalled(name, msgspec.Raw(payload))
 
-    async def matching(self, act: type[ev.Mailed], filter: Filter) -> list[Instance]:
-        """Those of `filter` that such an act can change, for a dry run or for `tell`."""
-        possible = APPLIES_TO[act]
-        return [one async for one in self.each(filter) if one.status in possible]
-
-    def move(self, version: int, instances: Sequence[Instance], *, by: str = "") -> ev.MigrateAsked:
-        """The act, for `tell`, that moves instances to another version of their saga.
-
-        Those that are being run move when the attempts in flight have ended. One that can't move
-        stays as it is, with the reason in its journal. Raises `ConfigurationError` where the code
-        at hand knows already that one can't.
-        """
+    def moved(
+        self, version: int, instances: Sequence[Instance], *, by: str = ""
+    ) -> ev.MigrateAsked:
+        """The act, for `tell`, that moves instances, checked against the code at hand."""
         for one in instances:
             known = {v for _, name, v in self.sagas.definitions.by_kind if name == one.name}
             definition = self.sagas.definitions.by_kind.get((PATTERN, one.name, version))
@@ -303,23 +235,58 @@ class Operations:
                 )
         return ev.MigrateAsked(version, by=by)
 
-    async def tell(
-        self, act: ev.Mailed, ids: Sequence[UUID], *, batch: int = 200, mail_id: str | None = None
-    ) -> AsyncIterator[int]:
-        """Send an act in batches; after each, how many were sent so far. One may stop there.
+    async def matching(
+        self, act: type[ev.Mailed], filter: Filter, *, after: UUID | None = None
+    ) -> AsyncIterator[Instance]:
+        """Those of `filter` that such an act can change, newest first, read in pages."""
+        possible = APPLIES_TO[act]
+        statuses = tuple(one for one in filter.statuses or possible if one in possible)
+        if statuses:  # without any, a filter would let all through
+            async for one in self.each(replace(filter, statuses=statuses), after=after):
+                yield one
 
-        With a `mail_id`, sending it again to an instance changes nothing. Raises
-        `ConfigurationError` for a skip or resolve without a reason or a wrong outcome.
+    async def tell(
+        self,
+        act: ev.Mailed,
+        where: Where,
+        *,
+        after: UUID | None = None,
+        batch: int = 200,
+        mail_id: str | None = None,
+    ) -> AsyncIterator[Progress]:
+        """Send an act in batches; after each, how far it came. One may stop there.
+
+        Instances of a filter are read in pages while it goes on, newest first, so memory holds one
+        page; `after` goes on below the `last` of an act that was stopped. With a `mail_id`, sending
+        it again to an instance changes nothing. Raises `ConfigurationError` for a skip or resolve
+        without a reason or a wrong outcome.
         """
         check(act)
-        for begin in range(0, len(ids), batch):
-            some = ids[begin : begin + batch]
+        done = 0
+        async for some in self._batches(type(act), where, after, batch):
             await self.sagas.store.send([self.sagas.mail(id, act, mail_id=mail_id) for id in some])
             if isinstance(act, ev.MigrateAsked):  # so that workers of that version may claim them
                 await self.sagas.store.reassign(some, version=act.version)
             for id in some:
                 self.sagas.executor.sent(id)
-            yield begin + len(some)
+            done += len(some)
+            yield Progress(done, some)
+
+    async def _batches(
+        self, act: type[ev.Mailed], where: Where, after: UUID | None, batch: int
+    ) -> AsyncIterator[Sequence[UUID]]:
+        if not isinstance(where, Filter):
+            for begin in range(0, len(where), batch):
+                yield where[begin : begin + batch]
+            return
+        some: list[UUID] = []
+        async for one in self.matching(act, where, after=after):
+            some.append(one.id)
+            if len(some) == batch:
+                yield some
+                some = []
+        if some:
+            yield some
 
     async def count_finished(self, *, finished_for: Duration) -> int:
         """How many `purge` would delete."""
@@ -354,14 +321,6 @@ class Operations:
         while gone := await self.sagas.store.purge(PATTERN, finished_before=before, limit=batch):
             done += gone
             yield done
-
-
-def check(act: ev.Mailed) -> None:
-    """Raise `ConfigurationError` for a skip or resolve without a reason, or a wrong outcome."""
-    if isinstance(act, (ev.SkipAsked, ev.ResolveAsked)) and not act.reason.strip():
-        raise ConfigurationError("a reason is needed: it is kept in the journal")
-    if isinstance(act, ev.ResolveAsked) and act.outcome not in FINISHED:
-        raise ConfigurationError(f"outcome={act.outcome!r}: choose completed or compensated")
 
 
 def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:

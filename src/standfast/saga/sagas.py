@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -21,16 +23,24 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
+from standfast.saga.pending import Pending, pending
 from standfast.saga.polling import Poller, next_look
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
 from standfast.saga.status import AT_REST, FINISHED, Status
 from standfast.saga.telemetry import SagaTelemetry
-from standfast.saga.verdict import Sight, judge
+from standfast.saga.timeline import Timeline, entries
+from standfast.saga.verdict import Seen, Sight, judge
 from standfast.saga.watchers import Gone
+from standfast.saga.workers import Workers
 from standfast.text import NAME_LENGTH, checked
 from standfast.transaction import UnitOfWork, refuse_inside
+
+log = logging.getLogger("standfast.saga")
+
+LOOK_FOR_WORKERS = 5.0
+"""Seconds between two looks whether a worker has what is waited for."""
 
 
 class Sagas(Pattern):
@@ -57,6 +67,7 @@ class Sagas(Pattern):
         self.definitions: Definitions = self._given or Definitions(host.codec)
         self.store: JournalStore = host.database.port(JournalStore)
         self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)
+        self.workers: Workers = Workers(host.database.port(LeaseStore), host.clock)
         self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
         self._poller = Poller(self.store)
@@ -195,27 +206,74 @@ class Sagas(Pattern):
         for id in ids:
             if id not in loaded:
                 raise unknown(id)
-            one = loaded[id]
-            facts: list[fx.AnyFact] = []
-            try:
-                for number, text in enumerate(one.facts):
-                    facts.append(fx.decode(text, number))
-                _, state = self.definitions.machine(one)
-            except Exception as error:  # noqa: BLE001 — told in `problem`: reading must go on
-                out.append(Story(one.instance, facts, None, f"{error}"))
-            else:
-                out.append(Story(one.instance, facts, state))
+            out.append(self._story(loaded[id]))
         return out
 
-    async def outcome(self, id: UUID) -> SagaResult[Any]:
-        """Wait until the instance ends or parks. Errors as in `SagaHandle.result`.
+    def _story(self, loaded: Loaded) -> Story:
+        facts: list[fx.AnyFact] = []
+        try:
+            for number, text in enumerate(loaded.facts):
+                facts.append(fx.decode(text, number))
+            _, state = self.definitions.machine(loaded)
+        except Exception as error:  # noqa: BLE001 — told in `problem`: reading must go on
+            return Story(loaded.instance, facts, None, f"{error}")
+        return Story(loaded.instance, facts, state)
 
-        Where it isn't run in this process, it is looked for in the store, every `poll` seconds at
-        last and much more often at first, in one query for all who wait.
+    async def timeline(self, id: UUID) -> Timeline:
+        """See `SagaHandle.timeline`."""
+        loaded = await self.store.load([id])
+        if not loaded:
+            raise unknown(id)
+        owned = loaded[0].instance.owner is not None
+        return self.timeline_of(loaded[0], await self.workers.holders() if owned else {})
+
+    def timeline_of(self, loaded: Loaded, holders: Mapping[int, str]) -> Timeline:
+        """The timeline of an instance that was read. `holders`: the processes, by their token."""
+        story, row = self._story(loaded), loaded.instance
+        goes_on: Sequence[Pending] = ()
+        if story.state is not None and row.finished_at is None:
+            worker = "" if row.owner is None else holders.get(row.owner, f"lease {row.owner}")
+            now = self.clock.now()
+            goes_on = pending(story.state, now=now, worker=worker, wake_at=row.wake_at)
+        return Timeline(
+            id=row.id,
+            saga=row.name,
+            version=row.version,
+            key=row.key,
+            status=cast(Status, row.status),
+            entries=entries(story.facts),
+            pending=goes_on,
+            problem=story.problem,
+        )
+
+    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult[Any]:
+        """Wait until the instance ends or parks, for `limit` seconds at most.
+
+        Errors as in `SagaHandle.result`. Where it isn't run in this process, it is looked for in
+        the store, every `poll` seconds at last and much more often at first, in one query for all
+        who wait.
+        """
+        seen = Seen()
+        if limit is None:
+            return await self._outcome(id, seen, LOOK_FOR_WORKERS)
+        try:
+            async with asyncio.timeout(limit) as bound:
+                return await self._outcome(id, seen, min(1.0, limit / 2))
+        except TimeoutError:
+            if not bound.expired():  # somebody else's
+                raise
+            raise TimeoutError(seen.too_long(id, limit)) from None
+
+    async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
+        """Wait without a limit, and keep in `seen` what was seen.
+
+        After `patience` seconds it begins to look whether any worker has the saga.
         """
         begun = self.clock.monotonic()
+        looks_at = begun + patience
         while True:
             if id in self.executor.active:
+                seen.here, seen.status = True, self.executor.active[id].machine.status
                 try:
                     definition, state = await self.executor.watchers.watch(id)
                 except Gone:
@@ -228,8 +286,20 @@ class Sagas(Pattern):
                 result = await self._result_at_rest(id)
                 if result is not None:
                     return result
+            seen.here, seen.status = False, row.status
+            seen.name, seen.version, seen.key = row.name, row.version, row.key
             now = self.clock.monotonic()
+            if now >= looks_at:
+                looks_at = now + LOOK_FOR_WORKERS
+                await self._look_for_workers(id, seen)
             await self.clock.sleep(next_look(now, now - begun, self.poll) - now)
+
+    async def _look_for_workers(self, id: UUID, seen: Seen) -> None:
+        """Note, and warn once in a while, when no live worker has the saga that is waited for."""
+        kind = (PATTERN, seen.name, seen.version)
+        seen.lacks_worker = await self.workers.lack(kind)
+        if seen.lacks_worker and self.workers.is_news(kind):
+            log.warning("still waiting for saga %s (%s): %s", id, seen.status, seen.nobody)
 
     async def _result_at_rest(self, id: UUID) -> SagaResult[Any] | None:
         """The result of one that is at rest, or None if it moves again."""

@@ -1,65 +1,151 @@
-"""A journal told line by line, for people: when, which step, what happened."""
+"""The timeline of an instance: what happened, entry by entry, and what goes on. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
+from uuid import UUID
 
 import msgspec
 
 from standfast.durations import human
 from standfast.saga import facts as fx
+from standfast.saga.pending import Pending, plain
+from standfast.saga.status import Status
+from standfast.text import on_one_line
 
 SHORT = 60
 """How many characters of a value are shown."""
 
+Mood: TypeAlias = Literal["", "good", "bad", "held"]
+"""How an entry is meant: "held" waits for somebody."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One thing that happened, `after` that many seconds since the start.
+    """One thing that happened to an instance.
 
-    `mood` is "good", "bad", "held" (it waits for somebody) or "".
+    `at` is in seconds since the epoch, `after` in seconds since the start. `kind` is a word such as
+    ``"step_completed"`` (all of them: the `kind` of the facts in an exported journal), `branch` the
+    step (``"charge"``), or the item of one that fans out (``"pack[3]"``), and "" where it is about
+    the whole. `text` tells it on one line. The others are set where the kind has them: the number
+    of the `attempt`, its `error`, when the next is due (`retry_at`, seconds since the epoch), who
+    asked (`by`) and why (`reason`), the id of a `child` saga, and the `value`: an input, a result,
+    a signal's payload or the items, as plain JSON values, and the `traceback` of the error, where
+    it isn't that of the one before.
     """
 
     at: float
     after: float
-    subject: str
-    text: str
-    mood: str = ""
+    kind: str
+    branch: str = ""
+    text: str = ""
+    mood: Mood = ""
+    attempt: int | None = None
+    error: str = ""
+    retry_at: float | None = None
+    by: str = ""
+    reason: str = ""
+    child: UUID | None = None
+    value: Any = None
     traceback: str = ""
-    """Where the error was raised, if the entry tells of one, and it isn't that of the one before.
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry as plain JSON values, without what is empty."""
+        return plain(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """All that happened to one instance, in order, and what it does or waits for now.
+
+    A picture of one moment: it doesn't change by itself. ``str(timeline)`` are the lines that
+    ``standfast sagas show`` prints. `problem` says, where the code at hand can't read all of it,
+    why; then `entries` are those before the damage, and `pending` is empty.
     """
 
+    id: UUID
+    saga: str
+    version: int
+    key: str
+    status: Status
+    entries: Sequence[Entry]
+    pending: Sequence[Pending] = ()
+    problem: str = ""
 
-def timeline(facts: Sequence[fx.AnyFact]) -> list[Entry]:
+    def as_json(self) -> dict[str, Any]:
+        """The timeline as plain JSON values; what an entry doesn't have is left out of it."""
+        return {
+            "id": str(self.id),
+            "saga": self.saga,
+            "version": self.version,
+            "key": self.key,
+            "status": self.status,
+            "entries": [entry.as_json() for entry in self.entries],
+            "pending": [one.as_json() for one in self.pending],
+            "problem": self.problem,
+        }
+
+    def __str__(self) -> str:
+        return as_text(self.entries)
+
+
+def entries(facts: Iterable[fx.AnyFact]) -> list[Entry]:
     """The entries of a journal, in its order."""
-    return [
-        Entry(
-            fact.at,
-            fact.at - facts[0].at,
-            getattr(fact, "branch", ""),
-            *_TOLD[type(fact)](fact),
-            getattr(fact, "traceback", ""),
+    out: list[Entry] = []
+    for fact in facts:
+        text, mood = _TOLD[type(fact)](fact)
+        out.append(
+            Entry(
+                at=fact.at,
+                after=fact.at - (out[0].at if out else fact.at),
+                kind=cast(str, fact.__struct_config__.tag),
+                branch=getattr(fact, "branch", ""),
+                text=on_one_line(text),
+                mood=cast(Mood, mood),
+                attempt=getattr(fact, "attempt", None),
+                error=getattr(fact, "error", ""),
+                retry_at=getattr(fact, "retry_at", None),
+                by=getattr(fact, "by", ""),
+                reason=getattr(fact, "reason", ""),
+                child=getattr(fact, "child", None),
+                value=_value(fact),
+                traceback=getattr(fact, "traceback", ""),
+            )
         )
-        for fact in facts
-    ]
+    return out
+
+
+def _value(fact: fx.AnyFact) -> Any:
+    if isinstance(fact, fx.FannedOut):
+        return [msgspec.json.decode(item) for item in fact.items]
+    for name in ("input", "result", "payload"):
+        data = getattr(fact, name, None)
+        if data is not None:
+            return msgspec.json.decode(data)
+    return None
 
 
 def as_text(entries: Sequence[Entry]) -> str:
     """The entries as aligned plain text, one line each."""
-    width = max((len(entry.subject) for entry in entries), default=0)
+    subjects = [on_one_line(entry.branch) for entry in entries]
+    width = max(map(len, subjects), default=0)
     return "".join(
-        f"{'+' + human(max(0.0, entry.after)):>9}  {entry.subject:<{width}}  {entry.text}\n"
-        for entry in entries
+        f"{since_start(entry):>9}  {subject:<{width}}  {entry.text}\n"
+        for entry, subject in zip(entries, subjects, strict=True)
     )
+
+
+def since_start(entry: Entry) -> str:
+    """When it happened, as ``"+1m30s"`` after the start."""
+    return f"+{human(max(0.0, entry.after))}"
 
 
 def short(value: msgspec.Raw | str, limit: int = SHORT) -> str:
     """A value's JSON on one line, cut where it is long."""
     text = value if isinstance(value, str) else bytes(value).decode("utf-8", "replace")
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return on_one_line(text, limit)
 
 
 def _started(fact: fx.Started) -> tuple[str, str]:

@@ -5,7 +5,10 @@ Pure: a `Sight` of the instance makes a `Verdict`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
+
+from standfast.durations import human
 
 Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
 """``ended``: its outcome is what the journal says. ``stuck``: an operator must decide.
@@ -36,3 +39,38 @@ def judge(sight: Sight) -> Verdict:
     if sight.spoken_to or sight.runnable_here:
         return "wait"
     return "stuck" if sight.readable else "unreadable"
+
+
+@dataclass(slots=True)
+class Seen:
+    """What somebody who waits for a result has seen so far, for the case that it takes too long.
+
+    `status` is "" before the first look. `here`: it is run in this very process. `lacks_worker`: no
+    live worker has its saga in its version.
+    """
+
+    name: str = ""
+    version: int = 0
+    key: str = ""
+    status: str = ""
+    here: bool = False
+    lacks_worker: bool = False
+
+    def too_long(self, id: object, limit: float) -> str:
+        """Why there is no result after `limit` seconds, and what to do."""
+        what = f"saga {self.name!r} with key {self.key!r}" if self.name else f"saga {id}"
+        where = " in this process" if self.here else ""
+        stands = f"it is {self.status}{where}" if self.status else "the database didn't answer"
+        if self.lacks_worker and not self.here:
+            stands += f", and {self.nobody}"
+        return (
+            f"{what} didn't end within {human(limit)}: {stands} (see `standfast sagas show {id}`)"
+        )
+
+    @property
+    def nobody(self) -> str:
+        """That nobody runs it, and the remedy."""
+        return (
+            f"no live worker has version {self.version} of saga {self.name!r}: `standfast run` an "
+            "app that has it"
+        )

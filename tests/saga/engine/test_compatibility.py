@@ -212,8 +212,8 @@ async def test_what_is_said_to_move_does(stored):
     other = Standfast(stored.database).add(Moved())
     handle = await stored.saga(Today, "1")
     ops = Operations(other.sagas)
-    act = ops.move(2, [await stored.sagas.instance(handle.id)])
-    assert [sent async for sent in ops.tell(act, [handle.id])] == [1]
+    act = ops.moved(2, [await stored.sagas.instance(handle.id)])
+    assert [sent.done async for sent in ops.tell(act, [handle.id])] == [1]
 
     async def is_handed_over():
         return (await stored.sagas.instance(handle.id)).version == 2

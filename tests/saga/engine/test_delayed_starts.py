@@ -16,7 +16,7 @@ from standfast import (
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.operations import Operations
-from standfast.saga.timeline import as_text, timeline
+from standfast.saga.timeline import as_text, entries
 from tests.saga.engine.world import Order, Trip, until
 
 
@@ -32,7 +32,7 @@ async def test_it_begins_after_a_while_and_not_before(work, world):
     facts = (await handle.story()).facts
     assert isinstance(facts[1], fx.Begun)
     assert facts[1].at >= row.wake_at
-    told = as_text(timeline(facts))
+    told = as_text(entries(facts))
     assert "begins in 0.4s" in told
 
 

@@ -93,7 +93,7 @@ class BookThree(BookTwo):
 async def move(app: Standfast, handle: SagaHandle[Any], version: int) -> None:
     operations = Operations(app.sagas)
     act = ev.MigrateAsked(version, by="ann")
-    assert [n async for n in operations.tell(act, [handle.id])] == [1]
+    assert [n.done async for n in operations.tell(act, [handle.id])] == [1]
 
 
 async def facts_of(handle: SagaHandle[Any], kind: type[fx.Fact]) -> list[Any]:
@@ -266,8 +266,8 @@ async def test_what_the_code_at_hand_knows_to_be_impossible_is_refused_at_once(w
     operations = Operations(app.sagas)
     found = [await operations.locate("book/k")]
     with pytest.raises(ConfigurationError, match="version 7 of saga 'book' isn't registered"):
-        operations.move(7, found)
+        operations.moved(7, found)
     with pytest.raises(ConfigurationError, match="no migration from version 1"):
-        operations.move(3, found)
+        operations.moved(3, found)
     await handle.signal("approved")
     await handle.result("10s")

@@ -8,7 +8,6 @@ from standfast.ids import new_id
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.diagram import mermaid
-from standfast.saga.operations import Operations
 from tests.saga.engine.test_waits import Approved, Pivoted
 from tests.saga.engine.world import Order, Trip, until
 
@@ -20,10 +19,13 @@ async def test_finds_acts_and_draws(work, world):
     with pytest.raises(SagaParked):
         await handle.result(timeout=10)
     await (await app.start(Pivoted, Order("2"), key="2")).result(timeout=10)
-    ops = Operations(app.sagas)
+    ops = app.operations
 
-    for address in ("pivoted/a/1", str(handle.id), str(handle.id)[:-1]):
+    whole = str(handle.id)
+    for address in ("pivoted/a/1", whole, whole[:-1], whole[-8:], whole[-12:].upper(), whole[1:]):
         assert (await ops.locate(address)).id == handle.id
+    with pytest.raises(SagaNotFound, match="several"):
+        await ops.locate(whole[:4])
     for address in ("pivoted/none", "0", "", "x" * 8):
         with pytest.raises(SagaNotFound):
             await ops.locate(address)
@@ -42,9 +44,9 @@ async def test_finds_acts_and_draws(work, world):
     with pytest.raises(ConfigurationError, match="reason"):
         await anext(ops.tell(ev.SkipAsked(reason=" "), [handle.id]))
     act = ev.SkipAsked(reason="sent by hand", by="ann")
-    (touched,) = await ops.matching(ev.SkipAsked, ops.select())
+    (touched,) = [one async for one in ops.matching(ev.SkipAsked, ops.select())]
     assert touched.id == handle.id
-    assert [n async for n in ops.tell(act, [touched.id])] == [1]
+    assert [n async for n in ops.tell(act, [touched.id])] == [(1, [touched.id])]
     await until(lambda: _completed(handle))
     (skipped,) = [f for f in (await handle.story()).facts if isinstance(f, fx.StepSkipped)]
     assert (skipped.reason, skipped.by) == ("sent by hand", "ann")
@@ -56,7 +58,7 @@ async def test_finds_acts_and_draws(work, world):
 
 async def test_starts_forks_counts_and_exports(work, world):
     app = await work(Trip(world))
-    ops = Operations(app.sagas)
+    ops = app.operations
     handle = await ops.start("trip", b'{"id": "1", "amount": 2}', key="1")
     again = await ops.start("trip", b'{"amount": 2, "id": "1"}', key="1")
     assert (handle.created, again.created, again.id) == (True, False, handle.id)
@@ -92,7 +94,7 @@ async def test_starts_forks_counts_and_exports(work, world):
 
 async def test_a_signal_is_checked_against_the_waits(work, world):
     app = await work(Approved(world))
-    ops = Operations(app.sagas)
+    ops = app.operations
     handle = await app.start(Approved, Order("1"))
     instances = [await app.sagas.instance(handle.id)]
     for name, payload, why in (
@@ -101,11 +103,89 @@ async def test_a_signal_is_checked_against_the_waits(work, world):
         ("approved", b"{", "isn't JSON"),
     ):
         with pytest.raises(ConfigurationError, match=why):
-            ops.signal(name, payload, instances)
-    act = ops.signal("approved", b'{"by": "ann", "level": 1}', instances)
+            ops.signalled(name, payload, instances)
+    act = ops.signalled("approved", b'{"by": "ann", "level": 1}', instances)
     for id in ("first", "first", "second"):
-        assert [n async for n in ops.tell(act, [handle.id], mail_id=id)] == [1]
+        assert [n.done async for n in ops.tell(act, [handle.id], mail_id=id)] == [1]
     assert (await handle.result(timeout=10))["note"] == "ann ann"
+
+
+async def test_programs_see_and_mend_what_is_stuck(work, world):
+    world.will("ship", *[OSError("no truck\nfor order 17")] * 3)
+    app = await work(Pivoted(world))
+    handle = await app.start(Pivoted, Order("1"), key="a")
+    with pytest.raises(SagaParked):
+        await handle.result(timeout=10)
+    ops = app.operations
+    (group,) = await ops.stuck()
+    assert (group.saga, group.step, group.count, group.example) == ("pivoted", "ship", 1, handle.id)
+    assert group.error == "ship: OSError: no truck for order <n>"
+    assert await ops.stuck(ops.select(name="other")) == []
+
+    told = await handle.timeline()
+    assert told.as_json() == (await ops.timeline("pivoted/a")).as_json()
+    assert (told.saga, told.version, told.key, told.status) == ("pivoted", 1, "a", "parked")
+    assert told.entries[-1].kind == "step_parked"
+    (one,) = told.pending
+    assert (one.kind, one.branch) == ("operator", "ship")
+    rows = [await app.sagas.instance(handle.id)]
+    assert await ops.pending(rows) == {handle.id: told.pending}
+
+    assert await ops.retry(ops.select(name="other"), by="ann") == 0
+    assert await ops.retry(ops.select(statuses=["completed"]), by="ann") == 0
+    assert await ops.retry(ops.select(step="ship"), by="ann") == 1
+    await handle.result(timeout=10)
+    resumed = [one for one in (await handle.timeline()).entries if one.kind == "resumed"]
+    assert [one.by for one in resumed] == ["ann"]
+    assert await ops.stuck() == []
+
+
+async def test_acts_of_programs_reach_those_they_are_for(work, world):
+    app = await work(Approved(world))
+    ops = app.operations
+    handles = [await app.start(Approved, Order(str(number))) for number in range(5)]
+    await until(lambda: world.log.count("ask") == 5)
+    every = ops.select(name="approved")
+    approval = b'{"by": "ann", "level": 1}'
+    with pytest.raises(ConfigurationError, match="choose from approved"):
+        await ops.signal(every, "aproved", approval)
+    with pytest.raises(ConfigurationError, match="Expected"):
+        await ops.signal([handles[0].id], "approved", b"7")
+    assert await ops.signal([handles[0].id], "approved", approval, mail_id="1") == 1
+    assert await ops.signal(every, "approved", approval, mail_id="1") == 5
+    with pytest.raises(ConfigurationError, match="version 7"):
+        await ops.migrate(every, 7)
+    with pytest.raises(ConfigurationError, match="reason"):
+        await ops.skip(every, reason=" ")
+    with pytest.raises(ConfigurationError, match="outcome='lost'"):
+        await ops.resolve(every, "lost", reason="x")
+    assert await ops.resolve([handles[0].id], "completed", reason="by hand", by="eve") == 1
+    assert await ops.cancel(ops.select(key="none")) == 0
+    assert await ops.cancel(every, reason="closed", by="eve") >= 4
+
+    async def ended():
+        counts = await ops.counts()
+        return counts == {("approved", "completed"): 1, ("approved", "compensated"): 4}
+
+    await until(ended)
+
+
+async def test_an_act_on_many_goes_on_where_it_was_stopped(work, world):
+    """It reads page by page, newest first, and what comes meanwhile isn't touched."""
+    app = await work(Approved(world))
+    ops = app.operations
+    handles = [await app.start(Approved, Order(str(number))) for number in range(7)]
+    await until(lambda: world.log.count("ask") == 7)
+    act = ev.CancelAsked(by="ann")
+    telling = ops.tell(act, ops.select(), batch=3)
+    first = await anext(telling)
+    await telling.aclose()
+    newest_first = sorted((handle.id for handle in handles), reverse=True)
+    assert (first.done, list(first.ids)) == (3, newest_first[:3])
+    assert first.last == newest_first[2]
+    rest = [one async for one in ops.tell(act, ops.select(), after=first.last, batch=3)]
+    assert [id for one in rest for id in one.ids] == newest_first[3:]
+    assert [one.done for one in rest] == [3, 4]
 
 
 async def _all_completed(ops, number):

@@ -100,7 +100,7 @@ DO $standfast$ BEGIN
     IF to_regclass('standfast.migrations') IS NOT NULL THEN
         RAISE EXCEPTION 'an older version of Standfast made this database: nothing was changed'
             USING HINT = 'Take it over first, with `standfast migrate` or with the SQL that '
-                '`standfast migrate URL --sql --adopt` prints.';
+                '`standfast migrate -a URL --sql --adopt` prints.';
     END IF;
 END $standfast$;
 """

@@ -83,7 +83,7 @@ _REFUSE_OLD = _guard(
     _OLD_TABLE,
     there=False,
     remedy="an older version of Standfast made this file: take it over first, with `standfast "
-    "migrate`, or with what `standfast migrate URL --sql --adopt` prints",
+    "migrate`, or with what `standfast migrate -a URL --sql --adopt` prints",
 )
 _REFUSE_NEW = _guard(
     _OLD_TABLE,

@@ -204,7 +204,9 @@ class MemoryJournal:
         rows = (record.instance for record in self._state.records.values())
         return Counter((row.name, row.status) for row in rows if row.pattern == pattern)
 
-    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
+    async def purge(
+        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
+    ) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
         async with self._database.exclusive():
             old = [
@@ -215,6 +217,7 @@ class MemoryJournal:
                 and record.instance.finished_at is not None
                 and record.instance.finished_at < finished_before
                 and parent_of(record.instance.key) not in self._state.records
+                and (not ids or id in ids)
             ][:limit]
             for id in old:
                 self._state.delete(id)
@@ -281,4 +284,5 @@ def _matches(row: Instance, filter: Filter) -> bool:
         and (filter.created_before is None or row.created_at < filter.created_before)
         and (filter.created_after is None or row.created_at >= filter.created_after)
         and (not filter.ids or row.id in filter.ids)
+        and row.id.hex.endswith(filter.id_end)
     )

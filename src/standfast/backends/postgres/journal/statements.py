@@ -365,6 +365,7 @@ WHERE i.pattern = $1 AND i.finished_at < $2 AND i.owner IS NULL
                                     THEN left(i.key, 36)::uuid END)
 LIMIT $3 FOR UPDATE OF i SKIP LOCKED
 """
+DOOMED_OF = DOOMED.replace("LIMIT", "AND id = ANY($4::uuid[]) LIMIT")
 PURGE = (
     "DELETE FROM standfast.journal WHERE id = ANY($1::uuid[])",
     "DELETE FROM standfast.mail WHERE instance = ANY($1::uuid[])",

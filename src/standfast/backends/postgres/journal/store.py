@@ -221,6 +221,7 @@ class PostgresJournal:
             ("created_at < ${}", filter.created_before),
             ("created_at >= ${}", filter.created_after),
             ("id = ANY(${}::uuid[])", filter.ids or None),
+            ("replace(id::text, '-', '') LIKE '%' || ${}", filter.id_end or None),
             ("id < ${}", after),
         ):
             if value is not None:
@@ -248,17 +249,21 @@ class PostgresJournal:
             raise translate(error, self._pool.place) from error
         return {(row[0], row[1]): row[2] for row in rows}
 
-    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
+    async def purge(
+        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
+    ) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
         try:
             async with self._pool.begin(freely=True) as connection:
-                rows = await connection.fetch(sql.DOOMED, pattern, finished_before, limit)
-                ids = [row[0] for row in rows]
-                for statement in sql.PURGE if ids else ():
-                    await connection.execute(statement, ids)
+                statement = sql.DOOMED_OF if ids else sql.DOOMED
+                which = (list(ids),) if ids else ()
+                rows = await connection.fetch(statement, pattern, finished_before, limit, *which)
+                doomed = [row[0] for row in rows]
+                for deletion in sql.PURGE if doomed else ():
+                    await connection.execute(deletion, doomed)
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place) from error
-        return len(ids)
+        return len(doomed)
 
     def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
         """See `JournalStore.on_due`. After a lost connection comes a hint without an id."""

@@ -215,6 +215,8 @@ def find(
         restrict("created_at >= ?", filter.created_after)
     if filter.ids:
         restrict(f"id IN ({_marks(filter.ids)})", *(id.bytes for id in filter.ids))
+    if filter.id_end:
+        restrict("substr(hex(id), -?) = ?", len(filter.id_end), filter.id_end.upper())
     if after is not None:
         restrict("id < ?", after.bytes)
     where = f"WHERE {' AND '.join(terms)}" if terms else ""
@@ -245,13 +247,20 @@ def count(con: sqlite3.Connection, pattern: str) -> Mapping[tuple[str, str], int
 
 
 def doomed(
-    con: sqlite3.Connection, pattern: str, *, finished_before: float, limit: int
+    con: sqlite3.Connection,
+    pattern: str,
+    *,
+    finished_before: float,
+    limit: int,
+    ids: Sequence[UUID],
 ) -> list[tuple[bytes]]:
     """The keys of what `JournalStore.purge` is to delete."""
+    # A unary + keeps SQLite from using the index of finished ones where ids are given.
+    plus, only = ("+", f" AND id IN ({_marks(ids)})") if ids else ("", "")
     found = con.execute(
-        "SELECT id, key FROM standfast_instances WHERE pattern = ? AND finished_at < ?"
-        " AND +owner IS NULL ORDER BY finished_at",
-        (pattern, finished_before),
+        f"SELECT id, key FROM standfast_instances WHERE {plus}pattern = ? AND"
+        f" {plus}finished_at < ? AND +owner IS NULL{only} ORDER BY finished_at",
+        (pattern, finished_before, *(id.bytes for id in ids)),
     )
     alone = ((id,) for id, key in found if not _has_parent(con, key))
     return list(islice(alone, limit))

@@ -229,11 +229,15 @@ class SqliteJournal:
         """See `JournalStore.count`. Reads the whole table."""
         return await self._file.read(lambda con: reading.count(con, pattern))
 
-    async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
+    async def purge(
+        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
+    ) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
 
         def work(con: sqlite3.Connection) -> int:
-            keys = reading.doomed(con, pattern, finished_before=finished_before, limit=limit)
+            keys = reading.doomed(
+                con, pattern, finished_before=finished_before, limit=limit, ids=ids
+            )
             for table, column in (("journal", "id"), ("mail", "recipient"), ("instances", "id")):
                 con.executemany(f"DELETE FROM standfast_{table} WHERE {column} = ?", keys)
             return len(keys)

@@ -1,0 +1,84 @@
+"""Whoever waits for a result is told that nobody runs the saga."""
+
+import asyncio
+import logging
+
+import pytest
+
+from standfast import SagaNotFound, Standfast
+from standfast.ids import new_id
+from standfast.saga import sagas as module
+from tests.saga.engine.test_waits import Approved
+from tests.saga.engine.world import Order, Trip, World, until
+
+
+async def test_a_timeout_says_that_no_live_worker_has_it(app_url, world):
+    async with Standfast(app_url, migrate=True).add(Trip(world)) as app:
+        handle = await app.start(Trip, Order("1"), key="k")
+        with pytest.raises(TimeoutError) as told:
+            await handle.result(timeout=0.3)
+    assert str(told.value) == (
+        "saga 'trip' with key 'k' didn't end within 0.3s: it is running, and no live worker has "
+        "version 1 of saga 'trip': `standfast run` an app that has it (see `standfast sagas show "
+        f"{handle.id}`)"
+    )
+
+
+async def test_a_worker_that_lacks_the_version_is_no_help(durable_url, world):
+    """Its own sagas run there; it is another's that nobody has."""
+    async with (
+        Standfast(durable_url, migrate=True).add(Approved(world)).running(drain=1),
+        Standfast(durable_url).add(Trip(world), Approved(world)) as client,
+    ):
+        lacking = await client.start(Trip, Order("1"))
+        waiting = await client.start(Approved, Order("1"))
+
+        async def waits():
+            return await waiting.status() == "waiting"
+
+        await until(waits)
+        with pytest.raises(TimeoutError, match="no live worker has version 1 of saga 'trip'"):
+            await lacking.result(timeout=0.4)
+        with pytest.raises(TimeoutError) as told:
+            await waiting.result(timeout=0.4)
+        assert "it is waiting (see" in str(told.value)
+
+
+async def test_in_the_worker_itself_the_timeout_tells_how_it_stands(work, world):
+    blocked = asyncio.Event()
+    world.will("reserve", blocked.wait)
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"), key="k")
+    with pytest.raises(TimeoutError, match="it is running in this process"):
+        await handle.result(timeout=0.2)
+    blocked.set()
+    await handle.result(timeout=10)
+
+
+async def test_somebody_elses_timeout_stays_as_it_is(app_url, world):
+    async with Standfast(app_url, migrate=True).add(Trip(world)) as app:
+        handle = await app.start(Trip, Order("1"))
+        with pytest.raises(TimeoutError) as told:
+            async with asyncio.timeout(0.1):
+                await handle.result(timeout=60)
+        assert str(told.value) == ""
+        with pytest.raises(SagaNotFound):
+            await app.handle(new_id()).result(timeout=60)
+
+
+async def test_without_a_timeout_it_is_logged_once_for_all_who_wait(
+    app_url, world, monkeypatch, caplog
+):
+    monkeypatch.setattr(module, "LOOK_FOR_WORKERS", 0.02)
+    caplog.set_level(logging.WARNING, logger="standfast.saga")
+    async with Standfast(app_url, migrate=True).add(Trip(World())) as app:
+        handles = [await app.start(Trip, Order(str(number))) for number in range(5)]
+        waiting = [asyncio.create_task(handle.result()) for handle in handles]
+        await until(lambda: caplog.records)
+        await asyncio.sleep(0.2)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    (line,) = [one.getMessage() for one in caplog.records]
+    assert line.startswith("still waiting for saga ")
+    assert "no live worker has version 1 of saga 'trip'" in line
