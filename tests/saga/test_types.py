@@ -484,9 +484,7 @@ async def test_what_cant_be_read_can_be_moved_to_a_version_that_reads_it(unreada
         handle = app.handle(id)
         await handle.signal("ok")
         await reaches(handle, "parked")
-        operations = Operations(app.sagas)
-        row = await app.sagas.instance(id)
-        await act(app, id, operations.move(2, [row], by="ann"))
+        await act(app, id, ev.MigrateAsked(2, by="ann"))
         await act(app, id, ev.RetryAsked(by="ann"))
         assert (await handle.result("10s"))["ship"] == "s"
 
