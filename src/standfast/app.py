@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self, overload
 from uuid import UUID
@@ -201,6 +202,8 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[S]: ...
     @overload
     async def start(
@@ -210,6 +213,8 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]: ...
     async def start(
         self,
@@ -218,16 +223,24 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         """Start a saga in a transaction of its own; idempotent by (saga, key).
 
         Starting again with the same key and input answers with the one there is, running or
-        finished (``handle.created`` tells which). Raises `SagaConflict` for another input,
-        `ConfigurationError` for a saga that isn't added, a wrong type of input, a key that can't be
-        stored, or inside this app's own transaction (`Transaction.start` is for there),
-        `CodecError`, `StoreUnavailable`.
+        finished (``handle.created`` tells which). `at` (a datetime with a time zone) or `after`
+        (seconds or text, from now) let it begin later: until then it is ``"waiting"``, and can be
+        cancelled and signalled. Its `deadline` counts from its beginning. The time isn't part of
+        what makes two starts the same, so the first one's stays.
+
+        Raises `SagaConflict` for another input, `ConfigurationError` for a saga that isn't added, a
+        wrong type of input, a key that can't be stored, a time without a zone, or inside this app's
+        own transaction (`Transaction.start` is for there), `CodecError`, `StoreUnavailable`.
         """
-        return await self.sagas.starter.start(saga, input, key=key, correlation_id=correlation_id)
+        return await self.sagas.starter.start(
+            saga, input, key=key, correlation_id=correlation_id, at=at, after=after
+        )
 
     @overload
     async def saga(self, saga: type[S], key: str) -> SagaHandle[S]: ...
@@ -270,6 +283,8 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[S]: ...
     @overload
     async def start(
@@ -279,6 +294,8 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]: ...
     async def start(
         self,
@@ -287,10 +304,12 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
         return await self._app.sagas.starter.start_within(
-            self, saga, input, key=key, correlation_id=correlation_id
+            self, saga, input, key=key, correlation_id=correlation_id, at=at, after=after
         )
 
     async def signal(

@@ -25,7 +25,7 @@ from standfast.conformance.samples import (
 from standfast.conformance.writing import WritingSuite
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import STUCK, Append, Filter, RowChange
+from standfast.ports.journal import STUCK, Append, Filter, RowChange, child_key
 
 
 class JournalSuite(WritingSuite, ClaimingSuite):
@@ -47,6 +47,21 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         numbers = [m.number for m in mails]
         assert numbers == sorted(set(numbers))
         assert (await loaded(database, id)).mails == mails
+
+    async def test_mail_comes_in_the_order_of_arrival_whatever_its_ids(
+        self, database: Database, worker: int
+    ) -> None:
+        """To whoever collects, loads or claims it."""
+        a, b = await owned(database, worker), await passive(database)
+        ids = [f"{chr(ord('z') - n)}" for n in range(9)]
+        for id in ids:
+            await journal(database).send([mail(b, id), mail(a, id)])
+        found = await journal(database).collect(worker, [b, a])
+        assert [m.id for m in found] == ids
+        for it in await journal(database).load([b, a]):
+            assert [m.id for m in it.mails] == ids
+        (it,) = await journal(database).claim(worker, KINDS, now=time.time(), limit=9)
+        assert [m.id for m in it.mails] == ids
 
     async def test_send_numbers_are_never_used_again(self, database: Database, worker: int) -> None:
         """Not even when the mail with the highest number was consumed."""
@@ -260,6 +275,28 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         assert answer.created
         assert await facts(database, answer.id) == [again.fact]
         assert (await loaded(database, answer.id)).mails == []
+
+    async def test_purge_spares_what_has_a_parent(self, database: Database, worker: int) -> None:
+        """What belongs together goes from the top, and not before its top has finished."""
+        top = await owned(database, worker)
+        middle = await owned(database, worker, key=child_key(top, "a"))
+        below = await owned(database, worker, key=child_key(middle, "b[0]"))
+        orphan = await owned(database, worker, key=child_key(new_id(), "c"))
+        alike = await owned(database, worker, key="0f0f0f0f: not an id")
+        everything = [top, middle, below, orphan, alike]
+        await journal(database).append(worker, [finish(id, 0) for id in everything[1:]])
+        purge = journal(database).purge
+        later = time.time() + 60
+        assert await purge("saga", finished_before=later, limit=10) == 2
+        assert await purge("saga", finished_before=later, limit=10) == 0
+        assert {it.instance.id for it in await journal(database).load(everything)} == {
+            *(top, middle, below)
+        }
+        await journal(database).append(worker, [finish(top, 0)])
+        for left in ([middle, below], [below], []):
+            assert await purge("saga", finished_before=later, limit=10) == 1
+            found = await journal(database).load(everything)
+            assert {it.instance.id for it in found} == set(left)
 
     # on_due
 

@@ -8,6 +8,9 @@ into the journal, so that a journal has one writer at a time.
 Ownership: an instance is *active* while a worker owns it (`owner` is the token of its process's
 lease, its membership) and *passive* otherwise. A passive instance is due when its `wake_at` has
 passed; None means that only mail wakes it. All times are wall-clock seconds since the Unix epoch.
+
+One instance may be part of another, its *parent*, as a child saga is: then its key begins with the
+parent's id (`child_key`), and it stays in the store for as long as its parent does.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from standfast.errors import StandfastError
+from standfast.ids import parse_id
 from standfast.ports.database import StoreTransaction
 
 STUCK: Final = ("parked", "compensation_failed")
@@ -26,6 +30,8 @@ STUCK: Final = ("parked", "compensation_failed")
 
 Stores find such instances without a look at the others, of which there are far more.
 """
+
+_ID_LENGTH = 36
 
 
 @dataclass(slots=True)
@@ -182,6 +188,17 @@ def recovery_pause(recoveries: int, pause: float, longest: float) -> float:
     # Doubled more often than that it is longer than anybody waits.
     whole = min(longest, pause * 2.0 ** min(recoveries - 2, 60))
     return whole * (1 + random.random()) / 2  # noqa: S311 - only jitter
+
+
+def child_key(parent: UUID, name: str) -> str:
+    """The key of an instance that is part of another, by a name that is its own there."""
+    return f"{parent}:{name}"
+
+
+def parent_of(key: str) -> UUID | None:
+    """The instance that one with this key is part of, None if it stands alone."""
+    id, colon, _ = key.partition(":")
+    return parse_id(id) if colon and len(id) == _ID_LENGTH else None
 
 
 class JournalWriter(Protocol):
@@ -352,7 +369,9 @@ class JournalStore(Protocol):
     ) -> int:
         """Delete up to `limit` instances that finished before then, with journals and mail.
 
-        With `ids` only of these.
+        With `ids` only of these. One whose parent is in the store is spared, for the parent may
+        have to undo it yet: what belongs together goes from the top, level by level. So call it
+        again until it answers 0.
         """
         ...
 

@@ -16,8 +16,10 @@ import msgspec
 
 from standfast.checks import plain_answer
 from standfast.clock import Clock
+from standfast.durations import epoch
 from standfast.errors import CodecError, ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
+from standfast.ports.journal import child_key
 from standfast.resilience.budget import is_final
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
@@ -82,8 +84,6 @@ class AttemptRunner:
         try:
             if isinstance(command, Resolve):
                 return copy_context().run(self._answer, active, command.branch)
-            if command.branch.step.form == "child":
-                return ev.Undone(command.branch.id)
             return self.success(active, command, await self.call(active, command, None))
         except BaseException as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             self.raise_if_ended(active, error)
@@ -247,16 +247,23 @@ class AttemptRunner:
         step = definition.steps[branch.step.name]
         saga, input = definition.saga, _input(active, branch, 0)
         ctx = Context(definition, machine, branch, "action", 1, None)
-        if step.when is not None:
-            goes = plain_answer(step.when(saga, input, ctx), name="when=")
-            if not goes:
-                return ev.Answered(branch.id, skip=True)
-        if step.each is not None:
-            items = _listed(plain_answer(step.each(saga, input, ctx), name="each="))
-            raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
-            return ev.Answered(branch.id, items=raws)
+        if branch.item is None:
+            if step.when is not None:
+                goes = plain_answer(step.when(saga, input, ctx), name="when=")
+                if not goes:
+                    return ev.Answered(branch.id, skip=True)
+            if step.each is not None:
+                items = _listed(plain_answer(step.each(saga, input, ctx), name="each="))
+                raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
+                return ev.Answered(branch.id, items=raws)
+            if step.until is not None:
+                moment = plain_answer(step.until(saga, input, ctx), name="until=")
+                return ev.Answered(branch.id, until=epoch(moment, name="until"))
         if step.child is not None and step.child_input is not None:
-            its_input = plain_answer(step.child_input(saga, input, ctx), name="a child's input")
+            item = () if branch.item is None else (self._item(active, branch),)
+            its_input = plain_answer(
+                step.child_input(saga, input, ctx, *item), name="a child's input"
+            )
             active.child_starts[branch.id] = self._child_start(
                 active, branch, step.child, its_input
             )
@@ -268,7 +275,7 @@ class AttemptRunner:
             self.definitions.of(saga),
             input,
             clock=self.clock,
-            key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
+            key=child_key(machine.id, branch.id + (f"#{branch.attempt}" if branch.attempt else "")),
             correlation_id=machine.started.correlation_id,
             trace=self.telemetry.trace_of_child(machine, branch),
             id=machine.child_id(branch),

@@ -53,11 +53,12 @@ class Failed(Event):
 
 
 class Answered(Event):
-    """The definition's answer: skip it, or these items, or go ahead."""
+    """The definition's answer: skip it, or these items, or sleep until then, or go ahead."""
 
     branch: str
     skip: bool = False
     items: list[msgspec.Raw] | None = None
+    until: float | None = None
 
 
 class Undone(Event):

@@ -7,12 +7,14 @@ runs it here, or lets a worker know.
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from standfast.affinity import Affinity, running_loop
 from standfast.batching import Batcher
+from standfast.durations import Duration
 from standfast.errors import ConfigurationError, SagaConflict, StaleWriter
 from standfast.ports.journal import JournalStore, Start, StartAnswer
 from standfast.saga.executor import SagaExecutor
@@ -56,6 +58,8 @@ class Starter:
         key: str | None = None,
         correlation_id: str | None = None,
         id: UUID | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         """Start in a transaction of its own; run by this process if it has a free slot.
 
@@ -80,8 +84,11 @@ class Starter:
             correlation_id=correlation_id,
             spans=executor.telemetry.spans,
             id=id,
+            at=at,
+            after=after,
         )
-        runner = executor.reserve(definition)
+        delayed = prepared.fact.begins_at is not None
+        runner = None if delayed else executor.reserve(definition)
         if runner is None:
             return self._answered(prepared, await passive.submit(prepared.start), None)
         owner, slots = runner.desk.owner, runner.desk.slots
@@ -114,6 +121,8 @@ class Starter:
         *,
         key: str | None,
         correlation_id: str | None,
+        at: datetime | None,
+        after: Duration | None,
     ) -> SagaHandle[Any]:
         """Start as part of a transaction: a worker may take it once that has committed."""
         executor, definition = self._executor, self._definitions.of(saga)
@@ -124,6 +133,8 @@ class Starter:
             key=key,
             correlation_id=correlation_id,
             spans=executor.telemetry.spans,
+            at=at,
+            after=after,
         )
         (answer,) = await tx.within(JournalStore).start([prepared.start])
         if answer.created:

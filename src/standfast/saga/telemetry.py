@@ -198,7 +198,7 @@ class SagaTelemetry:
         """Count an end, and record how long the saga took."""
         self.finished[saga, state.outcome] += 1
         if self._duration is not None:
-            took = at - state.started.at
+            took = max(0.0, at - state.started.due_at)
             self._duration.record(took, {"saga": saga, "outcome": state.outcome})
         if self.spans is not None:
             self.spans.ended(state, at)

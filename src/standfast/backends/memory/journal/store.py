@@ -24,6 +24,7 @@ from standfast.ports.journal import (
     Start,
     StartAnswer,
     Stuck,
+    parent_of,
     recovery_pause,
 )
 
@@ -238,6 +239,7 @@ class MemoryJournal:
                 and record.instance.owner is None
                 and record.instance.finished_at is not None
                 and record.instance.finished_at < finished_before
+                and parent_of(record.instance.key) not in self._state.records
                 and (not ids or id in ids)
             ][:limit]
             for id in old:

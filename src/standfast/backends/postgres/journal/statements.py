@@ -361,9 +361,14 @@ SELECT name, status, count(*), min(updated_at) FROM standfast.instances
 WHERE pattern = $1 AND {IS_STUCK} GROUP BY name, status
 """
 
+# A key that begins with an id and a colon is that of a child: `ports.journal.parent_of`.
 DOOMED = """\
-SELECT id FROM standfast.instances WHERE pattern = $1 AND finished_at < $2 AND owner IS NULL
-LIMIT $3 FOR UPDATE SKIP LOCKED
+SELECT i.id FROM standfast.instances i
+WHERE i.pattern = $1 AND i.finished_at < $2 AND i.owner IS NULL
+  AND NOT EXISTS (SELECT FROM standfast.instances p
+                  WHERE p.id = CASE WHEN i.key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:'
+                                    THEN left(i.key, 36)::uuid END)
+LIMIT $3 FOR UPDATE OF i SKIP LOCKED
 """
 DOOMED_OF = DOOMED.replace("LIMIT", "AND id = ANY($4::uuid[]) LIMIT")
 PURGE = (

@@ -7,11 +7,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
 from standfast.backends.sqlite.journal.tables import STUCK as IS_STUCK
-from standfast.ports.journal import STUCK, Filter, Instance, Loaded, Mail, Stuck
+from standfast.ports.journal import STUCK, Filter, Instance, Loaded, Mail, Stuck, parent_of
 
 COLUMNS = (
     "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner,"
@@ -270,6 +271,33 @@ def stuck(con: sqlite3.Connection, pattern: str) -> list[Stuck]:
         (pattern,),
     ).fetchall()
     return [Stuck(*row) for row in rows]
+
+
+def doomed(
+    con: sqlite3.Connection,
+    pattern: str,
+    *,
+    finished_before: float,
+    limit: int,
+    ids: Sequence[UUID],
+) -> list[tuple[bytes]]:
+    """The keys of what `JournalStore.purge` is to delete."""
+    # A unary + keeps SQLite from using the index of finished ones where ids are given.
+    plus, only = ("+", f" AND id IN ({_marks(ids)})") if ids else ("", "")
+    found = con.execute(
+        f"SELECT id, key FROM standfast_instances WHERE {plus}pattern = ? AND"
+        f" {plus}finished_at < ? AND +owner IS NULL{only} ORDER BY finished_at",
+        (pattern, finished_before, *(id.bytes for id in ids)),
+    )
+    alone = ((id,) for id, key in found if not _has_parent(con, key))
+    return list(islice(alone, limit))
+
+
+def _has_parent(con: sqlite3.Connection, key: str) -> bool:
+    parent = parent_of(key)
+    return parent is not None and bool(
+        con.execute("SELECT 1 FROM standfast_instances WHERE id = ?", (parent.bytes,)).fetchone()
+    )
 
 
 def _chunks(keys: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:

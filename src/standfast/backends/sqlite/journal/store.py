@@ -262,13 +262,9 @@ class SqliteJournal:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
 
         def work(con: sqlite3.Connection) -> int:
-            # A unary + keeps SQLite from using the index of finished ones where ids are given.
-            plus, only = ("+", f" AND id IN ({', '.join('?' * len(ids))})") if ids else ("", "")
-            keys = con.execute(
-                f"SELECT id FROM standfast_instances WHERE {plus}pattern = ? AND"
-                f" {plus}finished_at < ? AND +owner IS NULL{only} ORDER BY finished_at LIMIT ?",
-                (pattern, finished_before, *(id.bytes for id in ids), limit),
-            ).fetchall()
+            keys = reading.doomed(
+                con, pattern, finished_before=finished_before, limit=limit, ids=ids
+            )
             for table, column in (("journal", "id"), ("mail", "recipient"), ("instances", "id")):
                 con.executemany(f"DELETE FROM standfast_{table} WHERE {column} = ?", keys)
             return len(keys)
