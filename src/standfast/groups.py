@@ -1,6 +1,7 @@
 """Exception groups, as a `TaskGroup` raises them: what happened is told by their leaves.
 
-An exception that isn't a group is a leaf by itself, so that nobody has to ask first.
+An exception that isn't a group is a leaf by itself, so that nobody has to ask first. All of a group
+is looked at, however wide or deep it is: an answer that holds for a part isn't one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import TypeAlias
 
 Kinds: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
-_MOST = 1000
-"""How many exceptions are looked at: groups and chains of causes may be circular, or huge."""
+# Not by the attributes, which subclasses may define otherwise.
+_exceptions = BaseExceptionGroup.exceptions.__get__
+_cause = BaseException.__cause__.__get__  # type: ignore[union-attr]
 
 
 def leaves(error: BaseException) -> Sequence[BaseException]:
@@ -45,15 +47,15 @@ def some(error: BaseException, kinds: Kinds) -> bool:
 
 
 def _walk(error: BaseException, *, causes: bool) -> Iterator[BaseException]:
-    seen: set[int] = set()
+    seen: set[int] = set()  # a chain of causes may be circular
     left = [error]
-    while left and len(seen) < _MOST:
+    while left:
         one = left.pop()
         if id(one) in seen:
             continue
         seen.add(id(one))
         yield one
-        if causes and one.__cause__ is not None:
-            left.append(one.__cause__)
+        if causes and (cause := _cause(one)) is not None:
+            left.append(cause)
         if isinstance(one, BaseExceptionGroup):
-            left.extend(reversed(one.exceptions))
+            left.extend(reversed(_exceptions(one)))

@@ -9,6 +9,7 @@ from standfast.resilience import CircuitBreaker, Constant, Fallback, do_not_retr
 from standfast.resilience.breaker import State
 from standfast.resilience.budget import is_final, is_marked, let_pass
 from standfast.resilience.retry_after import retry_after
+from standfast.saga.attempt import is_refusal
 from standfast.text import named, told
 
 NESTED = ExceptionGroup("outer", [KeyError("k"), ExceptionGroup("inner", [OSError("o")])])
@@ -26,12 +27,84 @@ def test_leaves_are_found_however_deep_and_in_order() -> None:
     assert list(leaves(alone)) == [alone]
 
 
-def test_circular_and_huge_ones_are_looked_at_up_to_a_bound() -> None:
+def test_a_circular_chain_of_causes_ends() -> None:
     first, second = ValueError("1"), ValueError("2")
     first.__cause__, second.__cause__ = second, first
     assert list(lineage(first)) == [first, second]
-    huge = ExceptionGroup("huge", [ValueError(str(n)) for n in range(5000)])
-    assert len(leaves(huge)) < 5000
+
+
+def wide(last: Exception, *, beside: type[Exception]) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("wide", [*(beside(str(n)) for n in range(2000)), last])
+
+
+def deep(inside: Exception) -> Exception:
+    for _ in range(5000):
+        inside = ExceptionGroup("deep", [inside])
+    return inside
+
+
+def test_a_huge_group_is_looked_at_to_its_last_exception() -> None:
+    huge = wide(OSError("sent"), beside=ConnectionRefusedError)
+    assert len(leaves(huge)) == 2001
+    assert not every(huge, ConnectionRefusedError)
+    assert some(wide(OSError("sent"), beside=ValueError), OSError)
+    assert every(deep(OSError()), OSError)
+    assert not every(deep(OSError()), ValueError)
+    assert some(deep(OSError()), OSError)
+    assert named(deep(OSError("down"))) == "OSError: down"
+    assert told(huge).endswith("; and 1991 more")
+    assert is_final(deep(do_not_retry(OSError())))
+    assert retry_after(wide(Busy(7), beside=ValueError), 0) == 7
+
+
+def test_a_huge_group_with_one_that_was_sent_is_not_sent_again() -> None:
+    sent = []
+
+    def pay() -> None:
+        sent.append(1)
+        raise wide(OSError("reset"), beside=ConnectionRefusedError)
+
+    with pytest.raises(ExceptionGroup):
+        Retry(attempts=3, idempotent=False, backoff=Constant(0)).call(pay)
+    assert len(sent) == 1
+
+
+@pytest.mark.parametrize("error", [deep(OSError()), wide(OSError(), beside=Refused)])
+def test_a_huge_group_is_no_refusal_and_a_failure_to_a_breaker(error: Exception) -> None:
+    assert not is_refusal(error)
+    breaker = CircuitBreaker(consecutive_failures=1)
+
+    def fail() -> None:
+        raise error
+
+    caught: BaseException | None = None
+    try:
+        breaker.call(fail)
+    except Exception as raised:  # pytest can't show a failure that holds so deep a group
+        caught = raised
+    assert type(caught) is ExceptionGroup
+    assert breaker.state is State.OPEN
+
+
+def test_what_a_subclass_says_is_in_it_counts_for_nothing() -> None:
+    class Odd(ExceptionGroup[Exception]):
+        exceptions = property(lambda _: 1 / 0)  # type: ignore[assignment]
+
+    assert every(Odd("odd", [OSError()]), OSError)
+    assert not every(Odd("odd", [OSError()]), ValueError)
+
+
+def test_a_mark_for_everybody_outlasts_those_for_some() -> None:
+    error = do_not_retry(OSError())
+    for number in range(100):
+        let_pass(error, number=number + 1)
+    for _ in range(100):
+        try:
+            raise error
+        except OSError:
+            let_pass(error)
+    assert is_final(error)
+    assert is_marked(error, since=1000)
 
 
 def test_every_and_some() -> None:

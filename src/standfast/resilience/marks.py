@@ -74,10 +74,12 @@ def _holder(error: BaseException) -> int | None:
 
 
 def _mark(error: BaseException, mark: _Mark) -> None:
-    # Not `setattr`, which frozen dataclasses and others refuse. A few marks are enough: an error
-    # that is raised again and again collects them.
+    # Not `setattr`, which frozen dataclasses and others refuse. An error that is raised again and
+    # again collects marks: the last ones are enough, with those that hold for everybody.
     attributes: dict[str, Any] = object.__getattribute__(error, "__dict__")
-    attributes[_MARK] = (*attributes.get(_MARK, ())[-15:], mark)
+    marks: list[_Mark] = [one for one in attributes.get(_MARK, ()) if one != mark]
+    lasting = [one for one in marks[:-15] if one.frame is None and one.number is None]
+    attributes[_MARK] = (*lasting, *marks[-15:], mark)
 
 
 def _marks(error: BaseException, since: int) -> Iterator[_Mark]:
