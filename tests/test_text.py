@@ -3,7 +3,7 @@
 import pytest
 
 from standfast.ids import new_id, short_ids
-from standfast.text import on_one_line
+from standfast.text import class_name, named, on_one_line, qualified_name
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,22 @@ def test_short_ids_are_ends_that_tell_apart():
     assert [*short_ids(twins).values()] == ["1abcdef0123", "2abcdef0123"]
     assert short_ids([ids[0], ids[0]]) == {ids[0]: ids[0].hex[-8:]}
     assert short_ids([]) == {}
+
+
+@pytest.mark.parametrize("name", [lambda _: "half \ud800", lambda _: 1 / 0])
+def test_the_name_of_an_exceptions_class_is_its_own(name):
+    """Python lets no half of a character into it, but a metaclass may say what it likes."""
+    odd = type("Odd", (type,), {"__name__": property(name)})
+    odd.__qualname__ = "Odd"
+    error = odd("Away", (Exception,), {})("gone")
+    assert class_name(error) == "Away"
+    assert named(error) == "Away: gone"
+    assert qualified_name(error) == "Away"
+
+
+def test_a_qualified_name_can_be_stored():
+    class Away(Exception):
+        pass
+
+    Away.__qualname__ = "half \ud800"
+    assert qualified_name(Away()) == "half \\ud800"

@@ -7,12 +7,16 @@ such as an exception's message, is cleaned.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from standfast.errors import ConfigurationError
 from standfast.groups import leaves
 
 _MOST_TOLD = 10
 """How many of the exceptions in a group are told."""
+
+_name: Callable[[type], str] = type.__dict__["__name__"].__get__
+_qualified_name: Callable[[type], str] = type.__dict__["__qualname__"].__get__
 
 NAME_LENGTH = 500
 """Characters, at most, of what a caller names something by."""
@@ -58,7 +62,7 @@ def told(error: BaseException) -> str:
     try:
         return cleaned(str(error))
     except BaseException as broken:  # noqa: BLE001 — it must not hide the error whose message it is
-        return f"(its message can't be read: {type(broken).__name__})"
+        return f"(its message can't be read: {class_name(broken)})"
 
 
 def named(error: BaseException) -> str:
@@ -67,7 +71,20 @@ def named(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup) and len(inside) == 1:
         return named(inside[0])
     message = told(error)
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"{class_name(error)}: {message}" if message else class_name(error)
+
+
+def class_name(error: BaseException) -> str:
+    """The name of an exception's class, which every database can hold: Python checks it.
+
+    Not by the attribute, which a metaclass may define otherwise.
+    """
+    return _name(type(error))
+
+
+def qualified_name(error: BaseException) -> str:
+    """As `class_name`, with the class or function that it is defined in."""
+    return cleaned(_qualified_name(type(error)))
 
 
 def is_storable(text: str) -> bool:

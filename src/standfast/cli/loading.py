@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from standfast.errors import ConfigurationError, MigrationNeeded, StoreUnavailable
-from standfast.text import told
+from standfast.text import class_name, told
 
 if TYPE_CHECKING:
     from standfast.app import Standfast
@@ -80,7 +80,7 @@ def load_app(target: str) -> Standfast:
 
 def _broken(target: str, act: str, error: Exception) -> ConfigurationError:
     return ConfigurationError(
-        f"APP={target!r}: {act} raised {type(error).__name__}: {told(error)} (standfast --debug … "
+        f"APP={target!r}: {act} raised {class_name(error)}: {told(error)} (standfast --debug … "
         "shows where)"
     )
 

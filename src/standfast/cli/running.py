@@ -20,7 +20,7 @@ from standfast.coordination.signals import until_signalled
 from standfast.coordination.supervisor import Supervisor
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StandfastError
-from standfast.text import on_one_line, told
+from standfast.text import class_name, on_one_line, told
 
 log = logging.getLogger("standfast")
 
@@ -103,7 +103,7 @@ async def _working(
             whose = _whose(error)
             if isinstance(error, StandfastError) and not whose:
                 raise
-            said = on_one_line(f"{type(error).__name__}: {told(error)}")
+            said = on_one_line(f"{class_name(error)}: {told(error)}")
             raise StandfastError(
                 f"{whose or 'the app failed at its start'}: {said.removesuffix(':')} "
                 "(standfast --debug … shows where)"

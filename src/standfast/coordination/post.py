@@ -14,7 +14,7 @@ from standfast.coordination.service import Duty, Service
 from standfast.coordination.stacks import where
 from standfast.errors import StaleWriter, StoreError
 from standfast.resilience.backoff import Exponential
-from standfast.text import told
+from standfast.text import class_name, told
 
 log = logging.getLogger("standfast.coordination")
 
@@ -166,7 +166,7 @@ class Post:
         await asyncio.wait((turn,))
 
     async def _pause_after(self, error: BaseException) -> None:
-        self._note("fail", f"{type(error).__name__}: {told(error)}"[:500])
+        self._note("fail", f"{class_name(error)}: {told(error)}"[:500])
         pause = _BACKOFF.delay(self.status.failures, 0.0, random.random())  # noqa: S311 - jitter
         log.error(
             "service %r failed; beginning again in %.1f s",

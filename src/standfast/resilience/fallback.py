@@ -14,6 +14,7 @@ from standfast.resilience.functions import Coroutine, exceptions, is_async, orig
 from standfast.resilience.last_good import LastGood
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.telemetry import Instrument, span_event, watch
+from standfast.text import qualified_name
 
 INSTRUMENTS = {
     "standfast.fallback.used": Instrument("counter", "{call}", "Answers that were substitutes"),
@@ -167,9 +168,7 @@ class Fallback(Policy):
     ) -> None:
         self.used[source] += 1
         note(Degraded(self.name, source, age, error))
-        span_event(
-            "fallback", name=self.name, source=source, age=age, error=type(error).__qualname__
-        )
+        span_event("fallback", name=self.name, source=source, age=age, error=qualified_name(error))
 
     def _watch(self) -> None:
         if not self._watched:

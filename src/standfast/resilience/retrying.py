@@ -22,6 +22,7 @@ from standfast.resilience.retry_after import retry_after
 from standfast.resilience.retry_rules import RetryRules
 from standfast.resilience.running import current_task
 from standfast.resilience.telemetry import CALLS, Instrument, span_event, watch
+from standfast.text import named, qualified_name
 
 INSTRUMENTS = {
     **CALLS,
@@ -104,7 +105,7 @@ class Tries:
                 checked_delay(delay)
         except Exception as error:  # noqa: BLE001 - the failure itself is what the caller must see
             _log.exception("backoff=%r failed, so there is no other attempt", retry.backoff)
-            return f"the backoff failed: {type(error).__name__}: {error}"
+            return f"the backoff failed: {named(error)}"
         if delay is None:
             if retry.attempts is not None and self.made >= retry.attempts:
                 return f"attempts={retry.attempts}"
@@ -145,7 +146,7 @@ def _note(error: Exception, text: str) -> None:
 
 
 def _kind(error: Exception | None) -> str:
-    return "" if error is None else type(error).__qualname__
+    return "" if error is None else qualified_name(error)
 
 
 def _observed(retry: RetryRules) -> None:

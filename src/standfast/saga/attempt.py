@@ -34,7 +34,7 @@ from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.tracebacks import traceback_of
-from standfast.text import named, told
+from standfast.text import class_name, named, told
 
 ERROR_LENGTH = 2000
 _UNFORESEEN = Exception()
@@ -195,7 +195,7 @@ class AttemptRunner:
         """What it means that the user's code raised. It is logged, too."""
         branch, undo = command.branch, isinstance(command, Undo)
         event: ev.Failed | ev.UndoFailed
-        event = (ev.UndoFailed if undo else ev.Failed)(branch.id, type(error).__name__)
+        event = (ev.UndoFailed if undo else ev.Failed)(branch.id, class_name(error))
         try:
             self._judge(command, error, event)
             if not branch.attempt or event.error != branch.error:

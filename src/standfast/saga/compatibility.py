@@ -16,6 +16,7 @@ from standfast.saga.operations import Operations
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.replay import replay
 from standfast.saga.state import SagaState
+from standfast.text import named
 
 AT_ONCE = 100
 """How many journals are in memory at once."""
@@ -84,7 +85,7 @@ def problems(definitions: Definitions, loaded: Loaded) -> list[Problem]:
     except CorruptRecord as error:
         return [Problem("order", str(error))]
     except Exception as error:  # noqa: BLE001 - whatever breaks here would break the worker too
-        return [Problem("order", f"the replay ends with {type(error).__name__}: {error}")]
+        return [Problem("order", f"the replay ends with {named(error)}")]
     changed = _changed(state)
     if changed:
         return changed

@@ -565,6 +565,47 @@ class Odd(Exception):
     __hash__ = None  # type: ignore[assignment]
 
 
+class Nameless(type):
+    __name__ = property(lambda _: 1 / 0)  # type: ignore[assignment]
+
+
+class Unnamed(Exception, metaclass=Nameless):
+    pass
+
+
+def nested(error: Exception) -> Exception:
+    for _ in range(3000):
+        error = ExceptionGroup("nested", [error])
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "calls", "cause"),
+    [
+        (nested(Refused("no funds")), 1, "pay refused: no funds"),
+        (nested(OSError("down")), 2, "pay failed: OSError: down"),
+        (Unnamed("gone"), 2, "pay failed: Unnamed: gone"),
+    ],
+    ids=["refused", "nested", "unnamed"],
+)
+async def test_an_error_that_is_hard_to_look_at_is_judged_and_told_as_any(
+    work, error, calls, cause
+):
+    made: list[int] = []
+
+    class Hard(Saga[str]):
+        @step(retry=Retry(attempts=2, backoff=Constant(0.01)), no_compensation="a test")
+        async def pay(self, key: str, ctx: Context) -> None:
+            made.append(ctx.attempt)
+            raise error
+
+    app = await work(Hard())
+    with pytest.raises(SagaCompensated) as caught:
+        await (await app.start(Hard, "1")).result(timeout=WITHIN)
+    assert caught.value.cause == cause
+    assert len(made) == calls
+
+
 class OddBackoff:
     def delay(self, attempt: int, previous: float, random: float) -> float:
         if attempt == 1:

@@ -17,6 +17,7 @@ from standfast.testing.simulation.invariants import (
 )
 from standfast.testing.simulation.people import Operator, Senders
 from standfast.testing.simulation.scene import Scene
+from standfast.text import named, told
 
 MAY_LAST = ("parked", "compensation_failed", "waiting", "compensating")
 
@@ -72,11 +73,11 @@ def check(scene: Scene, checks: Sequence[Callable[[World], Any]]) -> None:
         try:
             answer = one(world)
         except AssertionError as error:
-            text = f"{name}: {str(error) or 'an assertion failed'}"
+            text = f"{name}: {told(error) or 'an assertion failed'}"
             scene.violated(f"invariant {name}", text)
             return
         except Exception as error:  # noqa: BLE001 — a check that breaks isn't a check that holds
-            text = f"{name} raised {type(error).__name__}: {error}"
+            text = f"{name} raised {named(error)}"
             scene.violated(f"invariant {name}", text)
             return
         if answer is False:

@@ -24,6 +24,7 @@ from standfast.testing.simulation.invariants import Observed, Violation, World
 from standfast.testing.simulation.process import FOREVER, SimulatedDefinitions, own_tasks
 from standfast.testing.simulation.store import SharedDatabase
 from standfast.testing.virtual import VirtualClock, VirtualLoop
+from standfast.text import named
 
 Check = Callable[[World], Any]
 
@@ -101,7 +102,7 @@ class Scene(ABC):
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             error = task.exception()
-            self.violated("simulation", f"{type(error).__name__}: {error}")
+            self.violated("simulation", named(error))
 
     def tell(self, text: str) -> None:
         """Add a line to the story."""
