@@ -68,6 +68,24 @@ async def test_a_server_clock_set_back_blocks_no_longer_than_a_refill(store, red
     (denied,) = await store.check([RateRequest("k", Rate(10, 1.0), 1)])
     assert not denied.allowed
     assert denied.retry_after <= 1.0
+    # What it was told holds: the denied check brought the state back from the future.
+    await asyncio.sleep(denied.retry_after)
+    (allowed,) = await store.check([RateRequest("k", Rate(10, 1.0), 1)])
+    assert allowed.allowed
+
+
+async def test_a_window_from_the_future_counts_as_this_one(store, redis_url):
+    """As after a failover to a server whose clock is an hour behind."""
+    request = RateRequest("k", Rate(10, 1.0, algorithm="sliding_window"), 1)
+    with redis.Redis.from_url(redis_url) as client:
+        now = client.time()[0]
+        client.set("standfast:rate:2:k", f"{now + 3600} 10 10", px=3_600_000)
+        (denied,) = await store.check([request])
+        assert not denied.allowed
+        assert client.pttl("standfast:rate:2:k") <= 2000
+    await asyncio.sleep(denied.retry_after + 0.01)
+    (allowed,) = await store.check([request])
+    assert allowed.allowed
 
 
 @pytest.mark.parametrize("policy", ["allow", "deny"])

@@ -40,8 +40,12 @@ end
 
 local function gcra(i, limit, window, capacity, cost)
     local interval, room = window / limit, capacity * window / limit
-    local full = math.min(math.max(finite(texts[i] or 0) or 0, now), now + room)
-    if states[i] then full = math.min(math.max(states[i][1], now), now + room) end
+    local full = states[i] and states[i][1] or finite(texts[i] or 0) or 0
+    if full > now + room then
+        full = now + room
+        states[i] = {full}
+    end
+    full = math.max(full, now)
     local after = full + cost * interval
     local left = now + room - after
     if left < -0.5 and cost > 0 then
@@ -62,7 +66,9 @@ local function sliding(i, limit, window, capacity, cost)
         if a and b and c then state = {a, b, c} end
     end
     local current, previous = 0, 0
-    if state and state[1] >= number then current, previous = state[2], state[3]
+    if state and state[1] >= number then
+        current, previous = state[2], state[3]
+        if state[1] > number then states[i] = {number, current, previous} end
     elseif state and state[1] == number - 1 then previous = state[2] end
     local weighted = previous * (1 - passed / window)
     local allowed, wait = 1, 0
@@ -80,7 +86,7 @@ local function sliding(i, limit, window, capacity, cost)
     local reset = 0
     if current > 0 then reset = 2 * window - passed
     elseif previous > 0 then reset = window - passed end
-    if allowed == 1 then states[i][4] = reset end
+    if states[i] then states[i][4] = reset end
     return allowed, remaining, math.max(0, wait), reset
 end
 
