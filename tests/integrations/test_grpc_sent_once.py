@@ -11,7 +11,16 @@ import pytest
 
 from standfast.errors import ConfigurationError, TimedOut
 from standfast.integrations.grpc import AioPolicyInterceptor, FailedCall, PolicyInterceptor
-from standfast.resilience import Fallback, Hedge, Pipeline, RateLimiter, Retry, RetryBudget, Timeout
+from standfast.resilience import (
+    Fallback,
+    Hedge,
+    LastGood,
+    Pipeline,
+    RateLimiter,
+    Retry,
+    RetryBudget,
+    Timeout,
+)
 from standfast.resilience.backoff import Constant
 
 METHOD = "/shop.Stock/Reserve"
@@ -31,6 +40,8 @@ class Stock:
         self.metadata = metadata
         self.delay = delay
         self.calls = 0
+        self.heard = []
+        """The values of ``x`` in the metadata of each call."""
         self.left = []
         """The time that each call had left when it came."""
         self.cancelled = 0
@@ -40,6 +51,7 @@ class Stock:
     def reserve(self, request, context):
         with self.lock:
             self.calls += 1
+            self.heard.append([v for n, v in context.invocation_metadata() if n == "x"])
             self.left.append(context.time_remaining())
             what = self.plan.pop(0) if len(self.plan) > 1 else self.plan[0]
         time.sleep(self.delay)
@@ -74,16 +86,16 @@ class Stock:
         self.threads.shutdown()
 
 
-async def ask_aio(address, policy, timeout=PATIENCE, request=b"tea", **options):
+async def ask_aio(address, policy, timeout=PATIENCE, request=b"tea", metadata=None, **options):
     interceptor = AioPolicyInterceptor(policy, **options)
     async with grpc.aio.insecure_channel(address, interceptors=[interceptor]) as channel:
-        return await channel.unary_unary(METHOD)(request, timeout=timeout)
+        return await channel.unary_unary(METHOD)(request, timeout=timeout, metadata=metadata)
 
 
-def ask_sync(address, policy, timeout=PATIENCE, request=b"tea", **options):
+def ask_sync(address, policy, timeout=PATIENCE, request=b"tea", metadata=None, **options):
     with grpc.insecure_channel(address) as bare:
         channel = grpc.intercept_channel(bare, PolicyInterceptor(policy, **options))
-        return channel.unary_unary(METHOD)(request, timeout=timeout)
+        return channel.unary_unary(METHOD)(request, timeout=timeout, metadata=metadata)
 
 
 @pytest.fixture(params=["sync", "aio"])
@@ -349,3 +361,29 @@ async def eventually(holds):
     async with asyncio.timeout(PATIENCE):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        lambda: [("x", "1")],
+        lambda: (pair for pair in [("x", "1")]),
+        lambda: map(tuple, [["x", "1"]]),
+    ],
+    ids=["list", "generator", "map"],
+)
+async def test_every_attempt_sends_the_metadata(ask, metadata):
+    with Stock(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE, b"ok") as stock:
+        answer = await ask(stock.address, retry(), idempotent=[METHOD], metadata=metadata())
+    assert answer == b"ok"
+    assert stock.heard == [["1"]] * 3
+
+
+async def test_an_answer_is_kept_under_metadata_that_is_read_once(ask):
+    policy = Fallback(last_good=LastGood())
+    with Stock(b"ok", grpc.StatusCode.INTERNAL) as stock:
+        for user in ("ann", "bob"):
+            metadata = (pair for pair in [("x", user)])
+            answer = await ask(stock.address, policy, metadata=metadata)
+            assert (answer == b"ok") == (user == "ann")
+    assert stock.heard == [["ann"], ["bob"]]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
 from hashlib import sha256
@@ -155,7 +155,7 @@ class _Exchange:
         failures: Collection[grpc.StatusCode],
         number: int,
     ) -> None:
-        self._details = details
+        self._details = _with_lasting_metadata(details)
         self._request = request
         self._method = method
         self._idempotent = idempotent
@@ -209,7 +209,7 @@ class _Exchange:
         until_deadline = remaining()
         if until_deadline is not None:
             left = min(left, until_deadline + _GRACE)
-        return self._details if left == inf else _with_timeout(self._details, max(0.0, left))
+        return self._details if left == inf else _with(self._details, "timeout", max(0.0, left))
 
     def under_way(self, call: Any) -> None:
         """An attempt has sent its call."""
@@ -253,11 +253,19 @@ def _nothing_done(details: str) -> bool:
     return bool(details) and _LOST.search(details) is None
 
 
-def _with_timeout(details: Any, timeout: float) -> Any:
+def _with_lasting_metadata(details: Any) -> Any:
+    """`details` whose metadata every attempt can read: an iterator is gone after the first."""
+    metadata = details.metadata
+    if not isinstance(metadata, Iterator):
+        return details
+    return _with(details, "metadata", tuple(metadata))
+
+
+def _with(details: Any, name: str, value: Any) -> Any:
     if hasattr(details, "_replace"):  # gRPC's own are named tuples.
-        return details._replace(timeout=timeout)
+        return details._replace(**{name: value})
     changed = copy(details)
-    changed.timeout = timeout
+    setattr(changed, name, value)
     return changed
 
 

@@ -30,6 +30,8 @@ class Retry(Policy):
     exception group is retriable if all that is in it is. A result for which `on_result` says True
     is retried like an exception.
 
+    Every attempt gets the same arguments: a generator is used up after the first.
+
     A failure may say when to come back, by its attribute ``retry_after`` (seconds) or the header
     ``Retry-After`` of its ``response.headers``: the next attempt waits at least so long. If that is
     longer than `max_retry_after`, there is none.
