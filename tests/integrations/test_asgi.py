@@ -17,6 +17,7 @@ from standfast.integrations.asgi import (
     BulkheadMiddleware,
     RateLimitMiddleware,
     by_header,
+    client_address,
 )
 from standfast.resilience import Bulkhead, RateLimiter
 
@@ -287,3 +288,31 @@ async def test_lifespan_passes():
     ):
         await middleware({"type": "lifespan"}, None, None)
     assert seen == ["lifespan", "lifespan"]
+
+
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        ("192.0.2.1", "client:192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "client:2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::9", "client:2001:db8:1:2::/64"),
+        ("2001:db8:1:3::9", "client:2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "client:fe80::/64"),
+        ("::ffff:192.0.2.1", "client:192.0.2.1"),
+        ("unix:", "client:unix:"),
+        ("testclient", "client:testclient"),
+    ],
+)
+def test_who_has_an_ipv6_address_has_its_network(host, key):
+    assert client_address({"client": (host, 1)}) == key
+    assert by_header("X-API-Key")({"client": (host, 1), "headers": []}) == key
+
+
+def test_how_much_of_an_ipv6_address_counts_is_an_option():
+    scope = {"client": ("2001:db8:1:234::9", 1)}
+    assert client_address(scope, ipv6_prefix=56) == "client:2001:db8:1:200::/56"
+    assert client_address(scope, ipv6_prefix=128) == "client:2001:db8:1:234::9/128"
+    assert client_address({}, ipv6_prefix=56) is None
+    for wrong in (0, 129):
+        with pytest.raises(ConfigurationError, match=f"ipv6_prefix={wrong}"):
+            client_address({"client": ("192.0.2.1", 1)}, ipv6_prefix=wrong)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
+from ipaddress import IPv6Address
 from typing import Any, Literal, TypeAlias
 
-from standfast.errors import Rejected
+from standfast.errors import ConfigurationError, Rejected
 from standfast.integrations.refusing import TITLES, TRY_AGAIN_LATER, Check, problem
 from standfast.integrations.refusing import Headers as Headers
 from standfast.integrations.refusing import HeaderVersion as HeaderVersion
@@ -23,13 +24,35 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def client_address(scope: Scope) -> str | None:
+def client_address(scope: Scope, *, ipv6_prefix: int = 64) -> str | None:
     """The key of the client's address, as the server sees it; None (no limit) if it has none.
 
+    Of an IPv6 address the first `ipv6_prefix` bits count (1 to 128), for whoever has one address
+    has the whole network; give others as ``key=partial(client_address, ipv6_prefix=56)``. An IPv4
+    address that is written as IPv6 (``::ffff:192.0.2.1``) counts as what it is.
+
     Behind a proxy let the server put the real address there (uvicorn's ``--proxy-headers``).
+    Raises `ConfigurationError` for another `ipv6_prefix`.
     """
+    if not 1 <= ipv6_prefix <= 128:
+        raise ConfigurationError(f"ipv6_prefix={ipv6_prefix!r}: give 1 to 128 bits")
     client = scope.get("client")
-    return f"client:{client[0]}" if client else None
+    if not client:
+        return None
+    host = client[0]
+    return f"client:{_network(host, ipv6_prefix) if ':' in host else host}"
+
+
+def _network(host: str, prefix: int) -> str:
+    """An IPv6 address without what is behind the prefix; what is no address, as it is."""
+    try:
+        address = IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    rest = 128 - prefix
+    return f"{IPv6Address(int(address) >> rest << rest)}/{prefix}"
 
 
 def by_header(name: str) -> KeyOf:
