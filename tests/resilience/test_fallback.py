@@ -289,3 +289,17 @@ async def test_what_call_async_makes_is_the_function_that_it_was_given():
 
     for _ in range(2):
         assert await policy.call_async(answers_later, 7) == "stock is up(7,)"
+
+
+def test_the_last_good_answer_is_the_object_itself() -> None:
+    """As `functools.cache` has it: a copy of each answer would cost more than most of them."""
+    answers = iter([["a"]])
+    policy = Fallback(last_good=LastGood())
+
+    def ask() -> list[str]:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise OSError("away") from None
+
+    assert policy.call(ask) is policy.call(ask)

@@ -22,8 +22,8 @@ class LastGood:
     neither is so. In a transport the request stands for function and arguments, and a `key` gets
     the request. What else an answer depends on, such as a user in a context variable, must be in
     the key. An answer is found again by the same function object only: one that is made anew for
-    each call, as a lambda is, never has one. An answer is kept as it is, not copied: don't change
-    it.
+    each call, as a lambda is, never has one. An answer is kept and handed out as it is, not copied:
+    whoever changes it changes what the others get.
     """
 
     def __init__(
