@@ -60,6 +60,7 @@ class Play(Scene):
 
     def run(self) -> Played:
         """Play it to the end, and judge."""
+        self.loop.when_idle = self._look_for_waits
         try:
             with refusing_real_io(self.loop):
                 self.spawn(self._begin())
@@ -90,7 +91,7 @@ class Play(Scene):
 
     def _end(self) -> None:
         for process in self._processes:
-            process.kill()
+            process.kill()  # a dead one's waits aren't served
         self.loop.set_exception_handler(lambda loop, context: None)  # of what is cut off now
         self.loop.end()
         if self.database.sql is not None and self.story is None:
@@ -209,18 +210,25 @@ class Play(Scene):
     def _compare(self, append: Append, observed: Observed) -> None:
         """The live machine must be what its journal says."""
         active = self._active(append)
-        if active is None or not append.facts:
+        if active is None:
             return
         machine = active.machine
-        if machine.sequence != append.after + len(append.facts):
-            return
         self.senders.watch(observed, machine)
+        if not append.facts or machine.sequence != append.after + len(append.facts):
+            return
         if machine.sequence % 3:  # a fold of it all each time would cost more than it finds
             return
         copy = self.definitions.new(append.id, observed.definition, observed.facts)
         found = difference(machine, copy)
         if found:
             self.violated("fold", f"the machine isn't what its journal says: {found}")
+
+    def _look_for_waits(self) -> None:
+        """Show the senders what is waited for: a wait with a condition opens without a fact."""
+        for process in self._processes:
+            if not process.is_dead:
+                for id, active in process.active.items():
+                    self.senders.watch(self.instances[id], active.machine)
 
     def is_by_a_zombie(self) -> bool:
         """See `Scene`."""
