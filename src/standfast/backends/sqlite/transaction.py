@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from standfast.backends.sqlite.connection import Session, Work
-from standfast.backends.sqlite.driver import native, run
+from standfast.backends.sqlite.driver import check_arguments, native, run
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.errors import StoreError
 from standfast.ports.database import Row, Script
@@ -84,7 +84,7 @@ class SqliteTransaction:
         self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor], T]
     ) -> T:
         text, arrange, numbers = native(sql)
-        _check_arguments(sql, numbers, len(args))
+        check_arguments(sql, numbers, len(args))
         if _CONTROL.match(sql):
             raise StoreError(
                 f"{sql!r}: the block ends its transaction itself. Leave it to commit, raise to "
@@ -109,18 +109,6 @@ class SqliteTransaction:
         if session is None:
             session = self._session = self._file.begin(self._task)
         return await session.submit(work)
-
-
-def _check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
-    unused = [number for number in range(1, given + 1) if number not in numbers]
-    if unused:
-        raise StoreError(
-            f"${unused[0]} isn't in the statement, but {given} arguments are given: {sql}"
-        )
-    if len(numbers) > given:
-        raise StoreError(
-            f"${max(numbers)} is in the statement, but {given} arguments are given: {sql}"
-        )
 
 
 def _first(cursor: sqlite3.Cursor) -> Any:

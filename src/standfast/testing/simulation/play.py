@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from standfast.ports.journal import Append
+from standfast.ports.journal import Append, Start
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.definition import Definition
 from standfast.saga.prepared import prepare
 from standfast.saga.saga import Saga
 from standfast.saga.status import STUCK
+from standfast.testing.ledger import Ledger, watching
 from standfast.testing.simulation.chance import Chance
 from standfast.testing.simulation.invariants import (
     Observed,
@@ -62,7 +63,7 @@ class Play(Scene):
         """Play it to the end, and judge."""
         self.loop.when_idle = self._look_for_waits
         try:
-            with refusing_real_io(self.loop):
+            with refusing_real_io(self.loop), watching(self._used):
                 self.spawn(self._begin())
                 self.loop.run_until_quiet()
                 if self.loop.refused is None and self.violation is None:
@@ -70,6 +71,9 @@ class Play(Scene):
             return self._outcome()
         finally:
             self._end()
+
+    def _used(self, ledger: Ledger) -> None:
+        self.ledgers[id(ledger)] = ledger
 
     def _judge(self) -> None:
         try:
@@ -94,8 +98,8 @@ class Play(Scene):
             process.kill()  # a dead one's waits aren't served
         self.loop.set_exception_handler(lambda loop, context: None)  # of what is cut off now
         self.loop.end()
-        if self.database.sql is not None and self.story is None:
-            self.database.sql.close()  # else whoever reads the story may want to read the rows
+        if self.database.tables is not None and self.story is None:
+            self.database.tables.close()  # else whoever reads the story may want to read the rows
 
     async def _begin(self) -> None:
         prepared = prepare(self.main, self.input, clock=self.clock, key="simulated", id=self.root)
@@ -183,16 +187,22 @@ class Play(Scene):
             if isinstance(fact, fx.CompensationStarted) and fact.cause.startswith("the deadline"):
                 self.strikes["the saga itself", "deadline passed"] += 1
         for start in append.starts:
-            row = start.instance
-            fact = fx.decode(start.fact, 0)
-            assert isinstance(fact, fx.Started)
-            definition = self.definitions.by_kind[row.pattern, row.name, row.version]
-            if row.id not in self.instances:
-                label = f"{observed.label}{fact.parent_branch}/"
-                self._born(row.id, definition, label, fact)
+            self.started(start, observed.label)
         self._compare(append, observed)
         self._call_operator(append, observed)
         self.touched()
+
+    def started(self, start: Start, label: str = "") -> None:
+        """A saga was started: by another as its child, or by a step in its transaction."""
+        row = start.instance
+        if row.id in self.instances:
+            return
+        fact = fx.decode(start.fact, 0)
+        assert isinstance(fact, fx.Started)
+        definition = self.definitions.by_kind[row.pattern, row.name, row.version]
+        if fact.parent is None:
+            self.tell(f"stored: {row.name} is started, with the key {row.key}")
+        self._born(row.id, definition, f"{label}{fact.parent_branch or row.name}/", fact)
 
     def _active(self, append: Append) -> Active | None:
         """The instance in the memory of the process that just stored this."""
