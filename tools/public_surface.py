@@ -28,6 +28,7 @@ MODULES = (
     "standfast.integrations.asgi",
     "standfast.integrations.grpc",
     "standfast.integrations.httpx",
+    "standfast.integrations.starlette",
     "standfast.ports.circuit_control",
     "standfast.ports.database",
     "standfast.ports.journal",

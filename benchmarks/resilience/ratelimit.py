@@ -1,4 +1,4 @@
-"""What a rate limit costs, beside its peers: ``python -m benchmarks.resilience.ratelimit``.
+"""What a rate limit costs, beside its peers: ``make bench ARGS="resilience ratelimit"``.
 
 In memory: nanoseconds over the bare call, medians of interleaved rounds. In Redis: checks a second
 by 32 concurrent callers on one key of a real server, which is started here.
@@ -133,6 +133,6 @@ async def in_redis() -> None:
                 print(f"{name:32} {rate:9,.0f} checks/s in Redis          x {rate / base:.2f}")
 
 
-if __name__ == "__main__":
+def main() -> None:
     asyncio.run(in_memory())
     asyncio.run(in_redis())

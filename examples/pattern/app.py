@@ -1,7 +1,7 @@
 """An app that reminds: its database is at REMINDERS_DATABASE, its handler writes what it says.
 
-`standfast migrate -a examples.pattern.app:app`, `standfast run -a examples.pattern.app:app`. Any number
-of processes may run it, on SQLite too.
+`standfast migrate -a examples.pattern.app:app`, `standfast run -a examples.pattern.app:app`. Any
+number of processes may run it, on SQLite too.
 """
 
 import asyncio

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 from uuid import UUID
 
 from standfast.backends import open_database
+from standfast.checks import flag, provides
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
 from standfast.codec import JSON, Codec
 from standfast.coordination.membership import Membership
@@ -22,11 +23,13 @@ from standfast.joining import Joined
 from standfast.ports.database import Database, StoreTransaction
 from standfast.ports.leases import LeaseStore
 from standfast.tables import check_tables
+from standfast.text import NAME_LENGTH, checked
 from standfast.transaction import UnitOfWork, unit_of_work
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
-    from standfast.saga import Saga, SagaHandle
+    from standfast.saga import SagaHandle
     from standfast.saga.operations import Operations
+    from standfast.saga.saga import I, S, SagaClass
     from standfast.saga.sagas import Sagas
 
 DRAIN = 30.0
@@ -50,9 +53,17 @@ class Standfast:
         clock: Clock = SYSTEM_CLOCK,
         migrate: bool | None = None,
     ) -> None:
-        self.database: Database = open_database(database) if isinstance(database, str) else database
-        self.codec: Codec = codec
-        self.clock: Clock = AdjustedClock(clock)
+        if isinstance(database, str):
+            database = open_database(database)
+        self.database: Database = provides(
+            database, "open", "close", "port", name="database", instead="a URL, or "
+        )
+        self.codec: Codec = provides(codec, "encode", "decode", name="codec")
+        self.clock: Clock = AdjustedClock(
+            provides(clock, "now", "monotonic", "sleep", name="clock")
+        )
+        if migrate is not None:
+            flag(migrate, name="migrate")
         self.migrate: bool | None = migrate
         self.patterns: Joined = Joined(self)
         self.supervisor: Supervisor | None = None
@@ -118,6 +129,8 @@ class Standfast:
         """
         if self.supervisor is not None:
             raise ConfigurationError("this app is running already: once per app and process")
+        if name is not None:
+            checked(name, name="name", longest=NAME_LENGTH)
         options = ServiceOptions(max_in_flight, poll, linger)
         services = self.patterns.services(options, only)
         patience = seconds(drain, name="drain", positive=False)
@@ -172,9 +185,27 @@ class Standfast:
 
         return Operations(self.sagas)
 
+    @overload
     async def start(
         self,
-        saga: type[Saga[Any]] | str,
+        saga: SagaClass[I, S],
+        input: I,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[S]: ...
+    @overload
+    async def start(
+        self,
+        saga: str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[Any]: ...
+    async def start(
+        self,
+        saga: Any,
         input: Any,
         *,
         key: str | None = None,
@@ -190,7 +221,11 @@ class Standfast:
         """
         return await self.sagas.starter.start(saga, input, key=key, correlation_id=correlation_id)
 
-    async def saga(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
+    @overload
+    async def saga(self, saga: type[S], key: str) -> SagaHandle[S]: ...
+    @overload
+    async def saga(self, saga: str, key: str) -> SagaHandle[Any]: ...
+    async def saga(self, saga: Any, key: str) -> SagaHandle[Any]:
         """The instance that was started with `key`. Raises `SagaNotFound`."""
         return await self.sagas.get(saga, key)
 
@@ -219,9 +254,27 @@ class Transaction(UnitOfWork):
         super().__init__(database, store)
         self._app: Standfast = app
 
+    @overload
     async def start(
         self,
-        saga: type[Saga[Any]] | str,
+        saga: SagaClass[I, S],
+        input: I,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[S]: ...
+    @overload
+    async def start(
+        self,
+        saga: str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+    ) -> SagaHandle[Any]: ...
+    async def start(
+        self,
+        saga: Any,
         input: Any,
         *,
         key: str | None = None,

@@ -7,6 +7,7 @@ with the load, and a lone submission never waits for company.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -31,20 +32,27 @@ class Batcher(Generic[T, R]):
     lane, that makes those who were just answered, and soon come again, share the next write; else
     two groups would form, that wait for each other's writes.
 
+    `timeout`: seconds from its submission within which an item has its result, or fails with what
+    `late` answers, also while it waits for a lane. Whether it is written then isn't known.
+
     For one event loop. A submitter that is cancelled doesn't affect the others, and its item is
     written nevertheless. Raises `ConfigurationError` for `lanes` or `max_batch` below one.
     """
 
     __slots__ = (
+        "_armed",
         "_closed",
+        "_due",
         "_free",
         "_futures",
         "_items",
         "_lanes",
+        "_late",
         "_loop",
         "_max_batch",
         "_patience",
         "_scheduled",
+        "_timeout",
         "_write",
         "_writes",
     )
@@ -56,6 +64,8 @@ class Batcher(Generic[T, R]):
         lanes: int = 1,
         max_batch: int = 1000,
         patience: int = 0,
+        timeout: float | None = None,
+        late: Callable[[], Exception] = TimeoutError,
     ) -> None:
         for name, value in (("lanes", lanes), ("max_batch", max_batch)):
             if value < 1:
@@ -70,6 +80,11 @@ class Batcher(Generic[T, R]):
         self._scheduled = False
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._timeout = timeout
+        self._late = late
+        # What isn't done yet, by the time when it is due: in the order of submission.
+        self._due: deque[tuple[float, asyncio.Future[R]]] = deque()
+        self._armed = False
 
     def submit(self, item: T) -> asyncio.Future[R]:
         """Queue `item`; the future gets its result. Raises `RuntimeError` after `close`."""
@@ -81,6 +96,12 @@ class Batcher(Generic[T, R]):
         future: asyncio.Future[R] = loop.create_future()
         self._items.append(item)
         self._futures.append(future)
+        if self._timeout is not None:
+            due = loop.time() + self._timeout
+            self._due.append((due, future))
+            if not self._armed:
+                self._armed = True
+                loop.call_at(due, self._expire)
         if self._free and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._flush, self._patience)
@@ -117,6 +138,18 @@ class Batcher(Generic[T, R]):
                 await asyncio.wait(self._writes)
             else:
                 await asyncio.sleep(0)
+
+    def _expire(self) -> None:
+        """Fail what is due, and come again when the next one is."""
+        assert self._loop is not None
+        now, due = self._loop.time(), self._due
+        while due and (due[0][0] <= now or due[0][1].done()):
+            future = due.popleft()[1]
+            if not future.done():
+                future.set_exception(self._late())
+        self._armed = bool(due)
+        if due:
+            self._loop.call_at(due[0][0], self._expire)
 
     def _flush(self, patience: int) -> None:
         assert self._loop is not None
@@ -170,7 +203,27 @@ class Batcher(Generic[T, R]):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+        due = self._due
+        while due and due[0][1].done():
+            due.popleft()
         if self._items and not self._scheduled:
             # After the submitters woken above have run, so that their next items come along.
             self._scheduled = True
             write.get_loop().call_soon(self._flush, self._patience)
+
+
+def only_loop(
+    owner: object, first: asyncio.AbstractEventLoop | None, running: asyncio.AbstractEventLoop
+) -> asyncio.AbstractEventLoop:
+    """`running`, if `owner` was used in no event loop before it: its `first`.
+
+    Raises `ConfigurationError` otherwise, for what would hang: connections and futures belong to
+    the loop that made them. So does a child process after ``fork``, which runs another.
+    """
+    if first is None or first is running:
+        return running
+    how = "has ended" if first.is_closed() else "runs in another thread or process"
+    raise ConfigurationError(
+        f"this {type(owner).__name__} belongs to the event loop that used it first, and that one "
+        f"{how}: make one for each event loop"
+    )

@@ -8,11 +8,14 @@ the data against the type asked for. Nothing is ever pickled or evaluated.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+import msgspec.inspect
 
 from standfast.errors import CodecError
 
@@ -20,7 +23,11 @@ T = TypeVar("T")
 
 
 class Codec(Protocol):
-    """Turns values into JSON bytes and back. Stored data outlives code: keep old data readable."""
+    """Turns values into JSON bytes and back. Stored data outlives code: keep old data readable.
+
+    A codec may also have ``check(type)``, which raises `CodecError` for a type that it can't decode
+    to. `app.add` then refuses a saga that needs it; without it, that is found when it is decoded.
+    """
 
     def encode(self, value: Any) -> bytes:
         """JSON. Raises `CodecError`."""
@@ -60,6 +67,87 @@ class JsonCodec:
             return decoder.decode(data)
         except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise CodecError(f"stored data doesn't decode to {_name(type)} ({error})") from error
+
+    def check(self, type: Any) -> None:
+        """Raise `CodecError` for a type that nothing can be decoded to."""
+        if type is Any:
+            return
+        try:
+            msgspec.json.Decoder(type, dec_hook=_decode_foreign)
+            shape = msgspec.inspect.type_info(type)
+        except Exception as error:  # names that can't be found, and whatever annotations raise
+            raise CodecError(f"{_name(type)} can't be decoded ({error})") from error
+        for part in parts(shape):
+            if isinstance(part, msgspec.inspect.CustomType) and not _validates(part.cls):
+                raise CodecError(
+                    f"{_name(part.cls)} can't be decoded: use a dataclass, a msgspec Struct, a "
+                    "Pydantic model or plain values"
+                )
+
+
+def parts(shape: Any) -> Iterator[msgspec.inspect.Type]:
+    """A type, as `msgspec.inspect` tells of it, and all that it is made of; each once."""
+    rest, seen = [shape], set()
+    while rest:
+        one = rest.pop()
+        if isinstance(one, (list, tuple)):
+            rest.extend(one)
+        elif isinstance(one, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(one) not in seen:
+            seen.add(id(one))
+            rest.extend(getattr(one, name) for name in one.__struct_fields__)
+            if isinstance(one, msgspec.inspect.Type):
+                yield one
+
+
+LOOSE = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.CustomType,
+    msgspec.inspect.DecimalType,
+    msgspec.inspect.DictType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.FrozenSetType,
+    msgspec.inspect.SetType,
+    msgspec.inspect.TypedDictType,
+)
+"""The types that encode equal values as unequal text, as sets do."""
+
+
+def is_loose(type: Any) -> bool:
+    """Whether equal values of the type may be encoded as different text."""
+    try:
+        shape = msgspec.inspect.type_info(type)
+    except Exception:  # noqa: BLE001 — of a codec that knows it, as `app.add` has seen
+        return True
+    return any(isinstance(part, LOOSE) for part in parts(shape))
+
+
+def canonical(value: Any) -> Any:
+    """A `value` in plain parts that are equal for all values that mean the same.
+
+    Sets are ordered, the order of dicts is forgotten, decimals have no zeros at their end. Unlike
+    JSON, a float that is no number stays one. Raises `TypeError` for what can't be told.
+    """
+    plain = msgspec.to_builtins(
+        with_defaults(value),
+        order="deterministic",
+        builtin_types=(Decimal,),
+        enc_hook=_canonical_foreign,
+    )
+    return _without_zeros(plain)
+
+
+def _without_zeros(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {_without_zeros(key): _without_zeros(part) for key, part in plain.items()}
+    if isinstance(plain, (list, tuple)):
+        return [_without_zeros(part) for part in plain]
+    if not isinstance(plain, Decimal) or not plain.is_finite():
+        return plain
+    sign, digits, exponent = plain.as_tuple()
+    assert isinstance(exponent, int)  # of a finite one it is
+    text = "".join(map(str, digits)).lstrip("0")
+    bare = text.rstrip("0")
+    return f"{'-' * sign}{bare}e{exponent + len(text) - len(bare)}" if bare else "0"
 
 
 def with_defaults(value: T) -> T:
@@ -116,10 +204,31 @@ def _encode_foreign(value: Any) -> Any:
     raise TypeError(f"no JSON form for {type(value).__qualname__}")
 
 
+def _canonical_foreign(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dump()  # as Python values: of sets it keeps that they are some
+    raise TypeError(f"no plain form for {type(value).__qualname__}")
+
+
+def _validates(type: Any) -> bool:
+    return hasattr(type, "model_validate")  # as Pydantic's do
+
+
+@lru_cache(maxsize=1024)
+def _by_name(type: Any) -> dict[str, bool]:
+    """What lets a Pydantic model take its fields by their names too, as they are encoded.
+
+    Before Pydantic 2.11 a model with aliases must say ``populate_by_name`` itself.
+    """
+    known = inspect.signature(type.model_validate).parameters
+    return {"by_alias": True, "by_name": True} if "by_name" in known else {}
+
+
 def _decode_foreign(type: Any, data: Any) -> Any:
     validate = getattr(type, "model_validate", None)
     if validate is not None:
-        return validate(data)
+        return validate(data, **_by_name(type))
     raise TypeError(f"no way to build {_name(type)} from JSON")
 
 

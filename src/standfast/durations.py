@@ -12,6 +12,9 @@ from standfast.errors import ConfigurationError
 Duration: TypeAlias = float | int | str | timedelta
 """Seconds as a number, text such as ``"5s"`` or ``"1h30m"``, or a ``timedelta``."""
 
+LONGEST = 36500 * 86400.0
+"""A hundred years, in seconds: what is added to now must stay a time that every database knows."""
+
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 
@@ -20,12 +23,18 @@ def seconds(value: Duration, *, name: str = "duration", positive: bool = True) -
     """The `value` in seconds.
 
     `name` is the option's name, for the message. With `positive` (the default) zero is refused.
-    Raises `ConfigurationError` for anything that isn't a finite duration of at least zero.
+    Raises `ConfigurationError` for anything that isn't a finite duration of at least zero, and for
+    one of more than a hundred years.
     """
     result = _parse(value, name)
+    if LONGEST < result < math.inf:
+        raise ConfigurationError(
+            f"{name}={_short(value)}: longer than a hundred years. Leave it out, or give None, "
+            "for no limit"
+        )
     if not math.isfinite(result) or result < 0 or (positive and result == 0):
         wanted = "more than zero" if positive else "zero or more"
-        raise ConfigurationError(f"{name}={value!r}: a duration must be finite and {wanted}")
+        raise ConfigurationError(f"{name}={_short(value)}: a duration must be finite and {wanted}")
     return result
 
 
@@ -33,16 +42,27 @@ def _parse(value: Duration, name: str) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of an int that no float can hold
+            return math.inf if value > 0 else -math.inf
     if isinstance(value, str):
         text = value.strip().replace(" ", "")
         parts = _PART.findall(text)
         if parts and "".join(number + unit for number, unit in parts) == text:
             return sum(float(number) * _UNITS[unit] for number, unit in parts)
     raise ConfigurationError(
-        f'{name}={value!r}: not a duration. Give seconds (2.5) or text such as "250ms", "5s", '
-        '"10m", "1h30m", "2d"'
+        f'{name}={_short(value)}: not a duration. Give seconds (2.5) or text such as "250ms", '
+        '"5s", "10m", "1h30m", "2d"'
     )
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out an int of thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def human(value: float) -> str:

@@ -55,15 +55,17 @@ class Refused(StandfastError):
 
     Raise it from a step to say that the outcome is *known*: the step is neither retried nor
     undone. Any other exception means that the outcome is unknown. It speaks for the branch, not for
-    this request alone: an earlier one that is still on its way must have no effect either. A
-    participant behind a `barrier` keeps that promise by letting the barrier keep the refusal.
+    this request alone: an earlier one that is still on its way must have no effect either, nor one
+    beside it in the same ``TaskGroup``. A participant behind a `barrier` keeps that promise by
+    letting the barrier keep the refusal.
     """
 
 
 class Rejected(StandfastError):
     """The call was not made, so there is nothing to undo.
 
-    `retry_after` is how long to wait before it can succeed, in seconds, or None if unknown.
+    `retry_after` is how long to wait before it can succeed, in seconds, or None if unknown. In a
+    saga's step or undo it costs no attempt for an hour from the first attempt on.
     """
 
     def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
@@ -103,7 +105,15 @@ class StoreError(StandfastError):
 
 
 class StoreUnavailable(StoreError):
-    """The database is away or overloaded. Nothing is known to be written: try again later."""
+    """The database is away or overloaded. Nothing is known to be written: try again later.
+
+    `for_good` tells that it won't come back by itself: it refuses the login, say. The message says
+    what to do.
+    """
+
+    def __init__(self, message: str = "", *, for_good: bool = False) -> None:
+        super().__init__(message)
+        self.for_good = for_good
 
 
 class StoreFull(StoreError):

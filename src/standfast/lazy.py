@@ -31,3 +31,31 @@ def exports(
         return list(sys.modules[package].__all__)
 
     return get, names
+
+
+class extra:  # noqa: N801 - reads as a statement: with extra("httpx"): import httpx
+    """Says what to install where the module `name` is missing, of an extra (`name` too, or `of`).
+
+    ::
+
+        with extra("grpc", distribution="grpcio"):
+            import grpc
+    """
+
+    def __init__(self, name: str, *, of: str = "", distribution: str = "") -> None:
+        self._name = name
+        self._of = of or name
+        self._distribution = distribution or name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        missing = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+        # Under another name it is there, and lacks something itself.
+        if missing.partition(".")[0] == self._name:
+            raise ModuleNotFoundError(
+                f"{self._name!r} isn't installed: pip install {self._distribution}, or install "
+                f"standfast with its extra `{self._of}`",
+                name=missing,
+            ) from error

@@ -10,22 +10,30 @@ from standfast.errors import ConfigurationError
 
 Algorithm: TypeAlias = Literal["gcra", "sliding_window"]
 
-# Stores on servers keep microseconds.
+# Stores on servers keep microseconds,
 _FASTEST = 1_000_000
+# and count in floats.
+_MOST = 2**53
 
 
 class Decision(NamedTuple):
-    """What every check of a rate limit answers.
+    """What every check of a rate limit answers. As a condition it is `allowed`.
 
     `remaining`: how many checks of cost 1 would be allowed right now. `retry_after`: seconds until
     the same check would be allowed if nobody else took anything, 0 when it was allowed.
-    `reset_after`: seconds until the whole capacity is back, if nobody takes anything.
+    `reset_after`: seconds until the whole capacity is back, if nobody takes anything. `counted` is
+    False where the store was away and the limiter's `on_store_failure` answered: how many remain,
+    and until when, isn't known then.
     """
 
     allowed: bool
     remaining: int
     retry_after: float
     reset_after: float
+    counted: bool = True
+
+    def __bool__(self) -> bool:
+        return self.allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,8 @@ class Rate:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(f"{name}={value!r}: must be a whole number, 1 or more")
+            if value > _MOST:
+                raise ConfigurationError(f"{name}={value:.3g}: can't be counted; at most {_MOST:,}")
         if self.algorithm not in ("gcra", "sliding_window"):
             raise ConfigurationError(
                 f'algorithm={self.algorithm!r}: choose "gcra" or "sliding_window"'

@@ -9,6 +9,13 @@ from __future__ import annotations
 import re
 
 from standfast.errors import ConfigurationError
+from standfast.groups import leaves
+
+_MOST_TOLD = 10
+"""How many of the exceptions in a group are told."""
+
+NAME_LENGTH = 500
+"""Characters, at most, of what a caller names something by."""
 
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a terminal would obey or choke on: control characters, changes of the writing's direction,
@@ -39,11 +46,28 @@ def cleaned(text: str) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An exception's message, cleaned; "" if it has none, or none that can be had."""
+    """An exception's message, cleaned; "" if it has none, or none that can be had.
+
+    Of a group, what is in it: its own message mostly says just that it is one.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        inside = leaves(error)
+        more = len(inside) - _MOST_TOLD
+        texts = [named(one) for one in inside[:_MOST_TOLD]]
+        return "; ".join(texts) + (f"; and {more} more" if more > 0 else "")
     try:
         return cleaned(str(error))
-    except Exception as broken:  # noqa: BLE001 — a message that can't be made must not hide its error
+    except BaseException as broken:  # noqa: BLE001 — it must not hide the error whose message it is
         return f"(its message can't be read: {type(broken).__name__})"
+
+
+def named(error: BaseException) -> str:
+    """An exception's class and message; of a group of one, those of that one."""
+    inside = leaves(error)
+    if isinstance(error, BaseExceptionGroup) and len(inside) == 1:
+        return named(inside[0])
+    message = told(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def is_storable(text: str) -> bool:

@@ -12,9 +12,9 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar, cast
 
+from standfast.checks import is_async
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database, Row, Script, StoreTransaction, carry_out
 from standfast.ports.providing import Dialect
@@ -90,7 +90,7 @@ class UnitOfWork:
         transaction is over.
         """
         given: object = act
-        if not callable(given) or iscoroutinefunction(given):
+        if not callable(given) or is_async(given):
             raise ConfigurationError(
                 f"on_commit({act!r}): give a plain function of no arguments, not a coroutine "
                 "function; it may begin a task"

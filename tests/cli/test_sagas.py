@@ -162,6 +162,17 @@ def test_show_tells_the_story(sagas, standfast):
     assert by_url.stderr == ""
 
 
+def test_show_tells_where_errors_were_raised_if_asked(sagas):
+    assert "Traceback" not in sagas("show", "place-order/parked").stdout
+    shown = sagas("show", "place-order/parked", "--traceback").stdout.splitlines()
+    heads = [n for n, line in enumerate(shown) if re.fullmatch(r"\+\S+ charge:", line)]
+    assert len(heads) == 1, "once for the same"
+    told = shown[heads[0] + 1 :]
+    assert told[0] == "  Traceback (most recent call last):"
+    assert any(line.startswith("    File ") and "in charge" in line for line in told)
+    assert told.count("  OSError: the bank is away") == 1
+
+
 def test_acts_reach_the_journal_with_the_one_who_asked(sagas, played, standfast):
     (waiting, parked) = json.loads(
         sagas("list", "--json", "--status", "waiting", "--status", "parked").stdout

@@ -37,6 +37,7 @@ class Hands:
     ) -> None:
         self.kinds: dict[tuple[str, str, int], int | None] = dict.fromkeys(kinds)
         self.kinds.update(limits or {})
+        self.fingerprints: dict[tuple[str, str, int], str] = {}
         self.journal = journal
         self.active: dict[UUID, Loaded] = {}
         self.taken: list[UUID] = []

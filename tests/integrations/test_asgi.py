@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from standfast.backends.redis import RedisRateLimits
-from standfast.errors import BulkheadFull, ConfigurationError
+from standfast.errors import BulkheadFull, ConfigurationError, StoreUnavailable
 from standfast.integrations.asgi import (
     BulkheadMiddleware,
     RateLimitMiddleware,
@@ -55,7 +55,14 @@ async def test_429_with_retry_after_and_the_ietf_fields(serve, framework):
     assert "Retry-After" not in first.headers
     assert third.headers["RateLimit"].startswith('"api";r=0;t=')
     assert 1700 < int(third.headers["Retry-After"]) <= 1800
-    assert third.text == "Too Many Requests"
+    assert third.headers["Content-Type"] == "application/problem+json"
+    wait = int(third.headers["Retry-After"])
+    assert third.json() == {
+        "type": "about:blank",
+        "title": "Too Many Requests",
+        "status": 429,
+        "detail": f"Try again in {wait} s.",
+    }
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,67 @@ async def test_versions_of_the_fields(serve, version, fields):
 def test_an_unknown_version_is_refused():
     with pytest.raises(ConfigurationError, match="headers='rfc': choose one of draft-10"):
         RateLimitMiddleware(None, RateLimiter(1), headers="rfc")
+
+
+class Away:
+    """A store that is."""
+
+    async def check(self, requests):
+        raise StoreUnavailable("gone")
+
+
+@pytest.mark.parametrize(
+    ("version", "fields"),
+    [
+        ("draft-10", {"ratelimit-policy": '"api";q=2;w=3600'}),
+        ("draft-07", {"ratelimit-policy": "2;w=3600"}),
+        ("draft-06", {"ratelimit-policy": "2;w=3600", "ratelimit-limit": "2"}),
+        ("none", {}),
+    ],
+)
+@pytest.mark.parametrize(("policy", "status"), [("allow", 200), ("deny", 429)])
+async def test_while_the_store_is_away_the_fields_tell_only_what_is_known(
+    serve, policy, status, version, fields
+):
+    limiter = RateLimiter(2, "1h", store=Away(), name="api", on_store_failure=policy)
+    app = starlette(RateLimitMiddleware, limiter, headers=version)
+    async with serve(app) as url, httpx.AsyncClient() as client:
+        answer = await client.get(url)
+    assert answer.status_code == status
+    told = {name: value for name, value in answer.headers.items() if "ratelimit" in name}
+    assert told == fields
+
+
+@pytest.mark.parametrize("cost", [0, -1, 3])
+def test_a_cost_that_can_never_pass_is_refused_when_built(cost):
+    with pytest.raises(ConfigurationError, match=f"cost={cost}: must be from 1 to 2"):
+        RateLimitMiddleware(None, RateLimiter(2), cost=cost)
+
+
+def test_a_key_that_is_no_function_is_refused_when_built():
+    with pytest.raises(ConfigurationError, match="key='X-API-Key': give a function of the scope"):
+        RateLimitMiddleware(None, RateLimiter(2), key="X-API-Key")
+
+
+@pytest.mark.parametrize("answer", [7, b"ann", ("a", "b")])
+async def test_a_key_that_is_no_text(answer):
+    async def key(scope):
+        return answer
+
+    middleware = RateLimitMiddleware(None, RateLimiter(2), key=key)
+    with pytest.raises(ConfigurationError, match=r"its key function answered .*, or None for no"):
+        await middleware({"type": "http"}, None, None)
+
+
+async def test_any_header_value_is_a_key(serve, redis_url):
+    """Long ones and odd ones too, in a store on a server."""
+    async with RedisRateLimits(redis_url) as store, httpx.AsyncClient() as client:
+        limiter = RateLimiter(1, "1h", store=store, name="api", on_store_failure="deny")
+        app = fastapi(RateLimitMiddleware, limiter, key=by_header("X-API-Key"))
+        async with serve(app) as url:
+            for key in (b"x" * 8000, b"\xff\xfe", b"ann"):
+                answers = [await client.get(url, headers=[(b"x-api-key", key)]) for _ in range(2)]
+                assert [answer.status_code for answer in answers] == [200, 429]
 
 
 async def test_clients_by_header(serve):
@@ -151,7 +219,9 @@ async def test_503_when_the_bulkhead_is_full(serve, framework, retry_after, told
     app = framework(BulkheadMiddleware, full(retry_after))
     async with serve(app) as url, httpx.AsyncClient() as client:
         answer = await client.get(url)
-    assert (answer.status_code, answer.text) == (503, "Service Unavailable")
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert (answer.json()["title"], answer.json()["status"]) == ("Service Unavailable", 503)
     assert answer.headers["Retry-After"] == told
 
 

@@ -27,7 +27,7 @@ class Everything(Saga[Order]):
     """
 
     version = 3
-    deadline = "2h"
+    deadline = "2d"
     max_in_flight = 5
 
     @step(timeout="5s", retry=Retry(attempts=None, total="1h"))
@@ -76,7 +76,7 @@ Has one step of each kind.
 And a second paragraph.
 
 - input: `Order`
-- deadline: 2h
+- deadline: 2d
 - point of no return: `charge`
 - at most 5 in flight per worker
 
@@ -85,12 +85,12 @@ And a second paragraph.
 | step | what | after | timeout | retry | when exhausted |
 |---|---|---|---|---|---|
 | `reserve` | Holds a place \\| of stock. |  | 5s | for up to 1h | compensate |
-| `pack` | (each item, 2 at a time) | `reserve` |  | 5 attempts | compensate |
-| `book` | (conditional, transactional) | `reserve` |  | 5 attempts | park |
+| `pack` | (each item, 2 at a time) | `reserve` |  | 30 attempts | compensate |
+| `book` | (conditional, transactional) | `reserve` |  | 30 attempts | park |
 | `parcel` | runs the saga `parcel` | `pack`, `book` |  |  |  |
 | `approved` | waits for the signal `approved` | `parcel` | 1d |  | compensate |
-| `charge` | (pivot) | `approved` |  | 20 attempts | park |
-| `thank` |  | `charge` |  | 20 attempts | park |
+| `charge` | (pivot) | `approved` |  | 30 attempts | park |
+| `thank` |  | `charge` |  | 30 attempts | park |
 
 ## Compensations
 

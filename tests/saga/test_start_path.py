@@ -14,7 +14,7 @@ import standfast
 from standfast import Context, Saga, Standfast, step
 
 ROOT = str(Path(standfast.__file__).parent)
-LONGEST = 18
+LONGEST = 19
 AFTER_THE_COMMIT = ("post", "ConnectionThreads._done", "Starter._answered")
 
 

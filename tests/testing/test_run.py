@@ -66,7 +66,7 @@ def test_failures_are_retried_in_virtual_time():
 def test_an_error_each_time_exhausts_the_retries_and_what_is_parked_stays_so():
     run = run_saga(PlaceOrder(), Order(), raises={"ship": ConnectionError})
     assert run.status == "parked"
-    assert run.trace.count("ship failed") == 20
+    assert run.trace.count("ship failed") == 30
 
 
 def test_an_undo_that_fails_each_time():

@@ -11,6 +11,7 @@ from standfast.app import Standfast
 from standfast.cli.loading import reading
 from standfast.cli.output import age, as_json, note, say, status, table, without_middle
 from standfast.clock import SYSTEM_CLOCK
+from standfast.coordination.fingerprints import fingerprints
 from standfast.coordination.membership import MEMBER
 from standfast.durations import human
 from standfast.errors import Unsupported
@@ -37,6 +38,7 @@ class Process:
     lease: Lease
     kinds: Sequence[tuple[str, int]]
     services: Sequence[Mapping[str, Any]]
+    fingerprints: Mapping[tuple[str, int], str]
 
 
 def read(lease: Lease) -> Process:
@@ -47,7 +49,8 @@ def read(lease: Lease) -> Process:
         note = {}
     kinds = [one for one in _listed(note, "kinds") if isinstance(one, list) and len(one) == 3]
     services = [one for one in _listed(note, "services") if isinstance(one, dict)]
-    return Process(lease, [(str(name), version) for _, name, version in kinds], services)
+    prints = {(name, version): one for (_, name, version), one in fingerprints(lease.note).items()}
+    return Process(lease, [(str(name), version) for _, name, version in kinds], services, prints)
 
 
 def _listed(note: Any, name: str) -> list[Any]:
@@ -131,6 +134,7 @@ async def workers(app: Standfast, as_values: bool) -> None:
     async with reading(app.database, [LeaseStore]) as database:
         found = await _processes(database)
         owned = await _owned(database)
+    unlike = _unlike(found)
     if as_values:
         say(
             as_json(
@@ -139,7 +143,13 @@ async def workers(app: Standfast, as_values: bool) -> None:
                         "token": one.lease.token,
                         "name": one.lease.holder,
                         "sagas": [
-                            {"name": name, "version": version} for name, version in one.kinds
+                            {
+                                "name": name,
+                                "version": version,
+                                "fingerprint": one.fingerprints.get((name, version)),
+                                "differs": (name, version) in unlike,
+                            }
+                            for name, version in one.kinds
                         ],
                         "lease_expires_in": round(one.lease.expires_in, 3),
                         "owned": owned.get(one.lease.token, 0),
@@ -163,6 +173,24 @@ async def workers(app: Standfast, as_values: bool) -> None:
     )
     if not found:
         note(NOBODY)
+    for (name, version), processes in unlike.items():
+        note(
+            f"{name} v{version} isn't the same in all: its steps differ in {processes}. Give the "
+            "newer code the next version, or run the same everywhere"
+        )
+
+
+def _unlike(found: Sequence[Process]) -> Mapping[tuple[str, int], str]:
+    """The sagas that aren't the same in all processes, with who has which: ``a, b / c``."""
+    holders: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for one in found:
+        for kind, fingerprint in one.fingerprints.items():
+            holders.setdefault(kind, {}).setdefault(fingerprint, []).append(one.lease.holder)
+    return {
+        kind: " / ".join(", ".join(names) for names in by_print.values())
+        for kind, by_print in holders.items()
+        if len(by_print) > 1
+    }
 
 
 def _can_run(process: Process) -> str:

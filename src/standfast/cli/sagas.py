@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
@@ -106,7 +107,14 @@ def list_(
 
 
 @sagas.command()
-def show(app: Target, address: Address, json: AsJson = False) -> None:
+def show(
+    app: Target,
+    address: Address,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Tell where in the code each error was raised, too.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
     """Show one saga: how it stands, what it does or waits for, and all that happened to it."""
     from standfast.saga.export import record
     from standfast.saga.timeline import short, since_start
@@ -164,6 +172,11 @@ def show(app: Target, address: Address, json: AsJson = False) -> None:
             header=False,
             right=["AFTER"],
         )
+        if traceback:
+            for entry in told.entries:
+                if entry.traceback:
+                    say(f"\n{since_start(entry)} {on_one_line(entry.branch)}:")
+                    say(indent(entry.traceback, "  ").rstrip())
         for mail in loaded.mails:
             what = on_one_line(mail.subject)
             say(f"not acted on yet: {what} {short(mail.body)}, sent {moment(mail.at)}")

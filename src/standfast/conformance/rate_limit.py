@@ -81,6 +81,27 @@ class RateLimitSuite:
         assert [d.allowed for d in decisions] == [True, False] * len(keys)
 
     @BOTH
+    async def test_bad_keys_fail_no_other(self, store: RateLimitStore, rate: Rate) -> None:
+        """Halves of surrogate pairs, NUL, 8 kB: they count like others, and beside others."""
+        bad = ["\ud800", "\udfff", "nul\0", "\0", "x" * 8000, "y" * 8000, "ü" * 8000]
+        keys = ["good", *bad, "also good"]
+        for allowed in (True, False):
+            answers = await asyncio.gather(
+                *(store.check([RateRequest(key, rate, 6)]) for key in keys)
+            )
+            assert [one.allowed for (one,) in answers] == [allowed] * len(keys)
+
+    @pytest.mark.parametrize("limit", [1_000, 1_001, 999_999, 1_000_000])
+    async def test_the_fastest_rates(self, store: RateLimitStore, limit: int) -> None:
+        """Of which a unit comes back in less time than some stores can tell."""
+        for burst in (1, 10):
+            decision = await self.take(store, Rate(limit, 1.0, burst), 1, f"k{burst}")
+            assert (decision.allowed, decision.retry_after) == (True, 0)
+        async with asyncio.timeout(10):
+            while not (await self.take(store, Rate(limit, 1.0, 1), 1, "k1")).allowed:  # noqa: ASYNC110 - no event tells
+                await asyncio.sleep(0.001)
+
+    @BOTH
     async def test_give_back(self, store: RateLimitStore, rate: Rate) -> None:
         """A negative cost is always allowed; too much of it only fills the capacity."""
         await self.take(store, rate, 10)

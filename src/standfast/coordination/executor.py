@@ -34,6 +34,11 @@ class Desk(Protocol):
         ...
 
     @property
+    def holder(self) -> str:
+        """This process's name, for people."""
+        ...
+
+    @property
     def slots(self) -> Slots:
         """The concurrency limit of this turn: each turn of the worker has a `Slots` of its own.
 
@@ -90,6 +95,14 @@ class Executor(Protocol):
     @property
     def kinds(self) -> Mapping[Kind, int | None]:
         """The kinds that it can run, each with the concurrency limit of its name, or None."""
+        ...
+
+    @property
+    def fingerprints(self) -> Mapping[Kind, str]:
+        """A hash of what each kind is here, so that a process with other code for it is told of.
+
+        A kind without one isn't compared.
+        """
         ...
 
     @property

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from standfast.clock import Clock
@@ -82,6 +82,7 @@ class Membership:
         self._told: tuple[int | None, str] = (None, "")
         """The note as the store has it, and of which lease."""
         self._kinds: dict[str, list[Kind]] = {}
+        self._fingerprints: dict[Kind, str] = {}
         self._takeovers: list[Callable[[], None]] = []
         self._renewing = asyncio.Lock()
         self._telling = asyncio.Lock()
@@ -228,11 +229,24 @@ class Membership:
                 await self.leases.annotate(token, note)
                 self._told = token, note
 
-    async def can_run(self, service: str, kinds: Sequence[Kind]) -> None:
+    async def can_run(
+        self, service: str, kinds: Sequence[Kind], fingerprints: Mapping[Kind, str] | None = None
+    ) -> None:
         """Publish which kinds, (pattern, name, version), a service of this process can run.
 
-        Raises `StoreError`.
+        `fingerprints` are hashes of what a kind is here, by which others see whether they have the
+        same. Raises `StoreError`.
         """
         self._kinds[service] = list(kinds)
-        every = [list(kind) for some in self._kinds.values() for kind in some]
-        await self.tell(kinds=every)
+        self._fingerprints.update(fingerprints or {})
+        every = [kind for some in self._kinds.values() for kind in some]
+        told: dict[str, Any] = {"kinds": [list(kind) for kind in every]}
+        prints = self._fingerprints
+        if prints:
+            told["fingerprints"] = [[*kind, prints[kind]] for kind in every if kind in prints]
+        await self.tell(**told)
+
+    async def others(self) -> list[tuple[str, str]]:
+        """The names of the other processes, each with its note. Raises `StoreError`."""
+        found = await self.leases.leases(MEMBER)
+        return [(one.holder, one.note) for one in found if one.token != self.token]

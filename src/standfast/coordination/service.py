@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from typing import Protocol
 
+from standfast.checks import whole
 from standfast.coordination.membership import Membership
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
@@ -28,8 +29,7 @@ class ServiceOptions:
     linger: Duration = 1.0
 
     def __post_init__(self) -> None:
-        if self.max_in_flight < 1:
-            raise ConfigurationError(f"max_in_flight={self.max_in_flight}: must be 1 or more")
+        whole(self.max_in_flight, name="max_in_flight")
         for name in ("poll", "linger"):
             object.__setattr__(self, name, seconds(getattr(self, name), name=name))
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from uuid import UUID
 
 from standfast.clock import Clock
 from standfast.coordination.executor import Executor
+from standfast.coordination.fingerprints import fingerprints, unlike
 from standfast.coordination.membership import Kind, Membership
 from standfast.coordination.service import Duty
 from standfast.coordination.slots import Slots
@@ -62,6 +63,7 @@ class Worker:
         self._emptied = asyncio.Event()
         self._membership: Membership
         self._turns = 0
+        self._warned: set[tuple[Kind, str]] = set()
         self._owes: int | None = None
 
     # -- a turn ------------------------------------------------------------------------------
@@ -74,7 +76,9 @@ class Worker:
             await self._journal.release(self.owner)
         self._owes = None
         self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
-        await duty.membership.can_run(self.name, list(executor.kinds))
+        own = executor.fingerprints
+        await duty.membership.can_run(self.name, list(executor.kinds), own)
+        await self._compare(own)
         due.everything()
         subscriptions = (
             self._journal.on_due(due.told),
@@ -102,6 +106,21 @@ class Worker:
             if duty.membership.token == self.owner:
                 await self._give_all_back()
 
+    async def _compare(self, own: Mapping[Kind, str]) -> None:
+        """Warn, once each, of processes that have other code for a kind than this one."""
+        for name, note in await self._membership.others() if own else ():
+            theirs = fingerprints(note)
+            for kind in unlike(own, theirs):
+                if (kind, theirs[kind]) in self._warned:
+                    continue
+                self._warned.add((kind, theirs[kind]))
+                log.warning(
+                    "%s %r version %d has other steps here than in %s (fingerprint %s, there %s): "
+                    "either may run an instance that the other began. Give the newer one the next "
+                    "version, or run the same code",
+                    *(*kind, name, own[kind], theirs[kind]),
+                )
+
     async def _give_all_back(self) -> None:
         await self._executor.end()
         try:
@@ -123,6 +142,11 @@ class Worker:
             log.warning("%d instances still ran after %g s: cut off", len(executor.active), within)
 
     # -- the desk ----------------------------------------------------------------------------
+
+    @property
+    def holder(self) -> str:
+        """See `Desk.holder`."""
+        return self._membership.name
 
     def hint(self, id: UUID) -> None:
         """See `Desk.hint`."""
@@ -293,6 +317,12 @@ class Worker:
                 instance.version,
                 instance.name,
                 orphaned.remedy,
+                extra={
+                    instance.pattern: instance.name,
+                    f"{instance.pattern}_id": str(instance.id),
+                    "key": instance.key,
+                    "correlation_id": instance.correlation_id,
+                },
             )
 
 

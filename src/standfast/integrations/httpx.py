@@ -10,20 +10,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Collection, Hashable, Iterable
+from hashlib import sha256
+from itertools import count
 from typing import TypeAlias
 
-import httpx
-
+from standfast.errors import ConfigurationError, TimedOut
+from standfast.lazy import extra
 from standfast.resilience.budget import let_pass
-from standfast.resilience.policy import Policy
+from standfast.resilience.in_progress import IN_PROGRESS
+from standfast.resilience.policy import Policy, is_async
+
+with extra("httpx"):
+    import httpx
 
 IsFailure: TypeAlias = Callable[[httpx.Response], bool]
 
-# RFC 9110, 9.2.2.
-_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+_log = logging.getLogger("standfast.integrations.httpx")
+
+IDEMPOTENT: Collection[str] = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+"""The methods that may be repeated whatever became of the first request (RFC 9110, 9.2.2)."""
+
 # The request was certainly not sent.
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# These differ from request to request, and no answer depends on them.
+_PASSING = (b"traceparent", b"tracestate", b"x-request-id")
+
+# Of a response's extensions, those that outlive its connection.
+_LASTING = ("http_version", "reason_phrase")
+
+_numbers = count()
 
 
 def server_failed(response: httpx.Response) -> bool:
@@ -44,30 +62,160 @@ class FailedResponse(Exception):
 
 
 class _Judge:
-    """What the two transports share: which outcome is a failure, and what may be sent again."""
+    """What the two transports share: which answer is a failure, and which method is idempotent."""
 
-    def __init__(self, policy: Policy, is_failure: IsFailure) -> None:
+    def __init__(self, policy: Policy, is_failure: IsFailure, idempotent: Collection[str]) -> None:
+        if is_async(is_failure):
+            raise ConfigurationError(
+                f"is_failure={is_failure!r}: give a plain function of the response that answers "
+                "a bool"
+            )
+        if isinstance(idempotent, str) or not all(isinstance(one, str) for one in idempotent):
+            raise ConfigurationError(
+                f"idempotent={idempotent!r}: give a list of methods, such as ['GET', 'POST']"
+            )
         self.policy = policy
         self.is_failure = is_failure
+        self.idempotent = frozenset(method.upper() for method in idempotent)
+        self.number = next(_numbers)
 
-    def refuse(self, request: httpx.Request, response: httpx.Response) -> FailedResponse:
-        failure = FailedResponse(response)
-        if response.status_code == 429:  # Nothing was done, whatever the method.
-            return failure if _can_be_read_again(request) else let_pass(failure)
-        return failure if _may_repeat(request) else let_pass(failure)
 
-    def mark(self, request: httpx.Request, error: httpx.TransportError) -> None:
-        if not (_may_repeat(request) or isinstance(error, _UNSENT)):
+class _Exchange:
+    """One request of a client under the policy: its attempts, and the responses that they got.
+
+    Attempts may run in threads and end after the exchange: it is told of each response, and of
+    each that nobody gets it says that it must be closed.
+    """
+
+    def __init__(self, judge: _Judge, request: httpx.Request) -> None:
+        self._judge = judge
+        self._request = request
+        self._lock = threading.Lock()
+        self._open: list[httpx.Response] = []
+        self._failed: list[httpx.Response] = []
+        self._maybe_sent = False
+        self._over = False
+        self.kept = False
+        """Whether an answer may be kept for later, and must therefore be read whole."""
+
+    def may_repeat(self) -> bool:
+        """See `CallInProgress.may_repeat`."""
+        if not self._maybe_sent:
+            return True
+        request = self._request
+        if not isinstance(request.stream, httpx.ByteStream):
+            return False  # The body is gone.
+        return request.method.upper() in self._judge.idempotent or (
+            "Idempotency-Key" in request.headers
+        )
+
+    def identity(self) -> Hashable:
+        """See `CallInProgress.identity`: the transport, method, URL, header fields and body."""
+        self.kept = True
+        request = self._request
+        if not isinstance(request.stream, httpx.ByteStream):
+            return object()  # What will be sent isn't known.
+        fields = sorted(
+            (name.lower(), value)
+            for name, value in request.headers.raw
+            if name.lower() not in _PASSING
+        )
+        parts = (self._judge.number, request.method, str(request.url), fields, request.read())
+        # Not the parts themselves: they hold passwords.
+        return sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()
+
+    def begin(self) -> list[httpx.Response]:
+        """An attempt begins; which failed responses of earlier ones nobody needs any more.
+
+        Raises `TimedOut` where the policy may not make another.
+        """
+        request = self._request
+        with self._lock:
+            if not self.may_repeat():
+                # Only a policy that doesn't ask `may_repeat` comes here.
+                raise let_pass(
+                    TimedOut(
+                        f"{request.method} to {request.url.host!r} was not sent again: it may have "
+                        "been received, and isn't idempotent. Send an Idempotency-Key that the "
+                        "server honours, or name the method in idempotent=[…]"
+                    )
+                )
+            self._maybe_sent = True
+            before, self._failed = self._failed, []
+            return before
+
+    def broke(self, error: BaseException) -> None:
+        """An attempt ended without a response."""
+        if isinstance(error, _UNSENT):
+            self._maybe_sent = False
+
+    def got(self, response: httpx.Response) -> bool:
+        """An attempt got `response`; whether anybody waits for it."""
+        with self._lock:
+            if not self._over:
+                self._open.append(response)
+            return not self._over
+
+    def judge(self, response: httpx.Response) -> None:
+        """Raise `FailedResponse` if it is a failure."""
+        if self._judge.is_failure(response):
+            with self._lock:
+                if response in self._open:
+                    self._open.remove(response)
+                    self._failed.append(response)
+            if response.status_code == 429 and isinstance(self._request.stream, httpx.ByteStream):
+                self._maybe_sent = False  # Nothing was done, whatever the method.
+            raise FailedResponse(response)
+
+    def end(self) -> list[httpx.Response]:
+        """The policy is done; the responses that are still open."""
+        with self._lock:
+            self._over = True
+            return [*self._failed, *self._open]
+
+    def answered(self, answer: object) -> tuple[httpx.Response, list[httpx.Response]]:
+        """The policy is done, with `answer`: what the caller gets, and what must be closed."""
+        left = self.end()
+        for response in left:
+            if response is answer:
+                return response, [one for one in left if one is not response]
+        return _substitute(answer), left
+
+    def gave_up(self, response: httpx.Response) -> tuple[httpx.Response, list[httpx.Response]]:
+        """The policy gave up on a failed `response`: as `answered`."""
+        left = self.end()
+        if not any(one is response for one in left):
+            # A later attempt has closed it, and its response says the same.
+            response = next(reversed(left), response)
+        return response, [one for one in left if one is not response]
+
+    def mark(self, error: BaseException) -> None:
+        """What comes out of the policy tells retries around the client what this one knows."""
+        if not self.may_repeat():
             let_pass(error)
 
 
-def _may_repeat(request: httpx.Request) -> bool:
-    safe = request.method.upper() in _IDEMPOTENT or "Idempotency-Key" in request.headers
-    return safe and _can_be_read_again(request)
-
-
-def _can_be_read_again(request: httpx.Request) -> bool:
-    return isinstance(request.stream, httpx.ByteStream)
+def _substitute(answer: object) -> httpx.Response:
+    """What a policy answered by itself, for one more caller: httpx writes into what it is given."""
+    if not isinstance(answer, httpx.Response):
+        raise ConfigurationError(
+            f"the policy answered {answer!r} for an HTTP request: a Fallback in a transport gives "
+            "an httpx.Response"
+        )
+    try:
+        content = answer.content
+    except httpx.ResponseNotRead:
+        return answer  # Of another request, on its way: only one can have it.
+    # The content is decoded already.
+    fields = [
+        (name, value)
+        for name, value in answer.headers.raw
+        if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
+    ]
+    extensions = {name: kept for name, kept in answer.extensions.items() if name in _LASTING}
+    return httpx.Response(
+        answer.status_code, headers=fields, content=content, extensions=extensions
+    )
 
 
 class PolicyTransport(httpx.BaseTransport):
@@ -75,14 +223,25 @@ class PolicyTransport(httpx.BaseTransport):
 
     A response for which `is_failure` says True (`server_failed` by default) counts as a failure of
     the attempt, with its ``Retry-After``; so do httpx's transport errors. When the policy gives up
-    on such a response, the last one is returned, not raised; those before it are closed. What the
-    policy raises by itself (`CircuitOpen`, `TimedOut` …) comes through.
+    on such a response, the last one is returned, not raised. What the policy raises by itself
+    (`CircuitOpen`, `TimedOut` …) comes through. Every response that the caller doesn't get is
+    closed: failures, losers of a `Hedge`, and what comes when nobody waits any more.
 
-    A request is sent again only if its method is idempotent or it has an ``Idempotency-Key``, if
-    the answer was 429, or if it can't have been sent; and never if its body was a stream. Any other
-    failure is marked, so that no `Retry` around tries again.
+    Once a request may have been sent, it is sent again only if its method is in `idempotent`
+    (`IDEMPOTENT` by default), if it has an ``Idempotency-Key``, or if the answer was 429; and never
+    if its body was a stream. That holds whatever ended the wait, and for every policy: no `Retry`
+    tries again after a `Timeout`, and no `Hedge` makes a second call. The error that comes out is
+    marked, so that no `Retry` around the client tries again either.
 
-    An attempt ends with the response's headers: its body is read outside of the policy.
+    Policies get the request as the argument of the call: ``RateLimiter(key=lambda request:
+    request.url.host)``. A `Fallback` gives an ``httpx.Response``; ``last_good`` goes by the
+    transport, the method, the URL, the header fields and the body, and reads the bodies of the
+    answers that it keeps.
+
+    An attempt ends with the response's headers: its body is read outside of the policy. A `Timeout`
+    can't end a request in its thread, only stop waiting for it: set the client's own timeout too.
+
+    Raises `ConfigurationError` for an `is_failure` that is ``async``, or no list of methods.
     """
 
     def __init__(
@@ -91,35 +250,48 @@ class PolicyTransport(httpx.BaseTransport):
         transport: httpx.BaseTransport | None = None,
         *,
         is_failure: IsFailure = server_failed,
+        idempotent: Collection[str] = IDEMPOTENT,
     ) -> None:
-        self._judge = _Judge(policy, is_failure)
+        self._judge = _Judge(policy, is_failure, idempotent)
         self._transport = transport or httpx.HTTPTransport()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Make one request under the policy."""
-        failed: list[httpx.Response] = []
+        exchange = _Exchange(self._judge, request)
 
-        def attempt() -> httpx.Response:
-            while failed:
-                failed.pop().close()
+        def attempt(request: httpx.Request) -> httpx.Response:
+            _close(exchange.begin())
+            IN_PROGRESS.set(None)
             try:
                 response = self._transport.handle_request(request)
-            except httpx.TransportError as error:
-                self._judge.mark(request, error)
+            except BaseException as error:
+                exchange.broke(error)
                 raise
-            if self._judge.is_failure(response):
-                failed.append(response)
-                raise self._judge.refuse(request, response)
+            finally:
+                IN_PROGRESS.set(exchange)
+            if not exchange.got(response):
+                _close([response])
+                return response
+            exchange.judge(response)
+            if exchange.kept:
+                response.read()
+                return _substitute(response)
             return response
 
+        around = IN_PROGRESS.get()
+        IN_PROGRESS.set(exchange)
         try:
-            return self._judge.policy.call(attempt)
+            result, left = exchange.answered(self._judge.policy.call(attempt, request))
         except FailedResponse as failure:
-            return failure.response
-        except BaseException:
-            while failed:
-                failed.pop().close()
+            result, left = exchange.gave_up(failure.response)
+        except BaseException as error:
+            _close(exchange.end())
+            exchange.mark(error)
             raise
+        finally:
+            IN_PROGRESS.set(around)
+        _close(left)
+        return result
 
     def close(self) -> None:
         """Close the transport inside."""
@@ -127,7 +299,7 @@ class PolicyTransport(httpx.BaseTransport):
 
 
 class AsyncPolicyTransport(httpx.AsyncBaseTransport):
-    """As `PolicyTransport`, for ``httpx.AsyncClient``."""
+    """As `PolicyTransport`, for ``httpx.AsyncClient``; a `Timeout` does end a request here."""
 
     def __init__(
         self,
@@ -135,36 +307,65 @@ class AsyncPolicyTransport(httpx.AsyncBaseTransport):
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         is_failure: IsFailure = server_failed,
+        idempotent: Collection[str] = IDEMPOTENT,
     ) -> None:
-        self._judge = _Judge(policy, is_failure)
+        self._judge = _Judge(policy, is_failure, idempotent)
         self._transport = transport or httpx.AsyncHTTPTransport()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Make one request under the policy."""
-        failed: list[httpx.Response] = []
+        exchange = _Exchange(self._judge, request)
 
-        async def attempt() -> httpx.Response:
-            while failed:
-                await failed.pop().aclose()
+        async def attempt(request: httpx.Request) -> httpx.Response:
+            await _aclose(exchange.begin())
+            IN_PROGRESS.set(None)
             try:
                 response = await self._transport.handle_async_request(request)
-            except httpx.TransportError as error:
-                self._judge.mark(request, error)
+            except BaseException as error:
+                exchange.broke(error)
                 raise
-            if self._judge.is_failure(response):
-                failed.append(response)
-                raise self._judge.refuse(request, response)
+            finally:
+                IN_PROGRESS.set(exchange)
+            if not exchange.got(response):
+                await _aclose([response])
+                return response
+            exchange.judge(response)
+            if exchange.kept:
+                await response.aread()
+                return _substitute(response)
             return response
 
+        around = IN_PROGRESS.get()
+        IN_PROGRESS.set(exchange)
         try:
-            return await self._judge.policy.call(attempt)
+            result, left = exchange.answered(await self._judge.policy.call(attempt, request))
         except FailedResponse as failure:
-            return failure.response
-        except BaseException:
-            while failed:
-                await failed.pop().aclose()
+            result, left = exchange.gave_up(failure.response)
+        except BaseException as error:
+            await _aclose(exchange.end())
+            exchange.mark(error)
             raise
+        finally:
+            IN_PROGRESS.set(around)
+        await _aclose(left)
+        return result
 
     async def aclose(self) -> None:
         """Close the transport inside."""
         await self._transport.aclose()
+
+
+def _close(responses: Iterable[httpx.Response]) -> None:
+    for response in responses:
+        try:
+            response.close()
+        except Exception:  # noqa: BLE001 - nobody gets it, so it mustn't fail what somebody gets
+            _log.debug("a response that nobody gets didn't close", exc_info=True)
+
+
+async def _aclose(responses: Iterable[httpx.Response]) -> None:
+    for response in responses:
+        try:
+            await response.aclose()
+        except Exception:  # noqa: BLE001 - as above
+            _log.debug("a response that nobody gets didn't close", exc_info=True)

@@ -1,10 +1,8 @@
-"""How many retries one dependency bears, shared by all who call it, and the mark "don't retry".
+"""How many retries one dependency bears, shared by all who call it.
 
 Retries help while few calls fail. When most fail, each retry is load on something that is already
-down, and layers that retry around layers that retry multiply it. A `RetryBudget` bounds retries to
-a share of the calls; the mark that an exhausted retry leaves on its exception stops the layers
-around it. A saga's step is no such layer: its retries are durable and far apart, so what was
-exhausted inside it counts as one attempt. Only a mark made by you ends those too.
+down. A `RetryBudget` bounds retries to a share of the calls; the mark that an exhausted retry
+leaves on its exception (`marks.py`) stops the layers around it.
 
 Source of the budget: Finagle's ``RetryBudget`` (a share of the calls, and a few per second for the
 quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
@@ -13,14 +11,15 @@ quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
 from __future__ import annotations
 
 import threading
-from typing import TypeVar
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
-
-E = TypeVar("E", bound=BaseException)
-
-_MARK = "__standfast_do_not_retry__"
+from standfast.resilience.forking import survives_fork, unlock
+from standfast.resilience.functions import number
+from standfast.resilience.marks import do_not_retry as do_not_retry
+from standfast.resilience.marks import is_final as is_final
+from standfast.resilience.marks import is_marked as is_marked
+from standfast.resilience.marks import let_pass as let_pass
 
 
 class RetryBudget:
@@ -42,6 +41,8 @@ class RetryBudget:
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        for option, value in (("ratio", ratio), ("per_second", per_second), ("burst", burst)):
+            number(value, name=option)
         if not 0 <= ratio <= 1:
             raise ConfigurationError(
                 f"ratio={ratio!r}: retries per call, from 0 to 1 (0.2: one for five calls)"
@@ -63,6 +64,11 @@ class RetryBudget:
         self._seen = 0
         self._settled = clock.monotonic()
         self._lock = threading.Lock()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Go on as the parent's budget stood; a thread of the parent may have held the lock."""
+        unlock(self._lock)
 
     def take(self) -> bool:
         """Take one retry, if there is one."""
@@ -93,48 +99,3 @@ class RetryBudget:
             f"RetryBudget({self.ratio!r}, per_second={self.per_second!r}, burst={self.burst!r}, "
             f"name={self.name!r})"
         )
-
-
-def do_not_retry(error: E) -> E:
-    """Mark `error` so that nothing around tries again: ``raise do_not_retry(error)``.
-
-    No `Retry` does, and no retry of a saga's step or compensation: it fails at once, as if its
-    attempts were used up. (Raise `Refused` instead if the step certainly had no effect.) The mark
-    belongs to the exception object; it doesn't cross a process, a network, or an ``except`` that
-    raises something else without ``from error``.
-    """
-    setattr(error, _MARK, "for good")
-    return error
-
-
-def let_pass(error: E) -> E:
-    """Mark `error` so that no `Retry` around tries again; a saga's step may.
-
-    An exhausted `Retry` does this to the error that it lets through, and a transport to a failure
-    after which it can't send the same request again.
-    """
-    if not hasattr(error, _MARK):
-        setattr(error, _MARK, "here")
-    return error
-
-
-def is_marked(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, is to pass every `Retry`."""
-    return bool(_marks(error))
-
-
-def is_final(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, was given to `do_not_retry`."""
-    return "for good" in _marks(error)
-
-
-def _marks(error: BaseException) -> list[str]:
-    found: list[str] = []
-    cause: BaseException | None = error
-    for _ in range(20):  # chains can be circular
-        if cause is None:
-            break
-        if hasattr(cause, _MARK):
-            found.append(getattr(cause, _MARK))
-        cause = cause.__cause__
-    return found

@@ -16,6 +16,8 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
+from standfast.resilience.functions import Coroutine, number, unawaited, whole
+from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -59,12 +61,11 @@ class Hedge(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if percentile is not None and not 0 < percentile < 1:
+        if percentile is not None and not 0 < number(percentile, name="percentile") < 1:
             raise ConfigurationError(
                 f"percentile={percentile!r}: a fraction between 0 and 1 (0.95), or None"
             )
-        if most < 1:
-            raise ConfigurationError(f"most={most!r}: must be 1 or more, or there is no hedge")
+        whole(most, name="most")
         if budget is not None and not isinstance(budget, RetryBudget):
             raise ConfigurationError(f"budget={budget!r}: give a RetryBudget(...), or None")
         self.delay: float = seconds(delay, name="delay")
@@ -173,6 +174,8 @@ class Hedge(Policy):
                         winner = self._first_good_call(calls, ended, None)
                     if winner is not None:
                         result = winner.result()
+                        if type(result) is Coroutine:
+                            raise unawaited(call, result)
                         self._answered(calls.index(winner), clock.monotonic() - began)
                         return result
             finally:
@@ -199,7 +202,9 @@ class Hedge(Policy):
 
     def _may_launch(self, made: int) -> bool:
         left = remaining(self.clock)
-        if made > self.most or (left is not None and left <= 0) or not self.budget.take():
+        if made > self.most or (left is not None and left <= 0) or not may_repeat():
+            return False
+        if not self.budget.take():
             return False
         self.launched += 1
         span_event("hedge", name=self.name, call=made + 1)

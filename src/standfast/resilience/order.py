@@ -30,9 +30,6 @@ REFUSED = {
         "each of the hedge's calls would be tried again for itself, which multiplies the load. "
         "Put the retry outside the hedge"
     ),
-    ("retry", "retry"): (
-        "their attempts multiply (3 and 3 make 9 calls). Keep one, with the attempts you want"
-    ),
     ("hedge", "hedge"): "their calls multiply. Keep one",
     ("circuit_breaker", "circuit_breaker"): (
         "the outer one would count the inner one's rejections. Keep one for each dependency"
@@ -57,6 +54,10 @@ def _between(outer: Policy, inner: Policy) -> str | None:
     """What depends on the options of the two."""
     if outer is inner:
         return "it is the same policy twice, and would count each call twice. Keep one"
+    if (outer.label, inner.label) == ("retry", "retry"):
+        return (
+            f"their attempts multiply{_product(outer, inner)}. Keep one, with the attempts you want"
+        )
     if (outer.label, inner.label) == ("timeout", "timeout"):
         longest, length = getattr(outer, "after", 0.0), getattr(inner, "after", 0.0)
         if length >= longest:
@@ -70,3 +71,11 @@ def _between(outer: Policy, inner: Policy) -> str | None:
             "does. Leave the hedge out"
         )
     return None
+
+
+def _product(outer: Policy, inner: Policy) -> str:
+    """How many calls two retries make of one, where both have a limit."""
+    some, others = getattr(outer, "attempts", None), getattr(inner, "attempts", None)
+    if not isinstance(some, int) or not isinstance(others, int):
+        return ""
+    return f" ({some} and {others} make {some * others} calls)"

@@ -12,6 +12,7 @@ from standfast.coordination.slots import Slots
 from standfast.errors import CorruptRecord
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
+from standfast.saga.context import fields
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import Opened
@@ -31,6 +32,8 @@ class Active:
         "id",
         "inbox",
         "input",
+        "input_reader",
+        "is_cut_off",
         "last_mail",
         "machine",
         "moves_to",
@@ -47,6 +50,10 @@ class Active:
         self.definition: Definition = definition
         self.machine: Machine = machine
         self.input: Any = input
+        self.input_reader: object = None
+        """Whose `input` that is, if its type allows for changing it."""
+        self.is_cut_off: bool = False
+        """Whether the worker has ended all of it: what still comes out counts for nothing."""
         self.slots: Slots | None = None
         """Whose slot it takes, and gives back when it is unloaded."""
         self.inbox: deque[ev.Event] = deque()
@@ -77,7 +84,12 @@ class Active:
         try:
             event = ev.from_mail(mail.subject, mail.body)
         except CorruptRecord:
-            log.exception("saga %s: dropped unreadable mail %s", self.id, mail.id)
+            log.exception(
+                "saga %s: dropped unreadable mail %s",
+                self.id,
+                mail.id,
+                extra=fields(self.definition.name, self.machine, None, "", 0),
+            )
             event = ev.Tick()
         if isinstance(event, ev.MigrateAsked) and self._leaves_for(event):
             self.nudge()  # the mail stays unread: whoever takes over moves the instance
@@ -93,7 +105,7 @@ class Active:
     def open(self, opened: Opened, mails: list[Mail]) -> None:
         """Go on from what was read from the store: the move that it was handed over for, first."""
         self.definition, self.machine = opened.definition, opened.machine
-        self.input = opened.input
+        self.input, self.input_reader = opened.input, None
         self.moves_to = None
         if opened.move is not None and opened.mail is not None:
             self.post(opened.move)
@@ -114,6 +126,25 @@ class Active:
         self.child_starts.clear()
         self.born = []
         self.open(opened, mails)
+
+    def cut_off(self) -> list[asyncio.Task[None]]:
+        """End all of its tasks, for good; they are still to be waited for."""
+        self.is_cut_off = True
+        tasks = [*self.tasks] if self.task is None else [self.task, *self.tasks]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def drop_attempts(self) -> set[asyncio.Task[None]]:
+        """Cancel the attempts that run in tasks of their own: what comes of them isn't heard."""
+        dropped, self.tasks = self.tasks, set()
+        for task in dropped:
+            task.cancel()
+        return dropped
+
+    def forget(self, task: asyncio.Task[None]) -> None:
+        """An attempt's task is done."""
+        self.tasks.discard(task)
 
     def nudge(self) -> None:
         """Wake the instance's task."""

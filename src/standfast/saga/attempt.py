@@ -1,47 +1,67 @@
-"""Runs the user's code for one command, and says what came of it as an event."""
+"""Runs the user's code for one command, and says what came of it as an event.
+
+It is foreign code: it may raise anything, cancel the task that it runs in, or do something else
+than end when it is cancelled. All of that is a failed attempt. Only what ends the worker is not.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import copy_context
 from typing import Any
 
 import msgspec
 
+from standfast.checks import plain_answer
 from standfast.clock import Clock
-from standfast.durations import human, seconds
-from standfast.errors import CodecError, Refused
+from standfast.errors import CodecError, ConfigurationError, Refused, Rejected
+from standfast.groups import every, leaves, some
 from standfast.resilience.budget import is_final
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
 from standfast.saga.active import Active
-from standfast.saga.branch import Branch
+from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import Context
+from standfast.saga.definition import Unreadable
+from standfast.saga.isolation import InContext
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
+from standfast.saga.saga_log import SagaLog
 from standfast.saga.telemetry import SagaTelemetry
-from standfast.text import told
+from standfast.saga.tracebacks import traceback_of
+from standfast.text import named, told
 
 ERROR_LENGTH = 2000
+_UNFORESEEN = Exception()
+"""What a retry policy is asked about where the error isn't even an `Exception`."""
 
 
 class AttemptRunner:
-    """Carries out commands. What the user's code raises becomes an event, never an exception."""
+    """Carries out commands. What the user's code raises becomes an event, never an exception.
 
-    def __init__(self, definitions: Definitions, telemetry: SagaTelemetry, clock: Clock) -> None:
+    It is made by the task that runs the worker's turn: when that is cancelled, attempts end.
+    """
+
+    def __init__(
+        self, definitions: Definitions, telemetry: SagaTelemetry, clock: Clock, log: SagaLog
+    ) -> None:
         self.definitions: Definitions = definitions
         self.clock: Clock = clock
         self.telemetry: SagaTelemetry = telemetry
+        self.log: SagaLog = log
+        self._turn = asyncio.current_task()
 
     def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
         machine, step = active.machine, command.branch.step
         now = self.clock.now()
         forward = type(command) is Run
         timeout = step.timeout if forward else step.undo_timeout
-        saga_deadline = machine.started.deadline_at
-        if forward and saga_deadline is not None and not (step.pivot or machine.past_pivot):
-            left = max(0.0, saga_deadline - now)
+        due_by = machine.due_by if forward and not step.pivot else None
+        if due_by is not None:
+            left = max(0.0, due_by - now)
             timeout = left if timeout is None else min(timeout, left)
         deadline = None if timeout is None else now + timeout
         operation = "action" if forward else "compensation"
@@ -59,89 +79,187 @@ class AttemptRunner:
 
     async def carry_out(self, active: Active, command: Command) -> ev.Event:
         """Run one attempt, or ask the definition, and answer with what came of it."""
-        if isinstance(command, Resolve):
-            return self._answer(active, command.branch)
-        if command.branch.step.form == "child":
-            return ev.Undone(command.branch.id)
         try:
+            if isinstance(command, Resolve):
+                return copy_context().run(self._answer, active, command.branch)
+            if command.branch.step.form == "child":
+                return ev.Undone(command.branch.id)
             return self.success(active, command, await self.call(active, command, None))
-        except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
-            return self.failure(command, error)
+        except BaseException as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
+            self.raise_if_ended(active, error)
+            return self.failure(active, command, error)
 
     async def call(self, active: Active, command: Run | Undo, tx: Any) -> Any:
-        """Run the user's method for one attempt, with the transaction if there is one."""
+        """Run the user's method for one attempt, with the transaction if there is one.
+
+        It has a copy of the worker's context, with the attempt's span in it, for itself.
+        """
         definition, branch = active.definition, command.branch
         step = definition.steps[branch.step.name]
         function = step.function if isinstance(command, Run) else step.undo_function
         assert function is not None
         ctx, timeout = self._context(active, command)
-        args: list[Any] = [definition.saga, active.input, ctx]
+        args: list[Any] = [definition.saga, _input(active, branch, command.attempt), ctx]
         if branch.item_value is not None:
             args.append(self._item(active, branch))
         if tx is not None:
             args.append(tx)
         spans = self.telemetry.spans
-        if spans is None:
-            return await _within(timeout, function, args)
-        with spans.attempt(active.machine, ctx, branch):
-            return await _within(timeout, function, args)
+        try:
+            if spans is None:
+                value = await InContext(copy_context(), _within(timeout, function, args))
+            else:
+                with spans.attempt(active.machine, ctx, branch):
+                    value = await InContext(copy_context(), _within(timeout, function, args))
+        finally:
+            assert active.task is not None
+            if active.task.cancelling() and not self._has_ended(active):
+                await self.take_back(active)
+        if active.is_cut_off:
+            raise asyncio.CancelledError  # it didn't heed it: what it answers comes too late
+        return value
 
     def _item(self, active: Active, branch: Branch) -> Any:
         assert branch.item_value is not None
         item_type = active.definition.item_types[branch.step.name]
-        return active.definition.codec.decode(branch.item_value, item_type)
+        try:
+            return active.definition.codec.decode(branch.item_value, item_type)
+        except CodecError as error:
+            raise Unreadable(f"item {branch.id} can't be read: {error}") from error
+
+    # -- what ends an attempt from outside ---------------------------------------------------
+
+    def raise_if_ended(self, active: Active, error: BaseException) -> None:
+        """Raise what ends this task, if `error` isn't the attempt's own failure."""
+        if isinstance(error, KeyboardInterrupt) and (
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
+            raise error  # a real one: asyncio's runner and `standfast run` have handlers of theirs
+        if not self._is_attempts_task(active):
+            raise error  # it is closed with its loop, or was given up
+        if active.is_cut_off or (
+            isinstance(error, asyncio.CancelledError) and self._has_ended(active)
+        ):
+            if isinstance(error, asyncio.CancelledError):
+                raise error
+            raise asyncio.CancelledError from error
+
+    def _is_attempts_task(self, active: Active) -> bool:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            return False
+        return task is active.task or task in active.tasks
+
+    def _has_ended(self, active: Active) -> bool:
+        """Whether the worker ended the instance's tasks, or is itself being ended."""
+        turn = self._turn
+        return active.is_cut_off or (
+            turn is not None and (turn.done() or turn.cancelling() > 0) and turn is not active.task
+        )
+
+    async def take_back(self, active: Active) -> None:
+        """Withdraw what an attempt asked of the task that drives its saga: to be cancelled."""
+        task = asyncio.current_task()
+        if task is None or task is not active.task:
+            return  # the driver itself sees to it
+        while task.uncancel():
+            pass
+        try:
+            await asyncio.sleep(0)  # one that is still to be delivered comes out here
+        except asyncio.CancelledError:
+            if self._has_ended(active):
+                raise
+
+    # -- what came of it ---------------------------------------------------------------------
 
     def success(self, active: Active, command: Run | Undo, value: Any) -> ev.Event:
         """What it means that the user's code returned. Raises `CodecError`."""
-        branch = command.branch
+        branch, definition = command.branch, active.definition
         if isinstance(command, Undo):
             return ev.Undone(branch.id)
-        raw = active.definition.codec.encode(value)
-        branch.value = value
+        results = definition.results_of[branch.step.name]
+        try:
+            raw, value, is_kept = results.stored(definition.codec, value)
+        except CodecError as error:
+            raise CodecError(
+                f"what step {branch.id!r} returned can't be stored and read back by its "
+                f"annotation: {error}"
+            ) from error
+        branch.value = value if is_kept else UNSET
         return ev.Succeeded(branch.id, msgspec.Raw(raw))
 
-    def failure(self, command: Run | Undo, error: Exception) -> ev.Failed | ev.UndoFailed:
-        """What an exception from the user's code means."""
-        branch = command.branch
-        undo = isinstance(command, Undo)
-        policy = branch.step.undo_retry if undo else branch.step.retry
-        message, text = told(error), describe(error)
-        if isinstance(error, Refused) and not undo:
-            return ev.Failed(branch.id, message[:ERROR_LENGTH] or "refused", refused=True)
+    def failure(
+        self, active: Active, command: Command, error: BaseException
+    ) -> ev.Failed | ev.UndoFailed:
+        """What it means that the user's code raised. It is logged, too."""
+        branch, undo = command.branch, isinstance(command, Undo)
+        event: ev.Failed | ev.UndoFailed
+        event = (ev.UndoFailed if undo else ev.Failed)(branch.id, type(error).__name__)
+        try:
+            self._judge(command, error, event)
+            if not branch.attempt or event.error != branch.error:
+                event.traceback = traceback_of(error)
+            self.log.failed(active, command, error, event)
+        except Exception:  # noqa: BLE001 — the user's policy or log handler: it failed all the same
+            self.log.misjudged(active, command)
+        return event
+
+    def _judge(
+        self, command: Command, error: BaseException, event: ev.Failed | ev.UndoFailed
+    ) -> None:
+        message, event.error = told(error), describe(error)
+        if isinstance(error, Unreadable):
+            event.error, event.retriable = message, False
+            if isinstance(event, ev.Failed):
+                event.park = True
+            return
+        if isinstance(event, ev.Failed) and is_refusal(error):
+            said = [told(one) for one in leaves(error) if isinstance(one, Refused)]
+            event.error = "; ".join(said)[:ERROR_LENGTH] or "refused"
+            event.refused = True
+            return
         if isinstance(error, TimeoutError) and not message:
-            text = "timed out: the outcome is unknown"
+            event.error = "timed out: the outcome is unknown"
+        elif isinstance(error, asyncio.CancelledError):
+            event.error = f"{event.error} (it was cancelled from within, not by its worker)"
+        event.retry_after = retry_after(error, self.clock.now()) or 0.0
+        if isinstance(command, Resolve):
+            event.retriable = False
+            return
+        event.rejected = every(error, Rejected)
+        step, undo = command.branch.step, isinstance(command, Undo)
+        policy = step.undo_retry if undo else step.retry
+        judged = error if isinstance(error, Exception) else _UNFORESEEN
         # What a `Retry` inside gave up on is one attempt of this one.
-        again = not is_final(error) and policy.is_retriable(error)
-        if isinstance(error, CodecError) and not undo:
-            again = False
-        after = retry_after(error, self.clock.now()) or 0.0
-        longest = seconds(policy.max_retry_after, name="max_retry_after", positive=False)
-        if undo:  # it goes on all the same, rather than to wait for an operator
-            return ev.UndoFailed(branch.id, text, again, min(after, longest))
-        if again and after > longest:
-            text += f" (asked to wait {human(after)}, max_retry_after={human(longest)})"
-            again = False
-        return ev.Failed(branch.id, text, retriable=again, retry_after=after)
+        event.retriable = (
+            not is_final(error)
+            and not some(error, Refused)
+            and policy.is_retriable(judged)
+            and (undo or not isinstance(error, CodecError))
+        )
+
+    # -- what the definition answers ---------------------------------------------------------
 
     def _answer(self, active: Active, branch: Branch) -> ev.Event:
         """Ask the definition's own functions about a branch."""
         definition, machine = active.definition, active.machine
         step = definition.steps[branch.step.name]
-        saga, input = definition.saga, active.input
+        saga, input = definition.saga, _input(active, branch, 0)
         ctx = Context(definition, machine, branch, "action", 1, None)
-        try:
-            if step.when is not None and not step.when(saga, input, ctx):
+        if step.when is not None:
+            goes = plain_answer(step.when(saga, input, ctx), name="when=")
+            if not goes:
                 return ev.Answered(branch.id, skip=True)
-            if step.each is not None:
-                items = list(step.each(saga, input, ctx))
-                raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
-                return ev.Answered(branch.id, items=raws)
-            if step.child is not None and step.child_input is not None:
-                active.child_starts[branch.id] = self._child_start(
-                    active, branch, step.child, step.child_input(saga, input, ctx)
-                )
-        except Exception as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
-            return ev.Failed(branch.id, describe(error), retriable=False)
+        if step.each is not None:
+            items = _listed(plain_answer(step.each(saga, input, ctx), name="each="))
+            raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
+            return ev.Answered(branch.id, items=raws)
+        if step.child is not None and step.child_input is not None:
+            its_input = plain_answer(step.child_input(saga, input, ctx), name="a child's input")
+            active.child_starts[branch.id] = self._child_start(
+                active, branch, step.child, its_input
+            )
         return ev.Answered(branch.id)
 
     def _child_start(self, active: Active, branch: Branch, saga: Any, input: Any) -> Prepared:
@@ -158,24 +276,52 @@ class AttemptRunner:
         )
 
 
+def _listed(items: Any) -> list[Any]:
+    """What `each` answered, as a list. Raises `ConfigurationError` for what is rather one thing."""
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        raise ConfigurationError(
+            f"each= answered with a {type(items).__name__}: give a list of items (of a dict, for "
+            "one, list(….items()))"
+        )
+    return list(items)
+
+
+def _input(active: Active, branch: Branch, attempt: int) -> Any:
+    """The saga's input for one attempt, as nobody else has changed it.
+
+    The first attempts of one step's items share it: it may hold all of the items. Raises
+    `Unreadable`.
+    """
+    if type(active.input) is Unreadable:
+        raise Unreadable(str(active.input))
+    definition = active.definition
+    if definition.shares_input:
+        return active.input
+    reader = (branch.step.name, attempt) if branch.item is not None and attempt <= 1 else None
+    if reader is None or reader != active.input_reader:
+        active.input = definition.input(active.machine)
+        active.input_reader = reader
+    return active.input
+
+
 async def _within(
     timeout: float | None, function: Callable[..., Awaitable[Any]], args: list[Any]
 ) -> Any:
-    try:
-        if timeout is None:
-            return await function(*args)
-        async with asyncio.timeout(timeout):
-            return await function(*args)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and not task.cancelling():
-            # Nobody asked it of this task, so it is the attempt's own failure.
-            raise RuntimeError("the step was cancelled from within") from None
-        raise
+    if timeout is None:
+        return await function(*args)
+    async with asyncio.timeout(timeout):
+        return await function(*args)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether business said no, and all else that `error` tells of wasn't even tried."""
+    return isinstance(error, Refused) or (
+        isinstance(error, BaseExceptionGroup)
+        and some(error, Refused)
+        and every(error, (Refused, Rejected))
+    )
 
 
 def describe(error: BaseException) -> str:
     """What went wrong, in one storable text of bounded length."""
-    message = told(error)
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return text[:ERROR_LENGTH]
+    return named(error)[:ERROR_LENGTH]

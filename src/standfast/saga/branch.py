@@ -19,8 +19,9 @@ class Branch:
     "failed" (outcome unknown) or "parked", which may open again. `undo` is "" (not needed), "due",
     "done", "failed" or "skipped". `attempt` counts the failed attempts of whichever of the two is
     going on, of which `forgiven` don't count against the retry policy; `tried` those of the action
-    when its undo became due, for it may be in flight then. `value` keeps the live
-    object of `result`. `begun_at` is when it opened first, `opened_at` when it did last.
+    when its undo became due, for it may be in flight then. `value` is what
+    `result` decodes to, where nobody can change it. `begun_at` is when it opened first, `opened_at`
+    when it did last.
     """
 
     __slots__ = (

@@ -38,7 +38,16 @@ class Context:
     step that fans out.
     """
 
-    __slots__ = ("_branch", "_definition", "_key", "_state", "attempt", "deadline", "operation")
+    __slots__ = (
+        "_branch",
+        "_definition",
+        "_key",
+        "_results",
+        "_state",
+        "attempt",
+        "deadline",
+        "operation",
+    )
 
     def __init__(
         self,
@@ -53,6 +62,7 @@ class Context:
         self._state: SagaState = state
         self._branch: Branch = branch
         self._key: str = ""
+        self._results: dict[str, Any] | None = None
         self.operation: Operation = operation
         self.attempt: int = attempt
         self.deadline: float | None = deadline
@@ -112,10 +122,15 @@ class Context:
     def result(self, step: Step[Any, R]) -> R:
         """The result of a step that is done; a list, in order, for one that fans out.
 
+        It is what was stored, read back for this attempt: whoever changes it changes it for itself.
         Raises `ResultUnavailable` if there is none: the step was skipped or refused, or its outcome
         is unknown. `has_result` asks first.
         """
-        return self._definition.result(self._state, step.name)  # type: ignore[no-any-return]
+        if self._results is None:
+            self._results = {}
+        if step.name not in self._results:
+            self._results[step.name] = self._definition.result(self._state, step.name)
+        return self._results[step.name]  # type: ignore[no-any-return]
 
     def has_result(self, step: Step[Any, Any]) -> bool:
         """Whether `result` would answer."""
@@ -132,18 +147,27 @@ class Context:
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
-        """A logger whose records carry saga, step, attempt and correlation id."""
-        return _Log(
-            _logger,
-            {
-                "saga": self._definition.name,
-                "saga_id": self.saga_id,
-                "step": self._branch.id,
-                "operation": self.operation,
-                "attempt": self.attempt,
-                "correlation_id": self.correlation_id,
-            },
-        )
+        """A logger whose records carry saga, key, id, step, attempt and correlation id.
+
+        They are fields of the record, as of those that the library itself logs.
+        """
+        name = self._definition.name
+        return _Log(_logger, fields(name, self._state, self._branch, self.operation, self.attempt))
+
+
+def fields(
+    saga: str, state: SagaState, branch: Branch | None, operation: str, attempt: int
+) -> dict[str, Any]:
+    """What a log record of an instance carries; of a branch "" and 0 where it is about none."""
+    return {
+        "saga": saga,
+        "saga_id": str(state.id),
+        "key": state.started.key,
+        "step": "" if branch is None else branch.id,
+        "operation": operation,
+        "attempt": attempt,
+        "correlation_id": state.started.correlation_id,
+    }
 
 
 class _Log(logging.LoggerAdapter[logging.Logger]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args, get_origin, is_typeddict
+from typing import Any
 
-from standfast.codec import JSON, Codec
+from standfast.checks import flag, whole
+from standfast.codec import JSON, Codec, is_loose
 from standfast.durations import seconds
 from standfast.errors import (
     CodecError,
@@ -12,14 +13,24 @@ from standfast.errors import (
     DefinitionError,
     ResultUnavailable,
 )
+from standfast.saga.annotations import Annotations, class_of_input
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
+from standfast.saga.fields import unknown_field
+from standfast.saga.inheritance import RESERVED, steps_of
 from standfast.saga.inspection import check_functions
 from standfast.saga.plan import Plan
-from standfast.saga.saga import Saga
+from standfast.saga.saga import Migration, Saga
+from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
-from standfast.saga.steps import Step, check_parameters, item_type, result_type
+from standfast.saga.steps import Step, check_parameters
 from standfast.text import is_storable
+
+LONGEST_NAME = 200
+
+
+class Unreadable(CodecError):
+    """What is stored can't be read as what the code at hand takes: an operator must decide."""
 
 
 class Definition:
@@ -34,37 +45,73 @@ class Definition:
         cls = type(saga)
         self.saga: Saga[Any] = saga
         self.codec: Codec = codec
-        self.name: str = cls.saga_name()
-        self.version: int = cls.version
-        self.max_in_flight: int | None = cls.max_in_flight
-        self.input_type: Any = input_type(cls)
-        self.input_class: type | None = _class_of(self.input_type)
-        if not self.name or len(self.name) > 200 or not is_storable(self.name):
-            raise DefinitionError(
-                f"saga name {self.name[:40]!r} can't be stored: give 1 to 200 characters, without "
-                "NUL or lone surrogates"
-            )
-        version: object = self.version
-        if not isinstance(version, int) or version < 1:
-            raise DefinitionError(f"saga {self.name!r}: version={version!r} must be 1 or more")
-        if self.max_in_flight is not None and self.max_in_flight < 1:
-            raise DefinitionError(
-                f"saga {self.name!r}: max_in_flight={self.max_in_flight} must be 1 or more, or None"
-            )
         self.steps: dict[str, Step[Any, Any]] = steps_of(cls)
+        self.name: str = _checked_name(cls)
+        try:
+            self.version: int = whole(cls.version, name="version")
+            self.max_in_flight: int | None = cls.max_in_flight
+            if self.max_in_flight is not None:
+                whole(self.max_in_flight, name="max_in_flight", note=", or None")
+            flag(cls.deadline_ends_parked, name="deadline_ends_parked")
+        except ConfigurationError as error:
+            raise DefinitionError(f"saga {self.name!r}: {error}") from error
+        self._check_instance()
         for current in self.steps.values():
             check_parameters(current)
         self.plan: Plan = _plan(cls, self.name, self.steps)
         self._check_migrations()
-        self.result_types: dict[str, Any] = {s.name: result_type(s) for s in self.steps.values()}
-        self.item_types: dict[str, Any] = {
-            s.name: item_type(s) for s in self.steps.values() if s.each
+        annotations = Annotations(cls, self.name)
+        self.input_type: Any = annotations.input_type
+        self.input_class: type | None = class_of_input(self.input_type)
+        self.is_loose: bool = is_loose(self.input_type)
+        """Whether inputs that mean the same may be encoded as different text."""
+        self.shares_input: bool = is_immutable(self.input_type)
+        """Whether all attempts may be given the same input: its type lets nobody change it."""
+        self.result_types: dict[str, Any] = {
+            step.name: annotations.result(step) for step in self.steps.values()
         }
+        self.results_of: dict[str, Results] = {
+            name: Results(annotation) for name, annotation in self.result_types.items()
+        }
+        self.item_types: dict[str, Any] = {
+            step.name: annotations.item(step) for step in self.steps.values() if step.each
+        }
+        self._check_types(annotations)
+
+    def _check_instance(self) -> None:
+        """An attribute of the instance would hide the step, or the option, of its name."""
+        own = getattr(self.saga, "__dict__", {})
+        for name in own.keys() & (self.steps.keys() | RESERVED):
+            what = "the step" if name in self.steps else "the class's own, which is the one used"
+            raise DefinitionError(
+                f"saga {self.name!r}: self.{name} = … hides {what}: rename the attribute"
+                + ("" if name in self.steps else f", or set {name} in the body of the class")
+            )
+
+    def _check_types(self, annotations: Annotations) -> None:
+        codec = self.codec
+        annotations.check_decodable(codec, self.input_type, "its input")
+        for name, type in self.result_types.items():
+            wait = self.steps[name].form == "wait"
+            what = f"the payload of {name!r}" if wait else f"the result of step {name!r}"
+            annotations.check_decodable(codec, type, what)
+        for name, type in self.item_types.items():
+            annotations.check_decodable(codec, type, f"an item of step {name!r}")
+        for step in self.steps.values():
+            annotations.check_input(step)
 
     def _check_migrations(self) -> None:
-        for version, migration in self.saga.migrations.items():
-            where = f"saga {self.name!r}, migration from version {version}"
-            if not 0 < version != self.version:
+        migrations: object = self.saga.migrations
+        if not isinstance(migrations, dict):
+            raise DefinitionError(
+                f"saga {self.name!r}: migrations={migrations!r}: give a dict by the version that "
+                "they start from, such as {1: Migration()}"
+            )
+        for version, migration in migrations.items():
+            where = f"saga {self.name!r}, migration from version {version!r}"
+            if not isinstance(migration, Migration):
+                raise DefinitionError(f"{where}: give a Migration(), not {migration!r}")
+            if type(version) is not int or not 0 < version != self.version:
                 raise DefinitionError(f"{where}: give the number of another version, 1 or more")
             for old, new in migration.renamed.items():
                 if new not in self.steps:
@@ -88,20 +135,25 @@ class Definition:
         return self.codec.decode(state.started.input, self.input_type)
 
     def branch_result(self, branch: Branch) -> Any:
-        """What a branch's action returned. Raises `ResultUnavailable`."""
+        """What a branch's action returned. Raises `ResultUnavailable`, `Unreadable`."""
         if not known(branch):
             raise ResultUnavailable(
                 f"{self.name}: {branch.id} has no result (it is {branch.state}): ask "
                 "ctx.has_result(step) first; an undo can go by ctx.branch_key alone"
             )
-        if branch.value is UNSET:
-            assert branch.result is not None
-            type = self.result_types[branch.step.name]
-            if branch.fans_out:
-                branch.value = [self.branch_result(item) for item in branch.children]
-            else:
-                branch.value = self.codec.decode(branch.result, type)
-        return branch.value
+        if branch.value is not UNSET:
+            return branch.value
+        if branch.fans_out:
+            return [self.branch_result(item) for item in branch.children]
+        assert branch.result is not None
+        results = self.results_of[branch.step.name]
+        try:
+            value = self.codec.decode(branch.result, results.annotation)
+        except CodecError as error:
+            raise Unreadable(f"the result of {branch.id} can't be read: {error}") from error
+        if results.is_immutable:
+            branch.value = value
+        return value
 
     def result(self, state: SagaState, name: str) -> Any:
         """A step's result by name. Raises `ResultUnavailable`."""
@@ -141,32 +193,21 @@ class Definition:
                     self.codec.decode(data, self.result_types[candidate.name])
                 except CodecError as error:
                     raise CodecError(f"signal {name!r} of saga {self.name!r}: {error}") from error
+                unknown = unknown_field(self.result_types[candidate.name], data)
+                if unknown:
+                    raise CodecError(f"signal {name!r} of saga {self.name!r} {unknown}")
         return data
 
 
-def input_type(cls: type[Saga[Any]]) -> Any:
-    """The I of ``Saga[I]``, or Any."""
-    for origin in cls.__mro__:
-        for generic in getattr(origin, "__orig_bases__", ()):
-            if get_origin(generic) is Saga:
-                (found,) = get_args(generic)
-                return Any if isinstance(found, TypeVar) else found
-    return Any
-
-
-def _class_of(expected: Any) -> type | None:
-    """The type if ``isinstance`` can tell: it can't for TypedDicts and generic aliases."""
-    if expected is Any or is_typeddict(expected) or not isinstance(expected, type):
-        return None
-    return expected
-
-
-def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
-    """The steps of a saga class in order of definition, inherited ones first."""
-    found: dict[str, Step[Any, Any]] = {}
-    for origin in reversed(cls.__mro__):
-        found |= {name: step for name, step in vars(origin).items() if isinstance(step, Step)}
-    return found
+def _checked_name(cls: type[Saga[Any]]) -> str:
+    name: object = cls.saga_name()
+    if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and is_storable(name):
+        return name
+    shown = name[:40] if isinstance(name, str) else name
+    raise DefinitionError(
+        f"saga name {shown!r} can't be stored: give 1 to {LONGEST_NAME} characters, without NUL or "
+        "lone surrogates"
+    )
 
 
 def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> Plan:
@@ -179,23 +220,33 @@ def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> 
             names = () if before is None else (before,)
         else:
             given = list(after) if isinstance(after, (list, tuple, set, frozenset)) else [after]
+            for one in given:
+                if not isinstance(one, (str, Step)):
+                    raise DefinitionError(
+                        f"saga {name!r}, step {current.name!r} comes after {one!r}, which isn't a "
+                        f"step of this saga: choose from {', '.join(steps)}"
+                    )
             names = tuple(dict.fromkeys(s.name if isinstance(s, Step) else s for s in given))
         afters[current.name] = names
         before = current.name
     past = _past_pivot(steps, afters)
     plans = [s.plan(afters[s.name], past_pivot=s.name in past) for s in steps.values()]
     deadline = None if cls.deadline is None else seconds(cls.deadline, name=f"{name}.deadline")
-    plan = Plan(name, cls.version, plans, deadline)
+    plan = Plan(name, cls.version, plans, deadline, deadline_ends_parked=cls.deadline_ends_parked)
     check_functions(plan, steps)
     return plan
 
 
 def _past_pivot(steps: dict[str, Step[Any, Any]], afters: dict[str, tuple[str, ...]]) -> set[str]:
     """The steps behind the pivot, wherever they are defined."""
-    pivots = {s.name for s in steps.values() if s.options.get("pivot")}
+    later: dict[str, list[str]] = {}
+    for name, befores in afters.items():
+        for before in befores:
+            later.setdefault(before, []).append(name)
     past: set[str] = set()
-    grown = True
-    while grown:
-        more = {n for n, names in afters.items() if not (past | pivots).isdisjoint(names)}
-        grown, past = more != past, more
+    ahead = [s.name for s in steps.values() if s.options.get("pivot")]
+    while ahead:
+        found = [name for name in later.get(ahead.pop(), ()) if name not in past]
+        past.update(found)
+        ahead.extend(found)
     return past

@@ -30,7 +30,10 @@ class Succeeded(Event):
 class Failed(Event):
     """An action raised. `refused`: it had no effect. Otherwise the outcome is unknown.
 
-    `retry_after`: the participant asked for at least this many seconds before the next attempt.
+    `park`: it couldn't even be called, since what it would be given can't be read, and only an
+    operator can mend that. `retry_after`: the participant asked for at least this many seconds
+    before the next attempt. `rejected`: a policy inside didn't let it be tried.
+    `traceback`: where it was raised, as text.
     """
 
     branch: str
@@ -38,6 +41,9 @@ class Failed(Event):
     refused: bool = False
     retriable: bool = True
     retry_after: float = 0.0
+    rejected: bool = False
+    traceback: str = ""
+    park: bool = False
 
 
 class Answered(Event):
@@ -55,12 +61,14 @@ class Undone(Event):
 
 
 class UndoFailed(Event):
-    """A compensation raised. `retry_after`: as in `Failed`."""
+    """A compensation raised. `retry_after`, `rejected`, `traceback`: as in `Failed`."""
 
     branch: str
     error: str
     retriable: bool = True
     retry_after: float = 0.0
+    rejected: bool = False
+    traceback: str = ""
 
 
 class Signalled(Mailed):

@@ -20,6 +20,7 @@ from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.runner import Runner
+from standfast.saga.saga_log import fields_of
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.watchers import Watchers
@@ -63,6 +64,11 @@ class SagaExecutor:
         return self.definitions.limits
 
     @property
+    def fingerprints(self) -> Mapping[tuple[str, str, int], str]:
+        """See `Executor.fingerprints`."""
+        return {kind: one.plan.fingerprint for kind, one in self.definitions.by_kind.items()}
+
+    @property
     def desk(self) -> Desk | None:
         """The worker's desk, None while this process doesn't work."""
         return self._desk
@@ -82,15 +88,18 @@ class SagaExecutor:
         try:
             opened = open_instance(self.definitions, loaded)
         except MoveRefused as error:
-            log.error("saga %s: %s", instance.id, error)
+            log.error("saga %s: %s", instance.id, error, extra=fields_of(instance))
             await runner.give_back(loaded, error)
             return
         except StandfastError as error:
-            log.error("saga %s can't be run: %s", instance.id, error)
+            fields = fields_of(instance)
+            log.error("saga %s can't be run: %s", instance.id, error, extra=fields)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
             return
-        except Exception as error:  # the user's code, or ours: it won't go better the next time
-            log.exception("saga %s can't be run", instance.id)
+        except BaseException as error:  # the user's code, or ours: it won't go better the next time
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            log.exception("saga %s can't be run", instance.id, extra=fields_of(instance))
             await runner.set_aside(instance.id, describe(error))
             return
         opened.machine.reports = False
@@ -119,13 +128,8 @@ class SagaExecutor:
     async def cut_off(self) -> None:
         """See `Executor.cut_off`."""
         self._desk = None
-        actives = list(self.active.values())
-        for active in actives:
-            if active.task is not None:
-                active.task.cancel()
-        attempts = [task for active in actives for task in active.tasks]
-        drivers = [active.task for active in actives if active.task is not None]
-        await asyncio.gather(*drivers, *attempts, return_exceptions=True)
+        tasks = [task for active in list(self.active.values()) for task in active.cut_off()]
+        await asyncio.gather(*tasks, return_exceptions=True)
         self.telemetry.slots = None
 
     async def end(self) -> None:

@@ -3,7 +3,8 @@
 A journal is read back by decoding its rows to these types and folding them, so a field may be added
 with a default, but never renamed or removed. Times (`at`, `retry_at`, …) are wall-clock seconds
 since the Unix epoch. `branch` names one lane of execution: a step (``"reserve"``) or one item of a
-step that fans out (``"pack[3]"``).
+step that fans out (``"pack[3]"``). `traceback` tells where an error was raised, cut where it is
+long; it is "" where there is none, or where the error is the same as that of the attempt before.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ class StepCompleted(Fact, frozen=True, tag="step_completed"):
 
 
 class AttemptFailed(Fact, frozen=True, tag="attempt_failed"):
-    """An attempt failed, or its outcome is unknown; the next is due at `retry_at`."""
+    """An attempt failed, or its outcome is unknown; the next is due at `retry_at`.
+
+    `rejected`: a policy didn't let it be tried, so that it costs none of the step's attempts.
+    """
 
     branch: str
     attempt: int
@@ -54,6 +58,8 @@ class AttemptFailed(Fact, frozen=True, tag="attempt_failed"):
     retry_at: float
     since: float
     delay: float = 0.0
+    rejected: bool = False
+    traceback: str = ""
 
 
 class StepFailed(Fact, frozen=True, tag="step_failed"):
@@ -63,6 +69,7 @@ class StepFailed(Fact, frozen=True, tag="step_failed"):
     error: str
     attempt: int = 1
     refused: bool = False
+    traceback: str = ""
 
 
 class StepSkipped(Fact, frozen=True, tag="step_skipped"):
@@ -100,6 +107,7 @@ class StepParked(Fact, frozen=True, tag="step_parked"):
     branch: str
     error: str
     attempt: int = 1
+    traceback: str = ""
 
 
 class CancelRequested(Fact, frozen=True, tag="cancel_requested"):
@@ -126,7 +134,7 @@ class CompensationCompleted(Fact, frozen=True, tag="compensation_completed"):
 
 
 class CompensationAttemptFailed(Fact, frozen=True, tag="compensation_attempt_failed"):
-    """An attempt to undo failed; the next is due at `retry_at`."""
+    """An attempt to undo failed; the next is due at `retry_at`. `rejected`: it wasn't tried."""
 
     branch: str
     attempt: int
@@ -134,6 +142,8 @@ class CompensationAttemptFailed(Fact, frozen=True, tag="compensation_attempt_fai
     retry_at: float
     since: float
     delay: float = 0.0
+    rejected: bool = False
+    traceback: str = ""
 
 
 class CompensationFailed(Fact, frozen=True, tag="compensation_failed"):
@@ -142,6 +152,7 @@ class CompensationFailed(Fact, frozen=True, tag="compensation_failed"):
     branch: str
     error: str
     attempt: int = 1
+    traceback: str = ""
 
 
 class CompensationSkipped(Fact, frozen=True, tag="compensation_skipped"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 from uuid import UUID
 
 from standfast.durations import Duration, seconds
@@ -13,6 +13,7 @@ from standfast.ports.journal import Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
+from standfast.saga.saga import S_co
 from standfast.saga.state import SagaState
 from standfast.saga.status import Status
 from standfast.saga.steps import Step
@@ -21,11 +22,11 @@ from standfast.saga.timeline import Timeline
 R = TypeVar("R")
 
 
-class SagaResult:
+class SagaResult(Generic[S_co]):
     """What a completed saga's steps returned.
 
-    ``result[PlaceOrder.ship]`` (typed) or ``result["ship"]``; `ResultUnavailable` where a step was
-    skipped. `as_dict` has all there are.
+    ``result[PlaceOrder.ship]`` has the type that the step returns, ``result["ship"]`` is the same
+    without it; `ResultUnavailable` where a step was skipped. `as_dict` has all there are.
     """
 
     __slots__ = ("_definition", "_state")
@@ -34,9 +35,13 @@ class SagaResult:
         self._definition: Definition = definition
         self._state: SagaState = state
 
-    def __getitem__(self, step: Step[Any, R] | str) -> R:
+    @overload
+    def __getitem__(self, step: Step[Any, R], /) -> R: ...
+    @overload
+    def __getitem__(self, step: str, /) -> Any: ...
+    def __getitem__(self, step: Step[Any, Any] | str, /) -> Any:
         name = step if isinstance(step, str) else step.name
-        return self._definition.result(self._state, name)  # type: ignore[no-any-return]
+        return self._definition.result(self._state, name)
 
     def as_dict(self) -> dict[str, Any]:
         """Results by step name; steps without one are left out."""
@@ -66,7 +71,7 @@ class Reachable(Protocol):
         """The searchable row."""
         ...
 
-    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult:
+    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult[Any]:
         """Wait until the instance ends or parks, for so many seconds."""
         ...
 
@@ -89,8 +94,11 @@ class Reachable(Protocol):
         ...
 
 
-class SagaHandle(Generic[R]):
-    """One instance, by id. Cheap to make; every method reads or writes the database."""
+class SagaHandle(Generic[S_co]):
+    """One instance, by id. Cheap to make; every method reads or writes the database.
+
+    Its type parameter is the saga's class, as in ``SagaHandle[PlaceOrder]``.
+    """
 
     __slots__ = ("_sagas", "created", "id")
 
@@ -106,7 +114,7 @@ class SagaHandle(Generic[R]):
         """How it stands: one of `standfast.saga.STATUSES`. Raises `SagaNotFound`."""
         return cast(Status, (await self._sagas.instance(self.id)).status)
 
-    async def result(self, timeout: Duration | None = None) -> SagaResult:
+    async def result(self, timeout: Duration | None = None) -> SagaResult[S_co]:
         """Wait for the end and answer with the steps' results.
 
         Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator
@@ -148,7 +156,9 @@ class SagaHandle(Generic[R]):
         return story
 
 
-def outcome(definition: Definition, state: SagaState, row: Instance | None = None) -> SagaResult:
+def outcome(
+    definition: Definition, state: SagaState, row: Instance | None = None
+) -> SagaResult[Any]:
     """The result or its error; the `row` knows of one that was put aside, the `state` doesn't."""
     name, key = definition.name, state.started.key
     if state.outcome == "completed":

@@ -19,8 +19,10 @@ def check_functions(plan: Plan, steps: dict[str, Any]) -> None:
     can't take what it will be given.
     """
     for name, current in steps.items():
-        for option in ("when", "each", "child_input"):
-            _check_call(plan, name, getattr(current, option), option)
+        for option, function in (
+            *(("when", current.when), ("each", current.each), ("input", current.child_input)),
+        ):
+            _check_call(plan, name, function, option)
         for function in (current.function, current.when, current.child_input):
             _check_reads(plan, name, function, own=False)
         _check_reads(plan, name, current.undo_function, own=True)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 from uuid import UUID, uuid5
 
 from standfast.durations import human
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
+from standfast.saga.next_attempt import Next, next_attempt
 from standfast.saga.plan import Plan
 from standfast.saga.state import RESUME, SagaState
 
@@ -135,52 +136,60 @@ class Machine(SagaState):
 
     def _failed(self, event: ev.Failed, now: float, random: float) -> None:
         branch = self.branches[event.branch]
-        attempt = branch.action_attempt
-        error = event.error
+        attempt, error = branch.action_attempt, event.error
+        told: dict[str, Any] = {"at": now, "branch": branch.id, "attempt": attempt}
+        told["traceback"] = event.traceback
         if event.refused:
             if self.plan.pivot and self.plan.is_before(self.plan.pivot, branch.step.name):
-                self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
+                self._emit(fx.StepParked(**told, error=error))
                 return
-            self._emit(
-                fx.StepFailed(at=now, branch=branch.id, error=error, attempt=attempt, refused=True)
-            )
+            self._emit(fx.StepFailed(**told, error=error, refused=True))
             self._compensate(now, f"{branch.id} refused: {error}", branch.step.name)
+            return
+        if event.park and not self.undoing:
+            self._emit(fx.StepParked(**told, error=error))
             return
         untouched = not branch.touched  # its condition or its items failed: it never ran
         if self.undoing:
+            self._emit(fx.StepFailed(**told, error=error, refused=untouched))
+            return
+        next = self._next(event, branch, attempt, now, random)
+        if next.delay is not None:
             self._emit(
-                fx.StepFailed(
-                    at=now, branch=branch.id, error=error, attempt=attempt, refused=untouched
+                fx.AttemptFailed(
+                    **told,
+                    error=error,
+                    retry_at=now + next.delay,
+                    since=branch.since or now,
+                    delay=next.delay,
+                    rejected=next.rejected,
                 )
             )
             return
-        delay = None
-        if event.retriable:
-            delay = branch.step.retry.next_delay(
-                attempt - branch.forgiven, now - (branch.since or now), branch.delay, random
-            )
-        if delay is not None:
-            delay = max(delay, event.retry_after)
-            self._emit(
-                fx.AttemptFailed(
-                    at=now,
-                    branch=branch.id,
-                    attempt=attempt,
-                    error=error,
-                    retry_at=now + delay,
-                    since=branch.since or now,
-                    delay=delay,
-                )
-            )
-        elif branch.step.on_exhausted == "park":
-            self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
+        error += next.why
+        if branch.step.on_exhausted == "park":
+            self._emit(fx.StepParked(**told, error=error))
         else:
-            self._emit(
-                fx.StepFailed(
-                    at=now, branch=branch.id, error=error, attempt=attempt, refused=untouched
-                )
-            )
+            self._emit(fx.StepFailed(**told, error=error, refused=untouched))
             self._compensate(now, f"{branch.id} failed: {error}", branch.step.name)
+
+    def _next(
+        self,
+        event: ev.Failed | ev.UndoFailed,
+        branch: Branch,
+        attempt: int,
+        now: float,
+        random: float,
+    ) -> Next:
+        return next_attempt(
+            event,
+            branch.step.retry if type(event) is ev.Failed else branch.step.undo_retry,
+            attempt=attempt,
+            forgiven=branch.forgiven,
+            elapsed=now - (branch.since or now),
+            previous=branch.delay,
+            random=random,
+        )
 
     def _answered(self, event: ev.Answered, now: float, random: float) -> None:
         if self.undoing:
@@ -206,28 +215,21 @@ class Machine(SagaState):
 
     def _undo_failed(self, event: ev.UndoFailed, now: float, random: float) -> None:
         branch = self.branches[event.branch]
-        attempt = branch.attempt + 1
-        since = branch.since or now
-        delay = None
-        if event.retriable:
-            delay = branch.step.undo_retry.next_delay(
-                attempt - branch.forgiven, now - since, branch.delay, random
-            )
-        if delay is None:
-            self._emit(
-                fx.CompensationFailed(at=now, branch=branch.id, error=event.error, attempt=attempt)
-            )
+        attempt, error = branch.attempt + 1, event.error
+        told: dict[str, Any] = {"at": now, "branch": branch.id, "attempt": attempt}
+        told["traceback"] = event.traceback
+        next = self._next(event, branch, attempt, now, random)
+        if next.delay is None:
+            self._emit(fx.CompensationFailed(**told, error=error + next.why))
         else:
-            delay = max(delay, event.retry_after)
             self._emit(
                 fx.CompensationAttemptFailed(
-                    at=now,
-                    branch=branch.id,
-                    attempt=attempt,
-                    error=event.error,
-                    retry_at=now + delay,
-                    since=since,
-                    delay=delay,
+                    **told,
+                    error=error,
+                    retry_at=now + next.delay,
+                    since=branch.since or now,
+                    delay=next.delay,
+                    rejected=next.rejected,
                 )
             )
 
@@ -379,9 +381,10 @@ class Machine(SagaState):
             reason = f": {self.cancel.reason}" if self.cancel.reason else ""
             self._compensate(now, f"cancelled{reason}", "")
             return
-        deadline = self.started.deadline_at
-        if deadline is not None and now >= deadline and not self.pivot_in_doubt:
-            spent = human(deadline - self.started.at)
+        due_by = self.due_by
+        if due_by is not None and now >= due_by:
+            assert self.started.deadline_at is not None
+            spent = human(self.started.deadline_at - self.started.at)
             self._compensate(now, f"the deadline of {spent} passed", "")
 
     def _settle_wait(self, branch: Branch, now: float) -> bool:

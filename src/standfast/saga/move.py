@@ -9,27 +9,39 @@ if that works. If it doesn't, the instance stays on the version it had, and its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, StandfastError
+from standfast.checks import plain_answer
+from standfast.errors import (
+    CodecError,
+    ConfigurationError,
+    CorruptRecord,
+    SagaNotFound,
+    StandfastError,
+)
 from standfast.ports.journal import Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition
+from standfast.saga.definition import Definition, Unreadable
 from standfast.saga.machine import Machine
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.replay import replay
+from standfast.text import named
 
 MIGRATE = "migrate"
 
 
 @dataclass(slots=True)
 class Opened:
-    """An instance read from the store. `move`: what the machine must hear first, for `mail`."""
+    """An instance read from the store. `move`: what the machine must hear first, for `mail`.
+
+    `input` is an `Unreadable` where it can't be read: what needs no input can be done all the same.
+    """
 
     definition: Definition
     machine: Machine
@@ -50,14 +62,14 @@ class MoveRefused(CorruptRecord):
 def open_instance(definitions: Definitions, loaded: Loaded) -> Opened:
     """Fold an instance, under the version that it is to move to if it was handed over for that.
 
-    Raises `CorruptRecord`, `CodecError`, `SagaNotFound` or `MoveRefused`.
+    Raises `CorruptRecord`, `SagaNotFound` or `MoveRefused`.
     """
     asked = [mail for mail in loaded.mails if mail.subject == MIGRATE]
     facts = [fx.decode(text, number) for number, text in enumerate(loaded.facts)]
     version = _version(loaded, facts)
     if not asked or loaded.instance.version == version:
         definition, machine = definitions.machine(loaded)
-        return Opened(definition, machine, definition.input(machine))
+        return Opened(definition, machine, _input(definition, machine))
     mail = asked[-1]
     try:
         return _moved(definitions, loaded, facts, version, mail)
@@ -68,7 +80,14 @@ def open_instance(definitions: Definitions, loaded: Loaded) -> Opened:
     except SagaNotFound as error:
         raise MoveRefused(problem, version, mail) from error
     refusal = ev.MigrateAsked(version, problem=problem)
-    return Opened(definition, machine, definition.input(machine), refusal, mail)
+    return Opened(definition, machine, _input(definition, machine), refusal, mail)
+
+
+def _input(definition: Definition, machine: Machine) -> Any:
+    try:
+        return definition.input(machine)
+    except CodecError as error:
+        return Unreadable(f"its input can't be read: {error}")
 
 
 def _version(loaded: Loaded, facts: Sequence[fx.AnyFact]) -> int:
@@ -117,11 +136,13 @@ def fold(
     data = machine.started.input
     if migration.input is not None:
         try:
-            data = msgspec.Raw(definition.codec.encode(migration.input(msgspec.json.decode(data))))
-        except Exception as error:  # the user's function: whatever it raises refuses the move
-            raise ConfigurationError(
-                f"its input function raised {type(error).__name__}: {error}"
-            ) from error
+            made = copy_context().run(migration.input, msgspec.json.decode(data))
+            made = plain_answer(made, name="it")
+            data = msgspec.Raw(definition.codec.encode(made))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's function: whatever it raises refuses the move
+            raise ConfigurationError(f"its input function raised {named(error)}") from error
     definition.codec.decode(data, definition.input_type)
     for branch in machine.branches.values():
         if branch.result is not None and not branch.fans_out:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
-import msgspec.inspect
 
 from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
@@ -23,6 +22,7 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO, check
 from standfast.saga.definition import Definition
+from standfast.saga.fields import unknown_field
 from standfast.saga.finding import PAGE, Finding
 from standfast.saga.handle import SagaHandle
 from standfast.saga.registry import PATTERN
@@ -296,21 +296,7 @@ class Operations(Finding):
 
 
 def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:
-    """Raise `ConfigurationError` for a field that the input's type doesn't have.
-
-    Decoding lets it pass, so that stored data may outlive a field; but a person made a slip.
-    """
-    try:
-        fields = getattr(msgspec.inspect.type_info(definition.input_type), "fields", None)
-        given = msgspec.json.decode(data)
-    except (TypeError, msgspec.DecodeError):  # what is wrong with it, decoding to the type tells
-        return
-    if fields is None or not isinstance(given, dict):
-        return
-    known = [field.encode_name for field in fields]
-    for name in given:
-        if name not in known:
-            raise ConfigurationError(
-                f"the input of saga {definition.name!r} has no field {name!r}: choose from "
-                f"{', '.join(known)}"
-            )
+    """Raise `ConfigurationError` for a field that the input's type doesn't have."""
+    unknown = unknown_field(definition.input_type, data)
+    if unknown:
+        raise ConfigurationError(f"the input of saga {definition.name!r} {unknown}")

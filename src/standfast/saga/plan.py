@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal, TypeAlias, get_args
 
+from standfast.durations import human
 from standfast.errors import DefinitionError
 from standfast.resilience.retry import Retry
 
 StepForm: TypeAlias = Literal["action", "wait", "child"]
 OnExhausted: TypeAlias = Literal["compensate", "park"]
 OnTimeout: TypeAlias = Literal["compensate", "park", "continue"]
+MOST_STEPS = 2000
+"""More are refused: for each step, all that come after it are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,14 @@ class StepPlan:
 class Plan:
     """The checked graph of a saga's steps, in order of definition.
 
-    Raises `DefinitionError` for duplicate or unknown names, cycles, options that make no sense, and
-    whatever a pivot forbids.
+    `deadline` is in seconds, None for none. Raises `DefinitionError` for duplicate or unknown
+    names, cycles, options that make no sense or contradict each other, and whatever a pivot
+    forbids.
     """
 
     __slots__ = (
         "deadline",
+        "deadline_ends_parked",
         "descendants",
         "has_waits",
         "name",
@@ -63,11 +69,18 @@ class Plan:
     )
 
     def __init__(
-        self, name: str, version: int, steps: Iterable[StepPlan], deadline: float | None = None
+        self,
+        name: str,
+        version: int,
+        steps: Iterable[StepPlan],
+        deadline: float | None = None,
+        *,
+        deadline_ends_parked: bool = False,
     ) -> None:
         self.name: str = name
         self.version: int = version
         self.deadline: float | None = deadline
+        self.deadline_ends_parked: bool = deadline_ends_parked
         self.steps: dict[str, StepPlan] = {}
         for step in steps:
             if step.name in self.steps:
@@ -76,6 +89,11 @@ class Plan:
             self.steps[step.name] = step
         if not self.steps:
             raise DefinitionError(f"saga {name!r} has no steps: define at least one with @step")
+        if len(self.steps) > MOST_STEPS:
+            raise DefinitionError(
+                f"saga {name!r} has {len(self.steps)} steps: at most {MOST_STEPS} are taken. Let "
+                "one step do many things with each=, or put some into a child saga"
+            )
         self.successors: dict[str, list[str]] = {n: [] for n in self.steps}
         for step in self.steps.values():
             for before in step.after:
@@ -96,6 +114,7 @@ class Plan:
             )
         self.pivot: str | None = pivots[0] if pivots else None
         self._check_undo()
+        self._check_deadline()
 
     def _error(self, step: str, what: str, remedy: str) -> DefinitionError:
         return DefinitionError(f"saga {self.name!r}, step {step!r} {what}: {remedy}")
@@ -126,30 +145,64 @@ class Plan:
             )
 
     def _reach(self) -> dict[str, frozenset[str]]:
-        reach: dict[str, frozenset[str]] = {}
-        path: list[str] = []
-
-        def visit(name: str) -> frozenset[str]:
-            if name in reach:
-                return reach[name]
-            if name in path:
-                cycle = " → ".join([*path[path.index(name) :], name])
-                raise self._error(name, f"depends on itself ({cycle})", "remove one `after=`")
-            path.append(name)
-            below: set[str] = set()
+        """All that come after each step. No recursion: a chain may be a thousand steps long."""
+        left = {name: len(step.after) for name, step in self.steps.items()}
+        order = [name for name, befores in left.items() if not befores]
+        for name in order:  # grows meanwhile
             for successor in self.successors[name]:
-                below |= {successor} | visit(successor)
-            path.pop()
-            reach[name] = frozenset(below)
-            return reach[name]
-
-        for name in self.steps:
-            visit(name)
+                left[successor] -= 1
+                if not left[successor]:
+                    order.append(successor)
+        if len(order) < len(self.steps):
+            cycle = self._cycle({name for name, befores in left.items() if befores})
+            what = f"depends on itself ({' → '.join(cycle)})"
+            raise self._error(cycle[0], what, "remove one `after=`")
+        reach: dict[str, frozenset[str]] = {}
+        for name in reversed(order):
+            after = self.successors[name]
+            reach[name] = frozenset(after).union(*(reach[one] for one in after))
         return reach
+
+    def _cycle(self, within: set[str]) -> list[str]:
+        """The steps of one circle, among steps each of which comes after another of them."""
+        path = [next(name for name in self.steps if name in within)]
+        while True:
+            before = next(name for name in self.steps[path[-1]].after if name in within)
+            if before in path:
+                return [before, *reversed(path[path.index(before) :])]
+            path.append(before)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all that a journal depends on: which steps there are, and in what order.
+
+        It isn't of what may change without another version: timeouts, retries, limits.
+        """
+        shape = [
+            (
+                *(step.name, step.form, sorted(step.after), step.pivot, step.conditional),
+                *(step.fans_out, step.undo, bool(step.no_compensation.strip()), step.signal),
+            )
+            for step in self.steps.values()
+        ]
+        return blake2b(repr(shape).encode(), digest_size=6).hexdigest()
 
     def is_before(self, name: str, other: str) -> bool:
         """Whether step `name` must be done before step `other` begins."""
         return other in self.descendants[name]
+
+    def _check_deadline(self) -> None:
+        for step in self.steps.values():
+            over = self.pivot is not None and (step.pivot or self.is_before(self.pivot, step.name))
+            if self.deadline is None or step.timeout is None or over:
+                continue  # past the pivot there is no deadline
+            if step.timeout > self.deadline:
+                raise self._error(
+                    step.name,
+                    f"has timeout={human(step.timeout)}, but the whole saga a deadline of "
+                    f"{human(self.deadline)}, at which it is undone",
+                    "raise the deadline, or shorten the timeout",
+                )
 
     def _check_undo(self) -> None:
         for step in self.steps.values():

@@ -10,16 +10,15 @@ import msgspec
 
 from standfast.clock import Clock
 from standfast.codec import with_defaults
-from standfast.errors import ConfigurationError
+from standfast.errors import CodecError
 from standfast.ids import new_id
 from standfast.ports.journal import Instance, Start
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
+from standfast.saga.inputs import check_class, check_read_back, in_order, unreadable
 from standfast.saga.registry import PATTERN
 from standfast.saga.spans import Spans
-from standfast.text import checked
-
-NAME_LENGTH = 500
+from standfast.text import NAME_LENGTH, checked
 
 
 class Parent(NamedTuple):
@@ -30,7 +29,7 @@ class Parent(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A validated, encoded start, ready to insert."""
+    """A validated, encoded start, ready to insert. `input` is as it will be read back."""
 
     definition: Definition
     start: Start
@@ -55,14 +54,19 @@ def prepare(
     `trace` is the trace context that it starts with; by default `spans` begins one, if there are
     any.
     """
-    expected = definition.input_class
+    codec, expected = definition.codec, definition.input_class
     if expected is not None and not isinstance(input, expected):
-        raise ConfigurationError(
-            f"saga {definition.name!r} takes a {expected.__name__}, not a {type(input).__name__}"
-        )
+        check_class(definition, input, expected)
+    data = codec.encode(with_defaults(input))
+    try:
+        value = codec.decode(data, definition.input_type)
+    except CodecError as error:
+        raise unreadable(definition, error) from error
+    if value != input:
+        check_read_back(definition, data, input, value)
+    text = in_order(data, value) if definition.is_loose else data
     now, id = clock.now(), id or new_id()
     plan = definition.plan
-    data = definition.codec.encode(with_defaults(input))
     key = str(id) if key is None else checked(key, name="key", longest=NAME_LENGTH)
     if correlation_id:
         checked(correlation_id, name="correlation_id", longest=NAME_LENGTH)
@@ -87,7 +91,7 @@ def prepare(
         version=definition.version,
         key=key,
         correlation_id=fact.correlation_id,
-        input_hash=blake2b(data, digest_size=12).hexdigest(),
+        input_hash=blake2b(text, digest_size=12).hexdigest(),
         status="running",
         step="",
         cause="",
@@ -98,4 +102,4 @@ def prepare(
         updated_at=now,
         finished_at=None,
     )
-    return Prepared(definition, Start(instance, fx.encode(fact)), fact, input)
+    return Prepared(definition, Start(instance, fx.encode(fact)), fact, value)

@@ -7,6 +7,7 @@ when all facts before it are stored; an attempt's facts are stored before what f
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
@@ -34,6 +35,7 @@ from standfast.ports.journal import (
     Start,
     StartAnswer,
 )
+from standfast.resilience.deadline import DEADLINE
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
@@ -42,6 +44,7 @@ from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import Definitions
+from standfast.saga.saga_log import SagaLog
 from standfast.saga.state import SagaState
 from standfast.saga.status import AT_REST
 from standfast.saga.telemetry import SagaTelemetry
@@ -93,7 +96,13 @@ class Runner:
         self._clock = clock = home.host.clock
         self._linger = desk.linger
         self._draining = False
-        self.attempts: AttemptRunner = AttemptRunner(home.definitions, home.telemetry, clock)
+        self._log = SagaLog(desk.holder, clock)
+        self.attempts: AttemptRunner = AttemptRunner(
+            home.definitions, home.telemetry, clock, self._log
+        )
+        # That of the worker's turn: of whoever starts a saga here, or signals one, it has nothing.
+        self._context = contextvars.copy_context()
+        self._context.run(DEADLINE.set, None)
         lanes = home.host.database.capabilities.write_lanes
         self.appends: Batcher[Append, None] = Batcher(
             partial(self._journal.append, desk.owner),
@@ -109,10 +118,13 @@ class Runner:
         """Finish the writes that were accepted."""
         await self.starts.close()
         await self.appends.close()
+        self._log.close()
 
     def launch(self, active: Active) -> None:
         """Begin to drive an instance."""
-        active.task = asyncio.get_running_loop().create_task(self._guard(active))
+        active.task = asyncio.get_running_loop().create_task(
+            self._guard(active), context=self._context.copy()
+        )
 
     async def _guard(self, active: Active) -> None:
         """The task of one instance: drive it to rest, reload it on a conflict, park it on an error.
@@ -120,6 +132,7 @@ class Runner:
         Whatever goes wrong is logged, and the instance stays in the store.
         """
         at_rest = False
+        active.task = asyncio.current_task()  # an eager one begins before it is known outside
         try:
             goes_on = True
             while goes_on:
@@ -131,16 +144,23 @@ class Runner:
                     again = partial(self._reload, active, reload.event)
                     goes_on = await self._insist(active, "it must be read anew", again)
                 except StaleWriter as error:
-                    log.warning("saga %s: %s", active.id, error)
+                    fields = self._log.fields(active)
+                    log.warning("saga %s: %s", active.id, error, extra=fields)
                     # With the lease intact, an append that seemed to fail had been written.
                     again = partial(self._read_if_ours, active)
                     goes_on = await self._insist(active, "it must be read anew", again)
-        except Exception as error:
-            log.exception("saga %s can't go on here", active.id)
+                except asyncio.CancelledError as error:
+                    self.attempts.raise_if_ended(active, error)
+                    # The user's code got hold of this task.
+                    await self.attempts.take_back(active)
+                    again = partial(self._read_if_ours, active)
+                    goes_on = await self._insist(active, "it must be read anew", again)
+        except BaseException as error:  # of the user's types, when they are decoded, or ours
+            self.attempts.raise_if_ended(active, error)
+            log.exception("saga %s can't go on here", active.id, extra=self._log.fields(active))
             await self.set_aside(active.id, describe(error))
         finally:
-            for task in active.tasks:
-                task.cancel()
+            active.drop_attempts()
             # Cut short, the machine may be ahead of what is stored, and another worker differ.
             settled = at_rest and active.machine.status in AT_REST
             self._home.rested(active, active.machine if settled else None)
@@ -154,7 +174,8 @@ class Runner:
             try:
                 return await work()
             except STORE_AWAY as error:
-                log.error("saga %s: %s: %s", active.id, what, error)
+                fields = self._log.fields(active)
+                log.error("saga %s: %s: %s", active.id, what, error, extra=fields)
                 await self._clock.sleep(delay)
                 delay = min(2.0, delay * 2)
 
@@ -163,7 +184,7 @@ class Runner:
 
     async def _reload(self, active: Active, event: ev.Failed | ev.UndoFailed | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
-        await _cancelled(active.tasks)
+        await _ended(active.drop_attempts())
         found = await self._journal.load([active.id])
         if not found or found[0].instance.owner != self._owner:
             return False
@@ -182,7 +203,7 @@ class Runner:
             await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
             # Its owner's lease ends with this process: then another worker finds it and tries.
-            log.exception("saga %s couldn't be set aside", id)
+            log.exception("saga %s couldn't be set aside", id, extra={"saga_id": str(id)})
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
         """Hand an instance that can't move back to the workers of its own version."""
@@ -251,14 +272,21 @@ class Runner:
         """
 
         async def carry_out(command: Command) -> None:
-            active.post(await self.attempts.carry_out(active, command))
+            task = asyncio.current_task()
+            assert task is not None
+            active.tasks.add(task)
+            event = await self.attempts.carry_out(active, command)
+            if task in active.tasks:  # else it was dropped, without heeding it
+                active.tasks.discard(task)
+                active.post(event)
 
         own: Command | None = None
         for command in commands:
             if not _is_transactional(command):
                 task = asyncio.get_running_loop().create_task(carry_out(command))
-                active.tasks.add(task)
-                task.add_done_callback(active.tasks.discard)
+                if not task.done():
+                    active.tasks.add(task)
+                    task.add_done_callback(active.forget)
             elif own is None:
                 own = command
             else:
@@ -370,8 +398,10 @@ class Runner:
     def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
         if facts:
             self._telemetry.stored(active.definition.name, active.machine, facts)
+            self._log.stored(active, facts)
         if append.change is not None and append.change.finished_at is not None and facts:
             self._telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
+            self._log.ended(active)
         children, active.born = active.born, []
         for prepared in children:
             self._home.begun(prepared)
@@ -398,8 +428,9 @@ class Runner:
                 await tx.within(JournalStore).append(self._owner, append)
         except StaleWriter:
             raise
-        except Exception as error:
-            failure = self.attempts.failure(command, error)
+        except BaseException as error:
+            self.attempts.raise_if_ended(active, error)
+            failure = self.attempts.failure(active, command, error)
             if decided:
                 # The machine has moved on but the store may not have: only a reload can tell.
                 raise _Reload(failure) from error
@@ -407,13 +438,11 @@ class Runner:
         return []
 
 
-async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel attempts, and wait for their end: what comes next must not run beside them.
+async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Wait for the end of attempts that were cancelled: what comes next must not run beside them.
 
     Not for ever, since the user's code may not heed it.
     """
-    for task in tasks:
-        task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=HEEDS_WITHIN)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABCMeta
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+from standfast.checks import is_async
 from standfast.durations import Duration
 from standfast.errors import DefinitionError
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
+S = TypeVar("S")
+I_contra = TypeVar("I_contra", contravariant=True)
+S_co = TypeVar("S_co", covariant=True)
 
 
 class Member:
@@ -21,12 +25,28 @@ class Member:
 class Migration:
     """How instances of an older version move to this one, by ``standfast sagas migrate``.
 
-    `input` turns the old input (plain JSON values) into the new; `renamed` maps old step names to
-    new ones.
+    `input` turns the old input (plain JSON values) into the new, and is a plain function; `renamed`
+    maps old step names to new ones. Raises `DefinitionError`.
     """
 
     input: Callable[[Any], Any] | None = None
     renamed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        function: object = self.input
+        if function is not None and (not callable(function) or is_async(function)):
+            raise DefinitionError(
+                f"Migration(input={function!r}): give a plain function of the old input, that "
+                "answers with the new"
+            )
+        renamed: object = self.renamed
+        if not isinstance(renamed, Mapping) or not all(
+            isinstance(name, str) for pair in renamed.items() for name in pair
+        ):
+            raise DefinitionError(
+                f"Migration(renamed={renamed!r}): give a dict of names, old to new, such as "
+                '{"seat": "reserve"}'
+            )
 
 
 class _Body(dict[str, Any]):
@@ -51,15 +71,27 @@ class Saga(Generic[I], metaclass=_SagaType):
     """A long-running business action in steps, each with its undo. Subclass ``Saga[YourInput]``.
 
     Class attributes: `name` (default: the class name in kebab case), `version` (raise it when the
-    steps change), `deadline` (time for the whole forward part, seconds or text), `max_in_flight`
-    (how many instances one worker runs at once), `migrations` (from older versions).
+    steps change), `deadline` (time for all steps up to the pivot, in seconds or text; when it
+    passes, what was done is undone), `deadline_ends_parked` (what is parked is undone then, too: by
+    default it waits for its operator, and the time for which it does so isn't counted),
+    `max_in_flight` (how many instances one worker runs at once), `migrations` (from older
+    versions).
+
+    A subclass may override a step with another step, and with a plain method what undoes it, or
+    what was given as `when`, `each` or a child's `input`.
     """
 
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
     deadline: ClassVar[Duration | None] = None
+    deadline_ends_parked: ClassVar[bool] = False
     max_in_flight: ClassVar[int | None] = None
     migrations: ClassVar[dict[int, Migration]] = {}
+
+    if TYPE_CHECKING:  # by this, type checkers know what a saga's class is started with
+
+        @classmethod
+        def _started_with(cls, input: I, /) -> Self: ...
 
     @classmethod
     def saga_name(cls) -> str:
@@ -70,3 +102,11 @@ class Saga(Generic[I], metaclass=_SagaType):
         return "".join(
             "-" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(text)
         )
+
+
+class SagaClass(Protocol[I_contra, S_co]):
+    """The class of a saga, to type checkers: they see that it is started with its own input, and
+    which saga a handle is of.
+    """
+
+    def _started_with(self, input: I_contra, /) -> S_co: ...

@@ -25,7 +25,6 @@ from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
 from standfast.saga.pending import Pending, pending
 from standfast.saga.polling import Poller, next_look
-from standfast.saga.prepared import NAME_LENGTH
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
@@ -35,7 +34,7 @@ from standfast.saga.timeline import Timeline, entries
 from standfast.saga.verdict import Seen, Sight, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
-from standfast.text import checked
+from standfast.text import NAME_LENGTH, checked
 from standfast.transaction import UnitOfWork, refuse_inside
 
 log = logging.getLogger("standfast.saga")
@@ -247,7 +246,7 @@ class Sagas(Pattern):
             problem=story.problem,
         )
 
-    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult:
+    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult[Any]:
         """Wait until the instance ends or parks, for `limit` seconds at most.
 
         Errors as in `SagaHandle.result`. Where it isn't run in this process, it is looked for in
@@ -265,7 +264,7 @@ class Sagas(Pattern):
                 raise
             raise TimeoutError(seen.too_long(id, limit)) from None
 
-    async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult:
+    async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
         """Wait without a limit, and keep in `seen` what was seen.
 
         After `patience` seconds it begins to look whether any worker has the saga.
@@ -302,7 +301,7 @@ class Sagas(Pattern):
         if seen.lacks_worker and self.workers.is_news(kind):
             log.warning("still waiting for saga %s (%s): %s", id, seen.status, seen.nobody)
 
-    async def _result_at_rest(self, id: UUID) -> SagaResult | None:
+    async def _result_at_rest(self, id: UUID) -> SagaResult[Any] | None:
         """The result of one that is at rest, or None if it moves again."""
         loaded = await self._poller.whole(id)
         if loaded is None:

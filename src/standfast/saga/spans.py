@@ -9,8 +9,9 @@ along, and the attempts then have a parent that nobody ever sees.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
@@ -25,6 +26,7 @@ from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
 from standfast.saga.context import Context
 from standfast.saga.state import SagaState
+from standfast.text import named
 
 _SCOPE = ("standfast.saga", __version__)
 _chosen: ContextVar[int] = ContextVar("standfast_span_id", default=0)
@@ -80,8 +82,15 @@ class Spans:
                 "standfast.attempt": ctx.attempt,
                 "standfast.correlation_id": ctx.correlation_id,
             },
-        ):
-            yield
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, asyncio.CancelledError):
+                    _failed(span, error)
+                raise
 
     def of_child(self, state: SagaState, branch: Branch) -> dict[str, str]:
         """The trace context that the child saga of a branch starts with."""
@@ -222,6 +231,13 @@ class Spans:
             trace_state=start.trace_state,
         )
         return trace.set_span_in_context(NonRecordingSpan(parent), context)
+
+
+def _failed(span: trace.Span, error: BaseException) -> None:
+    """Note on an attempt's span what it raised, whatever that does when it is looked at."""
+    span.set_status(StatusCode.ERROR, named(error))
+    with suppress(BaseException):  # the error itself is what matters, and it is raised
+        span.record_exception(error)
 
 
 def _start(context: TraceContext) -> SpanContext:

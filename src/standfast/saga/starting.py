@@ -16,6 +16,7 @@ from standfast.errors import ConfigurationError, SagaConflict, StaleWriter
 from standfast.ports.journal import JournalStore, Start, StartAnswer
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import Reachable, SagaHandle
+from standfast.saga.inputs import hashed
 from standfast.saga.prepared import Prepared, prepare
 from standfast.saga.saga import Saga
 from standfast.transaction import UnitOfWork, innermost, refuse_inside
@@ -129,7 +130,10 @@ class Starter:
 
     def _handle(self, prepared: Prepared, answer: StartAnswer) -> SagaHandle[Any]:
         row = prepared.start.instance
-        if not answer.created and answer.input_hash != row.input_hash:
+        if answer.created or answer.input_hash == row.input_hash:
+            return SagaHandle(self._sagas, answer.id, answer.created)
+        # Of one that an older release started, the hash is of the data as it was encoded.
+        if answer.input_hash != hashed(prepared.fact.input):
             raise SagaConflict(
                 f"saga {row.name!r} with key {row.key!r} was started with another input (as "
                 f"{answer.id}): use another key, or send the same input"

@@ -23,8 +23,10 @@ class SagaState:
     `branches` are all that ever opened, `open` those whose forward work isn't settled, `running`
     those being run by this process right now, the one part that isn't in the journal. `closing`
     counts the undos that aren't settled. `reports`: a parent saga must be told how it stands.
-    `undoing_at` is when it began to compensate, and `reopened` counts how often that was after it
-    had ended. `names`: what its branches were called before it moved to this version.
+    `deadline_at` is the deadline as it stands, in seconds since the epoch: it moves by the time for
+    which something was parked, as `parked` branches are since `parked_at`. `undoing_at` is when it
+    began to compensate, and `reopened` counts how often that was after it had ended. `names`: what
+    its branches were called before it moved to this version.
     `failed_step` and `cause` tell where and why it waits for an operator, or else why it was undone
     (`undoing_for`).
     """
@@ -34,11 +36,14 @@ class SagaState:
         "cancel",
         "cause",
         "closing",
+        "deadline_at",
         "failed_step",
         "id",
         "names",
         "open",
         "outcome",
+        "parked",
+        "parked_at",
         "plan",
         "reopened",
         "reports",
@@ -62,6 +67,9 @@ class SagaState:
         self.branches: dict[str, Branch] = {}
         self.open: dict[str, Branch] = {}
         self.running: set[str] = set()
+        self.deadline_at: float | None = None
+        self.parked: int = 0
+        self.parked_at: float = 0.0
         self.unsettled: int = len(plan.steps)
         self.waiting_for: dict[str, int] = plan.waiting_for.copy()
         self.signals: list[fx.SignalReceived] = []
@@ -92,6 +100,19 @@ class SagaState:
         return pivot is not None and (
             pivot.state in ("failed", "parked") or (pivot.is_open and pivot.touched)
         )
+
+    @property
+    def due_by(self) -> float | None:
+        """When the deadline undoes it, as things stand; None if it doesn't.
+
+        It doesn't past the pivot, nor while the pivot is in doubt; nor what waits for an operator,
+        unless the saga asks for that.
+        """
+        if self.deadline_at is None or self.past_pivot or self.pivot_in_doubt:
+            return None
+        if self.parked and not self.plan.deadline_ends_parked:
+            return None
+        return self.deadline_at
 
     @property
     def status(self) -> Status:
@@ -135,9 +156,9 @@ class SagaState:
                     times.append(b.retry_at)
                 if b.is_wait and b.step.timeout is not None:
                     times.append(b.opened_at + b.step.timeout)
-            deadline = self.started.deadline_at
-            if deadline is not None and not self.past_pivot and not self.pivot_in_doubt:
-                times.append(deadline)
+            due_by = self.due_by
+            if due_by is not None:
+                times.append(due_by)
         return min(times, default=None)
 
     def has_room(self, branch: Branch) -> bool:
@@ -158,7 +179,7 @@ class SagaState:
             if b.undo == "due"
             and b.id not in self.running
             and not b.asked_child
-            and not (self.plan.descendants[b.step.name] & held)
+            and held.isdisjoint(self.plan.descendants[b.step.name])
         ]
 
     def undo_began_at(self, branch: Branch) -> float:
@@ -184,6 +205,7 @@ class SagaState:
 
     def _fold_started(self, fact: fx.Started) -> None:
         self.started = fact
+        self.deadline_at = fact.deadline_at
         for step in self.plan.steps.values():
             if not step.after:
                 self._open(Branch(step.name, step, fact.at))
@@ -194,6 +216,8 @@ class SagaState:
 
     def _close(self, branch: Branch, state: str, at: float) -> None:
         """A forward branch is settled; when its step is done, its successors open."""
+        if branch.state == "parked":
+            self._unpark(at)
         branch.state = state
         self.open.pop(branch.id, None)
         if self.undoing:
@@ -234,6 +258,7 @@ class SagaState:
     def _fold_attempt_failed(self, fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> None:
         branch = self.branches[fact.branch]
         branch.attempt = fact.attempt
+        branch.forgiven += fact.rejected
         branch.error = fact.error
         branch.retry_at = fact.retry_at
         branch.since = fact.since
@@ -282,7 +307,16 @@ class SagaState:
         branch.error = fact.error
         branch.state = "parked"
         branch.touched = True
+        if not self.parked:
+            self.parked_at = fact.at
+        self.parked += 1
         self._tell_why()
+
+    def _unpark(self, at: float) -> None:
+        """A branch is parked no more: the deadline has stood still for as long as one was."""
+        self.parked -= 1
+        if not self.parked and self.deadline_at is not None and not self.plan.deadline_ends_parked:
+            self.deadline_at += max(0.0, at - self.parked_at)
 
     def _fold_resumed(self, fact: fx.Resumed) -> None:
         branch = self.branches[fact.branch]
@@ -291,6 +325,7 @@ class SagaState:
             branch.undo = "due"
             branch.asked_child = False
         else:
+            self._unpark(fact.at)
             branch.state = "open"
         self._tell_why()
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, get_type_hints, overload
+from typing import Any, Generic, TypeVar, overload
 
+from standfast.checks import flag, is_async, whole
 from standfast.durations import Duration, seconds
-from standfast.errors import DefinitionError
+from standfast.errors import ConfigurationError, DefinitionError
 from standfast.resilience.backoff import Exponential
 from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, OnTimeout, StepForm, StepPlan
 from standfast.saga.saga import Member, Saga
-from standfast.text import is_storable
+from standfast.text import NAME_LENGTH, checked
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
-STEP_RETRY = Retry(attempts=5, backoff=Exponential(0.1, maximum=10))
-FORWARD_RETRY = Retry(attempts=20, backoff=Exponential(0.1, maximum=30))
-UNDO_RETRY = Retry(attempts=20, backoff=Exponential(0.1, maximum=30))
+DURABLE_RETRY = Retry(attempts=30, backoff=Exponential(0.1, maximum=30, jitter="equal"))
+"""What steps and undos do where they say nothing: from 5 to 11 minutes pass until they give up."""
 STEP_OPTIONS = (
     *("after", "each", "limit", "no_compensation", "on_exhausted", "pivot", "retry", "timeout"),
     *("transactional", "when"),
@@ -56,7 +56,7 @@ class Step(Member, Generic[I, R]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, saga: Any, owner: type | None = None) -> Step[I, R]:
+    def __get__(self, saga: Saga[I] | None, owner: type[Saga[I]] | None = None) -> Step[I, R]:
         if saga is None or self.function is None:
             return self
         bound = object.__new__(type(self))
@@ -96,12 +96,14 @@ class Step(Member, Generic[I, R]):
 
         It takes (input, ctx), then the item where the step has `each`, then the transaction with
         `transactional`: its rows commit together with the journal, so the undo takes effect exactly
-        once. `timeout` bounds an attempt (seconds or text); `retry` defaults to 20 attempts. When
-        they are exhausted the saga is parked as ``compensation_failed`` for an operator.
+        once. `timeout` bounds an attempt (seconds or text); `retry` is by default what it is for a
+        step. When it is exhausted the saga is parked as ``compensation_failed`` for an operator.
         """
 
         def mark(function: F) -> F:
-            _must_be_async(function, "a compensation")
+            must_be_async(function, "a compensation")
+            what = f"the compensation {function.__name__!r}"
+            _check_options(what, {"retry": retry, "transactional": transactional})
             if self.form == "child":
                 raise DefinitionError(
                     f"{function.__name__!r} can't undo a child saga: that undoes itself, by the "
@@ -119,8 +121,9 @@ class Step(Member, Generic[I, R]):
 
     def plan(self, after: tuple[str, ...], *, past_pivot: bool) -> StepPlan:
         """The step without its code."""
-        given = self.options
-        pivot = bool(given.get("pivot"))
+        given = {name: value for name, value in self.options.items() if value is not None}
+        undo_retry = self.undo_options.get("retry")
+        pivot = given.get("pivot", False)
         forward = pivot or past_pivot
         timeout = given.get("timeout")
         undo_timeout = self.undo_options.get("timeout")
@@ -134,27 +137,66 @@ class Step(Member, Generic[I, R]):
             fans_out=self.each is not None,
             limit=given.get("limit"),
             timeout=None if timeout is None else seconds(timeout, name=f"{self.name}.timeout"),
-            retry=given.get("retry") or (FORWARD_RETRY if forward else STEP_RETRY),
-            on_exhausted=given.get("on_exhausted") or default,
+            retry=given.get("retry", DURABLE_RETRY),
+            on_exhausted=given.get("on_exhausted", default),
             undo=self.undo_function is not None,
             undo_timeout=None
             if undo_timeout is None
             else seconds(undo_timeout, name=f"{self.name} compensation timeout"),
-            undo_retry=self.undo_options.get("retry") or UNDO_RETRY,
-            undo_transactional=bool(self.undo_options.get("transactional")),
-            no_compensation=given.get("no_compensation") or "",
-            transactional=bool(given.get("transactional")),
-            signal=given.get("signal") or "",
-            on_timeout=given.get("on_timeout") or default,
+            undo_retry=DURABLE_RETRY if undo_retry is None else undo_retry,
+            undo_transactional=self.undo_options.get("transactional", False),
+            no_compensation=given.get("no_compensation", ""),
+            transactional=given.get("transactional", False),
+            signal=given.get("signal", ""),
+            on_timeout=given.get("on_timeout", default),
         )
 
 
-def _must_be_async(function: Any, what: str) -> None:
-    if not inspect.iscoroutinefunction(function):
+def must_be_async(function: Any, what: str) -> None:
+    """Raise `DefinitionError` for what can't be the function of a step or an undo."""
+    name = repr(getattr(function, "__qualname__", function))
+    if inspect.isasyncgenfunction(function):
         raise DefinitionError(
-            f"{getattr(function, '__qualname__', function)!r} can't be {what}: write it with "
-            "`async def` (run blocking code with asyncio.to_thread)"
+            f"{name} can't be {what}, for it has a `yield`, and nobody iterates over it: return a "
+            "value instead"
         )
+    if not inspect.iscoroutinefunction(function) or not hasattr(function, "__get__"):
+        raise DefinitionError(
+            f"{name} can't be {what}: write it with `async def` (run blocking code with "
+            "asyncio.to_thread)"
+        )
+
+
+def must_be_plain(function: Any, what: str) -> None:
+    """Raise `DefinitionError` for what can't be a condition, or tell the items or an input."""
+    if not callable(function):
+        raise DefinitionError(f"{what} must be a function of (self, input, ctx), not {function!r}")
+    if is_async(function):
+        name = getattr(function, "__qualname__", function)
+        raise DefinitionError(
+            f"{what} must be a plain function, and {name!r} is async: nobody would await it. "
+            "Write it with `def`; what must be awaited belongs in a step before, whose result it "
+            "can read"
+        )
+
+
+def _check_options(what: str, options: dict[str, Any]) -> None:
+    """Raise `DefinitionError` for values of a wrong type; durations are checked with the plan."""
+    for name in ("when", "each"):
+        if options.get(name) is not None:
+            must_be_plain(options[name], f"{what}: {name}=")
+    try:
+        if options.get("limit") is not None:
+            whole(options["limit"], name="limit", note=", or None")
+        for name in ("pivot", "transactional"):
+            flag(options.get(name, False), name=name)
+    except ConfigurationError as error:
+        raise DefinitionError(f"{what}: {error}") from error
+    retry, why_not = options.get("retry"), options.get("no_compensation", "")
+    if retry is not None and not isinstance(retry, Retry):
+        raise DefinitionError(f"{what} has retry={retry!r}: give a policy, as in Retry(attempts=3)")
+    if not isinstance(why_not, str):
+        raise DefinitionError(f"{what} has no_compensation={why_not!r}: say in words why")
 
 
 After = str | Step[Any, Any] | Sequence[str | Step[Any, Any]]
@@ -208,14 +250,16 @@ def step(function: Any = None, /, **options: Any) -> Any:
     one defined before. `when(saga, input, ctx)`: skip the step if false. `each(saga, input,
     ctx)`: a list; the step runs once an item, at most `limit` at a time. Both must depend on
     nothing but the input and earlier results. `timeout` bounds one attempt, in seconds or text.
-    `retry` defaults to 5 attempts (20 from the pivot on). `on_exhausted`: ``"compensate"``, or
-    ``"park"`` until an operator or a ``resume`` signal goes on. `pivot`: the point of no return.
+    `retry` outlasts an outage of five minutes by default: 30 attempts, with pauses that grow to
+    half a minute, which takes 5 to 11 minutes. A `Rejected` (``CircuitOpen``, ``RateLimited`` …)
+    costs no attempt for an hour, but waits its ``retry_after``. `on_exhausted`: ``"compensate"``,
+    or ``"park"`` until an operator or a ``resume`` signal goes on. `pivot`: the point of no return.
     `no_compensation`: why it needs none. `transactional`: the step's rows commit together with the
     journal, so it takes effect exactly once.
     """
 
     def make(function: Any) -> Any:
-        _must_be_async(function, "a step")
+        must_be_async(function, "a step")
         if unknown := sorted(options.keys() - set(STEP_OPTIONS)):
             raise DefinitionError(
                 f"step {function.__name__!r}: {unknown[0]}= isn't an option: choose from "
@@ -226,9 +270,7 @@ def step(function: Any = None, /, **options: Any) -> Any:
                 f"step {function.__name__!r}: each= and transactional=True don't go together; loop "
                 "over the items inside the one transaction"
             )
-        limit = options.get("limit")
-        if limit is not None and limit < 1:
-            raise DefinitionError(f"step {function.__name__!r}: limit={limit} must be 1 or more")
+        _check_options(f"step {function.__name__!r}", options)
         return Step(function, options=options)
 
     return make if function is None else make(function)
@@ -271,14 +313,15 @@ def wait(
     result. `type`: the payload's type, checked when the signal is sent. A waiting saga uses no
     memory and no polling of its own.
     """
-    options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
-    made: Step[Any, R] = Step(None, form="wait", options={**options, "type": type, "when": when})
-    if not signal or not is_storable(signal):
-        raise DefinitionError(f"signal {signal!r} can't be stored: name it with plain text")
+    try:
+        checked(signal, name="signal", longest=NAME_LENGTH)
+    except ConfigurationError as error:
+        raise DefinitionError(f"wait({signal!r}): {error}") from error
     if signal == "resume":
         raise DefinitionError('signal "resume" is taken: it resumes parked steps. Rename yours')
-    made.when = when
-    return made
+    _check_options(f"wait({signal!r})", {"when": when})
+    options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
+    return Step(None, form="wait", options={**options, "type": type, "when": when})
 
 
 def child(
@@ -295,6 +338,12 @@ def child(
     compensates, the step counts as refused. To undo the step the child is asked to undo itself,
     even when it had completed (a child past its pivot can't, so give `no_compensation` then).
     """
+    given: object = saga
+    if not isinstance(given, type) or not issubclass(given, Saga):
+        raise DefinitionError(f"child({saga!r}, …): give the class of a saga, such as PackOrder")
+    what = f"child({saga.__name__}, …)"
+    must_be_plain(input, f"{what}: input=")
+    _check_options(what, {"when": when, "no_compensation": no_compensation})
     made: Step[Any, dict[str, Any]] = Step(
         None,
         form="child",
@@ -302,33 +351,6 @@ def child(
     )
     made.child, made.child_input = saga, input
     return made
-
-
-def _hints(current: Step[Any, Any]) -> dict[str, Any]:
-    if current.function is None:
-        return {}
-    try:
-        return get_type_hints(current.function)
-    except NameError as error:
-        raise DefinitionError(
-            f"step {current.name!r}: its annotations name something that can't be found "
-            f"({error}): move the type to module level"
-        ) from error
-
-
-def result_type(current: Step[Any, Any]) -> Any:
-    """The type to decode a stored result to: the return annotation, or plain JSON without one."""
-    if current.form == "wait":
-        return current.options.get("type") or Any
-    found = _hints(current).get("return", Any)
-    return Any if isinstance(found, TypeVar) else found
-
-
-def item_type(current: Step[Any, Any]) -> Any:
-    """The annotation of the item in a step that fans out: the third argument after self."""
-    assert current.function is not None
-    names = list(inspect.signature(current.function).parameters)
-    return _hints(current).get(names[3], Any)
 
 
 def check_parameters(current: Step[Any, Any]) -> None:

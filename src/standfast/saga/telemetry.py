@@ -113,7 +113,8 @@ class SagaTelemetry:
 
     def _count(self, saga: str, fact: fx.Fact) -> None:
         if isinstance(fact, fx.AttemptFailed):
-            self.failures[saga, _step(fact.branch), "retried"] += 1
+            how = "rejected" if fact.rejected else "retried"
+            self.failures[saga, _step(fact.branch), how] += 1
         elif isinstance(fact, fx.StepFailed):
             how = "refused" if fact.refused else "exhausted"
             self.failures[saga, _step(fact.branch), how] += 1
@@ -123,7 +124,8 @@ class SagaTelemetry:
         elif isinstance(fact, fx.CompensationCompleted):
             self.compensations[saga, _step(fact.branch), "completed"] += 1
         elif isinstance(fact, fx.CompensationAttemptFailed):
-            self.compensations[saga, _step(fact.branch), "retried"] += 1
+            how = "rejected" if fact.rejected else "retried"
+            self.compensations[saga, _step(fact.branch), how] += 1
         elif isinstance(fact, fx.CompensationFailed):
             self.compensations[saga, _step(fact.branch), "failed"] += 1
             self.parked[saga, _step(fact.branch)] += 1

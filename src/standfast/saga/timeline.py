@@ -32,7 +32,8 @@ class Entry:
     the whole. `text` tells it on one line. The others are set where the kind has them: the number
     of the `attempt`, its `error`, when the next is due (`retry_at`, seconds since the epoch), who
     asked (`by`) and why (`reason`), the id of a `child` saga, and the `value`: an input, a result,
-    a signal's payload or the items, as plain JSON values.
+    a signal's payload or the items, as plain JSON values, and the `traceback` of the error, where
+    it isn't that of the one before.
     """
 
     at: float
@@ -48,6 +49,7 @@ class Entry:
     reason: str = ""
     child: UUID | None = None
     value: Any = None
+    traceback: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The entry as plain JSON values, without what is empty."""
@@ -109,6 +111,7 @@ def entries(facts: Iterable[fx.AnyFact]) -> list[Entry]:
                 reason=getattr(fact, "reason", ""),
                 child=getattr(fact, "child", None),
                 value=_value(fact),
+                traceback=getattr(fact, "traceback", ""),
             )
         )
     return out
@@ -157,7 +160,7 @@ def _completed(fact: fx.StepCompleted) -> tuple[str, str]:
 
 
 def _attempt_failed(fact: fx.AttemptFailed) -> tuple[str, str]:
-    return f"attempt {fact.attempt} failed, next {_in(fact)}: {fact.error}", "bad"
+    return f"attempt {fact.attempt} {_how(fact)}, next {_in(fact)}: {fact.error}", "bad"
 
 
 def _failed(fact: fx.StepFailed) -> tuple[str, str]:
@@ -201,7 +204,7 @@ def _undone(fact: fx.CompensationCompleted) -> tuple[str, str]:
 
 
 def _undo_attempt_failed(fact: fx.CompensationAttemptFailed) -> tuple[str, str]:
-    return f"undo: attempt {fact.attempt} failed, next {_in(fact)}: {fact.error}", "bad"
+    return f"undo: attempt {fact.attempt} {_how(fact)}, next {_in(fact)}: {fact.error}", "bad"
 
 
 def _undo_failed(fact: fx.CompensationFailed) -> tuple[str, str]:
@@ -234,6 +237,10 @@ def _ignored(fact: fx.Ignored) -> tuple[str, str]:
 
 def _tries(attempt: int) -> str:
     return "" if attempt <= 1 else f" after {attempt} attempts"
+
+
+def _how(fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> str:
+    return "wasn't tried" if fact.rejected else "failed"
 
 
 def _in(fact: fx.AttemptFailed | fx.CompensationAttemptFailed) -> str:

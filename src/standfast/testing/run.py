@@ -14,7 +14,7 @@ from standfast.testing.simulation.chance import Faults
 from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
 
 R = TypeVar("R")
-Raises = Exception | type[Exception] | Sequence[Exception]
+Raises = BaseException | type[BaseException] | Sequence[BaseException]
 
 
 @dataclass(slots=True)
@@ -97,8 +97,8 @@ def run_saga(
     return SagaRun(world.status, world.cause, world.results, world.calls, world.time, story)
 
 
-def _several(raises: Raises) -> Sequence[Exception] | type[Exception]:
-    return [raises] if isinstance(raises, Exception) else raises
+def _several(raises: Raises) -> Sequence[BaseException] | type[BaseException]:
+    return [raises] if isinstance(raises, BaseException) else raises
 
 
 class _Once(Simulation):

@@ -166,6 +166,9 @@ async def test_a_cost_that_can_never_pass_is_refused(make, cost):
         ({"on_store_failure": "maybe"}, "on_store_failure='maybe': choose"),
         ({"store": MemoryRateLimits()}, "name='': limiters that share a store"),
         ({"store": Distant, "name": "x"}, "on_store_failure=None: say what to do"),
+        ({"key": call_async}, "key=.*: give a text, or a plain function"),
+        ({"key": 7}, "7 can't be called"),
+        ({"burst": 2**60}, "can't be counted; at most"),
     ],
 )
 def test_bad_options_are_refused(options, message):
@@ -192,6 +195,35 @@ async def test_limiters_that_share_a_store_are_apart(clock):
     assert (await a.check()).allowed
     assert (await b.check()).allowed
     assert not (await again.check()).allowed
+
+
+@pytest.mark.parametrize("answer", [None, 7, b"x"])
+@pytest.mark.parametrize("max_wait", [0, 1])
+async def test_a_key_function_that_answers_no_text(make, answer, max_wait):
+    limited = make(1, key=lambda: answer, max_wait=max_wait)(call_async)
+    with pytest.raises(ConfigurationError, match=r"its key function answered .*: it must answer"):
+        await limited()
+
+
+def test_a_key_function_that_answers_no_text_for_a_plain_function():
+    with pytest.raises(ConfigurationError, match="its key function answered None"):
+        RateLimiter(1, key=lambda: None)(call)()
+
+
+async def test_an_error_of_the_key_function_comes_through(make):
+    def key():
+        raise TypeError("mine")
+
+    with pytest.raises(TypeError, match="mine"):
+        await make(1, key=key)(call_async)()
+
+
+def test_a_decision_is_its_answer():
+    limiter = RateLimiter(1, "1h")
+    assert limiter.check_now()
+    assert not limiter.check_now()
+    assert not Decision(False, 1, 0.0, 0.0)
+    assert Decision(True, 0, 0.0, 0.0)
 
 
 # -- waiting ----------------------------------------------------------------------------------
@@ -338,7 +370,7 @@ def test_a_cancelled_waiter_loses_no_capacity(seed, distant):
         got = [cost for task, cost in tasks if not task.cancelled()]
         assert counting.handed_out == sum(got)
         assert limiter._allowed == len(got)
-        assert not limiter._lines
+        assert not limiter._lines.by_key
         assert (await limiter.check(cost=5)).allowed
 
     asyncio.run(run())
@@ -393,9 +425,11 @@ async def test_setting_the_system_clock_back_or_forward_changes_nothing(make, cl
 async def test_fail_open(clock):
     store = Distant(clock)
     limiter = RateLimiter(1, clock=clock, store=store, name="t", on_store_failure="allow")
+    assert (await limiter.check("another")).counted
     store.away = True
     for _ in range(3):
-        assert (await limiter.check()).allowed
+        decision = await limiter.check()
+        assert (decision.allowed, decision.counted) == (True, False)
         await limiter.acquire()
     assert ("standfast.rate_limiter.store_failures", 6, {"name": "t"}) in list(limiter.measures())
     store.away = False
@@ -408,7 +442,7 @@ async def test_fail_closed(clock):
     limiter = RateLimiter(5, clock=clock, store=store, name="t", on_store_failure="deny")
     store.away = True
     denied = await limiter.check()
-    assert (denied.allowed, denied.retry_after) == (False, 1.0)
+    assert (denied.allowed, denied.counted, denied.retry_after) == (False, False, 1.0)
     with pytest.raises(RateLimited):
         await limiter.acquire()
     waiting = asyncio.create_task(limiter.acquire(max_wait=60))
@@ -417,3 +451,35 @@ async def test_fail_closed(clock):
     store.away = False
     await clock.run(1)
     assert (await waiting).allowed
+
+
+async def test_an_outage_is_logged_once_and_what_is_for_good_as_an_error(clock, caplog):
+    class Refusing(Distant):
+        error = StoreUnavailable("gone")
+
+        async def check(self, requests):
+            if self.away:
+                raise self.error
+            return await super().check(requests)
+
+    store = Refusing(clock)
+    limiter = RateLimiter(9, clock=clock, store=store, name="t", on_store_failure="allow")
+
+    async def logged():
+        caplog.clear()
+        for _ in range(3):
+            await limiter.check()
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    store.away = True
+    away = "rate limiter 't': gone. Until it answers, every check is allowed"
+    assert await logged() == [("WARNING", away)]
+    store.error = StoreUnavailable("wrong password", for_good=True)
+    refused = "rate limiter 't': wrong password. Until it answers, every check is allowed"
+    assert await logged() == [("ERROR", refused)]
+    store.error = StoreUnavailable("gone")
+    assert await logged() == []
+    store.away = False
+    assert await logged() == [("WARNING", "rate limiter 't': its store answers again")]
+    store.away = True
+    assert await logged() == [("WARNING", away)]

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -160,6 +161,32 @@ def test_a_third_of_a_second_is_no_trouble():
         state, decision = gcra(state, rate, 1, now)
         assert decision.allowed
         now += rate.interval
+
+
+@pytest.mark.parametrize("limit", [3, 7, 10, 1000])
+@pytest.mark.parametrize("start", [0.0, 12_345.678, 1_000_000.1])
+def test_a_unit_comes_back_when_it_is_due_and_not_before(limit, start):
+    """To half a microsecond, by which what adding floats loses is forgiven."""
+    rate = Rate(limit, 1.0)
+    state, _ = gcra(None, rate, limit, start)
+    for turn in range(1, 200):
+        due = start + turn * rate.interval
+        assert not gcra(state, rate, 1, due - 1e-6)[1].allowed
+        assert gcra(state, rate, 1, due)[1].remaining == 0
+        state, decision = gcra(state, rate, 1, due)
+        assert decision.allowed
+
+
+@pytest.mark.parametrize("limit", [3, 7, 10])
+@pytest.mark.parametrize("start", [0.0, 12_345.0])
+def test_a_window_gives_its_units_back_when_they_are_due_and_not_before(limit, start):
+    rate = Rate(limit, 1.0, algorithm="sliding_window")
+    state, _ = sliding_window(None, rate, limit, start)
+    for back in range(1, limit):
+        due = start + 1 + back / limit
+        assert not sliding_window(state, rate, back, due - 1e-6)[1].allowed
+        assert sliding_window(state, rate, back, due)[1].allowed
+        assert sliding_window(state, rate, -1, due)[1].remaining >= back
 
 
 def test_windows_forget():

@@ -101,8 +101,15 @@ class Inserted(_Order):
 
 class OtherInput(Saga[New]):
     name = "order"
-    reserve = Today.__dict__["reserve"]
-    pack = Today.__dict__["pack"]
+
+    @step(no_compensation="nothing")
+    async def reserve(self, order: New, ctx: Context) -> str:
+        return "r"
+
+    @step(each=lambda saga, order, ctx: ["a", "b"], no_compensation="nothing")
+    async def pack(self, order: New, ctx: Context, item: str) -> str:
+        return item
+
     deliver = child(Small, lambda saga, order, ctx: Old("1"))
     approved = wait("approved", type=str)
     confirmed = wait("confirmed", type=int)

@@ -21,7 +21,7 @@ from standfast import (
     wait,
 )
 from standfast.clock import SystemClock
-from standfast.errors import CodecError, DefinitionError, Rejected
+from standfast.errors import CodecError, DefinitionError
 from standfast.ids import new_id
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -215,11 +215,17 @@ async def test_what_isnt_a_saga_or_an_id(work, world):
 
 @pytest.mark.parametrize("text", UNFIT)
 def test_unfit_names_in_a_definition(text):
-    with pytest.raises(DefinitionError, match="can't be stored"):
+    with pytest.raises(DefinitionError, match=r"signal=.*no database stores"):
         wait(text)
     named = type("Named", (Trip,), {"name": text})
     with pytest.raises(DefinitionError, match="can't be stored"):
         Standfast("memory://").add(named(World()))
+
+
+class Busy(Exception):
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("come back")
+        self.retry_after = retry_after
 
 
 class Unspeakable(Exception):
@@ -236,7 +242,7 @@ class Unspeakable(Exception):
         (Refused(UNFIT[1]), r"lone \ud800 surrogate"),
         (Unspeakable(), "Unspeakable: (its message can't be read: ValueError)"),
         (OSError("x" * 10_000), "OSError: " + "x" * 1000),
-        (Rejected("busy", retry_after=math.inf), "Rejected: busy"),
+        (Busy(math.inf), "Busy: come back"),
     ],
     ids=["nul", "surrogate", "refused nul", "refused surrogate", "unspeakable", "long", "for ever"],
 )

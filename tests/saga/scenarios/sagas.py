@@ -77,6 +77,18 @@ class Careful(Saga[Any]):
     async def refund(self, order: Any, ctx: Context) -> None: ...
 
 
+class Patient(Careful):
+    """Has a deadline, which what is parked doesn't heed."""
+
+    name, deadline = "patient", "10m"
+
+
+class Impatient(Careful):
+    """Has a deadline, at which what is parked is undone, too."""
+
+    name, deadline, deadline_ends_parked = "impatient", "10m", True
+
+
 class Approved(Saga[Any]):
     """Waits for two signals, one of which may not come."""
 
@@ -159,4 +171,14 @@ class Insured(Saga[Any]):
     async def notify(self, order: Any, ctx: Context) -> None: ...
 
 
-SAGAS = (Shop(), NewShop(), Careful(), Approved(), Diamond(), Packing(), Insured())
+SAGAS = (
+    Shop(),
+    NewShop(),
+    Careful(),
+    Patient(),
+    Impatient(),
+    Approved(),
+    Diamond(),
+    Packing(),
+    Insured(),
+)

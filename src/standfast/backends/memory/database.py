@@ -192,7 +192,7 @@ class MemoryDatabase:
         if self._holder is not None and self._holder is asyncio.current_task():
             raise StoreError(
                 "this task has a transaction open, and there is one writer: use that transaction "
-                "(`tx.start(...)`, `tx.send(...)`), or end its block first"
+                "(`tx.start(...)`, `tx.signal(...)`), or end its block first"
             )
         return self._turn()
 

@@ -44,6 +44,8 @@ _AWAY = {
     "28000": "it refused the login: check user, password and pg_hba.conf",
     "28P01": "it refused the login: check user and password",
 }
+# What doesn't pass by itself.
+_FOR_GOOD = ("28000", "28P01", "3D000")
 
 
 def translate(error: BaseException, place: str, *, own: bool = True) -> StandfastError:
@@ -82,7 +84,12 @@ def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> Standfast
             "nothing was written"
         )
     if state in _AWAY:
-        return StoreUnavailable(f"PostgreSQL at {place}: {_AWAY[state]} ({error})")
+        return StoreUnavailable(
+            f"PostgreSQL at {place}: {_AWAY[state]} ({error})", for_good=state in _FOR_GOOD
+        )
+    if state == "0A000" and "recovery" in str(error):
+        # So it says it of unlogged tables.
+        return StoreUnavailable(f"PostgreSQL at {place}: it is a standby ({error})")
     if state.startswith("08"):
         return StoreUnavailable(
             f"The connection to PostgreSQL at {place} was lost ({error}): check that the server "

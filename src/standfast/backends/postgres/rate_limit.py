@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +11,11 @@ from typing import Any
 from standfast.backends.postgres.database import PostgresDatabase
 from standfast.backends.postgres.options import PostgresOptions
 from standfast.backends.postgres.schema import PostgresSchema
-from standfast.batching import Batcher
+from standfast.batching import Batcher, only_loop
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.ports.providing import Provided
-from standfast.ports.rate_limit import RateLimitStore, RateRequest
+from standfast.ports.rate_limit import RateLimitStore, RateRequest, storable
 from standfast.ports.schema import AppliedMigration, SchemaLine, SchemaMigration
 from standfast.rates import Decision
 
@@ -158,8 +159,9 @@ class PostgresRateLimits:
 
     `url` and options as for `PostgresDatabase`; here a statement may take two seconds by default.
     Checks that come while a statement is under way go out together as the next one, of at most
-    `max_batch`. Keys that aren't needed any more are deleted every `purge_every` (seconds or text),
-    at most `purge_limit` at a time.
+    `max_batch`; one that takes longer than the ``timeout`` of the options, with its wait for the
+    statement before, counts as a store that is away. Keys that aren't needed any more are deleted
+    every `purge_every` (seconds or text), at most `purge_limit` at a time.
 
     Given a `PostgresDatabase` instead of a URL, it shares that one's connections and options, and
     is open while it is: so is ``database.port(RateLimitStore)``.
@@ -168,7 +170,8 @@ class PostgresRateLimits:
     unlogged). Every check writes a row: for limits that are hot, Redis is the better place.
 
     For one event loop. Open it with `open` and close it with `close`, or use ``async with``.
-    `check` raises `StoreUnavailable`, and `MigrationNeeded` when the tables are missing.
+    Raises `ConfigurationError` for bad options, and for a use in a second event loop; `check`
+    raises `StoreUnavailable`, and `MigrationNeeded` when the tables are missing.
     """
 
     def __init__(
@@ -194,6 +197,7 @@ class PostgresRateLimits:
             self._pool = self._own.pool
         self._max_batch = max_batch
         self._batcher = self._new_batcher()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._purge_every = seconds(purge_every, name="purge_every")
         self._purge_limit = purge_limit
         self._purged_at = time.monotonic()
@@ -212,8 +216,9 @@ class PostgresRateLimits:
 
     async def close(self) -> None:
         """Finish what was asked, then disconnect; not from a `PostgresDatabase` that was given."""
-        # A new one, since a database may be opened again.
+        # A new one, since a database may be opened again, in another event loop too.
         batcher, self._batcher = self._batcher, self._new_batcher()
+        self._loop = None
         await batcher.close()
         if self._own is not None:
             await self._own.close()
@@ -224,6 +229,12 @@ class PostgresRateLimits:
 
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
         """See `RateLimitStore.check`."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and self._loop.is_closed():
+                # Its database was closed with that loop, and opened again in this one.
+                self._loop, self._batcher = None, self._new_batcher()
+            self._loop = only_loop(self, self._loop, loop)
         if len(requests) == 1:
             return [await self._batcher.submit(requests[0])]
         decisions: list[Decision] = []
@@ -237,14 +248,28 @@ class PostgresRateLimits:
         return len(await self._pool.fetch(_PURGE, self._purge_limit))
 
     def _new_batcher(self) -> Batcher[RateRequest, Decision]:
-        return Batcher(self._decide, max_batch=self._max_batch)
+        return Batcher(
+            self._decide,
+            max_batch=self._max_batch,
+            timeout=self._pool.timeout,
+            late=self._too_late,
+        )
+
+    def _too_late(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"PostgreSQL at {self._pool.place} didn't decide a rate limit within "
+            f"{self._pool.timeout:g} s: check that it answers, or raise the timeout"
+        )
 
     async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
         rates = [request.rate for request in requests]
         sliding = [rate.algorithm == "sliding_window" for rate in rates]
         rows = await self._pool.fetch(
             _CHECK,
-            [f"{int(s)}:{request.key}" for s, request in zip(sliding, requests, strict=True)],
+            [
+                f"{int(s)}:{storable(request.key)}"
+                for s, request in zip(sliding, requests, strict=True)
+            ],
             sliding,
             [rate.limit for rate in rates],
             [rate.window for rate in rates],

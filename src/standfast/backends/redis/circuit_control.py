@@ -7,12 +7,12 @@ import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from redis import asyncio as redis
-from redis.exceptions import RedisError
 
+from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
 from standfast.durations import Duration, seconds
-from standfast.errors import StoreUnavailable
 from standfast.ports.circuit_control import Hint, Order
 
 logger = logging.getLogger(__name__)
@@ -41,21 +41,33 @@ class RedisCircuitControl:
             url, decode_responses=True, socket_timeout=limit, socket_connect_timeout=limit
         )
         self._key = f"{prefix}:circuits"
+        parts = urlsplit(url)
+        self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
     async def order(self, name: str, order: Order | None) -> None:
         """As `CircuitControl.order`; the change and the message are one transaction."""
-        with _errors():
-            async with self._redis.pipeline(transaction=True) as pipe:
-                if order is None:
-                    pipe.hdel(self._key, name)
-                else:
-                    pipe.hset(self._key, name, order)
-                pipe.publish(self._key, "orders")
-                await pipe.execute()
+        with self._errors():
+            try:
+                await self._write(name, order)
+            except ERRORS as error:
+                if not is_demoted(error):
+                    raise
+                # The address may lead to the new master by now; what follows the old one, too.
+                await self._redis.connection_pool.disconnect()
+                await self._write(name, order)
+
+    async def _write(self, name: str, order: Order | None) -> None:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            if order is None:
+                pipe.hdel(self._key, name)
+            else:
+                pipe.hset(self._key, name, order)
+            pipe.publish(self._key, "orders")
+            await pipe.execute()
 
     async def orders(self) -> Mapping[str, Order]:
         """As `CircuitControl.orders`. A value that is no order is left out, with a warning."""
-        with _errors():
+        with self._errors():
             found: dict[str, str] = await self._redis.hgetall(self._key)
         orders: dict[str, Order] = {}
         for name, value in found.items():
@@ -68,12 +80,12 @@ class RedisCircuitControl:
     async def hint(self, hint: Hint) -> None:
         """As `CircuitControl.hint`."""
         message = {"name": hint.name, "state": hint.state, "instance": hint.instance}
-        with _errors():
+        with self._errors():
             await self._redis.publish(self._key, json.dumps(message))
 
     async def follow(self) -> AsyncGenerator[Hint | None, None]:
         """As `CircuitControl.follow`."""
-        with _errors():
+        with self._errors():
             async with self._redis.pubsub(ignore_subscribe_messages=True) as channel:
                 await channel.subscribe(self._key)
                 yield None
@@ -84,6 +96,15 @@ class RedisCircuitControl:
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except ERRORS as error:
+            raise unavailable(
+                self.place, "doesn't answer; calls go on without it", error
+            ) from error
 
 
 def _hint(text: str) -> Hint | None:
@@ -97,11 +118,3 @@ def _hint(text: str) -> Hint | None:
     except (ValueError, KeyError, TypeError):
         logger.warning("%r is no hint", text)
         return None
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"Redis is away: {error}. Calls go on without it") from error

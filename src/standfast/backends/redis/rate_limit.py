@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from hashlib import sha1
@@ -11,15 +12,17 @@ from urllib.parse import urlsplit
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoPermissionError, NoScriptError
 
-from standfast.batching import Batcher
+from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
+from standfast.batching import Batcher, only_loop
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError, StoreUnavailable
-from standfast.ports.rate_limit import RateRequest
+from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
+from standfast.ports.rate_limit import RateRequest, storable
 from standfast.rates import Decision
 
-# The machines of resilience/ratelimit/machine.py, in microseconds of the server's clock. KEYS are
+# The machines of resilience/ratelimit/machine.py, in microseconds of the server's clock. A value
+# that is none of theirs counts as none: its key starts anew, and no other fails with it. KEYS are
 # the different keys; ARGV[1] is a JSON list of [index of the key, kind, limit, window, capacity,
 # cost]. All keys are read at once, decided on in memory, and each is written once at the end. The
 # answer is one text, "allowed remaining retry_after reset_after ..." in microseconds: a client
@@ -30,9 +33,14 @@ local now = time[1] * 1000000 + time[2]
 local texts = redis.call('MGET', unpack(KEYS))
 local states, answers = {}, {}
 
+local function finite(text)
+    local value = tonumber(text)
+    return value == value and value or nil
+end
+
 local function gcra(i, limit, window, capacity, cost)
     local interval, room = window / limit, capacity * window / limit
-    local full = math.min(math.max(tonumber(texts[i] or 0), now), now + room)
+    local full = math.min(math.max(finite(texts[i] or 0) or 0, now), now + room)
     if states[i] then full = math.min(math.max(states[i][1], now), now + room) end
     local after = full + cost * interval
     local left = now + room - after
@@ -50,7 +58,8 @@ local function sliding(i, limit, window, capacity, cost)
     local state = states[i]
     if not state and texts[i] then
         local a, b, c = string.match(texts[i], '(%S+) (%S+) (%S+)')
-        state = {tonumber(a), tonumber(b), tonumber(c)}
+        a, b, c = finite(a or ''), finite(b or ''), finite(c or '')
+        if a and b and c then state = {a, b, c} end
     end
     local current, previous = 0, 0
     if state and state[1] >= number then current, previous = state[2], state[3]
@@ -105,13 +114,19 @@ class RedisRateLimits:
 
     `url` is ``redis://…``, ``rediss://…`` or ``unix://…``. Checks that come while a call is under
     way go out together as the next one: one round trip, one script, for up to `max_batch` of them.
-    A call that takes longer than `timeout` (seconds or text) counts as a store that is away. All
-    keys begin with `prefix`, and expire by themselves when their capacity is whole again.
+    A check that takes longer than `timeout` (seconds or text), with its wait for the call before,
+    counts as a store that is away. All keys begin with `prefix`, and expire by themselves when
+    their capacity is whole again.
 
     A call is sent again once if the connection breaks, so that after a failure some units may have
-    been taken twice. For one event loop. Close it with `close`, or use ``async with``.
+    been taken twice. A connection that leads to a replica is dropped, so that a failover behind the
+    address is followed.
 
-    Raises `ConfigurationError` for a bad URL or option; `check` raises `StoreUnavailable`.
+    For one event loop. Close it with `close`, or use ``async with``.
+
+    Raises `ConfigurationError` for a bad URL or option, and for a use in a second event loop.
+    `check` raises `StoreUnavailable`, and `Unsupported` where it finds a Redis Cluster, whose
+    nodes can't decide several keys in one script.
     """
 
     def __init__(
@@ -127,7 +142,7 @@ class RedisRateLimits:
             raise ConfigurationError(
                 f"scheme {parts.scheme!r}: a Redis URL begins with redis://, rediss:// or unix://"
             )
-        limit = seconds(timeout, name="timeout")
+        self._timeout = limit = seconds(timeout, name="timeout")
         self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
         self._prefix = prefix
         self._redis: Any = Redis.from_url(
@@ -138,7 +153,11 @@ class RedisRateLimits:
             retry=Retry(NoBackoff(), 1),
         )
         self._max_batch = max_batch
-        self._batcher: Batcher[RateRequest, Decision] = Batcher(self._decide, max_batch=max_batch)
+        self._batcher: Batcher[RateRequest, Decision] = Batcher(
+            self._decide, max_batch=max_batch, timeout=limit, late=self._too_late
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._looked = False
 
     async def __aenter__(self) -> RedisRateLimits:
         return self
@@ -153,6 +172,9 @@ class RedisRateLimits:
 
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
         """See `RateLimitStore.check`."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = only_loop(self, self._loop, loop)
         if len(requests) == 1:
             return [await self._batcher.submit(requests[0])]
         decisions: list[Decision] = []
@@ -165,7 +187,7 @@ class RedisRateLimits:
         asked = []
         for key, rate, cost in requests:
             kind = _KINDS[rate.algorithm]
-            index = keys.setdefault(f"{self._prefix}{kind}:{key}", len(keys) + 1)
+            index = keys.setdefault(f"{self._prefix}{kind}:{storable(key)}", len(keys) + 1)
             asked.append([index, kind, rate.limit, rate.window * 1e6, rate.capacity, cost])
         numbers = (await self._run(list(keys), json.dumps(asked))).split()
         return [
@@ -175,16 +197,49 @@ class RedisRateLimits:
 
     async def _run(self, keys: list[str], asked: str) -> bytes:
         try:
-            try:
-                answer: bytes = await self._redis.evalsha(_SHA, len(keys), *keys, asked)
-            except NoScriptError:
-                answer = await self._redis.eval(_SCRIPT, len(keys), *keys, asked)
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError.
-            raise StoreUnavailable(
-                f"Redis at {self.place} didn't decide a rate limit ({error}): check that it "
-                "answers; until then `on_store_failure` decides"
-            ) from error
+            async with asyncio.timeout(self._timeout):
+                if not self._looked:
+                    await self._look()
+                try:
+                    return await self._evaluate(keys, asked)
+                except ERRORS as error:
+                    if not is_demoted(error):
+                        raise
+                    await self._redis.connection_pool.disconnect()
+                    return await self._evaluate(keys, asked)
+        except TimeoutError as error:
+            raise self._too_late() from error
+        except ERRORS as error:
+            if is_demoted(error):
+                await self._redis.connection_pool.disconnect()
+            raise unavailable(self.place, "didn't decide a rate limit", error) from error
+
+    async def _evaluate(self, keys: list[str], asked: str) -> bytes:
+        try:
+            answer: bytes = await self._redis.evalsha(_SHA, len(keys), *keys, asked)
+        except NoScriptError:
+            answer = await self._redis.eval(_SCRIPT, len(keys), *keys, asked)
         return answer
+
+    async def _look(self) -> None:
+        """Refuse a cluster, where lone checks would work, and several at once would not."""
+        try:
+            cluster = (await self._redis.info("cluster")).get("cluster_enabled")
+        except NoPermissionError:
+            cluster = 0  # It may be one; the script will tell.
+        if cluster:
+            raise Unsupported(
+                f"Redis at {self.place} belongs to a Redis Cluster, whose nodes can't decide "
+                "several keys in one script: use a Redis without cluster mode, or "
+                "PostgresRateLimits"
+            )
+        self._looked = True
+
+    def _too_late(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"Redis at {self.place} didn't decide a rate limit within {self._timeout:g} s: check "
+            "that it answers, or raise the timeout"
+        )
 
 
 def _in_seconds(microseconds: Sequence[bytes]) -> tuple[float, float]:

@@ -93,7 +93,7 @@ class SqliteFile:
         if any(its_task is task for its_task in self._sessions.values()):
             raise StoreError(
                 "this task has a transaction open, and SQLite has one writer: use that "
-                "transaction (`tx.start(...)`, `tx.send(...)`), or end its block first"
+                "transaction (`tx.start(...)`, `tx.signal(...)`), or end its block first"
             )
 
 

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
+from standfast.batching import only_loop
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
@@ -39,7 +40,8 @@ class LeasedRateLimits:
     text). While leased units last, `remaining` counts those, and a store that is away isn't
     noticed. For one event loop. Keys whose lease has run out are forgotten, two per new key.
 
-    Raises `ConfigurationError` for bad options; `check` raises what the inner store raises.
+    Raises `ConfigurationError` for bad options, and for a use in a second event loop; `check`
+    raises what the inner store raises.
     """
 
     always_local = False
@@ -58,6 +60,7 @@ class LeasedRateLimits:
         self._store = store
         self._lease_time = seconds(lease_time, name="lease_time")
         self._monotonic = clock.monotonic
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._leases: dict[str, _Lease] = {}
         self._keys: deque[str] = deque()
 
@@ -83,6 +86,7 @@ class LeasedRateLimits:
         decision = self.take(key, rate, cost)
         if decision is not None:
             return decision
+        self._loop = only_loop(self, self._loop, asyncio.get_running_loop())
         if cost < 0:
             return (await self._store.check([RateRequest(key, rate, cost)]))[0]
         # A task, for a caller that is cancelled must not take a lease of many with it.

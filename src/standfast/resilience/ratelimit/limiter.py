@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -13,12 +13,19 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequest
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.functions import Coroutine, unawaited
+from standfast.resilience.policy import AsyncCall, Call, Measure, Policy, is_async
+from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
 from standfast.resilience.telemetry import Instrument, record, span_event, watch
 
 OnStoreFailure: TypeAlias = Literal["allow", "deny"]
 Key: TypeAlias = str | Callable[..., str]
+
+_log = logging.getLogger("standfast.resilience.ratelimit")
+
+# How often a waiter looks whether the event loop of another thread, whose turn it is, still runs.
+_LOOK_EVERY = 1.0
 
 INSTRUMENTS = {
     "standfast.rate_limiter.allowed": Instrument("counter", "{check}", "Checks allowed"),
@@ -40,11 +47,14 @@ class RateLimiter(Policy):
     Waiters of a key are served in the order in which they came, whatever they want, and while
     someone waits, every other check of the key through this limiter is denied: a big `acquire` at
     the front isn't overtaken. A cancelled waiter takes nothing. At most `max_waiters` wait in all.
-    Limiters in other processes that share the store do not stand in the same queue.
+    Limiters in other processes that share the store do not stand in the same queue. Threads may
+    share a limiter in memory, and so may their event loops; a child process made by ``fork`` goes
+    on for itself.
 
     `store` says who counts; without one, this object does (`MemoryRateLimits`). With a store on a
     server say what happens while it is away: ``on_store_failure="allow"`` lets every check pass,
-    ``"deny"`` none. Limiters that share a store are told apart by their `name`.
+    ``"deny"`` none. Limiters that share a store are told apart by their `name`. That a store is
+    away is logged once, and once more when it is back.
 
     `algorithm` and its bounds are told at `Rate`. Raises `ConfigurationError` for bad options.
     """
@@ -52,6 +62,7 @@ class RateLimiter(Policy):
     __slots__ = (
         "__weakref__",
         "_allowed",
+        "_away",
         "_clock",
         "_denied",
         "_key",
@@ -62,7 +73,6 @@ class RateLimiter(Policy):
         "_store",
         "_store_failures",
         "_take",
-        "_waiting",
         "max_waiters",
         "name",
         "on_store_failure",
@@ -99,10 +109,16 @@ class RateLimiter(Policy):
             self._store.take if isinstance(self._store, LocalRateLimits) else _ask_the_store
         )
         self._prefix = "" if store is None else f"{name}:"
-        self._lines: dict[str, deque[asyncio.Event]] = {}
-        self._allowed = self._denied = self._store_failures = self._waiting = 0
+        self._lines = Lines()
+        self._allowed = self._denied = self._store_failures = 0
+        self._away = ""
         if max_waiters < 0:
             raise ConfigurationError(f"max_waiters={max_waiters!r}: must be 0 or more")
+        if not isinstance(key, str) and is_async(key):
+            raise ConfigurationError(
+                f"key={key!r}: give a text, or a plain function of a call's arguments that answers "
+                "one"
+            )
         if on_store_failure not in ("allow", "deny", None):
             raise ConfigurationError(
                 f'on_store_failure={on_store_failure!r}: choose "allow" or "deny"'
@@ -155,16 +171,26 @@ class RateLimiter(Policy):
         wait = self._max_wait if max_wait is None else seconds(max_wait, positive=False)
         full_key = self._prefix + key
         # How long a line takes isn't known; alone, the decision tells it.
-        in_line = bool(wait) and full_key in self._lines
+        in_line = bool(wait) and full_key in self._lines.by_key
         decision = self._at_once(full_key, cost)
         if decision is None:
             decision = await self._ask_safely(full_key, cost)
         if not decision.allowed:
-            too_long = wait < decision.retry_after and not in_line
-            if too_long or self._waiting >= self.max_waiters:
+            turn = None
+            if wait >= decision.retry_after or in_line:
+                turn = self._lines.join(full_key, most=self.max_waiters)
+            if turn is None:
                 raise self._reject(self._count(decision), key)
-            decision = await self._wait_in_line(key, full_key, cost, wait)
+            decision = await self._wait_in_line(turn, key, full_key, cost, wait)
         return self._count(decision)
+
+    def check_cost(self, cost: int) -> None:
+        """Raise `ConfigurationError` for a `cost` below 1 or above the capacity."""
+        if not 0 < cost <= self.rate.capacity:
+            raise ConfigurationError(
+                f"cost={cost!r}: must be from 1 to {self.rate.capacity}, the most that this limit "
+                "ever lets pass at once"
+            )
 
     # -- as a policy -------------------------------------------------------------------------
 
@@ -176,30 +202,41 @@ class RateLimiter(Policy):
                 "wait: use an `async def`, or a limiter in memory with max_wait=0"
             )
         key_of, fixed = self._key_parts()
-        lines, prefix, passes = self._lines, self._prefix, self._gate()
+        lines, prefix, passes = self._lines.by_key, self._prefix, self._gate()
 
         def limited(*args: Any, **kwargs: Any) -> Any:
-            key = prefix + (fixed if key_of is None else key_of(*args, **kwargs))
+            key = fixed if key_of is None else key_of(*args, **kwargs)
+            try:
+                key = prefix + key
+            except TypeError:
+                raise self._no_key(key) from None
             if not lines and passes(key):
                 self._allowed += 1
-                return call(*args, **kwargs)
-            decision = self._at_once(key, 1)
-            assert decision is not None, "a local store always answers"
-            if self._count(decision).allowed:
-                return call(*args, **kwargs)
-            raise self._reject(decision, key)
+            else:
+                decision = self._at_once(key, 1)
+                assert decision is not None, "a local store always answers"
+                if not self._count(decision).allowed:
+                    raise self._reject(decision, key)
+            result = call(*args, **kwargs)
+            if type(result) is Coroutine:
+                raise unawaited(call, result)
+            return result
 
         return limited
 
     def around_async(self, call: AsyncCall) -> AsyncCall:
         """See `Policy.around_async`."""
         key_of, fixed = self._key_parts()
-        lines, prefix, passes = self._lines, self._prefix, self._gate()
+        lines, prefix, passes = self._lines.by_key, self._prefix, self._gate()
         if self._max_wait:
 
             async def patient(*args: Any, **kwargs: Any) -> Any:
                 key = fixed if key_of is None else key_of(*args, **kwargs)
-                if not lines and passes(prefix + key):
+                try:
+                    full_key = prefix + key
+                except TypeError:
+                    raise self._no_key(key) from None
+                if not lines and passes(full_key):
                     self._allowed += 1
                 else:
                     await self.acquire(key)
@@ -208,7 +245,11 @@ class RateLimiter(Policy):
             return patient
 
         async def limited(*args: Any, **kwargs: Any) -> Any:
-            key = prefix + (fixed if key_of is None else key_of(*args, **kwargs))
+            key = fixed if key_of is None else key_of(*args, **kwargs)
+            try:
+                key = prefix + key
+            except TypeError:
+                raise self._no_key(key) from None
             if not lines and passes(key):
                 self._allowed += 1
                 return await call(*args, **kwargs)
@@ -253,18 +294,15 @@ class RateLimiter(Policy):
         yield "standfast.rate_limiter.allowed", self._allowed, name
         yield "standfast.rate_limiter.denied", self._denied, name
         yield "standfast.rate_limiter.store_failures", self._store_failures, name
-        yield "standfast.rate_limiter.waiting", self._waiting, name
+        yield "standfast.rate_limiter.waiting", self._lines.waiting, name
 
     # -- deciding ----------------------------------------------------------------------------
 
     def _at_once(self, key: str, cost: int) -> Decision | None:
         """The decision if it can be made without waiting."""
         if not 0 < cost <= self.rate.capacity:
-            raise ConfigurationError(
-                f"cost={cost!r}: must be from 1 to {self.rate.capacity}, the most that this limit "
-                "ever lets pass at once"
-            )
-        if self._lines and key in self._lines:
+            self.check_cost(cost)
+        if self._lines.by_key and self._lines.held(key):
             # A check that takes nothing but tells how things stand would need the store; what can
             # be said without it is that the line must move first.
             return Decision(False, 0, self.rate.interval * cost, self.rate.window)
@@ -272,12 +310,30 @@ class RateLimiter(Policy):
 
     async def _ask(self, key: str, cost: int) -> Decision:
         try:
-            return (await self._store.check([RateRequest(key, self.rate, cost)]))[0]
-        except StoreUnavailable:
+            decision = (await self._store.check([RateRequest(key, self.rate, cost)]))[0]
+        except StoreUnavailable as error:
             self._store_failures += 1
+            self._note_away(error)
             if self.on_store_failure == "allow":
-                return Decision(True, 0, 0.0, 0.0)
-            return Decision(False, 0, min(1.0, self.rate.window), self.rate.window)
+                return Decision(True, 0, 0.0, 0.0, counted=False)
+            window = self.rate.window
+            return Decision(False, 0, min(1.0, window), window, counted=False)
+        if self._away:
+            self._away = ""
+            _log.warning("rate limiter %r: its store answers again", self.name)
+        return decision
+
+    def _note_away(self, error: StoreUnavailable) -> None:
+        how = "error" if error.for_good else "warning"
+        if self._away not in (how, "error"):  # Once, and once more if it turns out to be for good.
+            _log.log(
+                logging.ERROR if error.for_good else logging.WARNING,
+                "rate limiter %r: %s. Until it answers, every check is %s",
+                self.name,
+                error,
+                "allowed" if self.on_store_failure == "allow" else "denied",
+            )
+            self._away = how
 
     async def _ask_safely(self, key: str, cost: int) -> Decision:
         """As `_ask`; when cancelled, what the store hands out nevertheless is given back."""
@@ -319,7 +375,13 @@ class RateLimiter(Policy):
         return lambda key: False
 
     def _key_parts(self) -> tuple[Callable[..., str] | None, str]:
-        return (self._key, "") if callable(self._key) else (None, self._key)
+        return (None, self._key) if isinstance(self._key, str) else (self._key, "")
+
+    def _no_key(self, answer: object) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self!r}: its key function answered {answer!r}: it must answer a text (str(…) makes "
+            "one of anything)"
+        )
 
     def _fixed_key(self) -> str:
         if callable(self._key):
@@ -331,16 +393,14 @@ class RateLimiter(Policy):
 
     # -- waiting -----------------------------------------------------------------------------
 
-    async def _wait_in_line(self, key: str, full_key: str, cost: int, wait: float) -> Decision:
-        line = self._lines.setdefault(full_key, deque())
-        turn = asyncio.Event()
-        line.append(turn)
-        self._waiting += 1
+    async def _wait_in_line(
+        self, turn: Turn, key: str, full_key: str, cost: int, wait: float
+    ) -> Decision:
         monotonic = self._clock.monotonic
         began = monotonic()
         deadline = began + wait
         try:
-            if line[0] is not turn and not await self._within(turn, wait):
+            if not await self._comes(turn, full_key, wait):
                 late = Decision(False, 0, self.rate.interval * cost, self.rate.window)
                 raise self._reject(self._count(late), key)
             while not (decision := await self._ask_store(full_key, cost)).allowed:
@@ -349,30 +409,27 @@ class RateLimiter(Policy):
                 await self._clock.sleep(decision.retry_after)
             return decision
         finally:
-            self._waiting -= 1
-            line.remove(turn)
-            if line:
-                line[0].set()
-            else:
-                del self._lines[full_key]
+            self._lines.leave(full_key, turn)
             _record_wait(monotonic() - began, self.name)
 
     async def _ask_store(self, key: str, cost: int) -> Decision:
         decision = self._take(key, self.rate, cost)
         return await self._ask_safely(key, cost) if decision is None else decision
 
-    async def _within(self, turn: asyncio.Event, wait: float) -> bool:
-        """Whether it was this one's turn within `wait` seconds of the limiter's clock."""
-        tasks = (
-            asyncio.ensure_future(turn.wait()),
-            asyncio.ensure_future(self._clock.sleep(wait)),
-        )
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-        return turn.is_set()
+    async def _comes(self, turn: Turn, key: str, wait: float) -> bool:
+        """Whether `turn` came within `wait` seconds of the limiter's clock."""
+        while not turn.come.done() and wait > 0:
+            pause = min(wait, _LOOK_EVERY) if self._lines.mixed(key, turn) else wait
+            sleep = asyncio.ensure_future(self._clock.sleep(pause))
+            try:
+                await asyncio.wait((turn.come, sleep), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleep.cancel()
+            wait -= pause
+            if not turn.come.done():
+                self._lines.held(key)  # Takes out the dead, and wakes the next.
+                await asyncio.sleep(0)
+        return turn.come.done()
 
 
 _returning: set[asyncio.Future[None]] = set()

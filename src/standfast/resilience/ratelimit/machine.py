@@ -37,7 +37,7 @@ def gcra(full_at: float | None, rate: Rate, cost: int, now: float) -> tuple[floa
         return full_at, Decision(False, remaining, -left, full_at - now)
     if after < now:  # More was given back than had been taken.
         after, left = now, rate.refill
-    return after, _new(Decision, (True, int((left + _SLACK) / interval), 0.0, after - now))
+    return after, _new(Decision, (True, int((left + _SLACK) / interval), 0.0, after - now, True))
 
 
 class Window(NamedTuple):

@@ -10,6 +10,7 @@ from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
 from standfast.ports.rate_limit import RateRequest
 from standfast.rates import Decision, Rate
+from standfast.resilience.forking import survives_fork, unlock
 from standfast.resilience.ratelimit.machine import Window, gcra, sliding_window
 
 
@@ -24,9 +25,11 @@ class MemoryRateLimits:
     """
 
     __slots__ = (
+        "__weakref__",
         "_acquire",
         "_full_at",
         "_keys",
+        "_lock",
         "_monotonic",
         "_release",
         "_windows",
@@ -44,12 +47,17 @@ class MemoryRateLimits:
         self._windows: dict[str, Window] = {}
         # Every key of the two, once each: in the order in which they are looked at.
         self._keys: deque[tuple[bool, str]] = deque()
-        lock = threading.Lock()
+        self._lock = lock = threading.Lock()
         self._acquire, self._release = lock.acquire, lock.release
+        survives_fork(self)
 
     def __len__(self) -> int:
         """How many keys are kept."""
         return len(self._keys)
+
+    def after_fork(self) -> None:
+        """A child process counts for itself, from where its parent was."""
+        unlock(self._lock)
 
     def take(self, key: str, rate: Rate, cost: int = 1) -> Decision:
         """Decide one request. See `RateLimitStore.check`."""

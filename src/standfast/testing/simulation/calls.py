@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from standfast.errors import Refused
+from standfast.groups import some
+from standfast.saga.attempt import is_refusal
 from standfast.saga.context import Context
 from standfast.saga.definition import Definition
 from standfast.saga.steps import Step
 from standfast.testing.simulation.call import Call
 from standfast.testing.simulation.scene import Scene
+from standfast.text import named, told
 
 FORWARD = (
     ("refused", "refused"),
@@ -80,18 +83,25 @@ async def call(scene: Scene, step: Step[Any, Any], function: UserFunction, ctx: 
             raise error
         value = await _answered(scene, step, function, one, place, ctx)
         await scene.pass_time(f"{place} ends", one.branch, "crash after the call")
-    except asyncio.CancelledError:
-        one.ended = "cut off"
-        scene.tell(f"{one} was cut off")
-        raise
-    except Exception as raised:
-        refused = isinstance(raised, Refused)
-        one.ended = "refused" if refused else f"{type(raised).__name__}: {raised}"
+    except BaseException as raised:
+        task = asyncio.current_task()
+        if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
+            one.ended = "cut off"
+            scene.tell(f"{one} was cut off")
+            raise
+        one.ended = "refused" if is_refusal(raised) else named(raised)
         scene.tell(f"{one} failed: {one.ended}")
         raise
     one.ended = "done"
-    scene.tell(f"{one} done{'' if value is None else f' -> {value!r}'}")
+    scene.tell(f"{one} done{'' if value is None else f' -> {_shown(value)}'}")
     return value
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 — the user's class: the call was made all the same
+        return f"a {type(value).__name__}"
 
 
 async def _answered(
@@ -122,8 +132,8 @@ async def _answered(
         heard = scene.chance.choose(f"{place}: which answer", 2)
         try:
             second = await _perform(scene, function, one)
-        except Exception as error:
-            if heard or isinstance(error, AssertionError):
+        except BaseException as error:
+            if heard or some(error, (AssertionError, asyncio.CancelledError)):
                 raise
         else:
             value = second if heard else value
@@ -163,8 +173,9 @@ async def _perform(scene: Scene, function: UserFunction, one: Call) -> Any:
     one.began = True
     try:
         value = await function()
-    except AssertionError as error:
-        scene.violated("assertion", f"in {one}: {str(error) or 'an assertion failed'}")
+    except BaseException as error:
+        if some(error, AssertionError):
+            scene.violated("assertion", f"in {one}: {told(error) or 'an assertion failed'}")
         raise
     one.returned = True
     scene.touched()
@@ -180,7 +191,9 @@ async def _arrive_late(scene: Scene, function: UserFunction, one: Call, delay: f
     try:
         await _perform(scene, function, late)
         late.ended = "done"
-    except Exception as error:  # noqa: BLE001 — as for any participant: nobody waits for it
-        late.ended = f"{type(error).__name__}: {error}"
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:  # noqa: BLE001 — as for any participant: nobody waits for it
+        late.ended = named(error)
     scene.tell(f"{late}, late: {late.ended}, and nobody listens")
     late.at = scene.clock.now()

@@ -41,7 +41,9 @@ class Rules:
     invariants: Sequence[Check] = ()
     always: Sequence[Check] = ()
     schema: str = ""
-    raises: Mapping[str, Sequence[Exception] | type[Exception]] = field(default_factory=dict)
+    raises: Mapping[str, Sequence[BaseException] | type[BaseException]] = field(
+        default_factory=dict
+    )
     operated: bool = True
 
 
@@ -159,7 +161,7 @@ class Scene(ABC):
         self.calls.append(late)
         return late
 
-    def told_to_raise(self, call: Call, number: int) -> Exception | None:
+    def told_to_raise(self, call: Call, number: int) -> BaseException | None:
         """The error that this call, the so-manieth of its branch, is told to end with."""
         undo = "undo " if call.operation == "compensation" else ""
         told = self.rules.raises.get(undo + call.branch)

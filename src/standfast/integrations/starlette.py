@@ -1,0 +1,97 @@
+"""Rejections as HTTP answers in Starlette and FastAPI: an exception handler, and a dependency.
+
+::
+
+    app = FastAPI()
+    app.add_exception_handler(Rejected, answer_rejection)
+
+
+    @app.get("/search", dependencies=[Depends(RateLimit(RateLimiter(10, "1s", name="search")))])
+    async def search() -> list[str]: ...
+"""
+
+# No `from __future__ import annotations`: FastAPI reads those of a dependency as they are.
+
+from typing import Any, Literal
+
+from standfast.errors import RateLimited, Rejected
+from standfast.integrations.asgi import client_address
+from standfast.integrations.refusing import (
+    TRY_AGAIN_LATER,
+    Check,
+    Headers,
+    HeaderVersion,
+    KeyOf,
+    problem,
+)
+from standfast.lazy import extra
+from standfast.resilience.ratelimit import RateLimiter
+
+with extra("starlette", of="asgi"):
+    from starlette.exceptions import HTTPException
+    from starlette.requests import HTTPConnection
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+
+async def answer_rejection(connection: HTTPConnection, error: Exception) -> Response | None:
+    """An exception handler: a `RateLimited` is answered with 429, any other `Rejected` with 503.
+
+    Register it by ``app.add_exception_handler(Rejected, answer_rejection)``. The answer has
+    ``Retry-After`` (a second, when the rejection doesn't know), and problem details (RFC 9457) that
+    tell nothing of the error's text. A WebSocket is closed with 1013, "try again later".
+
+    A `RateLimited` by which your own limiter spares *another* service isn't the client's affair:
+    catch it, or let it come out as something else. What isn't a `Rejected` is raised again.
+    """
+    if not isinstance(error, Rejected):
+        raise error
+    status: Literal[429, 503] = 429 if isinstance(error, RateLimited) else 503
+    if isinstance(connection, WebSocket):
+        await connection.close(TRY_AGAIN_LATER)
+        return None
+    body, fields = problem(status, error.retry_after or 0.0)
+    response = Response(body, status)
+    response.raw_headers = [*fields, *getattr(error, "fields", ())]
+    return response
+
+
+class Denied(RateLimited, HTTPException):
+    """What `RateLimit` raises: Starlette answers it with 429, also without `answer_rejection`."""
+
+    def __init__(self, retry_after: float, fields: Headers) -> None:
+        RateLimited.__init__(self, "Too Many Requests", retry_after=retry_after)
+        told = [*problem(429, retry_after)[1][2:], *fields]
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in told}
+        HTTPException.__init__(self, 429, "Too Many Requests", headers)
+        self.fields: Headers = fields
+
+
+class RateLimit:
+    """A dependency for FastAPI: ``Depends(RateLimit(limiter))`` limits a route, or a router.
+
+    It raises `Denied`, a `RateLimited`, when `limiter` says no, and adds the rate-limit fields to
+    the answer otherwise (not to a ``Response`` that the route makes itself). The options, and their
+    errors, are those of `RateLimitMiddleware`. It works for WebSockets as well.
+    """
+
+    def __init__(
+        self,
+        limiter: RateLimiter,
+        *,
+        key: KeyOf = client_address,
+        headers: HeaderVersion = "draft-10",
+        cost: int = 1,
+    ) -> None:
+        self._check = Check(limiter, key=key, headers=headers, cost=cost)
+
+    async def __call__(self, connection: HTTPConnection, response: Response) -> Any:
+        """Ask the limiter about one request; its `Decision`, or None where there is no limit."""
+        asked = await self._check.ask(connection.scope)
+        if asked is None:
+            return None
+        decision, fields = asked
+        if not decision:
+            raise Denied(decision.retry_after, fields)
+        response.raw_headers.extend(fields)
+        return decision

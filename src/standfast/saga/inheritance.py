@@ -1,0 +1,67 @@
+"""Which steps a saga class has, and what its subclasses override."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from standfast.errors import DefinitionError
+from standfast.saga.saga import Saga
+from standfast.saga.steps import Step, must_be_async, must_be_plain
+
+RESERVED = frozenset(name for name in vars(Saga) if not name.startswith("_"))
+"""What a saga's attributes mean to the library: no step is called so."""
+
+
+def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
+    """The steps of a saga class in order of definition, inherited ones first.
+
+    One that overrides another stands in its place. Raises `DefinitionError` where something else
+    has a step's name.
+    """
+    found: dict[str, Step[Any, Any]] = {}
+    for origin in reversed(cls.__mro__):
+        for name, value in vars(origin).items():
+            if isinstance(value, Step):
+                if name in RESERVED:
+                    raise DefinitionError(
+                        f"{cls.__qualname__}: a step can't be called {name!r}, for that is an "
+                        f"attribute of every saga (the others are {', '.join(sorted(RESERVED))}): "
+                        "rename it"
+                    )
+                found[name] = value
+            elif name in found:
+                raise DefinitionError(
+                    f"{origin.__qualname__}.{name} overrides a step by what isn't one, so that the "
+                    "step of the base class would run: make it a step (@step, with a compensation "
+                    "or no_compensation=), or give it another name"
+                )
+    return {name: _overridden(cls, step) for name, step in found.items()}
+
+
+def _overridden(cls: type, step: Step[Any, Any]) -> Step[Any, Any]:
+    """The step with the methods that a subclass puts in the place of those that it was given."""
+    undo, when, each, child_input = (
+        _current(cls, function)
+        for function in (step.undo_function, step.when, step.each, step.child_input)
+    )
+    if (undo, when, each, child_input) == (
+        *(step.undo_function, step.when, step.each, step.child_input),
+    ):
+        return step
+    if undo is not None:
+        must_be_async(undo, f"the compensation of {step.name!r}")
+    for function, option in ((when, "when"), (each, "each"), (child_input, "input")):
+        if function is not None:
+            must_be_plain(function, f"step {step.name!r}: {option}=")
+    changed = copy.copy(step)
+    changed.undo_function = undo
+    changed.when, changed.each, changed.child_input = when, each, child_input
+    return changed
+
+
+def _current(cls: type, function: Any) -> Any:
+    """What a class calls by the name of a method that a base class gave to a step."""
+    name = getattr(function, "__name__", "")
+    named = [vars(origin)[name] for origin in cls.__mro__ if name in vars(origin)]
+    return named[0] if any(one is function for one in named) else function

@@ -1,0 +1,351 @@
+"""RPCs that aren't idempotent are made once, and those that nobody waits for are cancelled."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import grpc.aio
+import pytest
+
+from standfast.errors import ConfigurationError, TimedOut
+from standfast.integrations.grpc import AioPolicyInterceptor, FailedCall, PolicyInterceptor
+from standfast.resilience import Fallback, Hedge, Pipeline, RateLimiter, Retry, RetryBudget, Timeout
+from standfast.resilience.backoff import Constant
+
+METHOD = "/shop.Stock/Reserve"
+PATIENCE = 20.0
+HANGS = object()
+
+
+class Stock:
+    """A server that does what it is told with each call, in turn, and the last for ever.
+
+    A code ends the call with it, `HANGS` holds it until the client has gone or `release` is set,
+    anything else is the answer.
+    """
+
+    def __init__(self, *plan, metadata=(), delay=0.0):
+        self.plan = list(plan)
+        self.metadata = metadata
+        self.delay = delay
+        self.calls = 0
+        self.left = []
+        """The time that each call had left when it came."""
+        self.cancelled = 0
+        self.release = threading.Event()
+        self.lock = threading.Lock()
+
+    def reserve(self, request, context):
+        with self.lock:
+            self.calls += 1
+            self.left.append(context.time_remaining())
+            what = self.plan.pop(0) if len(self.plan) > 1 else self.plan[0]
+        time.sleep(self.delay)
+        if what is HANGS:
+            deadline = time.monotonic() + PATIENCE
+            while not self.release.is_set() and time.monotonic() < deadline:
+                if not context.is_active():
+                    with self.lock:
+                        self.cancelled += 1
+                    return b""
+                time.sleep(0.005)
+            return b"late"
+        if isinstance(what, grpc.StatusCode):
+            context.set_trailing_metadata(self.metadata)
+            context.abort(what, "told so")
+        return what
+
+    def __enter__(self):
+        handler = grpc.method_handlers_generic_handler(
+            "shop.Stock", {"Reserve": grpc.unary_unary_rpc_method_handler(self.reserve)}
+        )
+        self.threads = ThreadPoolExecutor(4)
+        self.server = grpc.server(self.threads)
+        self.server.add_generic_rpc_handlers((handler,))
+        self.address = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        self.server.start()
+        return self
+
+    def __exit__(self, *args):
+        self.release.set()
+        self.server.stop(None).wait()
+        self.threads.shutdown()
+
+
+async def ask_aio(address, policy, timeout=PATIENCE, request=b"tea", **options):
+    interceptor = AioPolicyInterceptor(policy, **options)
+    async with grpc.aio.insecure_channel(address, interceptors=[interceptor]) as channel:
+        return await channel.unary_unary(METHOD)(request, timeout=timeout)
+
+
+def ask_sync(address, policy, timeout=PATIENCE, request=b"tea", **options):
+    with grpc.insecure_channel(address) as bare:
+        channel = grpc.intercept_channel(bare, PolicyInterceptor(policy, **options))
+        return channel.unary_unary(METHOD)(request, timeout=timeout)
+
+
+@pytest.fixture(params=["sync", "aio"])
+def ask(request):
+    """Make a call through a policy with either kind of channel; its answer, or its error."""
+
+    async def ask(address, policy, **options):
+        async with asyncio.timeout(PATIENCE):
+            try:
+                if request.param == "aio":
+                    return await ask_aio(address, policy, **options)
+                return await asyncio.to_thread(ask_sync, address, policy, **options)
+            except Exception as error:
+                return error
+
+    ask.kind = request.param
+    return ask
+
+
+def retry(attempts=3, **options):
+    return Retry(attempts=attempts, backoff=Constant(0), **options)
+
+
+def hedge(delay=0.05):
+    return Hedge(delay, budget=RetryBudget(1))
+
+
+# -- once ---------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_timed_out_is_not_made_again(ask):
+    with Stock(HANGS) as stock:
+        error = await ask(stock.address, Pipeline(retry(), Timeout(0.2)))
+        assert isinstance(error, TimedOut)
+        assert stock.calls == 1
+
+
+async def test_a_hedge_makes_no_second_call(ask):
+    with Stock(HANGS) as stock:
+        policy = hedge()
+        threading.Timer(0.3, stock.release.set).start()
+        assert await ask(stock.address, policy) == b"late"
+        assert (stock.calls, policy.launched) == (1, 0)
+
+
+@pytest.mark.parametrize("idempotent", [[METHOD], lambda method: method == METHOD])
+async def test_what_is_idempotent_may_be_made_again(ask, idempotent):
+    with Stock(HANGS, HANGS, b"done") as stock:
+        policy = Pipeline(retry(), Timeout(0.3))
+        assert await ask(stock.address, policy, idempotent=idempotent) == b"done"
+        assert stock.calls == 3
+
+
+async def test_a_connection_that_is_lost_in_the_midst_of_a_call(ask, tcp_proxy):
+    """UNAVAILABLE as well, but the server may have carried it out."""
+    with Stock(HANGS) as stock:
+        proxy = await tcp_proxy(f"http://{stock.address}")
+        asking = asyncio.create_task(ask(f"127.0.0.1:{proxy.port}", retry()))
+        await eventually(lambda: stock.calls == 1)
+        await proxy.cut()
+        await proxy.restore()
+        error = await asking
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert stock.calls == 1
+
+
+async def test_a_server_that_stops_in_the_midst_of_a_call(ask):
+    with Stock(HANGS) as stock:
+        policy = retry()
+        asking = asyncio.create_task(ask(stock.address, policy))
+        await eventually(lambda: stock.calls == 1)
+        stock.server.stop(0)
+        error = await asking
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert policy.counts.retries == 0
+
+
+async def test_an_answer_that_is_too_large_was_an_answer(ask):
+    with Stock(b"x" * 5_000_000) as stock:
+        error = await ask(stock.address, retry())
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stock.calls == 1
+
+
+async def test_a_server_that_is_not_there_is_tried_again(ask):
+    policy = retry(3)
+    error = await ask("127.0.0.1:9", policy)
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert policy.counts.retries == 2
+
+
+async def test_no_retry_around_makes_it_again():
+    with Stock(HANGS) as stock:
+        around = retry()
+        with pytest.raises(TimedOut):
+            await around.call(ask_aio, stock.address, Timeout(0.2))
+        assert stock.calls == 1
+        with pytest.raises(TimedOut):
+            await asyncio.to_thread(around.call, ask_sync, stock.address, Timeout(0.2))
+        assert stock.calls == 2
+
+
+# -- gRFC A6 ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pushback", ["-1", "soon", "nan"])
+async def test_a_server_that_says_no_is_left_alone(ask, pushback):
+    """Also for what is idempotent; and what can't be understood says no."""
+    told = (("grpc-retry-pushback-ms", pushback),)
+    with Stock(grpc.StatusCode.UNAVAILABLE, metadata=told) as stock:
+        error = await ask(stock.address, retry(), idempotent=[METHOD])
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert stock.calls == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_pushback_counts_more_than_retry_after(order):
+    told = (("retry-after", "3"), ("grpc-retry-pushback-ms", "7000"))[::order]
+    failure = FailedCall(None, grpc.StatusCode.UNAVAILABLE, told)
+    assert (failure.retry_after, failure.pushed_back) == (7.0, False)
+
+
+@pytest.mark.parametrize("value", ["nan", "-3", "inf", "tomorrow"])
+def test_a_retry_after_that_can_not_be_read_says_nothing(value):
+    failure = FailedCall(None, grpc.StatusCode.UNAVAILABLE, (("retry-after", value),))
+    assert (failure.retry_after, failure.pushed_back) == (None, False)
+
+
+async def test_the_timeout_of_the_call_bounds_all_attempts(ask):
+    with Stock(grpc.StatusCode.UNAVAILABLE, delay=0.2) as stock:
+        began = time.monotonic()
+        error = await ask(stock.address, retry(50), timeout=0.7)
+        assert time.monotonic() - began < 5
+        assert error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+        assert 1 < stock.calls <= 4
+        assert stock.left == sorted(stock.left, reverse=True)
+        assert stock.left[1] < 0.65
+
+
+async def test_no_attempt_begins_after_the_timeout_of_the_call(ask):
+    with Stock(grpc.StatusCode.UNAVAILABLE) as stock:
+        policy = Retry(attempts=5, backoff=Constant(30))
+        error = await ask(stock.address, policy, timeout=1)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert stock.calls == 1
+
+
+async def test_the_deadline_around_bounds_the_call(ask):
+    """So that the server of a call in a thread, which can't be cancelled, learns of it."""
+    with Stock(HANGS) as stock:
+        assert isinstance(await ask(stock.address, Timeout(0.3), timeout=None), TimedOut)
+        assert stock.left[0] < 1
+        await eventually(lambda: stock.cancelled == 1)
+
+
+async def test_details_of_another_make_are_bounded_too():
+    class Details(grpc.aio.ClientCallDetails):
+        """Not gRPC's own, as interceptors may make them."""
+
+    class Other(grpc.aio.UnaryUnaryClientInterceptor):
+        async def intercept_unary_unary(self, continuation, details, request):
+            return await continuation(Details(*details), request)
+
+    with Stock(b"done") as stock:
+        interceptors = [Other(), AioPolicyInterceptor(Timeout(3))]
+        async with grpc.aio.insecure_channel(stock.address, interceptors=interceptors) as channel:
+            assert await channel.unary_unary(METHOD)(b"tea") == b"done"
+        assert stock.left[0] < 4
+
+
+# -- nobody waits any more ----------------------------------------------------------------------
+
+
+async def test_the_server_learns_of_a_timeout():
+    with Stock(HANGS) as stock:
+        with pytest.raises(TimedOut):
+            await ask_aio(stock.address, Timeout(0.2))
+        await eventually(lambda: stock.cancelled == 1)
+
+
+async def test_the_server_learns_of_a_cancellation():
+    with Stock(HANGS) as stock:
+        asking = asyncio.create_task(ask_aio(stock.address, Pipeline(retry(), hedge(60))))
+        await eventually(lambda: stock.calls == 1)
+        asking.cancel()
+        await asyncio.wait((asking,), timeout=PATIENCE)
+        assert asking.cancelled()
+        await eventually(lambda: stock.cancelled == 1)
+
+
+async def test_the_loser_of_a_hedge_is_cancelled():
+    with Stock(HANGS, b"quick") as stock:
+        interceptor = AioPolicyInterceptor(hedge(), idempotent=[METHOD])
+        async with grpc.aio.insecure_channel(stock.address, interceptors=[interceptor]) as channel:
+            assert await channel.unary_unary(METHOD)(b"tea", timeout=PATIENCE) == b"quick"
+            await eventually(lambda: stock.cancelled == 1)
+
+
+def test_the_loser_of_a_hedge_of_futures_is_cancelled():
+    with Stock(HANGS, b"quick") as stock, grpc.insecure_channel(stock.address) as bare:
+        interceptor = PolicyInterceptor(hedge(), idempotent=[METHOD])
+        channel = grpc.intercept_channel(bare, interceptor)
+        assert channel.unary_unary(METHOD).future(b"tea", timeout=PATIENCE).result() == b"quick"
+        deadline = time.monotonic() + PATIENCE
+        while stock.cancelled != 1:
+            assert time.monotonic() < deadline, "the loser was not cancelled"
+            time.sleep(0.005)
+
+
+# -- what policies answer, and see --------------------------------------------------------------
+
+
+async def test_a_fallbacks_value_is_the_response(ask):
+    with Stock(grpc.StatusCode.INTERNAL) as stock:
+        assert await ask(stock.address, Fallback(b"for now")) == b"for now"
+        assert await ask(stock.address, Fallback(None)) is None
+        policy = Fallback(function=lambda error, request: request + b"?")
+        assert await ask(stock.address, policy) == b"tea?"
+
+
+def test_a_fallbacks_value_has_the_form_of_a_call():
+    with Stock(grpc.StatusCode.INTERNAL) as stock, grpc.insecure_channel(stock.address) as bare:
+        interceptor = PolicyInterceptor(Fallback(b"for now"))
+        method = grpc.intercept_channel(bare, interceptor).unary_unary(METHOD)
+        response, call = method.with_call(b"tea")
+        assert (response, call.code(), call.trailing_metadata()) == (
+            b"for now",
+            grpc.StatusCode.OK,
+            (),
+        )
+        future = method.future(b"tea")
+        told = []
+        future.add_done_callback(told.append)
+        assert (future.result(), future.exception(), future.done(), told) == (
+            b"for now",
+            None,
+            True,
+            [future],
+        )
+
+
+async def test_keys_come_from_the_request(ask):
+    with Stock(b"done") as stock:
+        limiter = RateLimiter(1, "1h", key=lambda request: request.decode())
+        assert await ask(stock.address, limiter) == b"done"
+        assert "of 'tea'" in str(await ask(stock.address, limiter))
+        assert await ask(stock.address, limiter, request=b"salt") == b"done"
+
+
+def test_bad_options_are_refused():
+    async def idempotent(method):
+        return True
+
+    for kind in (PolicyInterceptor, AioPolicyInterceptor):
+        for wrong in (idempotent, METHOD, [b"x"]):
+            with pytest.raises(ConfigurationError, match=r"idempotent=.*: give a"):
+                kind(retry(), idempotent=wrong)
+        with pytest.raises(ConfigurationError, match=r"14 is no grpc\.StatusCode"):
+            kind(retry(), failures=[14])
+
+
+async def eventually(holds):
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            await asyncio.sleep(0.005)

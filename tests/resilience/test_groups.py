@@ -1,0 +1,175 @@
+"""What a ``TaskGroup`` raises is judged, everywhere, by what is in it."""
+
+import pytest
+
+from standfast import Refused, Retry
+from standfast.errors import CircuitOpen, RateLimited
+from standfast.groups import every, leaves, lineage, some
+from standfast.resilience import CircuitBreaker, Constant, Fallback, do_not_retry
+from standfast.resilience.breaker import State
+from standfast.resilience.budget import is_final, is_marked, let_pass
+from standfast.resilience.retry_after import retry_after
+from standfast.text import named, told
+
+NESTED = ExceptionGroup("outer", [KeyError("k"), ExceptionGroup("inner", [OSError("o")])])
+
+
+class Busy(ConnectionError):
+    def __init__(self, wait: float) -> None:
+        super().__init__("busy")
+        self.retry_after = wait
+
+
+def test_leaves_are_found_however_deep_and_in_order() -> None:
+    assert [type(one) for one in leaves(NESTED)] == [KeyError, OSError]
+    alone = ValueError("v")
+    assert list(leaves(alone)) == [alone]
+
+
+def test_circular_and_huge_ones_are_looked_at_up_to_a_bound() -> None:
+    first, second = ValueError("1"), ValueError("2")
+    first.__cause__, second.__cause__ = second, first
+    assert list(lineage(first)) == [first, second]
+    huge = ExceptionGroup("huge", [ValueError(str(n)) for n in range(5000)])
+    assert len(leaves(huge)) < 5000
+
+
+def test_every_and_some() -> None:
+    assert every(NESTED, (KeyError, OSError))
+    assert not every(NESTED, OSError)
+    assert some(NESTED, OSError)
+    assert not some(NESTED, ValueError)
+    assert every(NESTED, ExceptionGroup)
+    assert every(KeyError(), KeyError)
+
+
+def test_marks_are_found_in_groups_and_behind_their_causes() -> None:
+    final = ExceptionGroup("g", [ValueError(), ExceptionGroup("i", [do_not_retry(OSError())])])
+    assert is_final(final)
+    assert is_marked(final)
+    passed = ExceptionGroup("g", [let_pass(OSError())])
+    assert is_marked(passed)
+    assert not is_final(passed)
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = final
+    assert is_final(wrapped)
+    assert not is_marked(NESTED)
+
+
+def test_a_mark_that_cant_be_read_hides_nothing() -> None:
+    class Odd(Exception):
+        def __getattr__(self, name: str) -> str:
+            raise RuntimeError(name)
+
+    assert not is_marked(Odd())
+
+
+def test_the_longest_wait_of_a_group_counts() -> None:
+    assert retry_after(ExceptionGroup("g", [Busy(2), ValueError(), Busy(7)]), 0) == 7
+    assert retry_after(NESTED, 0) is None
+
+
+def test_hooks_into_foreign_objects_that_fail_say_nothing() -> None:
+    class Raising(Exception):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def __getattribute__(self, name: str) -> object:
+            if name == object.__getattribute__(self, "name"):
+                raise BaseException(name)
+            return object.__getattribute__(self, name)
+
+    class Headers(Exception):
+        headers = property(lambda self: (_ for _ in ()).throw(RuntimeError()))
+
+    for odd in (Raising("retry_after"), Raising("response"), Headers(), Busy(10**400)):
+        assert retry_after(odd, 0) is None
+    dated = ConnectionError()
+    dated.retry_after = "Wed, 21 Oct 99999 07:28:00 GMT"  # type: ignore[attr-defined]
+    assert retry_after(dated, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "error", "answer"),
+    [
+        (Retry(), NESTED, True),
+        (Retry(on=(KeyError, OSError)), NESTED, True),
+        (Retry(on=(OSError,)), NESTED, False),
+        (Retry(never_on=(KeyError,)), NESTED, False),
+        (Retry(), ExceptionGroup("g", [OSError(), Refused("no")]), False),
+        (Retry(), BaseExceptionGroup("g", [OSError(), KeyboardInterrupt()]), False),
+        (Retry(idempotent=False), ExceptionGroup("g", [RateLimited(), OSError()]), False),
+        (Retry(idempotent=False), ExceptionGroup("g", [RateLimited()]), True),
+    ],
+)
+def test_a_group_is_tried_again_if_all_in_it_may_be(
+    policy: Retry, error: BaseException, answer: bool
+) -> None:
+    assert policy.is_retriable(error) is answer
+
+
+def test_a_retry_around_lets_a_marked_one_in_a_group_pass() -> None:
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+        raise ExceptionGroup("g", [do_not_retry(OSError("gone"))])
+
+    with pytest.raises(ExceptionGroup):
+        Retry(attempts=3, backoff=Constant(0)).call(call)
+    assert calls == 1
+
+
+@pytest.mark.parametrize(
+    ("inside", "failures"),
+    [
+        ([Refused("no")], 0),
+        ([CircuitOpen("open")], 0),
+        ([CircuitOpen("open"), Refused("no")], 0),
+        ([Refused("no"), ExceptionGroup("i", [OSError("o")])], 1),
+    ],
+)
+def test_a_breaker_counts_a_group_as_the_worst_in_it(
+    inside: list[Exception], failures: int
+) -> None:
+    breaker = CircuitBreaker("b", consecutive_failures=1)
+
+    def call() -> None:
+        raise ExceptionGroup("g", inside)
+
+    with pytest.raises(ExceptionGroup):
+        breaker.call(call)
+    assert breaker.failures == failures
+    assert (breaker.state is State.OPEN) is bool(failures)
+
+
+def test_a_fallback_answers_for_a_group_unless_business_said_no() -> None:
+    fallback = Fallback("stale", on=(OSError,))
+
+    def fail(*inside: Exception) -> str:
+        raise ExceptionGroup("g", inside)
+
+    assert fallback.call(fail, OSError()) == "stale"
+    for inside in ((OSError(), Refused("no")), (OSError(), ValueError())):
+        with pytest.raises(ExceptionGroup):
+            fallback.call(fail, *inside)
+
+
+def test_a_group_is_told_with_its_leaves() -> None:
+    assert told(NESTED) == "KeyError: 'k'; OSError: o"
+    assert named(NESTED) == "ExceptionGroup: KeyError: 'k'; OSError: o"
+    assert named(ExceptionGroup("unhandled", [ConnectionError("down")])) == "ConnectionError: down"
+    many = ExceptionGroup("many", [ValueError(str(n)) for n in range(12)])
+    assert told(many).endswith("; ValueError: 9; and 2 more")
+
+
+def test_a_message_that_cant_be_had_is_said_to_be_so() -> None:
+    class Panic(BaseException): ...
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise Panic
+
+    assert named(Odd()) == "Odd: (its message can't be read: Panic)"

@@ -1,0 +1,247 @@
+"""What is logged when a saga fails, with which fields, how often; what the journal keeps of it."""
+
+import asyncio
+import logging
+
+import pytest
+
+from standfast import (
+    Context,
+    Refused,
+    Retry,
+    Saga,
+    SagaCompensated,
+    SagaParked,
+    child,
+    step,
+)
+from standfast.errors import CircuitOpen
+from standfast.saga import facts as fx
+from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog
+from standfast.saga.timeline import timeline
+from standfast.saga.tracebacks import LENGTH, traceback_of
+from standfast.testing import ManualClock
+from tests.saga.engine.world import SOON, Order, Trip, until
+
+WITHIN = 10
+FIELDS = ("saga", "saga_id", "key", "step", "operation", "attempt", "correlation_id", "worker")
+
+
+@pytest.fixture(autouse=True)
+def _everything(caplog):
+    caplog.set_level(logging.DEBUG, "standfast.saga")
+
+
+def records(caplog, level):
+    found = [r for r in caplog.records if r.name == "standfast.saga" and r.levelno == level]
+    return [{name: getattr(r, name) for name in FIELDS if hasattr(r, name)} for r in found]
+
+
+async def test_each_failed_attempt_is_a_warning_with_its_fields_and_its_traceback(
+    work, world, caplog
+):
+    world.will("charge", OSError("reset"), OSError("again"))
+    app = await work(Trip(world), name="worker-7")
+    handle = await app.start(Trip, Order("1"), key="k", correlation_id="c")
+    await handle.result(timeout=WITHIN)
+    about = {"saga": "trip", "saga_id": str(handle.id), "key": "k", "correlation_id": "c"}
+    there = {"step": "charge", "operation": "action", "worker": "worker-7"}
+    assert records(caplog, logging.WARNING) == [
+        {**about, **there, "attempt": 1},
+        {**about, **there, "attempt": 2},
+    ]
+    (first, _) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert first.getMessage() == f"saga trip {handle.id}: charge, attempt 1 failed: OSError: reset"
+    assert first.exc_info is not None
+    assert str(first.exc_info[1]) == "reset"
+    assert not records(caplog, logging.ERROR)
+    assert not records(caplog, logging.INFO)
+
+
+async def test_that_it_parks_and_that_an_undo_is_exhausted_are_errors(work, world, caplog):
+    class Stuck(Saga[Order]):
+        @step(no_compensation="a test", on_exhausted="park", retry=Retry(attempts=1))
+        async def hold(self, order: Order, ctx: Context) -> None:
+            raise OSError("held")
+
+    world.will("note", Refused("no"))
+    world.will("refund", *[OSError("undo")] * 3)
+    app = await work(Trip(world), Stuck())
+    for saga in (Stuck, Trip):
+        with pytest.raises(SagaParked):
+            await (await app.start(saga, Order("1"))).result(timeout=WITHIN)
+    told = [(r["saga"], r["step"], r["operation"], r["attempt"]) for r in records(caplog, 40)]
+    assert told == [("stuck", "hold", "action", 1), ("trip", "charge", "compensation", 3)]
+    undos = [r for r in records(caplog, logging.WARNING) if r["operation"] == "compensation"]
+    assert [r["attempt"] for r in undos] == [1, 2, 3]
+
+
+async def test_what_business_says_and_what_wasnt_tried_are_no_warnings(work, world, caplog):
+    world.will("charge", CircuitOpen("open", retry_after=0.01))
+    world.will("note", Refused("no paper"))
+    app = await work(Trip(world))
+    with pytest.raises(SagaCompensated):
+        await (await app.start(Trip, Order("1"))).result(timeout=WITHIN)
+    assert not records(caplog, logging.WARNING)
+    told = [r.getMessage().partition(": ")[2] for r in caplog.records if r.levelno == logging.INFO]
+    assert told == [
+        "charge wasn't tried: CircuitOpen: open",
+        "note refused: no paper",
+        "compensation started (note refused: no paper)",
+        "note refused: no paper",
+    ], "the last one says that it is compensated, and why"
+    assert not [r for r in caplog.records if r.exc_info]
+
+
+async def test_results_and_inputs_are_never_logged(work, world, caplog):
+    class Secret(Saga[str]):
+        @step(each=lambda self, secret, ctx: [secret], no_compensation="a test")
+        async def first(self, secret: str, ctx: Context, item: str) -> str:
+            return secret
+
+        inner = child(Trip, lambda self, secret, ctx: Order(secret))
+
+    app = await work(Secret(), Trip(world))
+    await (await app.start(Secret, "hunter2")).result(timeout=WITHIN)
+    assert len(caplog.records) > 3
+    assert "hunter2" not in caplog.text
+
+
+def test_of_one_step_so_many_pass_in_a_period_and_the_rest_is_counted():
+    limit, source = Limit(2, 10.0), ("s", "a", "action")
+    assert [limit.admits(source, now) for now in (0, 1, 2, 3)] == [True, True, False, False]
+    assert limit.admits(("s", "b", "action"), 3)
+    assert limit.take_left_out(source) == 2
+    assert limit.take_left_out(source) == 0
+    assert [limit.admits(source, now) for now in (4, 5, 6)] == [True, True, False]
+    assert [limit.admits(source, now) for now in (14, 15, 16)] == [True, True, False]
+
+
+async def test_a_storm_of_failures_is_told_in_ten_lines_and_how_many_there_were_more(
+    work, world, caplog
+):
+    class Storm(Saga[Order]):
+        @step(no_compensation="a test", retry=Retry(attempts=1))
+        async def fall(self, order: Order, ctx: Context) -> None:
+            raise OSError(order.id)
+
+    app = await work(Storm(), Trip(world))
+    begun = await asyncio.gather(*(app.start(Storm, Order(str(n))) for n in range(25)))
+    for handle in begun:
+        with pytest.raises(SagaCompensated):
+            await handle.result(timeout=WITHIN)
+    warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == MOST
+    world.will("charge", OSError("another step is told all the same"))
+    await (await app.start(Trip, Order("1"))).result(timeout=WITHIN)
+    assert len(records(caplog, logging.WARNING)) == MOST + 1
+    app.sagas.executor._runner._log.close()
+    last = caplog.records[-1]
+    assert last.getMessage().startswith(
+        "saga storm: 15 more failed attempts of fall weren't logged"
+    )
+    assert (last.saga, last.step, last.left_out) == ("storm", "fall", 15)
+
+
+async def test_what_was_left_out_is_told_when_the_minute_is_over(caplog, monkeypatch):
+    monkeypatch.setattr("standfast.saga.saga_log.PERIOD", 0.05)
+    log = SagaLog("w", ManualClock())
+    source = ("s", "a", "compensation")
+    passed = [log._admits(source) for _ in range(MOST + 3)]
+    assert passed == [True] * MOST + [False] * 3
+    await until(lambda: any("3 more failed attempts of undo of a" in m for m in caplog.messages))
+    assert PERIOD == 60
+
+
+async def test_a_handler_that_raises_doesnt_fail_the_attempt_in_another_way(work, world, caplog):
+    class Broken(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if record.levelno == logging.WARNING:
+                raise ValueError("the log is full")
+            return True
+
+    broken = Broken()
+    logging.getLogger("standfast.saga").addFilter(broken)
+    try:
+        world.will("charge", OSError("reset"))
+        app = await work(Trip(world))
+        handle = await app.start(Trip, Order("1"))
+        await handle.result(timeout=WITHIN)
+    finally:
+        logging.getLogger("standfast.saga").removeFilter(broken)
+    failed = [f for f in (await handle.story()).facts if isinstance(f, fx.AttemptFailed)]
+    assert [f.error for f in failed] == ["OSError: reset"]
+
+
+# -- what the journal keeps ------------------------------------------------------------------------
+
+
+class Deep(Saga[str]):
+    """Fails in the same way each time, but for the last."""
+
+    @step(retry=SOON, no_compensation="a test")
+    async def dig(self, key: str, ctx: Context) -> None:
+        await self.deeper("the last" if ctx.attempt == 3 else "as ever")
+
+    async def deeper(self, why: str) -> None:
+        try:
+            raise KeyError("root")
+        except KeyError as error:
+            raise OSError(why) from error
+
+
+async def test_the_journal_keeps_where_an_error_was_raised_once_for_the_same(work):
+    app = await work(Deep())
+    handle = await app.start(Deep, "1")
+    with pytest.raises(SagaCompensated):
+        await handle.result(timeout=WITHIN)
+    facts = (await handle.story()).facts
+    first, second = [f for f in facts if isinstance(f, fx.AttemptFailed)]
+    (third,) = [f for f in facts if isinstance(f, fx.StepFailed)]
+    assert first.traceback.startswith("Traceback (most recent call last)")
+    assert 'raise KeyError("root")' in first.traceback
+    assert first.traceback.endswith("OSError: as ever")
+    assert "in dig" in first.traceback
+    assert "standfast/saga" not in first.traceback, "the library's own frames say nothing"
+    assert second.traceback == ""
+    assert third.traceback.endswith("OSError: the last")
+    told = [entry.traceback for entry in timeline(facts) if entry.mood == "bad"]
+    assert told == [first.traceback, "", third.traceback, ""]
+
+
+def test_a_traceback_is_bounded_and_can_be_had_of_anything():
+    def dive(depth: int) -> None:
+        if depth:
+            dive(depth - 1)
+        raise OSError("x" * 10_000 + "\0\ud800")
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise BaseException("no")
+
+    for make in (lambda: dive(500), lambda: dive(0)):
+        with pytest.raises(OSError) as caught:
+            make()
+        text = traceback_of(caught.value)
+        assert 1000 < len(text) <= LENGTH + 10
+        assert "\0" not in text
+        text.encode()
+    assert "Odd" in traceback_of(Odd())
+    loop = OSError("a")
+    loop.__cause__ = loop
+    assert "OSError: a" in traceback_of(loop)
+
+
+def test_a_fact_of_before_there_were_tracebacks_is_read():
+    old = '{"kind":"step_parked","at":1.0,"branch":"a","error":"e","attempt":2}'
+    fact = fx.decode(old, 3)
+    assert isinstance(fact, fx.StepParked)
+    assert fact.traceback == ""
+    assert "traceback" not in fx.encode(fact)
+    again = fx.decode(
+        '{"kind":"attempt_failed","at":1,"branch":"a","attempt":1,"error":"e",'
+        '"retry_at":2,"since":1}',
+        3,
+    )
+    assert isinstance(again, fx.AttemptFailed)
+    assert not again.rejected

@@ -1,0 +1,132 @@
+"""Races that are made certain: what changes between two reads, and what is queued at a reload."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from standfast import Context, Migration, Saga, Standfast, step, wait
+from standfast.ids import new_id
+from standfast.ports.journal import Mail
+from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.active import Active
+from standfast.saga.definition import Definition
+from standfast.saga.machine import Machine
+from standfast.saga.move import Opened
+from standfast.saga.operations import Operations
+from standfast.testing import run_saga
+
+
+class Asks(Saga[int]):
+    name = "asks"
+    go = wait("go")
+
+    @step(no_compensation="none")
+    async def act(self, number: int, ctx: Context) -> int:
+        return number
+
+
+async def test_a_status_that_changes_between_two_reads_isnt_taken_for_the_end(monkeypatch):
+    """The row says that it is parked; when the whole is read, it goes on again."""
+    app = Standfast("memory://").add(Asks())
+    async with app.running(drain=5):
+        handle = await app.start(Asks, 7)
+        async with asyncio.timeout(10):
+            while await handle.status() != "waiting" or app.sagas.executor.active:
+                await asyncio.sleep(0.01)
+        poller, looks = app.sagas._poller, []
+        read = poller.row
+
+        async def stale(id: Any) -> Any:
+            row = await read(id)
+            looks.append(row)
+            return replace(row, status="parked", cause="act: down") if len(looks) == 1 else row
+
+        monkeypatch.setattr(poller, "row", stale)
+        # It isn't in memory here, so that the answer is looked for in the store.
+        waiting = asyncio.create_task(handle.result("10s"))
+        async with asyncio.timeout(10):
+            while len(looks) < 2 and not waiting.done():
+                await asyncio.sleep(0.01)
+        await handle.signal("go")
+        assert (await waiting)["act"] == 7
+
+
+class Asks2(Asks):
+    version = 2
+    migrations = {1: Migration()}  # noqa: RUF012
+
+
+class Asks3(Asks):
+    version = 3
+    migrations = {1: Migration(), 2: Migration()}  # noqa: RUF012
+
+
+async def test_of_two_moves_in_the_mail_the_last_counts(tmp_path):
+    app = Standfast(f"sqlite:///{tmp_path}/x.db").add(Asks(), Asks2(), Asks3())
+    async with app:
+        handle = await app.start(Asks, 7)
+        operations = Operations(app.sagas)
+        for version in (2, 3):
+            async for _ in operations.tell(ev.MigrateAsked(version), [handle.id]):
+                pass
+    async with app.running(drain=5):
+        await handle.signal("go")
+        assert (await handle.result("10s"))["act"] == 7
+        facts = (await handle.story()).facts
+        assert (await app.sagas.instance(handle.id)).version == 3
+    assert [fact.version for fact in facts if isinstance(fact, fx.Migrated)] == [3]
+    assert not [fact for fact in facts if isinstance(fact, fx.Ignored)]
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_signal_that_is_queued_at_a_reload_is_heard_once(before):
+    definition = Definition(Asks())
+
+    def opened() -> Opened:
+        machine = Machine(new_id(), definition.plan)
+        started = fx.Started(
+            at=1.0, input=fx.EMPTY, version=1, key="1", correlation_id="1", deadline_at=None
+        )
+        machine.apply(started)
+        return Opened(definition, machine, 7)
+
+    subject, body = ev.to_mail(ev.Signalled("go"))
+    first = opened()
+    active = Active(definition, first.machine, 7)
+    mail = Mail(active.id, "m1", subject, body, 1.0, number=1)
+    for _ in range(before):  # it came before the reload, and waits to be heard
+        active.deliver(mail)
+    active.renew(opened(), [mail])
+    active.deliver(mail)  # whoever collects may bring it once more
+    assert [type(event) for event in active.inbox] == [ev.Signalled]
+    assert active.consumed == [1]
+    facts = active.machine.handle(active.inbox.popleft(), 2.0)
+    assert [type(fact) for fact in facts] == [fx.SignalReceived, fx.StepCompleted]
+
+
+def test_a_step_with_a_timeout_of_its_own_heeds_the_sagas_deadline():
+    left: list[float] = []
+
+    class Slow(Saga[int]):
+        deadline = "300ms"
+
+        @step(no_compensation="none")
+        async def first(self, number: int, ctx: Context) -> None:
+            await asyncio.sleep(0.2)
+
+        @step(no_compensation="none", timeout="250ms")
+        async def second(self, number: int, ctx: Context) -> None:
+            assert ctx.deadline is not None
+            left.append(ctx.deadline)
+            await asyncio.sleep(60)
+
+    run = run_saga(Slow(), 1)
+    assert run.status == "compensated"
+    assert "the deadline of 0.3s passed" in run.cause
+    assert run.time == pytest.approx(0.3, abs=0.02)
+    assert len(left) == 1

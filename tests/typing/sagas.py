@@ -1,0 +1,105 @@
+"""A saga's types come through: its input, its results, its handles."""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, assert_type
+
+from standfast import (
+    Context,
+    Saga,
+    SagaHandle,
+    SagaResult,
+    Standfast,
+    Transaction,
+    child,
+    step,
+    wait,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Order:
+    id: str
+
+
+class Pack(Saga[str]):
+    @step(no_compensation="only paper")
+    async def wrap(self, sku: str, ctx: Context) -> int:
+        return len(sku)
+
+
+class PlaceOrder(Saga[Order]):
+    @step
+    async def reserve(self, order: Order, ctx: Context) -> str:
+        return order.id
+
+    @reserve.compensation
+    async def release(self, order: Order, ctx: Context) -> None:
+        assert_type(ctx.result(self.reserve), str)
+
+    packed = child(Pack, lambda self, order, ctx: "lamp")
+    approved = wait("approved", type=bool, timeout="1h")
+
+    @step(each=lambda self, order, ctx: ["a"], no_compensation="only paper")
+    async def label(self, order: Order, ctx: Context, item: str) -> float:
+        return 1.5
+
+    @step(transactional=True, no_compensation="only paper")
+    async def record(self, order: Order, ctx: Context, tx: Transaction) -> int:
+        assert_type(ctx.result(self.approved), bool)
+        assert_type(ctx.result(self.label), list[float])
+        return 1
+
+
+class Keep(Saga[T], Generic[T]):
+    @step(no_compensation="only a note")
+    async def note(self, thing: T, ctx: Context) -> T:
+        return thing
+
+
+class KeepOrder(Keep[Order]):
+    pass
+
+
+async def started(app: Standfast, tx: Transaction) -> None:
+    handle = await app.start(PlaceOrder, Order("1"), key="1")
+    assert_type(handle, SagaHandle[PlaceOrder])
+    result = await handle.result("10s")
+    assert_type(result, SagaResult[PlaceOrder])
+    assert_type(result[PlaceOrder.reserve], str)
+    assert_type(result[PlaceOrder.label], list[float])
+    assert_type(result[PlaceOrder.approved], bool)
+    assert_type(result[PlaceOrder.packed], dict[str, Any])
+    assert_type(result["reserve"], Any)
+    shipped = result["reserve"]
+    print(shipped.upper())
+    assert_type(await tx.start(PlaceOrder, Order("1")), SagaHandle[PlaceOrder])
+    assert_type(await app.saga(PlaceOrder, "1"), SagaHandle[PlaceOrder])
+    assert_type(await app.saga("place-order", "1"), SagaHandle[Any])
+    assert_type(await app.start("place-order", {"id": "1"}), SagaHandle[Any])
+    assert_type(await app.start(KeepOrder, Order("1")), SagaHandle[KeepOrder])
+
+
+async def of_any(app: Standfast, some: type[Saga[Any]]) -> None:
+    await app.start(some, 7)
+
+
+class TakesAnother(Saga[Order]):
+    @step(no_compensation="only paper")
+    async def wrap(self, sku: str, ctx: Context) -> int:
+        return len(sku)
+
+
+def read(result: SagaResult[TakesAnother]) -> None:
+    result[TakesAnother.wrap]  # type: ignore[arg-type]
+
+
+async def refused(app: Standfast, tx: Transaction) -> None:
+    # Each of these must be an error: an ignore that isn't needed is one itself.
+    await app.start(PlaceOrder, "1")  # type: ignore[call-overload]
+    await tx.start(PlaceOrder, "1")  # type: ignore[call-overload]
+    await app.start(KeepOrder, 7)  # type: ignore[call-overload]
+    await app.start(PlaceOrder)  # type: ignore[call-overload]
+    child(Pack, lambda self, order, ctx: 7)  # type: ignore[arg-type, return-value]
