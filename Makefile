@@ -56,7 +56,7 @@ docs: sync  ## Build the documentation into site/
 surface: sync  ## Accept the public names and signatures as they are now
 	@$(BIN)/python tools/public_surface.py
 
-servers:  ## Install PostgreSQL and Redis for the tests, if they are missing
+servers:  ## Install PostgreSQL, PgBouncer and Redis for the tests, if they are missing
 	@scripts/install-servers
 
 sync:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         SagaHandle,
         SagaResult,
         child,
+        sleep,
         step,
         wait,
     )
@@ -67,6 +68,7 @@ _HOMES = {
         "SagaHandle",
         "SagaResult",
         "child",
+        "sleep",
         "step",
         "wait",
     ),
@@ -100,6 +102,7 @@ __all__ = [
     "__version__",
     "barrier",
     "child",
+    "sleep",
     "step",
     "wait",
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self, overload
 from uuid import UUID
 
+from standfast.affinity import Affinity
 from standfast.backends import open_database
 from standfast.checks import flag, provides
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
@@ -68,6 +70,7 @@ class Standfast:
         self.patterns: Joined = Joined(self)
         self.supervisor: Supervisor | None = None
         self._opened: int = 0
+        self._affinity: Affinity | None = None
         self._opening = asyncio.Lock()
         self._closing = AsyncExitStack()
 
@@ -83,6 +86,8 @@ class Standfast:
     # -- life --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._affinity is not None:
+            self._affinity.check()
         async with self._opening:
             if not self._opened:
                 async with AsyncExitStack() as stack:
@@ -91,14 +96,18 @@ class Standfast:
                     await check_tables(self.database, self.patterns.ports, migrate=self.migrate)
                     await self._keep_time()
                     await stack.enter_async_context(self.patterns.opened())
+                    self._affinity = Affinity("this app")
                     self._closing = stack.pop_all()
             self._opened += 1
         return self
 
     async def __aexit__(self, *raised: object) -> None:
+        if self._affinity is not None:
+            self._affinity.check()  # what is its owner's isn't closed elsewhere
         async with self._opening:
             self._opened -= 1
             if not self._opened:
+                self._affinity = None
                 await self._closing.aclose()
 
     async def _keep_time(self) -> None:
@@ -193,6 +202,8 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[S]: ...
     @overload
     async def start(
@@ -202,6 +213,8 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]: ...
     async def start(
         self,
@@ -210,16 +223,24 @@ class Standfast:
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         """Start a saga in a transaction of its own; idempotent by (saga, key).
 
         Starting again with the same key and input answers with the one there is, running or
-        finished (``handle.created`` tells which). Raises `SagaConflict` for another input,
-        `ConfigurationError` for a saga that isn't added, a wrong type of input, a key that can't be
-        stored, or inside this app's own transaction (`Transaction.start` is for there),
-        `CodecError`, `StoreUnavailable`.
+        finished (``handle.created`` tells which). `at` (a datetime with a time zone) or `after`
+        (seconds or text, from now) let it begin later: until then it is ``"waiting"``, and can be
+        cancelled and signalled. Its `deadline` counts from its beginning. The time isn't part of
+        what makes two starts the same, so the first one's stays.
+
+        Raises `SagaConflict` for another input, `ConfigurationError` for a saga that isn't added, a
+        wrong type of input, a key that can't be stored, a time without a zone, or inside this app's
+        own transaction (`Transaction.start` is for there), `CodecError`, `StoreUnavailable`.
         """
-        return await self.sagas.starter.start(saga, input, key=key, correlation_id=correlation_id)
+        return await self.sagas.starter.start(
+            saga, input, key=key, correlation_id=correlation_id, at=at, after=after
+        )
 
     @overload
     async def saga(self, saga: type[S], key: str) -> SagaHandle[S]: ...
@@ -262,6 +283,8 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[S]: ...
     @overload
     async def start(
@@ -271,6 +294,8 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]: ...
     async def start(
         self,
@@ -279,10 +304,12 @@ class Transaction(UnitOfWork):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
         return await self._app.sagas.starter.start_within(
-            self, saga, input, key=key, correlation_id=correlation_id
+            self, saga, input, key=key, correlation_id=correlation_id, at=at, after=after
         )
 
     async def signal(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from standfast.errors import ConfigurationError
@@ -55,6 +55,19 @@ def _parse(value: Duration, name: str) -> float:
         f'{name}={_short(value)}: not a duration. Give seconds (2.5) or text such as "250ms", '
         '"5s", "10m", "1h30m", "2d"'
     )
+
+
+def epoch(value: datetime, *, name: str) -> float:
+    """A time in seconds since the Unix epoch. Raises `ConfigurationError` if it has no zone."""
+    given: object = value
+    if not isinstance(given, datetime):
+        raise ConfigurationError(f"{name}={value!r}: give a datetime with a time zone")
+    if given.utcoffset() is None:
+        raise ConfigurationError(
+            f"{name}={value!r} has no time zone, so it is another time on each machine: give one, "
+            'as in datetime.now(UTC) or datetime(2030, 1, 1, tzinfo=ZoneInfo("Europe/Paris"))'
+        )
+    return given.timestamp()
 
 
 def _short(value: object) -> str:

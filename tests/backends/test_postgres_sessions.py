@@ -21,7 +21,7 @@ async def test_a_lease_that_is_renewed_as_it_is_found_overdue_stays(database, mo
     """It was ended all the same, and with it its process's turn."""
     token = await register(database, ttl=0.01)
     await asyncio.sleep(0.05)
-    fetch, renewed = database.pool.fetch, []
+    fetch, renewed = database.vital.fetch, []
 
     async def and_renew(sql, *args):
         rows = await fetch(sql, *args)
@@ -30,7 +30,7 @@ async def test_a_lease_that_is_renewed_as_it_is_found_overdue_stays(database, mo
             assert await leases(database).renew([token], ttl=60.0) == [True]
         return rows
 
-    monkeypatch.setattr(database.pool, "fetch", and_renew)
+    monkeypatch.setattr(database.vital, "fetch", and_renew)
     assert await leases(database).expire() == []
     assert renewed
     assert await leases(database).renew([token], ttl=60.0) == [True]

@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
@@ -181,3 +182,41 @@ def test_one_story_from_start_to_end(shared_shop, monkeypatch):
         worker.communicate()
     assert "deleted 1 saga" in ask("sagas", "purge", "--finished-for", "0s", "--yes")
     assert json.loads(ask("sagas", "list", "--json")) == []
+
+
+def test_a_saga_is_started_to_begin_later(shop, standfast):
+    standfast("migrate", "shop:app")
+
+    def start(key, *options):
+        id = standfast(
+            *("sagas", "start", "place-order", "--app", "shop:app", "--input", '{"id": "1"}'),
+            *("--key", key, *options),
+        ).stdout.strip()
+        return json.loads(standfast("sagas", "show", id, "--app", "shop:app", "--json").stdout)
+
+    later = start("a", "--after", "3d")
+    assert later["instance"]["status"] == "waiting"
+    at = start("b", "--at", "2090-01-31T09:00+01:00")
+    assert at["facts"][0]["begins_at"] == datetime(2090, 1, 31, 8, tzinfo=UTC).timestamp()
+    shown = standfast("sagas", "show", "place-order/a", "--app", "shop:app").stdout
+    assert "begins in 3d" in shown
+    assert "wakes:" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--at", "2090-01-31T09:00"], "has no time zone"),
+        (["--at", "tomorrow"], "--at 'tomorrow': write a time with its zone"),
+        (["--after", "3"], "give 3 a unit"),
+        (["--after", "3d", "--at", "2090-01-31T09:00Z"], "give one of the two"),
+    ],
+)
+def test_a_beginning_that_cant_be_understood_is_refused(shop, standfast, options, complaint):
+    standfast("migrate", "shop:app")
+    told = standfast(
+        *("sagas", "start", "place-order", "--app", "shop:app", "--input", '{"id": "1"}'),
+        *options,
+        code=2,
+    )
+    assert complaint in told.stderr

@@ -40,6 +40,7 @@ class Hands:
         self.fingerprints: dict[tuple[str, str, int], str] = {}
         self.journal = journal
         self.active: dict[UUID, Loaded] = {}
+        self.beginning: set[UUID] = set()
         self.taken: list[UUID] = []
         self.mails: list[Mail] = []
         self.desks: list[tuple[Desk, int]] = []

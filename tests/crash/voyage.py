@@ -1,6 +1,7 @@
 """A saga with all that a saga can have, and a participant whose own tables tell what happened.
 
-DAG, fan-out, retry, transactional step, wait, child saga, and an end that refuses if it is told to.
+DAG, fan-out, retry, transactional step, wait, child saga, sleep, a child saga for each item, and an
+end that refuses if it is told to.
 The participant lies in a database of its own; the barrier guards each of its effects.
 """
 
@@ -19,6 +20,7 @@ from standfast import (
     Transaction,
     barrier,
     child,
+    sleep,
     step,
     wait,
 )
@@ -44,6 +46,12 @@ class Plan:
     parcels: tuple[str, ...] = ("a", "b", "c")
 
 
+@dataclass(frozen=True)
+class Stop:
+    plan: str
+    place: str
+
+
 GOOD, BAD = Plan("good", False), Plan("bad", True)
 
 
@@ -54,10 +62,10 @@ class Participant:
         self.app = app
         self.tag = tag
 
-    async def act(self, plan: str, ctx: Context) -> None:
+    async def act(self, plan: str, ctx: Context, place: str = "") -> None:
         async with self.app.transaction() as tx, barrier(tx, ctx) as gate:
             if gate.first:
-                branch = ctx.branch_key.key.partition(":")[2]
+                branch = ctx.branch_key.key.partition(":")[2] + place
                 await tx.execute(
                     "INSERT INTO effects (tag, saga, branch, op) VALUES ($1, $2, $3, $4)",
                     *(self.tag, plan, branch, ctx.operation),
@@ -88,6 +96,17 @@ def sagas(tag: str, shop: Participant, soon: Retry = SOON) -> list[Saga[Any]]:
         @breakfast.compensation(retry=soon)
         async def undo_breakfast(self, plan: Plan, ctx: Context) -> None:
             await shop.act(plan.name, ctx)
+
+    class Tour(Saga[Stop]):
+        name = f"tour-{tag}"
+
+        @step(retry=soon)
+        async def visit(self, stop: Stop, ctx: Context) -> None:
+            await shop.act(stop.plan, ctx, f" {stop.place}")
+
+        @visit.compensation(retry=soon)
+        async def undo_visit(self, stop: Stop, ctx: Context) -> None:
+            await shop.act(stop.plan, ctx, f" {stop.place}")
 
     class Voyage(Saga[Plan]):
         name = f"voyage-{tag}"
@@ -134,6 +153,15 @@ def sagas(tag: str, shop: Participant, soon: Retry = SOON) -> list[Saga[Any]]:
 
         hotel = child(Hotel, lambda self, plan, ctx: plan)
 
+        nap = sleep("30ms")
+
+        tours = child(
+            Tour,
+            lambda self, plan, ctx, place: Stop(plan.name, place),
+            each=lambda self, plan, ctx: plan.parcels[:2],
+            limit=1,
+        )
+
         @step(retry=soon, no_compensation="it refuses, or nothing comes after it")
         async def end(self, plan: Plan, ctx: Context) -> str:
             if plan.fails:
@@ -141,10 +169,13 @@ def sagas(tag: str, shop: Participant, soon: Retry = SOON) -> list[Saga[Any]]:
             await shop.act(plan.name, ctx)
             return plan.name
 
-    return [Voyage(), Hotel()]
+    return [Voyage(), Hotel(), Tour()]
 
 
 ACTIONS = frozenset(
-    {"begin", "left", "right", "pack[0]", "pack[1]", "pack[2]", "room", "breakfast"}
+    {
+        *("begin", "left", "right", "pack[0]", "pack[1]", "pack[2]", "room", "breakfast"),
+        *("visit a", "visit b"),
+    }
 )
 """The branches that have an effect and an undo."""

@@ -24,6 +24,9 @@ class Chance:
     def coin(self) -> bool:
         return self._data.draw(st.booleans())
 
+    def rare(self) -> bool:
+        return self.coin() and self.coin() and self.coin()
+
     def some(self, among: Sequence[Any], most: int) -> list[Any]:
         return self._data.draw(st.lists(st.sampled_from(among), unique=True, max_size=most))
 
@@ -55,7 +58,7 @@ def _step(chance: Chance, index: int, before: list[str], past_pivot: bool) -> St
     after = chance.some(before, 3) if before else []
     if past_pivot and "pivot" not in after:
         after = ["pivot", *after]
-    form = chance.choose(["action", "action", "action", "wait", "child"])
+    form = chance.choose(["action", "action", "action", "wait", "child", "sleep"])
     forward = past_pivot
     common: dict[str, Any] = {
         "name": name,
@@ -71,9 +74,16 @@ def _step(chance: Chance, index: int, before: list[str], past_pivot: bool) -> St
             timeout=chance.choose([None, 5.0]),
             on_timeout=chance.choose(["park", "continue"] + ([] if forward else ["compensate"])),
         )
-    if form == "child":
-        return StepPlan(**common, no_compensation=chance.choose(["", "why not"]))
+    if form == "sleep":
+        return StepPlan(**common, duration=chance.choose([None, 3.0, 9.0]))
     fans_out = chance.coin() and chance.coin()
+    if form == "child":
+        return StepPlan(
+            **common,
+            no_compensation=chance.choose(["", "why not"]),
+            fans_out=fans_out,
+            limit=chance.choose([None, 1, 2]) if fans_out else None,
+        )
     undo = not forward and chance.choose([True, True, False])
     return StepPlan(
         **common,

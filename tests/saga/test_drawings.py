@@ -2,8 +2,9 @@
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from standfast import Context, Retry, Saga, child, step, wait
+from standfast import Context, Retry, Saga, child, sleep, step, wait
 from standfast.saga.definition import Definition
 from standfast.saga.description import describe
 from standfast.saga.diagram import mermaid
@@ -128,3 +129,30 @@ def test_a_diagram_has_the_plan_s_nodes_and_edges():
     assert '    s_parcel[["parcel"]]' in lines
     assert '    s_reserve -. "if its condition holds" .-> s_book' in lines
     assert [line for line in lines if line.startswith("    class ")] == ["    class s_charge pivot"]
+
+
+class Patient(Saga[Order]):
+    """Sleeps, and starts many."""
+
+    cool_off = sleep("3d")
+    opening = sleep(until=lambda self, order, ctx: datetime(2030, 1, 1, tzinfo=UTC))
+    parcels = child(
+        Parcel,
+        lambda self, order, ctx, item: order,
+        each=lambda self, order, ctx: [1, 2],
+        limit=2,
+        no_compensation="parcels stay",
+    )
+
+
+def test_sleeps_and_many_children_are_drawn_and_described():
+    definition = Definition(Patient())
+    drawn = mermaid(definition.plan)
+    assert 's_cool_off(["sleep 3d"])' in drawn
+    assert 's_opening(["opening"])' in drawn
+    assert 's_parcels[["parcels (each item, 2 at a time)"]]' in drawn
+    told = describe(definition)
+    assert "| `cool_off` | sleeps for 3d |  |  |  |  |" in told
+    assert "| `opening` | sleeps until a time | `cool_off` |  |  |  |" in told
+    assert "runs the saga `parcel` (each item, 2 at a time)" in told
+    assert "| `cool_off` | nothing to undo |  |  |" in told

@@ -3,8 +3,9 @@
 Each guarantee in the machine's docstring is an assertion here: an action is commanded only when all
 before it are done, nothing is undone before what builds on it, what was refused isn't undone
 (`carry_on`); nothing is undone past the pivot (`tell`); what may have had an effect is undone
-before the saga ends compensated (`nothing_is_left_behind`); a fold leads to the same decisions
-(`folds_alike`). That the random walks get everywhere is checked too: see `EVERYWHERE`.
+before the saga ends compensated (`nothing_is_left_behind`); a sleep, and a delayed start, ends in
+its time and not before, and a step's limit on child sagas holds (`see`); a fold leads to the same
+decisions (`folds_alike`). That the random walks get everywhere is checked too: see `EVERYWHERE`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ SEEN: Counter[str] = Counter()
 
 EVERYWHERE = {
     *("StepCompleted", "StepCompleted item", "StepCompleted wait", "StepCompleted child"),
+    *("Begun", "cancelled before it began", "SleepStarted", "StepCompleted sleep"),
+    *("ChildStarted item", "ChildUndoRequested item", "children at their limit"),
     *("StepSkipped", "StepSkipped by hand", "StepFailed", "StepFailed refused", "StepFailed wait"),
     *("AttemptFailed", "AttemptFailed item", "FannedOut", "SignalReceived", "ChildStarted"),
     *("ChildStarted afresh", "StepParked", "StepParked item", "StepParked pivot", "Resumed"),
@@ -70,6 +73,8 @@ def shape(machine: Machine) -> dict[str, Any]:
         "child",
         "asked_child",
         "unsettled_items",
+        "until",
+        "live",
     )
     return {
         "branches": {
@@ -87,6 +92,19 @@ def shape(machine: Machine) -> dict[str, Any]:
         "cancel": machine.cancel,
         "sequence": machine.sequence,
     }
+
+
+def as_answer(branch: str, known: str | float) -> ev.Answered:
+    """A definition's answer: "skip", "go", how many items, or until when."""
+    if isinstance(known, str):
+        return ev.Answered(branch, skip=known == "skip")
+    if isinstance(known, float):
+        return ev.Answered(branch, until=known)
+    return ev.Answered(branch, items=[msgspec.Raw(b"%d" % item) for item in range(known)])
+
+
+def asks_for_time(command: Resolve) -> bool:
+    return command.branch.step.form == "sleep" and command.branch.step.duration is None
 
 
 class SagaRules(RuleBasedStateMachine):
@@ -109,7 +127,8 @@ class SagaRules(RuleBasedStateMachine):
         self.tries: Counter[str] = Counter()
         self.signals: Counter[str] = Counter()
         self.machine = Machine(ID, plan)
-        deadline = None if plan.deadline is None else T0 + plan.deadline
+        self.begins_at = T0 + chance.choose([3.0, 15.0]) if chance.rare() else None
+        deadline = None if plan.deadline is None else (self.begins_at or T0) + plan.deadline
         started = fx.Started(
             at=T0,
             input=msgspec.Raw(b"1"),
@@ -117,6 +136,7 @@ class SagaRules(RuleBasedStateMachine):
             key="k",
             correlation_id="c",
             deadline_at=deadline,
+            begins_at=self.begins_at,
         )
         self.machine.apply(started)
         self.journal.append(fx.encode(started))
@@ -176,6 +196,16 @@ class SagaRules(RuleBasedStateMachine):
             words |= {"reopened"} if before == "completed" else set()
         if isinstance(fact, fx.Resumed) and self.machine.undoing:
             words.add("Resumed undo")
+        if isinstance(fact, (fx.StepCompleted, fx.Begun)):
+            until = self.begins_at if branch is None else branch.until
+            assert self.now >= (until or 0.0), "it was too early"
+        if branch is not None and isinstance(fact, fx.ChildStarted) and branch.step.limit:
+            items = self.machine.branches[branch.step.name].children
+            going = sum(b.child is not None and b.is_open for b in items)
+            assert going <= branch.step.limit, "more child sagas at once than the limit allows"
+            words |= {"children at their limit"} if going == branch.step.limit else set()
+        if isinstance(fact, fx.CompensationStarted) and not self.machine.branches:
+            words.add("cancelled before it began")
         if isinstance(fact, fx.Migrated):
             words |= {"Migrated undoing"} if self.machine.undoing else set()
             words |= {"Migrated renamed"} if fact.renamed else set()
@@ -213,18 +243,15 @@ class SagaRules(RuleBasedStateMachine):
     def answer(self, branch: Any, chance: Chance) -> ev.Answered:
         """The definition always answers alike, as it must."""
         if branch.id not in self.answers:
-            if branch.step.conditional and chance.coin():
+            if branch.step.conditional and branch.item is None and chance.coin():
                 self.answers[branch.id] = "skip"
-            elif branch.step.fans_out:
+            elif branch.fans_out:
                 self.answers[branch.id] = chance.choose(range(4))
+            elif branch.step.form == "sleep" and branch.step.duration is None:
+                self.answers[branch.id] = T0 + chance.choose([-1.0, 2.0, 20.0])
             else:
                 self.answers[branch.id] = "go"
-        found = self.answers[branch.id]
-        if found == "skip":
-            return ev.Answered(branch.id, skip=True)
-        if found == "go":
-            return ev.Answered(branch.id)
-        return ev.Answered(branch.id, items=[msgspec.Raw(b"%d" % i) for i in range(found)])
+        return as_answer(branch.id, self.answers[branch.id])
 
     # -- rules -------------------------------------------------------------------------------
 
@@ -512,15 +539,8 @@ class SagaRules(RuleBasedStateMachine):
                 name, command = next(iter(self.busy.items()))
                 del self.busy[name]
                 if isinstance(command, Resolve):
-                    known = self.answers.get(name, 1 if command.branch.step.fans_out else "go")
-                    self.tell(
-                        ev.Answered(name, skip=True)
-                        if known == "skip"
-                        else ev.Answered(
-                            name,
-                            items=[msgspec.Raw(b"0")] * known if isinstance(known, int) else None,
-                        )
-                    )
+                    least = 1 if command.branch.fans_out else T0 if asks_for_time(command) else "go"
+                    self.tell(as_answer(name, self.answers.get(name, least)))
                 elif isinstance(command, Undo):
                     if command.branch.step.form != "child":
                         self.effects.discard(name)
@@ -623,3 +643,78 @@ def test_resolved_by_hand_while_undoing_and_then_undone_by_its_parent():
     assert (type(undo), undo.branch.id) == (Undo, "one")
     machine.handle(ev.Undone("one"), T0)
     assert machine.status == "compensated"
+
+
+def began(plan: Plan) -> Machine:
+    machine = Machine(ID, plan)
+    machine.apply(
+        fx.Started(at=T0, input=msgspec.Raw(b"1"), version=1, key="k", correlation_id="c")
+    )
+    machine.handle(ev.Tick(), T0)
+    return machine
+
+
+def test_an_undo_in_doubt_that_is_left_over_by_hand_is_done_when_the_parent_undoes():
+    """An attempt whose outcome isn't known is in no list of what completed."""
+    one = StepPlan("one", undo=True, undo_retry=retry.Retry(attempts=1))
+    word = StepPlan("word", form="wait", after=("one",), signal="word")
+    machine = began(Plan("saga", 1, [one, word]))
+    machine.commands(T0)
+    machine.handle(ev.Failed("one", "lost", retriable=False), T0)
+    assert machine.undoing
+    assert machine.branches["one"].state != "completed"
+    (undo,) = machine.commands(T0)
+    machine.handle(ev.UndoFailed(undo.branch.id, "broke", retriable=False), T0)
+    machine.handle(ev.ResolveAsked("completed", "looks fine"), T0)
+    assert machine.status == "completed"
+    machine.handle(ev.UndoAsked(), T0)
+    assert machine.status == "compensating"
+    (undo,) = machine.commands(T0)
+    assert (type(undo), undo.branch.id) == (Undo, "one")
+
+
+def test_a_saga_that_is_compensated_already_reports_to_the_parent_that_asks():
+    one = StepPlan("one", undo=True)
+    machine = began(Plan("saga", 1, [one]))
+    machine.commands(T0)
+    machine.handle(ev.Failed("one", "no", refused=True), T0)
+    assert (machine.outcome, machine.reports) == ("compensated", True)
+    machine.reports = False
+    (ignored,) = machine.handle(ev.UndoAsked(), T0)
+    assert isinstance(ignored, fx.Ignored)
+    assert machine.reports
+
+
+def test_one_signal_resumes_one_parked_wait():
+    waits = [
+        StepPlan(name, form="wait", signal="go", timeout=1.0, on_timeout="park")
+        for name in ("first", "second")
+    ]
+    machine = began(Plan("saga", 1, waits))
+    machine.handle(ev.Tick(), T0 + 2)
+    assert [b.state for b in machine.branches.values()] == ["parked", "parked"]
+    machine.handle(ev.Signalled("go"), T0 + 3)
+    assert [b.state for b in machine.branches.values()] == ["completed", "parked"]
+    assert machine.status == "parked"
+    machine.handle(ev.Signalled("go"), T0 + 4)
+    assert machine.status == "completed"
+
+
+def test_a_clock_that_is_set_back_makes_no_sleep_shorter():
+    machine = began(Plan("saga", 1, [StepPlan("nap", form="sleep", duration=10.0)]))
+    assert machine.wake_at() == T0 + 10
+    machine.handle(ev.Tick(), T0 - 3600)
+    assert (machine.status, machine.wake_at()) == ("waiting", T0 + 10)
+    machine.handle(ev.Tick(), T0 + 9.9)
+    assert machine.status == "waiting"
+    machine.handle(ev.Tick(), T0 + 10)
+    assert machine.status == "completed"
+
+
+def test_a_sleep_that_was_begun_keeps_its_time_whatever_the_code_says_now():
+    machine = began(Plan("saga", 1, [StepPlan("nap", form="sleep", duration=10.0)]))
+    assert machine.wake_at() == T0 + 10
+    fact = fx.SleepStarted(at=T0, branch="nap", until=T0 + 10)
+    longer = Machine(ID, Plan("saga", 1, [StepPlan("nap", form="sleep", duration=99.0)]))
+    replay(longer, [machine.started, fact])
+    assert longer.wake_at() == T0 + 10

@@ -1,15 +1,19 @@
 """What an instance does or waits for, by its journal."""
 
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 
 from standfast import Context, Saga, child, step, wait
 from standfast.ids import new_id
+from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
+from standfast.saga.machine import Machine
 from standfast.saga.pending import AT_ONCE, in_short, pending
+from standfast.saga.plan import Plan, StepPlan
 from standfast.saga.registry import JSON
 from standfast.saga.state import SagaState
 
@@ -118,3 +122,22 @@ def test_undoing_is_told(worker):
 def test_what_is_parked_waits_for_an_operator():
     (one,) = seen(fx.StepParked(at=110.0, branch="pay", error="[red]\x1b away", attempt=3))
     assert one.told(120.0) == "pay: waits for an operator, after [red]\\x1b away"
+
+
+def test_a_sleep_and_a_start_that_is_delayed_wait_for_a_time():
+    plan = Plan("nap", 1, [StepPlan("nap", form="sleep", duration=60.0)])
+    for begins_at, told in ((None, [("time", "nap", 1060.0)]), (1500.0, [("time", "", 1500.0)])):
+        machine = Machine(UUID(int=1), plan)
+        machine.apply(
+            fx.Started(
+                at=1000.0,
+                input=msgspec.Raw(b"null"),
+                version=1,
+                key="k",
+                correlation_id="k",
+                begins_at=begins_at,
+            )
+        )
+        machine.handle(ev.Tick(), 1000.0)
+        found = pending(machine, now=1000.0)
+        assert [(one.kind, one.branch, one.until) for one in found] == told

@@ -27,7 +27,9 @@ FACTS: list[fx.AnyFact] = [
         deadline_at=1060.0,
         parent=PARENT,
         parent_branch="sell",
+        begins_at=1000.05,
     ),
+    fx.Begun(at=1000.06),
     fx.FannedOut(at=1000.1, branch="pack", items=[raw("a"), raw("b")]),
     fx.StepCompleted(at=1000.2, branch="pack[0]"),
     fx.StepCompleted(at=1000.25, branch="pack[1]", result=raw("boxed"), attempt=3),
@@ -37,6 +39,7 @@ FACTS: list[fx.AnyFact] = [
     fx.StepParked(at=1002.0, branch="charge", error="OSError: away", attempt=2),
     fx.Resumed(at=1003.0, branch="charge", by="ann"),
     fx.ChildStarted(at=1004.0, branch="deliver", child=CHILD),
+    fx.SleepStarted(at=1004.5, branch="cool_off", until=1004.5 + 3 * 86_400),
     fx.SignalReceived(at=1005.0, name="approved", payload=raw(True)),
     fx.StepSkipped(at=1006.0, branch="gift", reason="none asked for"),
     fx.Migrated(at=1007.0, version=3, input=raw({}), by="bob"),
@@ -56,29 +59,31 @@ FACTS: list[fx.AnyFact] = [
 ]
 
 GOLDEN = """\
-      +0s           started as version 2 by saga 01890000-0000-7000-8000-000000000002 (sell), \
-deadline in 1m: {"id":"1"}
-    +0.1s  pack     fans out to 2 items
-    +0.2s  pack[0]  completed
-   +0.25s  pack[1]  completed after 3 attempts: "boxed"
-      +1s  charge   attempt 1 failed, next in 0.5s: OSError: away
-      +2s  charge   parked after 2 attempts: OSError: away
-      +3s  charge   resumed by ann
-      +4s  deliver  child saga 01890000-0000-7000-8000-000000000001 started
-      +5s           signal 'approved' received: true
-      +6s  gift     skipped: none asked for
-      +7s           moved to version 3 by bob
-      +8s           cancelling asked for by eve, by force: changed my mind
-      +9s  ship     refused: no such street
-    +9.5s  bill     failed for good after 5 attempts: gone
-     +10s           compensating: cancelled (in doubt: bill)
-     +11s  charge   undo: attempt 1 failed, next in 2s: OSError
-     +13s  charge   undo failed after 2 attempts, waits for an operator: OSError
-   +1m30s  charge   undo skipped by ann: paid back in cash
-   +1m31s  deliver  child saga asked to undo itself
-   +1m32s  pack[0]  undone
-    +1h6m           resolved as compensated by ann: done by hand
-    +1h6m           ignored retry: nothing is parked
+      +0s            started as version 2 by saga 01890000-0000-7000-8000-000000000002 (sell), \
+begins in 0.05s, deadline in 1m: {"id":"1"}
+   +0.06s            begins
+    +0.1s  pack      fans out to 2 items
+    +0.2s  pack[0]   completed
+   +0.25s  pack[1]   completed after 3 attempts: "boxed"
+      +1s  charge    attempt 1 failed, next in 0.5s: OSError: away
+      +2s  charge    parked after 2 attempts: OSError: away
+      +3s  charge    resumed by ann
+      +4s  deliver   child saga 01890000-0000-7000-8000-000000000001 started
+    +4.5s  cool_off  sleeps for 3d
+      +5s            signal 'approved' received: true
+      +6s  gift      skipped: none asked for
+      +7s            moved to version 3 by bob
+      +8s            cancelling asked for by eve, by force: changed my mind
+      +9s  ship      refused: no such street
+    +9.5s  bill      failed for good after 5 attempts: gone
+     +10s            compensating: cancelled (in doubt: bill)
+     +11s  charge    undo: attempt 1 failed, next in 2s: OSError
+     +13s  charge    undo failed after 2 attempts, waits for an operator: OSError
+   +1m30s  charge    undo skipped by ann: paid back in cash
+   +1m31s  deliver   child saga asked to undo itself
+   +1m32s  pack[0]   undone
+    +1h6m            resolved as compensated by ann: done by hand
+    +1h6m            ignored retry: nothing is parked
 """
 
 
@@ -117,7 +122,7 @@ def test_errors_of_any_shape_stay_on_their_line():
 
 def test_entries_are_typed_and_have_a_json_form():
     told = entries(FACTS)
-    assert [one.kind for one in told[:3]] == ["started", "fanned_out", "step_completed"]
+    assert [one.kind for one in told[:3]] == ["started", "begun", "fanned_out"]
     by_kind = {one.kind: one for one in told}
     assert by_kind["started"].value == {"id": "1"}
     assert by_kind["fanned_out"].value == ["a", "b"]

@@ -2,6 +2,7 @@
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, assert_type
 
 from standfast import (
@@ -76,6 +77,8 @@ async def started(app: Standfast, tx: Transaction) -> None:
     shipped = result["reserve"]
     print(shipped.upper())
     assert_type(await tx.start(PlaceOrder, Order("1")), SagaHandle[PlaceOrder])
+    assert_type(await app.start(PlaceOrder, Order("1"), after="3d"), SagaHandle[PlaceOrder])
+    await tx.start(PlaceOrder, Order("1"), at=datetime.now(UTC))
     assert_type(await app.saga(PlaceOrder, "1"), SagaHandle[PlaceOrder])
     assert_type(await app.saga("place-order", "1"), SagaHandle[Any])
     assert_type(await app.start("place-order", {"id": "1"}), SagaHandle[Any])

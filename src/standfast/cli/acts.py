@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,14 +55,27 @@ def start(
     correlation_id: Annotated[
         str | None, typer.Option(help="Ties it to others in logs; by default the key.")
     ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="When it begins (2030-01-31T09:00+01:00)."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION", callback=with_unit, help="How long from now it begins (3d)."
+        ),
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Start a saga. A worker that has it runs it."""
+    """Start a saga. A worker that has it runs it, at once or from the time given."""
     data = _json_argument(input)
+    begins_at = None if at is None else _time(at)
 
     async def begin() -> SagaHandle[Any]:
         async with operating(load_app(app)) as ops:
-            return await ops.start(name, data, key=key, correlation_id=correlation_id)
+            return await ops.start(
+                name, data, key=key, correlation_id=correlation_id, at=begins_at, after=after
+            )
 
     _print_started(perform(begin()), json)
 
@@ -99,6 +113,15 @@ def _print_started(handle: SagaHandle[Any], json: bool) -> None:
         say(str(handle.id))
         if not handle.created:
             note("it was started before, with the same key and input")
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--at {text!r}: write a time with its zone, as in 2030-01-31T09:00+01:00 ({error})"
+        ) from error
 
 
 def _json_argument(text: str) -> bytes:
@@ -347,7 +370,10 @@ def purge(
     yes: Yes = False,
     json: AsJson = False,
 ) -> None:
-    """Delete finished sagas with their journals. Their keys are free again after that."""
+    """Delete finished sagas with their journals. Their keys are free again after that.
+
+    A child saga is kept for as long as its parent is, which may have to undo it yet.
+    """
 
     async def clear() -> None:
         async with operating(load(app)) as ops:

@@ -9,6 +9,7 @@ from uuid import UUID
 from standfast.conformance.claiming import ClaimingSuite
 from standfast.conformance.samples import (
     KINDS,
+    OTHER_KIND,
     another,
     facts,
     finish,
@@ -24,7 +25,7 @@ from standfast.conformance.samples import (
 from standfast.conformance.writing import WritingSuite
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import Append, Filter
+from standfast.ports.journal import STUCK, Append, Filter, RowChange, child_key
 
 
 class JournalSuite(WritingSuite, ClaimingSuite):
@@ -46,6 +47,21 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         numbers = [m.number for m in mails]
         assert numbers == sorted(set(numbers))
         assert (await loaded(database, id)).mails == mails
+
+    async def test_mail_comes_in_the_order_of_arrival_whatever_its_ids(
+        self, database: Database, worker: int
+    ) -> None:
+        """To whoever collects, loads or claims it."""
+        a, b = await owned(database, worker), await passive(database)
+        ids = [f"{chr(ord('z') - n)}" for n in range(9)]
+        for id in ids:
+            await journal(database).send([mail(b, id), mail(a, id)])
+        found = await journal(database).collect(worker, [b, a])
+        assert [m.id for m in found] == ids
+        for it in await journal(database).load([b, a]):
+            assert [m.id for m in it.mails] == ids
+        (it,) = await journal(database).claim(worker, KINDS, now=time.time(), limit=9)
+        assert [m.id for m in it.mails] == ids
 
     async def test_send_numbers_are_never_used_again(self, database: Database, worker: int) -> None:
         """Not even when the mail with the highest number was consumed."""
@@ -84,6 +100,21 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         await journal(database).send([mail(later), mail(never, at=now + 1e6)])
         claimed = await journal(database).claim(worker, KINDS, now=time.time(), limit=10)
         assert {it.instance.id for it in claimed} == {later, never}
+
+    async def test_a_release_beside_mail_of_a_clock_that_is_ahead(
+        self, database: Database, worker: int
+    ) -> None:
+        """Due now, not when the mail says that it was sent; nor when it was to wake."""
+        now = time.time()
+        for wake_at in (now + 1e6, None):
+            for change in (RowChange("waiting"), None):
+                id = await owned(database, worker)
+                await journal(database).send([mail(id, at=now + 7200)])
+                append = Append(id, 0, ["{}"], change, release=True, wake_at=wake_at)
+                assert list(await journal(database).append(worker, [append])) == [None]
+                due = (await loaded(database, id)).instance.wake_at
+                assert due is not None
+                assert abs(due - now) < 600
 
     async def test_send_does_not_make_one_less_due(self, database: Database, worker: int) -> None:
         """The longest due stays the first."""
@@ -198,6 +229,29 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         }
         assert await journal(database).count("none") == {}
 
+    async def test_stuck(self, database: Database, worker: int) -> None:
+        """What is stuck is counted by name and status, with the time since when; nothing else."""
+        starts = [
+            start(status="parked", updated_at=300.0),
+            start(status="parked", updated_at=200.0),
+            start(status="compensation_failed", updated_at=400.0),
+            start(status="parked", updated_at=500.0, kind=OTHER_KIND),
+            start(status="parked", updated_at=1.0, kind=("choreography", "order", 1)),
+            start(status="waiting", updated_at=1.0),
+            start(status="completed", updated_at=1.0),
+        ]
+        await journal(database).start(starts, owner=None)
+        counts = await journal(database).stuck("saga")
+        assert {(one.name, one.status): (one.number, one.since) for one in counts} == {
+            ("order", "parked"): (2, 200.0),
+            ("order", "compensation_failed"): (1, 400.0),
+            ("invoice", "parked"): (1, 500.0),
+        }
+        for statuses, number in ((("parked",), 3), (STUCK, 4), (("parked", "waiting"), 4)):
+            matching = await journal(database).find(Filter(statuses=statuses), limit=10)
+            assert len(matching) == number
+            assert {one.status for one in matching} == set(statuses)
+
     # purge
 
     async def test_purge(self, database: Database, worker: int) -> None:
@@ -221,6 +275,28 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         assert answer.created
         assert await facts(database, answer.id) == [again.fact]
         assert (await loaded(database, answer.id)).mails == []
+
+    async def test_purge_spares_what_has_a_parent(self, database: Database, worker: int) -> None:
+        """What belongs together goes from the top, and not before its top has finished."""
+        top = await owned(database, worker)
+        middle = await owned(database, worker, key=child_key(top, "a"))
+        below = await owned(database, worker, key=child_key(middle, "b[0]"))
+        orphan = await owned(database, worker, key=child_key(new_id(), "c"))
+        alike = await owned(database, worker, key="0f0f0f0f: not an id")
+        everything = [top, middle, below, orphan, alike]
+        await journal(database).append(worker, [finish(id, 0) for id in everything[1:]])
+        purge = journal(database).purge
+        later = time.time() + 60
+        assert await purge("saga", finished_before=later, limit=10) == 2
+        assert await purge("saga", finished_before=later, limit=10) == 0
+        assert {it.instance.id for it in await journal(database).load(everything)} == {
+            *(top, middle, below)
+        }
+        await journal(database).append(worker, [finish(top, 0)])
+        for left in ([middle, below], [below], []):
+            assert await purge("saga", finished_before=later, limit=10) == 1
+            found = await journal(database).load(everything)
+            assert {it.instance.id for it in found} == set(left)
 
     # on_due
 

@@ -32,7 +32,8 @@ class Fallback(Policy):
 
     If none has an answer (no last good one is kept), the error comes out. Only the exceptions in
     `on` are answered, none of `never_on`, and never `Refused` or cancellation: business that says
-    no is an answer. Each substitute is told to the caller through `collect_degraded`, and counted.
+    no is an answer. An exception group is answered if all that is in it is. Each substitute is told
+    to the caller through `collect_degraded`, and counted.
     """
 
     label: ClassVar[str] = "fallback"

@@ -15,7 +15,7 @@ from standfast.saga.retention import Retention
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED, STATUSES, Status
-from standfast.saga.steps import Step, child, step, wait
+from standfast.saga.steps import Step, child, sleep, step, wait
 from standfast.saga.stuck_groups import StuckGroup
 from standfast.saga.timeline import Entry, Timeline
 
@@ -40,6 +40,7 @@ __all__ = [
     "StuckGroup",
     "Timeline",
     "child",
+    "sleep",
     "step",
     "wait",
 ]

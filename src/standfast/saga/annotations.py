@@ -52,13 +52,16 @@ class Annotations:
         if step.form == "wait":
             found = step.options.get("type")
             return Any if found is None else found
+        if step.form == "sleep":
+            return None
         found = Any if step.function is None else self._of(step, step.function, "return")
         return Any if found in (object, Never, NoReturn) else found
 
     def item(self, step: Step[Any, Any]) -> Any:
         """The type of the item in a step that fans out: of the third argument after self."""
-        assert step.function is not None
-        found = self._of(step, step.function, 3)
+        function = step.function or step.child_input
+        assert function is not None
+        found = self._of(step, function, 3)
         return Any if found is object else found
 
     def check_input(self, step: Step[Any, Any]) -> None:

@@ -16,8 +16,10 @@ import msgspec
 
 from standfast.checks import plain_answer
 from standfast.clock import Clock
+from standfast.durations import epoch
 from standfast.errors import CodecError, ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
+from standfast.ports.journal import child_key
 from standfast.resilience.budget import is_final
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
@@ -82,8 +84,6 @@ class AttemptRunner:
         try:
             if isinstance(command, Resolve):
                 return copy_context().run(self._answer, active, command.branch)
-            if command.branch.step.form == "child":
-                return ev.Undone(command.branch.id)
             return self.success(active, command, await self.call(active, command, None))
         except BaseException as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             self.raise_if_ended(active, error)
@@ -135,16 +135,18 @@ class AttemptRunner:
             signal.getsignal(signal.SIGINT) is signal.default_int_handler
         ):
             raise error  # a real one: asyncio's runner and `standfast run` have handlers of theirs
-        if not self._is_attempts_task(active):
-            raise error  # it is closed with its loop, or was given up
-        if active.is_cut_off or (
-            isinstance(error, asyncio.CancelledError) and self._has_ended(active)
+        is_cancelled = isinstance(error, asyncio.CancelledError)
+        if (
+            active.is_cut_off
+            or (is_cancelled and self._has_ended(active))
+            or not self._is_attempts_task(active)
         ):
-            if isinstance(error, asyncio.CancelledError):
+            if is_cancelled or isinstance(error, GeneratorExit):
                 raise error
-            raise asyncio.CancelledError from error
+            raise asyncio.CancelledError from error  # it didn't heed it, and is done for
 
     def _is_attempts_task(self, active: Active) -> bool:
+        """Whether this task is one of the instance's, and not given up or closed with its loop."""
         try:
             task = asyncio.current_task()
         except RuntimeError:
@@ -154,9 +156,7 @@ class AttemptRunner:
     def _has_ended(self, active: Active) -> bool:
         """Whether the worker ended the instance's tasks, or is itself being ended."""
         turn = self._turn
-        return active.is_cut_off or (
-            turn is not None and (turn.done() or turn.cancelling() > 0) and turn is not active.task
-        )
+        return active.is_cut_off or (turn is not None and (turn.done() or turn.cancelling() > 0))
 
     async def take_back(self, active: Active) -> None:
         """Withdraw what an attempt asked of the task that drives its saga: to be cancelled."""
@@ -247,16 +247,23 @@ class AttemptRunner:
         step = definition.steps[branch.step.name]
         saga, input = definition.saga, _input(active, branch, 0)
         ctx = Context(definition, machine, branch, "action", 1, None)
-        if step.when is not None:
-            goes = plain_answer(step.when(saga, input, ctx), name="when=")
-            if not goes:
-                return ev.Answered(branch.id, skip=True)
-        if step.each is not None:
-            items = _listed(plain_answer(step.each(saga, input, ctx), name="each="))
-            raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
-            return ev.Answered(branch.id, items=raws)
+        if branch.item is None:
+            if step.when is not None:
+                goes = plain_answer(step.when(saga, input, ctx), name="when=")
+                if not goes:
+                    return ev.Answered(branch.id, skip=True)
+            if step.each is not None:
+                items = _listed(plain_answer(step.each(saga, input, ctx), name="each="))
+                raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
+                return ev.Answered(branch.id, items=raws)
+            if step.until is not None:
+                moment = plain_answer(step.until(saga, input, ctx), name="until=")
+                return ev.Answered(branch.id, until=epoch(moment, name="until"))
         if step.child is not None and step.child_input is not None:
-            its_input = plain_answer(step.child_input(saga, input, ctx), name="a child's input")
+            item = () if branch.item is None else (self._item(active, branch),)
+            its_input = plain_answer(
+                step.child_input(saga, input, ctx, *item), name="a child's input"
+            )
             active.child_starts[branch.id] = self._child_start(
                 active, branch, step.child, its_input
             )
@@ -268,7 +275,7 @@ class AttemptRunner:
             self.definitions.of(saga),
             input,
             clock=self.clock,
-            key=f"{machine.id}:{branch.id}" + (f"#{branch.attempt}" if branch.attempt else ""),
+            key=child_key(machine.id, branch.id + (f"#{branch.attempt}" if branch.attempt else "")),
             correlation_id=machine.started.correlation_id,
             trace=self.telemetry.trace_of_child(machine, branch),
             id=machine.child_id(branch),

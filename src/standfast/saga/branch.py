@@ -19,9 +19,10 @@ class Branch:
     "failed" (outcome unknown) or "parked", which may open again. `undo` is "" (not needed), "due",
     "done", "failed" or "skipped". `attempt` counts the failed attempts of whichever of the two is
     going on, of which `forgiven` don't count against the retry policy; `tried` those of the action
-    when its undo became due, for it may be in flight then. `value` is what
-    `result` decodes to, where nobody can change it. `begun_at` is when it opened first, `opened_at`
-    when it did last.
+    when its undo became due, for it may be in flight then. `value` is what `result` decodes to,
+    where nobody can change it. `begun_at` is when it opened first, `opened_at` when it did last.
+    `until` is when a sleep ends, 0 while that isn't known. `children` are the items of a step that
+    fans out, `live` counts their child sagas that go on.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Branch:
         "id",
         "item",
         "item_value",
+        "live",
         "opened_at",
         "result",
         "retry_at",
@@ -49,6 +51,7 @@ class Branch:
         "undo",
         "undone_at",
         "unsettled_items",
+        "until",
         "value",
     )
 
@@ -85,6 +88,8 @@ class Branch:
         self.asked_child: bool = False
         self.children: list[Branch] = []
         self.unsettled_items: int = 0
+        self.live: int = 0
+        self.until: float = 0.0
 
     @property
     def action_attempt(self) -> int:
@@ -104,7 +109,7 @@ class Branch:
     @property
     def has_begun(self) -> bool:
         """Whether its forward work was begun, as far as is known."""
-        waits = self.step.form == "wait" and not self.step.conditional
+        waits = self.step.form in ("wait", "sleep") and not self.step.conditional
         return self.touched or self.answered or waits or self.is_closed
 
     @property
@@ -114,13 +119,17 @@ class Branch:
 
     @property
     def needs_answer(self) -> bool:
-        """Whether the definition must be asked (condition, items, child's input) first."""
+        """Whether the definition must be asked (condition, items, child's input, time) first."""
         step = self.step
+        if self.answered or self.state != "open":
+            return False
+        if self.item is not None:
+            return step.form == "child"
         return (
-            (step.conditional or step.fans_out or step.form == "child")
-            and not self.answered
-            and self.item is None
-            and self.state == "open"
+            step.conditional
+            or step.fans_out
+            or step.form == "child"
+            or (step.form == "sleep" and step.duration is None)
         )
 
     @property
@@ -136,11 +145,18 @@ class Branch:
         return self.step.form == "wait" and self.state == "open" and not self.needs_answer
 
     @property
+    def is_sleep(self) -> bool:
+        """Whether it waits for a time."""
+        return self.step.form == "sleep" and self.state == "open" and not self.needs_answer
+
+    @property
     def is_passive(self) -> bool:
         """Whether nothing but mail or time can move it."""
         if self.needs_answer:
             return False
-        return self.state == "parked" or self.is_wait or self.child is not None or self.fans_out
+        if self.state == "parked" or self.child is not None or self.fans_out:
+            return True
+        return self.is_wait or self.is_sleep
 
     @property
     def undoable(self) -> bool:
@@ -165,7 +181,7 @@ class Branch:
 
         A child saga that had been undone is started afresh, under an id of its own.
         """
-        if self.state == "parked" and self.child is not None:
+        if self.state == "parked" and self.child is not None and not self.undo:
             self.child = None
             self.answered = False
         self.forgiven = self.attempt

@@ -143,6 +143,8 @@ def _changed(state: SagaState) -> list[Problem]:
             found.append(Problem("order", f"step {step.name!r} doesn't fan out any more"))
         elif whole and step.fans_out and branch.result is not None:
             found.append(Problem("order", f"step {step.name!r} ran once, and now fans out"))
+        elif branch.until and step.form != "sleep":
+            found.append(Problem("order", f"step {step.name!r} sleeps no more"))
         elif branch.child is not None and step.form != "child":
             found.append(Problem("order", f"step {step.name!r} runs no child saga any more"))
     return found

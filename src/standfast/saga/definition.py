@@ -52,6 +52,9 @@ class Definition:
             self.max_in_flight: int | None = cls.max_in_flight
             if self.max_in_flight is not None:
                 whole(self.max_in_flight, name="max_in_flight", note=", or None")
+            self.max_recoveries: int | None = cls.max_recoveries
+            if self.max_recoveries is not None:
+                whole(self.max_recoveries, name="max_recoveries", least=0, note=", or None")
             flag(cls.deadline_ends_parked, name="deadline_ends_parked")
         except ConfigurationError as error:
             raise DefinitionError(f"saga {self.name!r}: {error}") from error

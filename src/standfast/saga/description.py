@@ -40,6 +40,9 @@ def _step(plan: StepPlan, step: Step[Any, Any]) -> list[str]:
     what = (inspect.getdoc(step.function) or "").partition("\n")[0] if step.function else ""
     if plan.form == "wait":
         what = f"waits for the signal `{plan.signal}`"
+    elif plan.form == "sleep":
+        how_long = "until a time" if plan.duration is None else f"for {human(plan.duration)}"
+        what = f"sleeps {how_long}"
     elif plan.form == "child" and step.child is not None:
         what = f"runs the saga `{step.child.saga_name()}`"
     marks = [
@@ -79,7 +82,7 @@ def _undo(plan: StepPlan, step: Step[Any, Any], pivot: str | None) -> list[str]:
         why = "the point of no return"
     elif plan.form == "child":
         why = "asking the child saga to undo itself"
-    elif plan.form == "wait":
+    elif plan.form in ("wait", "sleep"):
         why = "nothing to undo"
     else:
         why = f"never: it comes after the pivot `{pivot}`"

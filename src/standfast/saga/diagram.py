@@ -52,6 +52,14 @@ def mermaid(plan: Plan, state: SagaState | None = None) -> str:
 _UNDO = {"due": "open", "done": "completed", "failed": "failed", "skipped": "skipped"}
 
 
+_SHAPES = {
+    "action": ("[", "]"),
+    "wait": ("{{", "}}"),
+    "sleep": ("([", "])"),
+    "child": ("[[", "]]"),
+}
+
+
 def _before(step: StepPlan) -> list[str]:
     return [f"s_{name}" for name in step.after] or ["begin"]
 
@@ -63,8 +71,10 @@ def _node(step: StepPlan) -> str:
     if step.form == "wait":
         within = "" if step.timeout is None else f" within {human(step.timeout)}"
         label = f"wait for {step.signal}{within}"
+    if step.form == "sleep":
+        label = step.name if step.duration is None else f"sleep {human(step.duration)}"
     if step.pivot:
         label += " (pivot)"
-    left, right = {"action": ("[", "]"), "wait": ("{{", "}}"), "child": ("[[", "]]")}[step.form]
+    left, right = _SHAPES[step.form]
     text = label.replace('"', "#quot;")
     return f's_{step.name}{left}"{text}"{right}'

@@ -20,6 +20,12 @@ class Tick(Event):
     """Time passed, or the instance was just begun or loaded."""
 
 
+class Died(Event):
+    """The processes that ran it died, so many times in a row, before anything was done."""
+
+    times: int
+
+
 class Succeeded(Event):
     """An action returned."""
 
@@ -47,11 +53,12 @@ class Failed(Event):
 
 
 class Answered(Event):
-    """The definition's answer: skip it, or these items, or go ahead."""
+    """The definition's answer: skip it, or these items, or sleep until then, or go ahead."""
 
     branch: str
     skip: bool = False
     items: list[msgspec.Raw] | None = None
+    until: float | None = None
 
 
 class Undone(Event):

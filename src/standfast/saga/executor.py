@@ -10,11 +10,14 @@ from uuid import UUID
 from standfast.clock import Clock
 from standfast.coordination.executor import Desk, Orphaned
 from standfast.coordination.slots import Slots
+from standfast.coordination.stacks import where
 from standfast.errors import StandfastError
 from standfast.pattern import Host
-from standfast.ports.journal import JournalStore, Loaded, Mail
+from standfast.ports.journal import Instance, JournalStore, Loaded, Mail
+from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.attempt import ERROR_LENGTH, describe
+from standfast.saga.context import fields
 from standfast.saga.definition import Definition
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
@@ -27,6 +30,9 @@ from standfast.saga.watchers import Watchers
 from standfast.text import told
 
 log = logging.getLogger("standfast.saga")
+
+ENDS_WITHIN = 0.8
+"""Seconds for what was cut off to end: less than a supervisor waits for the whole service."""
 
 
 class SagaExecutor:
@@ -48,6 +54,7 @@ class SagaExecutor:
         self.definitions: Definitions = definitions
         self.telemetry: SagaTelemetry = telemetry
         self.active: dict[UUID, Active] = {}
+        self.beginning: set[UUID] = set()
         self.watchers: Watchers = Watchers()
         self._desk: Desk | None = None
         self._runner: Runner | None = None
@@ -106,9 +113,26 @@ class SagaExecutor:
         self.telemetry.recovered += 1
         active = Active(opened.definition, opened.machine, opened.input)
         active.shown = (instance.status, instance.step, instance.cause)
+        if loaded.recoveries > 1 and opened.move is None:  # a move may well be the remedy
+            self._suspect(active, instance, loaded.recoveries)
         active.open(opened, loaded.mails)
         runner.desk.slots.take(active.definition.name)
         self._launch(runner, active)
+
+    def _suspect(self, active: Active, instance: Instance, recoveries: int) -> None:
+        """Park one that may be what its processes died of, if that was too often; tell of it."""
+        bound = active.definition.max_recoveries
+        if bound is not None and recoveries > bound:
+            active.post(ev.Died(recoveries))
+            return
+        log.warning(
+            "saga %s (%s): its process died %d times in a row, with nothing done in between; "
+            "trying again",
+            active.id,
+            active.definition.name,
+            recoveries,
+            extra=fields_of(instance),
+        )
 
     def deliver(self, mails: Sequence[Mail]) -> None:
         """See `Executor.deliver`."""
@@ -128,9 +152,29 @@ class SagaExecutor:
     async def cut_off(self) -> None:
         """See `Executor.cut_off`."""
         self._desk = None
-        tasks = [task for active in list(self.active.values()) for task in active.cut_off()]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {task: one for one in list(self.active.values()) for task in one.cut_off()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=ENDS_WITHIN)
+        for task, active in tasks.items():
+            if not task.done():
+                self._abandon(active, task)
+            elif not task.cancelled():
+                task.exception()  # looked at: what comes of one that was cut off isn't heard
         self.telemetry.slots = None
+
+    def _abandon(self, active: Active, task: asyncio.Task[None]) -> None:
+        """Go on without an instance whose code doesn't heed its cancellation."""
+        log.error(
+            "saga %s (%s) doesn't heed its cancellation in step %s: going on without it, and "
+            "another process may run the step beside it. It is here:\n%s",
+            active.id,
+            active.definition.name,
+            ", ".join(sorted(active.machine.running)) or "none",
+            where(task),
+            extra=fields(active.definition.name, active.machine, None, "", 0),
+        )
+        if self.active.pop(active.id, None) is not None:
+            self.watchers.forget(active.id)
 
     async def end(self) -> None:
         """See `Executor.end`."""

@@ -26,7 +26,10 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
 
 
 class Started(Fact, frozen=True, tag="started"):
-    """The instance began, with this input. Always fact 0."""
+    """The instance was started, with this input. Always fact 0.
+
+    `begins_at`: when its first steps may run, None for at once.
+    """
 
     input: msgspec.Raw
     version: int
@@ -36,6 +39,16 @@ class Started(Fact, frozen=True, tag="started"):
     trace: dict[str, str] = {}
     parent: UUID | None = None
     parent_branch: str = ""
+    begins_at: float | None = None
+
+    @property
+    def due_at(self) -> float:
+        """From when its deadline and its duration count."""
+        return self.at if self.begins_at is None else self.begins_at
+
+
+class Begun(Fact, frozen=True, tag="begun"):
+    """The time has come for an instance whose start was delayed."""
 
 
 class StepCompleted(Fact, frozen=True, tag="step_completed"):
@@ -92,6 +105,13 @@ class ChildStarted(Fact, frozen=True, tag="child_started"):
 
     branch: str
     child: UUID
+
+
+class SleepStarted(Fact, frozen=True, tag="sleep_started"):
+    """A step sleeps, until that time at least."""
+
+    branch: str
+    until: float
 
 
 class SignalReceived(Fact, frozen=True, tag="signal_received"):
@@ -202,12 +222,14 @@ class Ignored(Fact, frozen=True, tag="ignored"):
 
 AnyFact: TypeAlias = (
     Started
+    | Begun
     | StepCompleted
     | AttemptFailed
     | StepFailed
     | StepSkipped
     | FannedOut
     | ChildStarted
+    | SleepStarted
     | SignalReceived
     | StepParked
     | CancelRequested

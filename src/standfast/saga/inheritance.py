@@ -41,22 +41,22 @@ def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
 
 def _overridden(cls: type, step: Step[Any, Any]) -> Step[Any, Any]:
     """The step with the methods that a subclass puts in the place of those that it was given."""
-    undo, when, each, child_input = (
-        _current(cls, function)
-        for function in (step.undo_function, step.when, step.each, step.child_input)
-    )
-    if (undo, when, each, child_input) == (
-        *(step.undo_function, step.when, step.each, step.child_input),
-    ):
+    given = (step.undo_function, step.when, step.each, step.until, step.child_input)
+    current = tuple(_current(cls, function) for function in given)
+    if current == given:
         return step
+    undo, when, each, until, child_input = current
     if undo is not None:
         must_be_async(undo, f"the compensation of {step.name!r}")
-    for function, option in ((when, "when"), (each, "each"), (child_input, "input")):
+    for function, option in (
+        *((when, "when"), (each, "each"), (until, "until"), (child_input, "input")),
+    ):
         if function is not None:
             must_be_plain(function, f"step {step.name!r}: {option}=")
     changed = copy.copy(step)
     changed.undo_function = undo
-    changed.when, changed.each, changed.child_input = when, each, child_input
+    changed.when, changed.each, changed.until = when, each, until
+    changed.child_input = child_input
     return changed
 
 

@@ -19,25 +19,28 @@ def check_functions(plan: Plan, steps: dict[str, Any]) -> None:
     can't take what it will be given.
     """
     for name, current in steps.items():
-        for option, function in (
-            *(("when", current.when), ("each", current.each), ("input", current.child_input)),
-        ):
-            _check_call(plan, name, function, option)
-        for function in (current.function, current.when, current.child_input):
+        for option in ("when", "each", "until"):
+            _check_call(plan, name, getattr(current, option), option)
+        item = ("item",) if current.each is not None else ()
+        _check_call(plan, name, current.child_input, "input", *item)
+        for function in (current.function, current.when, current.child_input, current.until):
             _check_reads(plan, name, function, own=False)
         _check_reads(plan, name, current.undo_function, own=True)
 
 
-def _check_call(plan: Plan, step: str, function: Callable[..., Any] | None, option: str) -> None:
+def _check_call(
+    plan: Plan, step: str, function: Callable[..., Any] | None, option: str, *more: str
+) -> None:
     if function is None:
         return
+    given = ("self", "input", "ctx", *more)
     try:
-        inspect.signature(function).bind("self", "input", "ctx")
+        inspect.signature(function).bind(*given)
     except ValueError:  # some of those written in C don't tell
         return
     except TypeError as error:
         raise DefinitionError(
-            f"saga {plan.name!r}, step {step!r}: {option}= must take (self, input, ctx): {error}"
+            f"saga {plan.name!r}, step {step!r}: {option}= must take ({', '.join(given)}): {error}"
         ) from error
 
 

@@ -51,7 +51,7 @@ class Undo:
 
 @dataclass(slots=True)
 class Resolve:
-    """Ask the definition about a branch: its condition, its items, or its child's input."""
+    """Ask the definition about a branch: its condition, items, child's input, or end of sleep."""
 
     branch: Branch
 
@@ -82,13 +82,16 @@ class Machine(SagaState):
             for branch in self.open.values():
                 if branch.id in self.running or branch.retry_at > now:
                     continue
-                if branch.needs_answer:
+                asks = branch.needs_answer
+                if not (asks or branch.is_runnable):
+                    continue
+                if branch.step.limit is not None and not self.has_room(branch):
+                    continue
+                if asks:
                     out.append(Resolve(branch))
-                elif branch.is_runnable and (branch.step.limit is None or self.has_room(branch)):
+                else:
                     branch.touched = True
                     out.append(Run(branch, branch.attempt + 1))
-                else:
-                    continue
                 self.running.add(branch.id)  # `has_room` counts them
         for command in out:
             self.running.add(command.branch.id)
@@ -203,6 +206,8 @@ class Machine(SagaState):
         elif branch.step.form == "child":
             child = self.child_id(branch)
             self._emit(fx.ChildStarted(at=now, branch=branch.id, child=child))
+        elif event.until is not None:
+            self._emit(fx.SleepStarted(at=now, branch=branch.id, until=event.until))
 
     def _undone(self, event: ev.Undone, now: float, random: float) -> None:
         branch = self.branches[event.branch]
@@ -262,7 +267,7 @@ class Machine(SagaState):
             )
 
     def _retried(self, event: ev.RetryAsked, now: float, random: float) -> None:
-        stuck = self._stuck(event.step)
+        stuck = self._stuck(event.step) or self._unanswered(event.step)
         if not stuck:
             self._ignore(now, "retry", self._nothing_stuck(event.step))
         for branch in stuck:
@@ -285,6 +290,13 @@ class Machine(SagaState):
             if (b.undo == "failed" if self.undoing else b.state == "parked")
             and step in ("", b.id, b.step.name)
         ]
+
+    def _unanswered(self, step: str) -> list[Branch]:
+        """The child sagas that were asked to undo themselves, and may be asked once more."""
+        if self.outcome or not self.undoing:
+            return []
+        asked = [b for b in self.branches.values() if b.asked_child and b.undo == "due"]
+        return [b for b in asked if step in ("", b.id, b.step.name)]
 
     def _nothing_stuck(self, step: str) -> str:
         return f"step {step!r} isn't parked" if step else f"nothing is parked ({self.status})"
@@ -360,6 +372,24 @@ class Machine(SagaState):
                 )
             )
 
+    def _died(self, event: ev.Died, now: float, random: float) -> None:
+        """Run nothing of what would run now: it may be what its processes died of."""
+        error = (
+            f"its process died {event.times} times in a row while it ran (killed, out of memory, "
+            "or crashed in native code): find out why before you retry"
+        )
+        for command in self.commands(now):
+            branch = command.branch
+            self.running.discard(branch.id)
+            if type(command) is not Undo:
+                attempt = branch.action_attempt
+                self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
+            elif branch.step.form != "child":  # the undo of a child is a mail, and no code
+                attempt = branch.attempt + 1
+                self._emit(
+                    fx.CompensationFailed(at=now, branch=branch.id, error=error, attempt=attempt)
+                )
+
     def _ticked(self, event: ev.Tick, now: float, random: float) -> None:
         """Time passed: `_settle` does the rest."""
 
@@ -372,8 +402,12 @@ class Machine(SagaState):
     def _settle(self, now: float) -> None:
         if self.outcome or self.undoing:
             return
-        if self.plan.has_waits:
-            while any(self._settle_wait(branch, now) for branch in self.open_waits()):
+        if not self.branches and now >= self.started.due_at:
+            self._emit(fx.Begun(at=now))
+        if self.plan.has_waits or self.plan.has_sleeps:
+            while any(self._settle_wait(branch, now) for branch in self.open_waits()) or any(
+                self._settle_sleep(branch, now) for branch in self.open_sleeps()
+            ):
                 pass
         if self.past_pivot:
             return
@@ -384,7 +418,7 @@ class Machine(SagaState):
         due_by = self.due_by
         if due_by is not None and now >= due_by:
             assert self.started.deadline_at is not None
-            spent = human(self.started.deadline_at - self.started.at)
+            spent = human(self.started.deadline_at - self.started.due_at)
             self._compensate(now, f"the deadline of {spent} passed", "")
 
     def _settle_wait(self, branch: Branch, now: float) -> bool:
@@ -405,6 +439,17 @@ class Machine(SagaState):
         else:
             self._emit(fx.StepFailed(at=now, branch=branch.id, error=error, refused=True))
             self._compensate(now, f"{branch.id}: {error}", branch.step.name)
+        return True
+
+    def _settle_sleep(self, branch: Branch, now: float) -> bool:
+        if self.undoing:
+            return False
+        if not branch.until:
+            until = branch.opened_at + (branch.step.duration or 0.0)
+            self._emit(fx.SleepStarted(at=now, branch=branch.id, until=until))
+        if now < branch.until:
+            return False
+        self._emit(fx.StepCompleted(at=now, branch=branch.id))
         return True
 
     def _compensate(self, now: float, cause: str, step: str, *, reopen: bool = False) -> None:
@@ -428,4 +473,5 @@ class Machine(SagaState):
         ev.UndoAsked: _undo_asked,
         ev.MigrateAsked: _migrated,
         ev.Tick: _ticked,
+        ev.Died: _died,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -17,7 +18,7 @@ import msgspec
 from standfast.codec import with_defaults
 from standfast.durations import Duration, seconds
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord
-from standfast.ports.journal import Filter, Instance
+from standfast.ports.journal import Filter, Instance, parent_of
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO, check
@@ -62,15 +63,18 @@ class Operations(Finding):
         *,
         key: str | None = None,
         correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         """Start the newest version of a saga from JSON; idempotent by (saga, key).
 
-        Raises `ConfigurationError` for an unknown saga, an input that isn't its type or a field
-        that the type doesn't have, and `SagaConflict` as `Standfast.start`.
+        `at` and `after` are as in `Standfast.start`. Raises `ConfigurationError` for an unknown
+        saga, an input that isn't its type or a field that the type doesn't have, and `SagaConflict`
+        as `Standfast.start`.
         """
         definition = self.sagas.definitions.of(name)
         _check_fields(definition, input)
-        return await self._start(definition, input, key, correlation_id)
+        return await self._start(definition, input, key, correlation_id, at=at, after=after)
 
     async def _start(
         self,
@@ -78,13 +82,18 @@ class Operations(Finding):
         input: bytes | msgspec.Raw,
         key: str | None,
         correlation_id: str | None,
+        *,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         name = definition.name
         try:
             value = with_defaults(definition.codec.decode(input, definition.input_type))
         except CodecError as error:
             raise ConfigurationError(f"the input of saga {name!r}: {error}") from error
-        return await self.sagas.starter.start(name, value, key=key, correlation_id=correlation_id)
+        return await self.sagas.starter.start(
+            name, value, key=key, correlation_id=correlation_id, at=at, after=after
+        )
 
     async def fork(
         self, id: UUID, *, key: str | None = None, replace: Mapping[str, Any] | None = None
@@ -284,10 +293,29 @@ class Operations(Finding):
         age = seconds(finished_for, name="finished_for", positive=False)
         before = self.sagas.clock.now() - age
         finished = self.select(statuses=sorted(FINISHED))
-        return sum([(one.finished_at or before) < before async for one in self.each(finished)])
+        parents = {
+            one.id: parent_of(one.key)
+            async for one in self.each(finished)
+            if (one.finished_at or before) < before
+        }
+        others = list({parent for parent in parents.values() if parent not in parents} - {None})
+        kept: set[UUID | None] = set()
+        for begin in range(0, len(others), PAGE):
+            some = tuple(id for id in others[begin : begin + PAGE] if id is not None)
+            kept |= {one.id for one in await self.sagas.store.find(Filter(ids=some), limit=PAGE)}
+
+        def is_kept(id: UUID | None) -> bool:
+            while id in parents:
+                id = parents[id]
+            return id in kept
+
+        return sum(not is_kept(id) for id in parents)
 
     async def purge(self, *, finished_for: Duration, batch: int = 1000) -> AsyncIterator[int]:
-        """Delete what finished longer ago than that, in batches; after each, how many so far."""
+        """Delete what finished longer ago than that, in batches; after each, how many so far.
+
+        A child saga is kept for as long as its parent is, which may have to undo it yet.
+        """
         age = seconds(finished_for, name="finished_for", positive=False)
         before, done = self.sagas.clock.now() - age, 0
         while gone := await self.sagas.store.purge(PATTERN, finished_before=before, limit=batch):

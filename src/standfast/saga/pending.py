@@ -60,7 +60,9 @@ class Pending:
 
     def told(self, now: float) -> str:
         """It as one line for people, at the time `now`."""
-        subject = self.branch if self.operation == "action" else f"undo of {self.branch}"
+        subject = self.branch or "its beginning"  # of a start that is delayed
+        if self.operation != "action":
+            subject = f"undo of {subject}"
         since = "" if self.since is None else f" for {human(max(0.0, round(now - self.since, 1)))}"
         why = f", after {self.error}" if self.error else ""
         match self.kind:
@@ -104,7 +106,11 @@ def pending(
         asked = [b for b in state.branches.values() if b.undo == "due" and b.asked_child]
         failed = [b for b in state.branches.values() if b.undo == "failed"]
         return [_undo(b, now, worker) for b in (*failed, *ready, *asked)]
-    found = [_forward(b, now, worker, wake_at) for b in state.open.values()]
+    if not state.branches:  # its start is delayed
+        return [Pending(kind="time", branch="", until=state.started.begins_at)]
+    # A child saga that has no room yet isn't anything that goes on.
+    going = [b for b in state.open.values() if not b.needs_answer or state.has_room(b)]
+    found = [_forward(b, now, worker, wake_at) for b in going]
     return [one for one in found if one is not None]
 
 
@@ -137,6 +143,8 @@ def _forward(branch: Branch, now: float, worker: str, wake_at: float | None) -> 
         return Pending(
             kind="signal", branch=id, signal=step.signal, since=branch.opened_at, until=until
         )
+    if branch.until:
+        return Pending(kind="time", branch=id, since=branch.opened_at, until=branch.until)
     if branch.child is not None:
         return Pending(kind="child", branch=id, child=branch.child, since=branch.opened_at)
     if branch.fans_out and not branch.needs_answer:

@@ -11,7 +11,7 @@ from standfast.durations import human
 from standfast.errors import DefinitionError
 from standfast.resilience.retry import Retry
 
-StepForm: TypeAlias = Literal["action", "wait", "child"]
+StepForm: TypeAlias = Literal["action", "wait", "sleep", "child"]
 OnExhausted: TypeAlias = Literal["compensate", "park"]
 OnTimeout: TypeAlias = Literal["compensate", "park", "continue"]
 MOST_STEPS = 2000
@@ -24,7 +24,8 @@ class StepPlan:
 
     `after` names the steps that must be done first. `conditional`: it has a ``when=``. `fans_out`:
     it has an ``each=``, run at most `limit` items at a time. `undo` says that it has a
-    compensation. `signal` and `on_timeout` belong to waits.
+    compensation. `signal` and `on_timeout` belong to waits. `duration` is how long a sleep lasts,
+    None where its definition must be asked for the time.
     """
 
     name: str
@@ -45,6 +46,7 @@ class StepPlan:
     transactional: bool = False
     signal: str = ""
     on_timeout: OnTimeout = "compensate"
+    duration: float | None = None
 
 
 class Plan:
@@ -59,6 +61,7 @@ class Plan:
         "deadline",
         "deadline_ends_parked",
         "descendants",
+        "has_sleeps",
         "has_waits",
         "name",
         "pivot",
@@ -107,6 +110,7 @@ class Plan:
         self.descendants: dict[str, frozenset[str]] = self._reach()
         self.waiting_for: dict[str, int] = {n: len(s.after) for n, s in self.steps.items()}
         self.has_waits: bool = any(step.form == "wait" for step in self.steps.values())
+        self.has_sleeps: bool = any(step.form == "sleep" for step in self.steps.values())
         pivots = [s.name for s in self.steps.values() if s.pivot]
         if len(pivots) > 1:
             raise self._error(
@@ -194,9 +198,16 @@ class Plan:
     def _check_deadline(self) -> None:
         for step in self.steps.values():
             over = self.pivot is not None and (step.pivot or self.is_before(self.pivot, step.name))
-            if self.deadline is None or step.timeout is None or over:
+            if self.deadline is None or over:
                 continue  # past the pivot there is no deadline
-            if step.timeout > self.deadline:
+            if step.duration is not None and step.duration >= self.deadline:
+                raise self._error(
+                    step.name,
+                    f"sleeps for {human(step.duration)}, but the whole saga has a deadline of "
+                    f"{human(self.deadline)}, at which it is undone",
+                    "raise the deadline, sleep for less, or sleep after the pivot",
+                )
+            if step.timeout is not None and step.timeout > self.deadline:
                 raise self._error(
                     step.name,
                     f"has timeout={human(step.timeout)}, but the whole saga a deadline of "

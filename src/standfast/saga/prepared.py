@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -10,7 +11,8 @@ import msgspec
 
 from standfast.clock import Clock
 from standfast.codec import with_defaults
-from standfast.errors import CodecError
+from standfast.durations import Duration, epoch, seconds
+from standfast.errors import CodecError, ConfigurationError
 from standfast.ids import new_id
 from standfast.ports.journal import Instance, Start
 from standfast.saga import facts as fx
@@ -48,11 +50,13 @@ def prepare(
     spans: Spans | None = None,
     id: UUID | None = None,
     parent: Parent | None = None,
+    at: datetime | None = None,
+    after: Duration | None = None,
 ) -> Prepared:
     """Validate and encode a start. Raises `ConfigurationError`, `CodecError`.
 
-    `trace` is the trace context that it starts with; by default `spans` begins one, if there are
-    any.
+    `at`, or how long `after` now: when it is to begin; one that has passed is at once. `trace` is
+    the trace context that it starts with; by default `spans` begins one, if there are any.
     """
     codec, expected = definition.codec, definition.input_class
     if expected is not None and not isinstance(input, expected):
@@ -72,7 +76,9 @@ def prepare(
         checked(correlation_id, name="correlation_id", longest=NAME_LENGTH)
     if trace is None:
         trace = {} if spans is None else spans.begin(definition.name, key)
-    deadline = None if plan.deadline is None else now + plan.deadline
+    begins_at = now if at is None and after is None else max(now, _beginning(at, after, now))
+    deadline = None if plan.deadline is None else begins_at + plan.deadline
+    delayed = begins_at > now
     fact = fx.Started(
         at=now,
         input=msgspec.Raw(data),
@@ -83,6 +89,7 @@ def prepare(
         trace=trace,
         parent=parent.id if parent else None,
         parent_branch=parent.branch if parent else "",
+        begins_at=begins_at if delayed else None,
     )
     instance = Instance(
         id=id,
@@ -92,14 +99,24 @@ def prepare(
         key=key,
         correlation_id=fact.correlation_id,
         input_hash=blake2b(text, digest_size=12).hexdigest(),
-        status="running",
+        status="waiting" if delayed else "running",
         step="",
         cause="",
         owner=None,
-        wake_at=now,
+        wake_at=begins_at,
         deadline_at=deadline,
         created_at=now,
         updated_at=now,
         finished_at=None,
     )
     return Prepared(definition, Start(instance, fx.encode(fact)), fact, value)
+
+
+def _beginning(at: datetime | None, after: Duration | None, now: float) -> float:
+    """When a delayed start is to begin. Raises `ConfigurationError`."""
+    if after is None:
+        assert at is not None
+        return epoch(at, name="at")
+    if at is not None:
+        raise ConfigurationError(f"at={at!r} and after={after!r}: give one of the two")
+    return now + seconds(after, name="after", positive=False)

@@ -28,6 +28,7 @@ from standfast.errors import (
 from standfast.pattern import Host
 from standfast.ports.journal import (
     Append,
+    Filter,
     JournalStore,
     Loaded,
     Mail,
@@ -202,8 +203,10 @@ class Runner:
         try:
             await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
-            # Its owner's lease ends with this process: then another worker finds it and tries.
-            log.exception("saga %s couldn't be set aside", id, extra={"saga_id": str(id)})
+            log.exception(
+                "saga %s couldn't be set aside; trying again", id, extra={"saga_id": str(id)}
+            )
+            self.desk.doubt()
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
         """Hand an instance that can't move back to the workers of its own version."""
@@ -259,7 +262,7 @@ class Runner:
                     active.sleeps_until = now if active.inbox else None
                     return  # the commit let it go too
             else:
-                event = await self.attempts.carry_out(active, own)
+                event = await self._carry_out(active, own)
                 facts = machine.handle(event, self._clock.now(), random.random())  # noqa: S311
             if active.inbox:
                 facts.extend(self._digest(active))
@@ -275,7 +278,7 @@ class Runner:
             task = asyncio.current_task()
             assert task is not None
             active.tasks.add(task)
-            event = await self.attempts.carry_out(active, command)
+            event = await self._carry_out(active, command)
             if task in active.tasks:  # else it was dropped, without heeding it
                 active.tasks.discard(task)
                 active.post(event)
@@ -292,6 +295,21 @@ class Runner:
             else:
                 active.machine.running.discard(command.branch.id)
         return own
+
+    async def _carry_out(self, active: Active, command: Command) -> ev.Event:
+        """See `AttemptRunner.carry_out`; a child saga is asked by mail, so it must be there."""
+        child = command.branch.child
+        if not isinstance(command, Undo) or child is None:
+            return await self.attempts.carry_out(active, command)
+        look = partial(self._journal.find, Filter(ids=(child,)), limit=1)
+        try:
+            known = await self._insist(active, f"its child saga {child} is to undo itself", look)
+        except StoreError as error:
+            return ev.UndoFailed(command.branch.id, describe(error))
+        if known:
+            return ev.Undone(command.branch.id)
+        text = f"child saga {child} isn't in the store: undo by hand what it did, then skip this"
+        return ev.UndoFailed(command.branch.id, text, retriable=False)
 
     async def _await_event(self, active: Active, wake_at: float | None) -> None:
         if active.inbox:
@@ -360,13 +378,14 @@ class Runner:
             append.change = RowChange(*shown, moves or machine.started.version, finished)
         starts: list[Prepared] = []
         mails: list[Mail] = []
-        for fact in facts:
+        for number, fact in enumerate(facts, append.after + 1):
             if type(fact) is fx.ChildStarted:
                 starts.append(active.child_starts.pop(fact.branch))
             elif type(fact) is fx.ChildUndoRequested:
                 child = machine.branches[fact.branch].child
                 assert child is not None
-                mails.append(self._mail(child, f"undo:{active.id}:{fact.branch}", ev.UndoAsked()))
+                # After an operator's retry it is asked anew, by a mail with another id.
+                mails.append(self._mail(child, f"undo:{active.id}:{number}", ev.UndoAsked()))
         if machine.reports:
             machine.reports = False
             if machine.started.parent is not None and outcome:

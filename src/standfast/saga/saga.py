@@ -75,7 +75,8 @@ class Saga(Generic[I], metaclass=_SagaType):
     passes, what was done is undone), `deadline_ends_parked` (what is parked is undone then, too: by
     default it waits for its operator, and the time for which it does so isn't counted),
     `max_in_flight` (how many instances one worker runs at once), `migrations` (from older
-    versions).
+    versions), `max_recoveries` (how often in a row, without anything done in between, an instance
+    is run again whose process died; after that it is parked; None: without a bound).
 
     A subclass may override a step with another step, and with a plain method what undoes it, or
     what was given as `when`, `each` or a child's `input`.
@@ -87,6 +88,7 @@ class Saga(Generic[I], metaclass=_SagaType):
     deadline_ends_parked: ClassVar[bool] = False
     max_in_flight: ClassVar[int | None] = None
     migrations: ClassVar[dict[int, Migration]] = {}
+    max_recoveries: ClassVar[int | None] = 10
 
     if TYPE_CHECKING:  # by this, type checkers know what a saga's class is started with
 

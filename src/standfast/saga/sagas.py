@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.affinity import Affinity
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -29,6 +30,7 @@ from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
 from standfast.saga.status import AT_REST, FINISHED, Status
+from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.timeline import Timeline, entries
 from standfast.saga.verdict import Seen, Sight, judge
@@ -57,6 +59,7 @@ class Sagas(Pattern):
         self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
         self.poll: float = 0.5
         self._given = definitions
+        self._affinity: Affinity | None = None
 
     # -- as a pattern ------------------------------------------------------------------------
 
@@ -74,20 +77,26 @@ class Sagas(Pattern):
 
     def add(self, part: Any) -> None:
         """Register a saga, as an instance. Raises `DefinitionError`."""
-        self.definitions.add(part)
+        self.telemetry.expect(self.definitions.add(part))
 
     async def open(self) -> None:
         """See `Pattern.open`. An OpenTelemetry SDK may be set until then."""
+        self._affinity = Affinity("this app")
         self.telemetry.connect()
         self.starter.open(self._database.capabilities.write_lanes)
 
     async def close(self) -> None:
         """See `Pattern.close`."""
+        self._affinity = None
         await self.starter.close()
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
-        """The worker. Raises `DefinitionError` where a saga has a child that isn't added."""
+        """The worker, and the count of what is stuck where an OpenTelemetry SDK is set.
+
+        Raises `DefinitionError` where a saga has a child that isn't added.
+        """
         self.definitions.check_children()
+        counting = StuckCount(self.store, self.telemetry, self.clock)
         return [
             Worker(
                 "sagas",
@@ -98,7 +107,9 @@ class Sagas(Pattern):
                 max_in_flight=options.max_in_flight,
                 poll=options.poll_seconds,
                 linger=options.linger_seconds,
-            )
+            ),
+            # One that tells nobody would keep it from those that do.
+            *([counting] if is_measured() else []),
         ]
 
     # -- speaking ----------------------------------------------------------------------------
@@ -269,6 +280,8 @@ class Sagas(Pattern):
 
         After `patience` seconds it begins to look whether any worker has the saga.
         """
+        if self._affinity is not None:
+            self._affinity.check()  # here is what a watcher, of another loop, would wait for
         begun = self.clock.monotonic()
         looks_at = begun + patience
         while True:

@@ -139,7 +139,7 @@ class Spans:
             _saga_name(state),
             f"saga {state.plan.name} {state.outcome}",
             propagate.extract(state.started.trace),
-            state.undoing_at if state.reopened else state.started.at,
+            state.undoing_at if state.reopened else min(at, state.started.due_at),
             at,
             attributes,
         )

@@ -7,11 +7,14 @@ runs it here, or lets a worker know.
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+from standfast.affinity import Affinity, running_loop
 from standfast.batching import Batcher
+from standfast.durations import Duration
 from standfast.errors import ConfigurationError, SagaConflict, StaleWriter
 from standfast.ports.journal import JournalStore, Start, StartAnswer
 from standfast.saga.executor import SagaExecutor
@@ -34,9 +37,11 @@ class Starter:
         self._journal = journal
         self._sagas = sagas
         self._passive: Batcher[Start, StartAnswer] | None = None
+        self._affinity: Affinity
 
     def open(self, lanes: int) -> None:
         """Accept starts, with up to `lanes` concurrent commits."""
+        self._affinity = Affinity("this app")
         self._passive = Batcher(partial(self._journal.start, owner=None), lanes=lanes)
 
     async def close(self) -> None:
@@ -53,6 +58,8 @@ class Starter:
         key: str | None = None,
         correlation_id: str | None = None,
         id: UUID | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
     ) -> SagaHandle[Any]:
         """Start in a transaction of its own; run by this process if it has a free slot.
 
@@ -67,6 +74,8 @@ class Starter:
             definition = self._definitions.of(saga)
         if passive is None:
             raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
+        if running_loop() is not self._affinity.loop:
+            self._affinity.refuse()
         prepared = prepare(
             definition,
             input,
@@ -75,11 +84,16 @@ class Starter:
             correlation_id=correlation_id,
             spans=executor.telemetry.spans,
             id=id,
+            at=at,
+            after=after,
         )
-        runner = executor.reserve(definition)
+        delayed = prepared.fact.begins_at is not None
+        runner = None if delayed else executor.reserve(definition)
         if runner is None:
             return self._answered(prepared, await passive.submit(prepared.start), None)
         owner, slots = runner.desk.owner, runner.desk.slots
+        new = prepared.start.instance.id
+        executor.beginning.add(new)
         try:
             # One that is alone has nobody to share a commit with.
             alone = runner.desk.slots.taken <= 1
@@ -91,8 +105,10 @@ class Starter:
         except BaseException:
             # Its caller gives up, but it may be written all the same, as this worker's own.
             executor.give_back(definition, slots)
-            runner.desk.doubt(prepared.start.instance.id)
+            runner.desk.doubt()
             raise
+        finally:
+            executor.beginning.discard(new)
         if not answer.created:
             executor.give_back(definition, slots)
         return self._answered(prepared, answer, owner)
@@ -105,6 +121,8 @@ class Starter:
         *,
         key: str | None,
         correlation_id: str | None,
+        at: datetime | None,
+        after: Duration | None,
     ) -> SagaHandle[Any]:
         """Start as part of a transaction: a worker may take it once that has committed."""
         executor, definition = self._executor, self._definitions.of(saga)
@@ -115,6 +133,8 @@ class Starter:
             key=key,
             correlation_id=correlation_id,
             spans=executor.telemetry.spans,
+            at=at,
+            after=after,
         )
         (answer,) = await tx.within(JournalStore).start([prepared.start])
         if answer.created:

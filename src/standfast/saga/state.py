@@ -129,13 +129,17 @@ class SagaState:
         for branch in self.open.values():
             if branch.state == "parked":
                 parked = True
-            elif not branch.is_passive:
+            elif not branch.is_passive and self.has_room(branch):
                 return "running"
         return "parked" if parked else "waiting"
 
     def open_waits(self) -> list[Branch]:
         """The waits that a signal or a timeout would settle."""
         return [b for b in self.open.values() if b.is_wait]
+
+    def open_sleeps(self) -> list[Branch]:
+        """The sleeps that time alone will settle."""
+        return [b for b in self.open.values() if b.is_sleep]
 
     def signal_for(self, wait: Branch) -> fx.SignalReceived | None:
         """The oldest signal that an open wait would take."""
@@ -148,6 +152,8 @@ class SagaState:
         times: list[float] = []
         if self.undoing:
             times = [b.retry_at for b in self.undo_ready() if b.retry_at]
+        elif not self.branches:
+            return self.started.begins_at
         else:
             for b in self.open.values():
                 if b.id in self.running or not self.has_room(b):
@@ -156,17 +162,20 @@ class SagaState:
                     times.append(b.retry_at)
                 if b.is_wait and b.step.timeout is not None:
                     times.append(b.opened_at + b.step.timeout)
+                if b.until and b.is_sleep:
+                    times.append(b.until)
             due_by = self.due_by
             if due_by is not None:
                 times.append(due_by)
         return min(times, default=None)
 
     def has_room(self, branch: Branch) -> bool:
-        """Whether its step's limit on parallel items allows one more."""
+        """Whether its step's limit on parallel items, or child sagas, allows one more."""
         limit = branch.step.limit
         if limit is None:
             return True
-        return sum(self.branches[b].step is branch.step for b in self.running) < limit
+        busy = self.branches[branch.step.name].live
+        return busy + sum(self.branches[b].step is branch.step for b in self.running) < limit
 
     def undo_ready(self) -> list[Branch]:
         """The branches whose undo may go on: nothing that builds on them is left to undo."""
@@ -206,6 +215,10 @@ class SagaState:
     def _fold_started(self, fact: fx.Started) -> None:
         self.started = fact
         self.deadline_at = fact.deadline_at
+        if fact.begins_at is None:
+            self._begin(fact)
+
+    def _begin(self, fact: fx.Fact) -> None:
         for step in self.plan.steps.values():
             if not step.after:
                 self._open(Branch(step.name, step, fact.at))
@@ -216,6 +229,7 @@ class SagaState:
 
     def _close(self, branch: Branch, state: str, at: float) -> None:
         """A forward branch is settled; when its step is done, its successors open."""
+        self._left(branch)
         if branch.state == "parked":
             self._unpark(at)
         branch.state = state
@@ -243,6 +257,11 @@ class SagaState:
         if not self.unsettled:
             self.outcome = "completed"
             self.reports = True
+
+    def _left(self, branch: Branch) -> None:
+        """A child saga goes on no more, so that another of its step has room."""
+        if branch.item is not None and branch.child is not None and branch.is_open:
+            self.branches[branch.step.name].live -= 1
 
     def _fold_completed(self, fact: fx.StepCompleted) -> None:
         branch = self.branches[fact.branch]
@@ -297,12 +316,20 @@ class SagaState:
         branch.answered = True
         branch.touched = True
         branch.child = fact.child
+        if branch.item is not None:
+            self.branches[branch.step.name].live += 1
+
+    def _fold_sleep(self, fact: fx.SleepStarted) -> None:
+        branch = self.branches[fact.branch]
+        branch.answered = True
+        branch.until = fact.until
 
     def _fold_parked(self, fact: fx.StepParked) -> None:
         branch = self.branches[fact.branch]
         if self.undoing:
             self._close(branch, "failed", fact.at)
             return
+        self._left(branch)
         branch.attempt = fact.attempt
         branch.error = fact.error
         branch.state = "parked"
@@ -321,7 +348,7 @@ class SagaState:
     def _fold_resumed(self, fact: fx.Resumed) -> None:
         branch = self.branches[fact.branch]
         branch.resume(fact.at)
-        if branch.undo == "failed":
+        if branch.undo:
             branch.undo = "due"
             branch.asked_child = False
         else:
@@ -413,12 +440,14 @@ class SagaState:
 
     _folds: ClassVar[dict[type, Callable[[Any, Any], None]]] = {
         fx.Started: _fold_started,
+        fx.Begun: _begin,
         fx.StepCompleted: _fold_completed,
         fx.AttemptFailed: _fold_attempt_failed,
         fx.StepFailed: _fold_failed,
         fx.StepSkipped: _fold_skipped,
         fx.FannedOut: _fold_fanned_out,
         fx.ChildStarted: _fold_child_started,
+        fx.SleepStarted: _fold_sleep,
         fx.SignalReceived: _fold_signal,
         fx.StepParked: _fold_parked,
         fx.CancelRequested: _fold_cancel,

@@ -1,9 +1,10 @@
-"""How the steps of a saga are written: `step`, `wait` and `child`, and their compensations."""
+"""How the steps of a saga are written: `step`, `wait`, `sleep`, `child`, and compensations."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
 from standfast.checks import flag, is_async, whole
@@ -28,7 +29,7 @@ STEP_OPTIONS = (
 
 
 class Step(Member, Generic[I, R]):
-    """One step of a saga, as `step`, `wait` and `child` make it.
+    """One step of a saga, as `step`, `wait`, `sleep` and `child` make it.
 
     Calling it on an instance (``saga.reserve(order, ctx)``) calls the plain function, for unit
     tests.
@@ -49,6 +50,7 @@ class Step(Member, Generic[I, R]):
         self.undo_options: dict[str, Any] = {}
         self.when: Callable[..., bool] | None = self.options.get("when")
         self.each: Callable[..., Iterable[Any]] | None = self.options.get("each")
+        self.until: Callable[..., datetime] | None = self.options.get("until")
         self.child: type[Saga[Any]] | None = None
         self.child_input: Callable[..., Any] | None = None
         self.__doc__ = function.__doc__ if function is not None else None
@@ -126,6 +128,7 @@ class Step(Member, Generic[I, R]):
         pivot = given.get("pivot", False)
         forward = pivot or past_pivot
         timeout = given.get("timeout")
+        duration = given.get("duration")
         undo_timeout = self.undo_options.get("timeout")
         default: OnExhausted = "park" if forward else "compensate"
         return StepPlan(
@@ -149,6 +152,7 @@ class Step(Member, Generic[I, R]):
             transactional=given.get("transactional", False),
             signal=given.get("signal", ""),
             on_timeout=given.get("on_timeout", default),
+            duration=None if duration is None else seconds(duration, name=f"{self.name}.sleep"),
         )
 
 
@@ -182,7 +186,7 @@ def must_be_plain(function: Any, what: str) -> None:
 
 def _check_options(what: str, options: dict[str, Any]) -> None:
     """Raise `DefinitionError` for values of a wrong type; durations are checked with the plan."""
-    for name in ("when", "each"):
+    for name in ("when", "each", "until"):
         if options.get(name) is not None:
             must_be_plain(options[name], f"{what}: {name}=")
     try:
@@ -324,6 +328,45 @@ def wait(
     return Step(None, form="wait", options={**options, "type": type, "when": when})
 
 
+@overload
+def sleep(
+    duration: Duration,
+    *,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, None]: ...
+@overload
+def sleep(
+    *,
+    until: Callable[[Any, Any, Any], datetime],
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, None]: ...
+def sleep(
+    duration: Duration | None = None,
+    *,
+    until: Callable[[Any, Any, Any], datetime] | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+) -> Step[Any, None]:
+    """A step that lets time pass: for a `duration` (seconds or text), or `until` a moment.
+
+    ``until(self, order, ctx)`` answers a datetime with a time zone, and must depend on nothing but
+    the input and earlier results; one that has passed ends the sleep at once. The time is fixed in
+    the journal when the step is reached, and read off the database's clock: the step takes never
+    less, and more while no worker runs. A sleeping saga uses no memory and no polling of its own.
+    It can be cancelled, and counts against the saga's `deadline`. There is nothing to undo.
+    """
+    if (duration is None) == (until is None):
+        raise DefinitionError('sleep: give a duration, as in sleep("3d"), or until=, not both')
+    if duration is not None:
+        seconds(duration, name="sleep")
+    _check_options("sleep(…)", {"until": until, "when": when})
+    options = {"duration": duration, "until": until, "after": after, "when": when}
+    return Step(None, form="sleep", options=options)
+
+
+@overload
 def child(
     saga: type[Saga[I]],
     input: Callable[[Any, Any, Any], I],
@@ -331,23 +374,58 @@ def child(
     after: After | None = None,
     when: Callable[[Any, Any, Any], bool] | None = None,
     no_compensation: str = "",
-) -> Step[Any, dict[str, Any]]:
+) -> Step[Any, dict[str, Any]]: ...
+@overload
+def child(
+    saga: type[Saga[I]],
+    input: Callable[[Any, Any, Any, Any], I],
+    *,
+    each: Callable[[Any, Any, Any], Iterable[Any]],
+    limit: int | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    no_compensation: str = "",
+) -> Step[Any, list[dict[str, Any]]]: ...
+def child(
+    saga: type[Saga[I]],
+    input: Callable[..., I],
+    *,
+    each: Callable[[Any, Any, Any], Iterable[Any]] | None = None,
+    limit: int | None = None,
+    after: After | None = None,
+    when: Callable[[Any, Any, Any], bool] | None = None,
+    no_compensation: str = "",
+) -> Step[Any, Any]:
     """A step that runs another saga to its end, on the input of ``input(self, order, ctx)``.
 
     Its result is a dict of the child's results by step name, as plain JSON values. If it
     compensates, the step counts as refused. To undo the step the child is asked to undo itself,
     even when it had completed (a child past its pivot can't, so give `no_compensation` then).
+
+    With ``each(self, order, ctx)``, a list, one child runs for each item, at most `limit` at once,
+    on the input of ``input(self, order, ctx, item)``; the result is the list of their results, in
+    the order of the items. If one compensates, all others are undone, whether they had completed or
+    not. The item comes as the type that the function's argument is annotated with, else as plain
+    JSON values.
     """
     given: object = saga
     if not isinstance(given, type) or not issubclass(given, Saga):
         raise DefinitionError(f"child({saga!r}, …): give the class of a saga, such as PackOrder")
     what = f"child({saga.__name__}, …)"
     must_be_plain(input, f"{what}: input=")
-    _check_options(what, {"when": when, "no_compensation": no_compensation})
-    made: Step[Any, dict[str, Any]] = Step(
+    _check_options(
+        what, {"each": each, "limit": limit, "no_compensation": no_compensation, "when": when}
+    )
+    made: Step[Any, Any] = Step(
         None,
         form="child",
-        options={"after": after, "no_compensation": no_compensation, "when": when},
+        options={
+            "after": after,
+            "each": each,
+            "limit": limit,
+            "no_compensation": no_compensation,
+            "when": when,
+        },
     )
     made.child, made.child_input = saga, input
     return made

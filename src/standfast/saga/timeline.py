@@ -151,7 +151,12 @@ def short(value: msgspec.Raw | str, limit: int = SHORT) -> str:
 def _started(fact: fx.Started) -> tuple[str, str]:
     parent = f" by saga {fact.parent} ({fact.parent_branch})" if fact.parent else ""
     until = "" if fact.deadline_at is None else f", deadline in {human(fact.deadline_at - fact.at)}"
-    return f"started as version {fact.version}{parent}{until}: {short(fact.input)}", ""
+    begins = "" if fact.begins_at is None else f", begins in {human(fact.begins_at - fact.at)}"
+    return f"started as version {fact.version}{parent}{begins}{until}: {short(fact.input)}", ""
+
+
+def _begun(fact: fx.Begun) -> tuple[str, str]:
+    return "begins", ""
 
 
 def _completed(fact: fx.StepCompleted) -> tuple[str, str]:
@@ -178,6 +183,10 @@ def _fanned_out(fact: fx.FannedOut) -> tuple[str, str]:
 
 def _child(fact: fx.ChildStarted) -> tuple[str, str]:
     return f"child saga {fact.child} started", ""
+
+
+def _sleep(fact: fx.SleepStarted) -> tuple[str, str]:
+    return f"sleeps for {human(max(0.0, fact.until - fact.at))}", ""
 
 
 def _signal(fact: fx.SignalReceived) -> tuple[str, str]:
@@ -257,12 +266,14 @@ def _why(reason: str) -> str:
 
 _TOLD: dict[type[fx.Fact], Callable[[Any], tuple[str, str]]] = {
     fx.Started: _started,
+    fx.Begun: _begun,
     fx.StepCompleted: _completed,
     fx.AttemptFailed: _attempt_failed,
     fx.StepFailed: _failed,
     fx.StepSkipped: _skipped,
     fx.FannedOut: _fanned_out,
     fx.ChildStarted: _child,
+    fx.SleepStarted: _sleep,
     fx.SignalReceived: _signal,
     fx.StepParked: _parked,
     fx.CancelRequested: _cancel,

@@ -19,6 +19,11 @@ def traceback_of(error: BaseException) -> str:
         told = traceback.TracebackException(
             type(error), error, users(error.__traceback__), limit=-FRAMES, compact=True
         )
+        one: traceback.TracebackException | None = told
+        while one is not None:
+            for frame in one.stack:  # to find what to underline it would parse each line
+                frame.colno = frame.end_colno = None
+            one = one.__cause__ or one.__context__
         text = cleaned("".join(told.format())).strip()
     except BaseException:  # noqa: BLE001 — errors may take being looked at badly: then it isn't told
         return ""

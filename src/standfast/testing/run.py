@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from standfast.durations import Duration
 from standfast.errors import ConfigurationError, ResultUnavailable
 from standfast.saga.saga import Saga
 from standfast.saga.steps import Step
-from standfast.testing.simulation.call import Call
+from standfast.testing.simulation.call import Call, without_items
 from standfast.testing.simulation.chance import Faults
 from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
 
@@ -57,6 +58,7 @@ def run_saga(
     raises: Mapping[str, Raises] | None = None,
     signals: Mapping[str, Any] | None = None,
     schema: str = "",
+    after: Duration | None = None,
 ) -> SagaRun:
     """Run a saga until it is at rest, with the real engine in memory and in virtual time.
 
@@ -73,7 +75,8 @@ def run_saga(
     a class for all of them. `signals` are sent soon after they are waited for; one that isn't given
     never comes, so that its wait times out, or the saga stays ``"waiting"``. Nobody resumes what is
     parked. `schema` makes tables for transactional steps (SQLite, in memory; a UUID, Decimal, date
-    or time is taken and given back as on PostgreSQL).
+    or time is taken and given back as on PostgreSQL). `after` starts it with a delay. Virtual
+    time begins with the year 2000, and jumps over whatever sleeps.
 
     Raises `InvariantViolated` for what `simulate` would always complain about, and
     `ConfigurationError` for wrong names, real I/O, and inside a running event loop.
@@ -83,9 +86,9 @@ def run_saga(
     told = {name: _several(what) for name, what in (raises or {}).items()}
     known = simulation.names()
     for name in told:
-        if name.partition("[")[0] not in known:
+        if without_items(name) not in known:
             raise ConfigurationError(f"raises={name!r}: give one of {', '.join(sorted(known))}")
-    simulation.rules = replace(simulation.rules, raises=told, operated=False)
+    simulation.rules = replace(simulation.rules, raises=told, operated=False, after=after)
     with alone():
         outcome = simulation.play(0, tell=True)
     story = "\n".join(f"{at:>9.2f}s  {text}" for at, text in outcome.story)

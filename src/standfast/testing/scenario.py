@@ -165,6 +165,7 @@ class Player:
         self.plans = plans
         self.crashing = crashing
         self.plan: Plan | None = None
+        self.begins_at: float | None = None
         self.now = EPOCH
         self.machine: Machine | None = None
         self.journal: list[str] = []
@@ -177,6 +178,7 @@ class Player:
         self._told = []
         if isinstance(act, Begin):
             self.plan = self._plan(act.name, act.version)
+            self.begins_at = None if act.after is None else self.now + act.after
         elif isinstance(act, Input):
             self._start(act.value)
         else:
@@ -243,7 +245,8 @@ class Player:
     def _start(self, input: msgspec.Raw) -> None:
         if self.plan is None or self.machine is not None:
             raise ScenarioError("an input comes right after `saga NAME`")
-        deadline = None if self.plan.deadline is None else self.now + self.plan.deadline
+        begins_at = self.now if self.begins_at is None else self.begins_at
+        deadline = None if self.plan.deadline is None else begins_at + self.plan.deadline
         started = fx.Started(
             at=self.now,
             input=input,
@@ -251,6 +254,7 @@ class Player:
             key="scenario",
             correlation_id="scenario",
             deadline_at=deadline,
+            begins_at=self.begins_at,
         )
         self.machine = Machine(_ID, self.plan)
         self.machine.apply(started)
@@ -346,6 +350,8 @@ class Player:
 
 
 def _timer(fact: fx.Fact) -> str:
+    if isinstance(fact, fx.SleepStarted):
+        return f", until {human(fact.until - EPOCH)}"
     retry_at = getattr(fact, "retry_at", None)
     return "" if retry_at is None else f", again at {human(retry_at - EPOCH)}"
 

@@ -10,6 +10,7 @@ import msgspec
 from standfast.durations import seconds
 from standfast.errors import ConfigurationError
 from standfast.saga import events as ev
+from standfast.testing.virtual import EPOCH
 
 _NULL = msgspec.Raw(b"null")
 
@@ -20,10 +21,13 @@ class ScenarioError(ConfigurationError):
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """``saga NAME [version N]``: the saga that this is about."""
+    """``saga NAME [version N] [after 3d]``: the saga that this is about, and how long from now it
+    begins.
+    """
 
     name: str
     version: int | None
+    after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,9 @@ Act = Begin | Input | Pass | Crash | Happen
 
 _OUTCOME = re.compile(r"(undo\s+|child\s+)?(\S+)\s*->\s*(.*)")
 _WORDS = """\
-saga NAME [version N] · input JSON · STEP -> JSON · STEP -> done|timeout|refused|error|fatal|busy …
-STEP -> skip · STEP -> go · STEP -> items JSON · undo STEP -> done|timeout|error|fatal …
+saga NAME [version N] [after DURATION] · input JSON
+STEP -> JSON · STEP -> done|timeout|refused|error|fatal|busy … · STEP -> skip · STEP -> go
+STEP -> items JSON · STEP -> until DURATION · undo STEP -> done|timeout|error|fatal …
 child STEP -> completed JSON|completed for good JSON|compensated CAUSE · signal NAME [JSON]
 cancel [REASON] · cancel by force [REASON] · retry [STEP] · skip [STEP]: REASON · resume
 resolve completed|compensated: REASON · parent undoes · migrate to N [input JSON] [A=B …]
@@ -79,8 +84,10 @@ def parse(line: str) -> Act:
     word, _, rest = line.partition(" ")
     rest = rest.strip()
     if word == "saga" and rest:
+        rest, _, after = rest.partition(" after ")
         name, _, version = rest.partition(" version ")
-        return Begin(name.strip(), int(version) if version else None)
+        delay = seconds(after, name="after") if after else None
+        return Begin(name.strip(), int(version) if version else None, delay)
     if word == "input":
         return Input(_json(rest, line))
     if word == "wait":
@@ -122,6 +129,8 @@ def _ended(branch: str, rest: str, line: str) -> ev.Event:
     if word == "items":
         items = msgspec.json.decode(_json(text, line), type=list[msgspec.Raw])
         return ev.Answered(branch, items=[msgspec.Raw(bytes(item)) for item in items])
+    if word == "until":
+        return ev.Answered(branch, until=EPOCH + seconds(text, name="until", positive=False))
     return ev.Succeeded(branch, _json(rest, line))
 
 

@@ -53,12 +53,14 @@ def _migrated(fact: fx.Migrated) -> str:
 
 _WORDS: dict[type[fx.Fact], Callable[[Any], str]] = {
     fx.Started: lambda f: f"started with{_json(f.input) or ' nothing'}",
+    fx.Begun: lambda f: "began",
     fx.StepCompleted: lambda f: f"{f.branch} completed{_json(f.result)}",
     fx.AttemptFailed: lambda f: _again(f.branch, f),
     fx.StepFailed: _failed,
     fx.StepSkipped: lambda f: f"{f.branch} skipped{_because(f.reason)}",
     fx.FannedOut: _fanned,
     fx.ChildStarted: lambda f: f"{f.branch} started its child saga",
+    fx.SleepStarted: lambda f: f"{f.branch} sleeps",
     fx.SignalReceived: lambda f: f"signal {f.name} received{_json(f.payload)}",
     fx.StepParked: lambda f: f"{f.branch} parked: {f.error}",
     fx.CancelRequested: _cancel,

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, child, step
+from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, child, step, wait
 from standfast.ports.journal import Filter
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.operations import Operations
 from tests.saga.engine.world import SOON, Order, Trip, World, until
 
 
@@ -140,3 +141,141 @@ async def test_a_child_that_was_undone_is_started_afresh_when_its_parent_is_retr
 
 async def _status(handle, wanted):
     return await handle.status() == wanted
+
+
+class Waiting(Saga[Order]):
+    """Has had a child, and waits for a word."""
+
+    trip = child(Trip, lambda self, order, ctx: order)
+    word = wait("go")
+
+
+async def _waiting_with_a_finished_child(app):
+    handle = await app.start(Waiting, Order("1"), key="w")
+    await until(lambda: _status(handle, "waiting"))
+
+    async def ended():
+        row = await app.sagas.store.by_key("saga", "trip", f"{handle.id}:trip")
+        return row is not None and row.status == "completed"
+
+    await until(ended)
+    await until(lambda: _reached(handle, "word"))
+    return handle
+
+
+async def test_purge_spares_the_finished_child_of_a_parent_that_still_runs(work, world):
+    app = await work(Waiting(), Trip(world))
+    ops = Operations(app.sagas)
+    handle = await _waiting_with_a_finished_child(app)
+    assert await ops.count_finished(finished_for=0) == 0
+    assert [n async for n in ops.purge(finished_for=0)] == []
+    await handle.cancel("stop")
+    with pytest.raises(SagaCompensated, match="stop"):
+        await handle.result(timeout=5)
+    assert world.log == ["reserve", "charge", "note", "refund", "release"]
+    await until(lambda: _gone(ops, 2))
+    assert [n async for n in ops.purge(finished_for=0)] == [1, 2]
+    assert await app.sagas.store.find(Filter(), limit=9) == []
+
+
+async def test_purge_spares_what_a_grandparent_may_have_to_undo(work, world):
+    class Outer(Saga[Order]):
+        inner = child(Journey, lambda self, order, ctx: order)
+        word = wait("go")
+
+    app = await work(Outer(), Journey(world), Trip(world))
+    ops = Operations(app.sagas)
+    handle = await app.start(Outer, Order("1"))
+    await until(lambda: _reached(handle, "word"))
+    assert await ops.count_finished(finished_for=0) == 0
+    assert [n async for n in ops.purge(finished_for=0)] == []
+    await handle.signal("go")
+    await handle.result(timeout=5)
+    await until(lambda: _gone(ops, 3))
+    assert [n async for n in ops.purge(finished_for=0, batch=1)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("act", ["retry", "skip", "resolve"])
+async def test_an_undo_sent_to_a_child_that_is_gone_waits_for_an_operator(work, world, act):
+    app = await work(Waiting(), Trip(world))
+    handle = await _waiting_with_a_finished_child(app)
+    row = await app.sagas.store.by_key("saga", "trip", f"{handle.id}:trip")
+    lost = app.sagas.store.find
+
+    async def find(filter, **options):
+        found = await lost(filter, **options)
+        return [one for one in found if one.id != row.id]
+
+    app.sagas.store.find = find  # as if somebody had deleted it
+    await handle.cancel("stop")
+    with pytest.raises(SagaParked, match=f"child saga {row.id} isn't in the store"):
+        await handle.result(timeout=5)
+    assert await handle.status() == "compensation_failed"
+    if act == "skip":
+        await app.sagas.send(handle.id, ev.SkipAsked(reason="undone by hand", by="me"))
+    elif act == "resolve":
+        await app.sagas.send(handle.id, ev.ResolveAsked("compensated", "undone by hand", "me"))
+    else:
+        await app.sagas.send(handle.id, ev.RetryAsked(by="me"))
+        await until(lambda: _failed_undos(handle, 2))
+        app.sagas.store.find = lost  # it is restored
+        await app.sagas.send(handle.id, ev.RetryAsked(by="me"))
+    await until(lambda: _status(handle, "compensated"))
+
+
+async def test_a_child_is_asked_anew_when_its_undo_is_retried(work, world):
+    """Each request is a mail of its own, or the second would be taken for the first."""
+
+    class Paid(Saga[Order]):
+        @step(pivot=True, retry=SOON)
+        async def pay(self, order: Order, ctx: Context) -> None: ...
+
+    class Bought(Saga[Order]):
+        paid = child(Paid, lambda self, order, ctx: order)
+        word = wait("go")
+
+    app = await work(Bought(), Paid())
+    handle = await app.start(Bought, Order("1"))
+    await until(lambda: _reached(handle, "word"))
+    await handle.cancel("stop")
+    for asked in (1, 2, 3):
+        await until(lambda: _failed_undos(handle, asked))
+        await app.sagas.send(handle.id, ev.RetryAsked(by="me"))
+    await until(lambda: _failed_undos(handle, 4))
+    assert await handle.status() == "compensation_failed"
+
+
+async def test_a_retry_asks_a_child_that_didnt_answer_once_more(work, world):
+    """As one does that was asked before, and deleted before it heard of it."""
+    go = asyncio.Event()
+    app = await work(Waiting(), Trip(world))
+    handle = await _waiting_with_a_finished_child(app)
+    world.will("refund", go.wait)
+    await handle.cancel("stop")
+    await until(lambda: "refund" in world.calls)
+    assert await handle.status() == "compensating"
+    await app.sagas.send(handle.id, ev.RetryAsked(by="me"))
+    await until(lambda: _asked(handle, 2))
+    go.set()
+    with pytest.raises(SagaCompensated, match="stop"):
+        await handle.result(timeout=5)
+    assert world.log.count("refund") == 1
+
+
+async def _reached(handle, step):
+    state = (await handle.story()).state
+    return step in state.branches
+
+
+async def _gone(ops, number):
+    return await ops.count_finished(finished_for=0) == number
+
+
+async def _failed_undos(handle, number):
+    facts = (await handle.story()).facts
+    return len([f for f in facts if isinstance(f, fx.CompensationFailed)]) >= number
+
+
+async def _asked(handle, number):
+    facts = (await handle.story()).facts
+    return len([f for f in facts if isinstance(f, fx.ChildUndoRequested)]) >= number

@@ -18,7 +18,7 @@ from standfast import (
 from standfast.errors import CircuitOpen
 from standfast.saga import facts as fx
 from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog
-from standfast.saga.timeline import timeline
+from standfast.saga.timeline import entries
 from standfast.saga.tracebacks import LENGTH, traceback_of
 from standfast.testing import ManualClock
 from tests.saga.engine.world import SOON, Order, Trip, until
@@ -205,7 +205,7 @@ async def test_the_journal_keeps_where_an_error_was_raised_once_for_the_same(wor
     assert "standfast/saga" not in first.traceback, "the library's own frames say nothing"
     assert second.traceback == ""
     assert third.traceback.endswith("OSError: the last")
-    told = [entry.traceback for entry in timeline(facts) if entry.mood == "bad"]
+    told = [entry.traceback for entry in entries(facts) if entry.mood == "bad"]
     assert told == [first.traceback, "", third.traceback, ""]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from standfast import Constant, Context, Migration, Retry, Saga, child, step, wait
+from standfast import Constant, Context, Migration, Retry, Saga, child, sleep, step, wait
 
 TWICE = Retry(attempts=2, backoff=Constant(1))
 
@@ -171,6 +171,58 @@ class Insured(Saga[Any]):
     async def notify(self, order: Any, ctx: Context) -> None: ...
 
 
+class Sleeper(Saga[Any]):
+    """Lets three days pass, and then the time until a moment."""
+
+    name, deadline = "sleeper", "30d"
+
+    @step
+    async def reserve(self, order: Any, ctx: Context) -> str: ...
+
+    @reserve.compensation
+    async def release(self, order: Any, ctx: Context) -> None: ...
+
+    cool_off = sleep("3d")
+    opening = sleep(until=lambda self, order, ctx: order, when=lambda self, order, ctx: True)
+
+    @step(no_compensation="a note")
+    async def notify(self, order: Any, ctx: Context) -> str: ...
+
+
+class Fleet(Saga[Any]):
+    """A child saga for each item, two at a time."""
+
+    name = "fleet"
+
+    @step
+    async def reserve(self, order: Any, ctx: Context) -> str: ...
+
+    @reserve.compensation
+    async def release(self, order: Any, ctx: Context) -> None: ...
+
+    ships = child(
+        Shop,
+        lambda self, order, ctx, item: item,
+        each=lambda self, order, ctx: order,
+        limit=2,
+    )
+
+    @step(no_compensation="a note")
+    async def notify(self, order: Any, ctx: Context) -> None: ...
+
+
+class Escrow(Saga[Any]):
+    """Two waits for the same signal, beside each other."""
+
+    name = "escrow"
+
+    @step(pivot=True)
+    async def pay(self, order: Any, ctx: Context) -> None: ...
+
+    ours = wait("paper", timeout="1d", after=pay)
+    theirs = wait("paper", timeout="1d", after=pay)
+
+
 SAGAS = (
     Shop(),
     NewShop(),
@@ -181,4 +233,7 @@ SAGAS = (
     Diamond(),
     Packing(),
     Insured(),
+    Sleeper(),
+    Fleet(),
+    Escrow(),
 )

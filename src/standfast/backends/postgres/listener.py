@@ -8,8 +8,8 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from standfast.backends.postgres.connecting import Connector
 from standfast.backends.postgres.errors import DRIVER_ERRORS
-from standfast.backends.postgres.pool import Pool
 from standfast.resilience.backoff import Exponential
 
 _log = logging.getLogger(__name__)
@@ -27,8 +27,10 @@ class Listener:
     It connects with the first subscription and disconnects with the last.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        connector.on_leaving(self._leave)
+        self._lost = asyncio.Event()
         self._callbacks: dict[str, list[Hear]] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -66,11 +68,11 @@ class Listener:
         attempt, delay = 0, 0.0
         while True:
             try:
-                connection = await self._pool.connect()
+                connection = await self._connector.connect()
             except DRIVER_ERRORS as error:
                 attempt += 1
                 # Whoever writes next is told; here it only means that no hints come.
-                _log.debug("can't listen at %s yet: %s", self._pool.place, error)
+                _log.debug("can't listen at %s yet: %s", self._connector.place, error)
                 delay = _BACKOFF.delay(attempt, delay, random.random())  # noqa: S311 - only jitter
                 await asyncio.sleep(delay)
                 continue
@@ -79,21 +81,24 @@ class Listener:
                 attempt = 0
             except DRIVER_ERRORS as error:
                 attempt += 1
-                _log.debug("listening at %s ended: %s", self._pool.place, error)
+                _log.debug("listening at %s ended: %s", self._connector.place, error)
             finally:
                 connection.terminate()
             await asyncio.sleep(_BACKOFF.delay(max(1, attempt), 0.0, random.random()))  # noqa: S311
 
+    async def _leave(self) -> None:
+        self._end()
+
+    def _end(self, _: Any = None) -> None:
+        """The connection is gone, or leads to the wrong server: take another."""
+        self._lost.set()
+        self._news.set()
+
     async def _stay(self, connection: Any) -> None:
-        lost = asyncio.Event()
-
-        def end(_: Any) -> None:
-            lost.set()
-            self._news.set()
-
-        connection.add_termination_listener(end)
+        self._lost.clear()
+        connection.add_termination_listener(self._end)
         heard: set[str] = set()
-        while not lost.is_set():
+        while not self._lost.is_set():
             self._news.clear()
             for channel in [name for name in self._callbacks if name not in heard]:
                 heard.add(channel)

@@ -35,6 +35,8 @@ _BRANCH_PARTS = (
     "child",
     "asked_child",
     "unsettled_items",
+    "until",
+    "live",
 )
 _PARTS = (
     "signals",
@@ -121,13 +123,25 @@ class Observed:
         self.excused: set[str] = set()
         self.called: set[str] = set()
         self.items: dict[str, int] = {}
+        self.sleeps: dict[str, float] = {}
+        self.going: dict[str, set[str]] = {}
         self.undoing = False
         self.by_hand = False
 
     def note(self, fact: fx.AnyFact) -> None:
-        """Take one stored fact in."""
+        """Take one stored fact in. Raises `Violation`."""
         self.facts.append(fact)
-        if isinstance(fact, fx.StepCompleted):
+        if isinstance(fact, (fx.StepCompleted, fx.StepSkipped, fx.StepFailed, fx.StepParked)):
+            self.going.get(self.step(fact.branch).name, set()).discard(fact.branch)
+        if isinstance(fact, fx.Begun):
+            started = self.facts[0]
+            if isinstance(started, fx.Started) and fact.at < started.due_at:
+                raise Violation("early", "the saga began before its time")
+        elif isinstance(fact, fx.SleepStarted):
+            self.sleeps[fact.branch] = fact.until
+        elif isinstance(fact, fx.StepCompleted):
+            if fact.at < self.sleeps.get(fact.branch, fact.at):
+                raise Violation("early", f"{fact.branch!r} ended before its time")
             self.done.add(fact.branch)
             self.completed.add(fact.branch)
         elif isinstance(fact, fx.StepSkipped):
@@ -139,6 +153,7 @@ class Observed:
             self.items[fact.branch] = len(fact.items)
         elif isinstance(fact, fx.ChildStarted):
             self.begun[fact.branch] = fact.child
+            self._check_limit(fact.branch)
         elif isinstance(fact, fx.CompensationStarted):
             self.undoing = True
         elif isinstance(fact, (fx.CompensationCompleted, fx.CompensationSkipped)):
@@ -147,6 +162,14 @@ class Observed:
                 self.excused.add(fact.branch)
         elif isinstance(fact, fx.Resolved):
             self.by_hand = True
+
+    def _check_limit(self, branch: str) -> None:
+        """Whether no more child sagas of a step go on than its limit allows."""
+        step = self.step(branch)
+        going = self.going.setdefault(step.name, set())
+        going.add(branch)
+        if step.limit is not None and len(going) > step.limit:
+            raise Violation("limit", f"{len(going)} child sagas of {step.name!r} go on at once")
 
     def is_done(self, step: str) -> bool:
         """Whether a step as a whole is done."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from standfast.durations import LONGEST
 from standfast.ports.journal import Append, Start
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
@@ -16,6 +17,7 @@ from standfast.saga.prepared import prepare
 from standfast.saga.saga import Saga
 from standfast.saga.status import STUCK
 from standfast.testing.ledger import Ledger, watching
+from standfast.testing.simulation.call import without_items
 from standfast.testing.simulation.chance import Chance
 from standfast.testing.simulation.invariants import (
     Observed,
@@ -25,13 +27,13 @@ from standfast.testing.simulation.invariants import (
 )
 from standfast.testing.simulation.judgement import check, judge, path_of, world_of
 from standfast.testing.simulation.people import Operator, Senders
-from standfast.testing.simulation.process import FOREVER, Process, running_process
+from standfast.testing.simulation.process import Process, running_process
 from standfast.testing.simulation.scene import Rules, Scene
 from standfast.testing.simulation.store import ProcessDatabase, answer_lost
 from standfast.testing.virtual import refusing_real_io
 from standfast.testing.words import describe
 
-LINGER = (0.0, 1.0, FOREVER)
+LINGER = (0.0, 1.0, LONGEST)
 
 
 @dataclass(slots=True)
@@ -102,16 +104,15 @@ class Play(Scene):
             self.database.tables.close()  # else whoever reads the story may want to read the rows
 
     async def _begin(self) -> None:
-        prepared = prepare(self.main, self.input, clock=self.clock, key="simulated", id=self.root)
+        how: dict[str, Any] = {"key": "simulated", "id": self.root, "after": self.rules.after}
+        prepared = prepare(self.main, self.input, clock=self.clock, **how)
         self._born(self.root, self.main, "", prepared.fact)
         self.tell(f"{self.main.name} starts with {self.input!r}")
         process = self._new_process()
 
         async def work() -> None:
             await process.boot()
-            await process.sagas.starter.start(
-                self.main.name, self.input, key="simulated", id=self.root
-            )
+            await process.sagas.starter.start(self.main.name, self.input, **how)
 
         process.begin(self.loop, work()).add_done_callback(self._ended)
 
@@ -138,7 +139,7 @@ class Play(Scene):
         self.senders.disturb(place)
         if chance.strikes("crash", f"{place}: crash"):
             undo = "undo " if " compensation " in place else ""
-            self.strikes[undo + branch.partition("[")[0], fault] += 1
+            self.strikes[undo + without_items(branch), fault] += 1
             await self._crash(place)
         elif chance.strikes("pause", f"{place}: pause"):
             self._pause(place)
@@ -174,7 +175,7 @@ class Play(Scene):
             for text in append.facts:
                 branch = getattr(fx.decode(text, 1), "branch", "")
                 if branch:
-                    return self.instances[append.id].label + str(branch).partition("[")[0]
+                    return without_items(self.instances[append.id].label + str(branch))
         return "the saga itself"
 
     def committed(self, append: Append) -> None:
@@ -182,8 +183,11 @@ class Play(Scene):
         observed = self.instances[append.id]
         for number, text in enumerate(append.facts, append.after + 1):
             fact = fx.decode(text, number)
-            observed.note(fact)
             self.tell(f"stored: {observed.label}{describe(fact)}")
+            try:
+                observed.note(fact)
+            except Violation as violation:
+                self.violated(violation.rule, str(violation))
             if isinstance(fact, fx.CompensationStarted) and fact.cause.startswith("the deadline"):
                 self.strikes["the saga itself", "deadline passed"] += 1
         for start in append.starts:

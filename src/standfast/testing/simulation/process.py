@@ -26,9 +26,18 @@ from standfast.saga.telemetry import SagaTelemetry
 from standfast.testing.simulation.store import Fate, ProcessDatabase, SharedDatabase
 from standfast.testing.virtual import VirtualClock, VirtualLoop
 
-FOREVER = 1e9
+FOREVER = 1e12
 """Seconds: longer than any run. So a lease is lost when the simulation lets it run out, and a
 worker looks at the store when something hints at it, and never just to see."""
+
+
+class _Options(ServiceOptions):
+    """A poll further away than options may say."""
+
+    @property
+    def poll_seconds(self) -> float:
+        """See `FOREVER`."""
+        return FOREVER
 
 
 class Silent(SagaTelemetry):
@@ -96,7 +105,7 @@ class Process:
         self.membership = Membership(
             self.database.port(LeaseStore), clock=clock, lease=FOREVER, name="simulated"
         )
-        options = ServiceOptions(poll=FOREVER, linger=max(linger, 1e-9))
+        options = _Options(linger=max(linger, 1e-9))
         services = self.app.patterns.services(options, ())
         self.supervisor = Supervisor(self.membership, services, clock=clock, watched=False)
         self.tasks: dict[asyncio.Task[Any], None] = {}  # in their order, for it decides the story

@@ -11,13 +11,14 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+from standfast.durations import Duration
 from standfast.ports.journal import JournalStore, Mail
 from standfast.saga import events as ev
 from standfast.saga.context import Context as StepContext
 from standfast.saga.definition import Definition
 from standfast.saga.saga import Saga
 from standfast.testing.ledger import Ledger
-from standfast.testing.simulation.call import Call
+from standfast.testing.simulation.call import Call, without_items
 from standfast.testing.simulation.chance import Chance
 from standfast.testing.simulation.invariants import Observed, Violation, World
 from standfast.testing.simulation.process import FOREVER, SimulatedDefinitions, own_tasks
@@ -33,7 +34,8 @@ class Rules:
 
     `signals` are payloads by name, as JSON. `invariants` are checked at the end, `always` whenever
     something happened. `raises` are the errors that calls are told to end with, by step, instead of
-    being made. `operated`: an operator looks after what is parked.
+    being made. `operated`: an operator looks after what is parked. `after`: how long after the
+    start it begins.
     """
 
     definitions: SimulatedDefinitions
@@ -45,6 +47,7 @@ class Rules:
         default_factory=dict
     )
     operated: bool = True
+    after: Duration | None = None
 
 
 class Scene(ABC):
@@ -120,7 +123,7 @@ class Scene(ABC):
     def strike(self, call: Call, fault: str) -> None:
         """Count a fault of a call."""
         undo = "undo " if call.operation == "compensation" else ""
-        self.strikes[undo + call.branch.partition("[")[0], fault] += 1
+        self.strikes[undo + without_items(call.branch), fault] += 1
 
     def begin_call(self, ctx: StepContext) -> Call:
         """The engine calls a function of the user's."""
@@ -166,7 +169,7 @@ class Scene(ABC):
         undo = "undo " if call.operation == "compensation" else ""
         told = self.rules.raises.get(undo + call.branch)
         if told is None:
-            told = self.rules.raises.get(undo + call.branch.partition("[")[0], ())
+            told = self.rules.raises.get(undo + without_items(call.branch), ())
         if isinstance(told, type):
             return told("told to")
         return told[number - 1] if number <= len(told) else None

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
+from standfast.durations import Duration
 from standfast.errors import ConfigurationError, StandfastError
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.saga import Saga
+from standfast.testing.simulation.call import without_items
 from standfast.testing.simulation.calls import Stage, wrap
 from standfast.testing.simulation.chance import Chance, Faults
 from standfast.testing.simulation.invariants import World
@@ -54,6 +56,7 @@ def simulate(
     signals: Mapping[str, Any] | None = None,
     faults: Faults | None = None,
     schema: str = "",
+    after: Duration | None = None,
     progress: Callable[[SimulationReport], None] | None = None,
 ) -> SimulationReport:
     """Run a saga many times in virtual time, each time with other faults, and check it.
@@ -78,15 +81,17 @@ def simulate(
         faults: what goes wrong, by default all of it.
         schema: SQL that makes the tables which transactional steps write (SQLite, in memory; a
             UUID, Decimal, date or time is taken and given back as on PostgreSQL).
+        after: how long after the start it begins, by default at once.
         progress: called about once a second with the report so far.
 
-    Always checked: the saga ends completed or compensated, or is parked, or waits for what was kept
-    from it; no step begins before those before it are done, or once compensation has begun; nothing
-    is undone before what builds on it, or past the pivot; when it ends compensated, all that may
-    have taken effect is undone; a refused step had no effect; the keys of a branch are stable; an
-    undo can succeed once all faults are over; the journal folds to the state that it came from. Of
-    each `Ledger` that a step uses, wherever it is kept: no branch took effect twice, and nothing is
-    left or taken back wrongly. An ``assert`` that fails inside a step is a violation too.
+    Always checked: nothing ends its sleep or begins before its time; the saga ends completed or
+    compensated, or is parked, or waits for what was kept from it; no step begins before those
+    before it are done, or once compensation has begun; nothing is undone before what builds on it,
+    or past the pivot; when it ends compensated, all that may have taken effect is undone; a refused
+    step had no effect; the keys of a branch are stable; an undo can succeed once all faults are
+    over; the journal folds to the state that it came from. Of each `Ledger` that a step uses,
+    wherever it is kept: no branch took effect twice, and nothing is left or taken back wrongly. An
+    ``assert`` that fails inside a step is a violation too.
 
     Returns a `SimulationReport`. Raises `InvariantViolated` for the first seed that fails. A seed
     gives the same run each time, if your code draws chance from the `random` module only (it is
@@ -97,7 +102,14 @@ def simulate(
     """
     numbers = [seed] if seed is not None else range(seeds) if isinstance(seeds, int) else seeds
     simulation = Simulation(
-        saga, input, invariants, always, signals or {}, faults or Faults(), schema=schema
+        saga,
+        input,
+        invariants,
+        always,
+        signals or {},
+        faults or Faults(),
+        schema=schema,
+        after=after,
     )
     return simulation.run(numbers, progress)
 
@@ -123,6 +135,7 @@ class Simulation:
         faults: Faults | None = None,
         *,
         schema: str = "",
+        after: Duration | None = None,
         machine: type[Machine] = Machine,
     ) -> None:
         self.make = _factory(saga)
@@ -137,6 +150,7 @@ class Simulation:
             (invariants,) if callable(invariants) else tuple(invariants),
             (always,) if callable(always) else tuple(always),
             schema,
+            after=after,
         )
 
     def _define(self, sagas: Sequence[Saga[Any]]) -> str:
@@ -194,7 +208,7 @@ class Simulation:
                 report.coverage.update(outcome.strikes)
                 report.seen.add(outcome.path)
                 called |= {
-                    ("undo " if c.operation == "compensation" else "") + c.branch.partition("[")[0]
+                    ("undo " if c.operation == "compensation" else "") + without_items(c.branch)
                     for c in outcome.world.calls
                 }
                 now = time.monotonic()

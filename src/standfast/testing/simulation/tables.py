@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from standfast.backends.control import refuse_control
 from standfast.backends.sqlite.driver import check_arguments, native
 from standfast.errors import ConstraintViolated, StoreError
 
@@ -58,6 +59,7 @@ class Tables:
         """Run a statement in ``$1, $2 …``. Raises `StoreError`, `ConstraintViolated`."""
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
+        refuse_control(sql, "sqlite")
         values = [self._taken(value) for value in args]
         try:
             return self._connection.execute(text, values if arrange is None else arrange(values))
