@@ -66,6 +66,14 @@ def check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
         )
 
 
+def declared_columns(con: sqlite3.Connection) -> list[tuple[str, str]]:
+    """The columns of all tables and views: their names, and their types as declared."""
+    names = con.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+    tables = [name for (name,) in names.fetchall()]
+    columns = "SELECT name, type FROM pragma_table_info(?)"
+    return [column for table in tables for column in con.execute(columns, (table,)).fetchall()]
+
+
 def _arrangement(numbers: Sequence[int]) -> Arrange | None:
     if numbers == list(range(1, len(numbers) + 1)):
         return None

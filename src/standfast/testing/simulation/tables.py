@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from standfast.backends.control import refuse_control
-from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.driver import check_arguments, declared_columns, native
 from standfast.errors import ConstraintViolated, StoreError
 
 
@@ -113,11 +113,8 @@ class Tables:
 def _declared(connection: sqlite3.Connection) -> Iterator[tuple[str, tuple[type, bool]]]:
     """The columns that hold such values, by name, and whether all of that name do."""
     kinds: dict[str, set[type | None]] = {}
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
-    for (table,) in tables.fetchall():
-        columns = connection.execute("SELECT name, type FROM pragma_table_info($1)", (table,))
-        for column, declared in columns:
-            kinds.setdefault(column.lower(), set()).add(_kind(declared))
+    for column, declared in declared_columns(connection):
+        kinds.setdefault(column.lower(), set()).add(_kind(declared))
     for column, found in kinds.items():
         known = [kind for kind in found if kind is not None]
         if len(known) == 1:
