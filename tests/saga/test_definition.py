@@ -11,7 +11,7 @@ import pytest
 from standfast import Constant, Context, Refused, Retry, Saga, Standfast, child, step, wait
 from standfast.errors import ConfigurationError, DefinitionError
 from standfast.saga.definition import Definition
-from standfast.saga.steps import DURABLE_RETRY
+from standfast.saga.step import DURABLE_RETRY
 
 
 @dataclass(frozen=True)

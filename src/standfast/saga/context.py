@@ -10,7 +10,7 @@ from standfast.branch_key import CORRELATION_HEADER, BranchKey, Operation
 from standfast.errors import ResultUnavailable
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.state import SagaState
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 
 R = TypeVar("R")
 _logger = logging.getLogger("standfast.saga")
