@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from uuid import uuid4
 
 import pytest
 
@@ -16,8 +17,9 @@ from standfast import (
     step,
 )
 from standfast.errors import CircuitOpen
+from standfast.ports.journal import Instance
 from standfast.saga import facts as fx
-from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog
+from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, fields_of
 from standfast.saga.timeline import entries
 from standfast.saga.tracebacks import LENGTH, traceback_of
 from standfast.testing import ManualClock
@@ -151,6 +153,33 @@ async def test_what_was_left_out_is_told_when_the_minute_is_over(caplog, monkeyp
     assert passed == [True] * MOST + [False] * 3
     await until(lambda: any("3 more failed attempts of undo of a" in m for m in caplog.messages))
     assert PERIOD == 60
+
+
+async def test_what_was_left_out_is_told_though_failures_go_on_when_the_minute_is_over(caplog):
+    clock = ManualClock()
+    log, source = SagaLog("w", clock), ("s", "a", "action")
+    for _ in range(MOST - 1):
+        log._admits(source)
+    clock.advance(PERIOD - 1)
+    assert [log._admits(source) for _ in range(4)] == [True, False, False, False]
+    clock.advance(2)
+    assert log._admits(source), "the next minute has begun"
+    assert ["3 more failed attempts of a" in message for message in caplog.messages] == [True]
+    log.close()
+    assert len(caplog.messages) == 1
+
+
+async def test_what_no_worker_has_and_what_was_left_out_have_all_the_fields(caplog):
+    log = SagaLog("w", ManualClock())
+    for _ in range(MOST + 1):
+        log._admits(("s", "a", "action"))
+    log.close()
+    (left_out,) = caplog.records
+    assert all(hasattr(left_out, name) for name in FIELDS)
+    row = Instance(
+        uuid4(), "saga", "s", 1, "k", "c", "", "running", "a", "", None, 0, None, 0, 0, 0
+    )
+    assert set(fields_of(row, "w")) == set(FIELDS)
 
 
 async def test_a_handler_that_raises_doesnt_fail_the_attempt_in_another_way(work, world, caplog):
