@@ -46,7 +46,8 @@ def check_functions(plan: Plan, steps: dict[str, Step[Any, Any]]) -> None:
             _check_call(plan, name, getattr(current, option), option)
         item = ("item",) if current.each is not None else ()
         _check_call(plan, name, current.child_input, "input", *item)
-        for function in (current.function, current.when, current.child_input, current.until):
+        given = (current.when, current.each, current.until, current.child_input)
+        for function in (current.function, *given):
             _check_reads(plan, name, function, own=False)
         _check_reads(plan, name, current.undo_function, own=True)
 
