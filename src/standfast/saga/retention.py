@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from standfast.checks import whole
 from standfast.coordination.purging import Purging
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.durations import Duration, seconds
@@ -58,9 +59,7 @@ class Retention(Pattern):
                 'Retention would never delete anything: say how long to keep, as in "30d"'
             )
         self._every = seconds(every, name="every")
-        if type(batch) is not int or batch < 1:
-            raise ConfigurationError(f"batch={batch!r}: give a whole number, 1 or more")
-        self._batch = batch
+        self._batch = whole(batch, name="batch")
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """See `Pattern.services`."""
