@@ -202,6 +202,25 @@ async def test_a_handler_that_raises_doesnt_fail_the_attempt_in_another_way(work
     assert [f.error for f in failed] == ["OSError: reset"]
 
 
+async def test_what_a_step_logs_is_told_whatever_its_saga_is_called(work, caplog):
+    class Sale(Saga[str]):
+        name = "50% off"
+
+        @step(no_compensation="a test")
+        async def sell(self, key: str, ctx: Context) -> None:
+            ctx.log.info("sold %d", 3)
+            ctx.log.info("100%")
+
+    app = await work(Sale())
+    handle = await app.start(Sale, "1")
+    await handle.result(timeout=WITHIN)
+    told = [r for r in caplog.records if r.funcName == "sell"]
+    assert [r.getMessage() for r in told] == [
+        f"[50% off {handle.id} sell] sold 3",
+        f"[50% off {handle.id} sell] 100%",
+    ]
+
+
 # -- what the journal keeps ------------------------------------------------------------------------
 
 
