@@ -84,15 +84,22 @@ class Retention(Pattern):
         filter = Filter(
             pattern=PATTERN, statuses=tuple(sorted(FINISHED)), created_before=now - min(kept)
         )
-        page = await store.find(filter, limit=PAGE)
-        while page:
-            ids = [one.id for one in page if self._has_expired(one, now)]
-            for begin in range(0, len(ids), self._batch):
-                some = ids[begin : begin + self._batch]
-                yield await store.purge(PATTERN, finished_before=now, limit=len(some), ids=some)
-            if not ids:
-                yield 0  # so that reading rests, too
-            page = await store.find(filter, limit=PAGE, after=page[-1].id)
+        goes_on = True
+        while goes_on:  # children are spared until their parents are gone: level by level
+            deleted = spared = 0
+            page = await store.find(filter, limit=PAGE)
+            while page:
+                ids = [one.id for one in page if self._has_expired(one, now)]
+                for begin in range(0, len(ids), self._batch):
+                    some = ids[begin : begin + self._batch]
+                    limit = len(some)
+                    gone = await store.purge(PATTERN, finished_before=now, limit=limit, ids=some)
+                    deleted, spared = deleted + gone, spared + limit - gone
+                    yield gone
+                if not ids:
+                    yield 0  # so that reading rests, too
+                page = await store.find(filter, limit=PAGE, after=page[-1].id)
+            goes_on = deleted > 0 and spared > 0
 
     def _has_expired(self, row: Instance, now: float) -> bool:
         kept = self._by_name.get(row.name, self._default)
