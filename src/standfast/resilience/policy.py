@@ -73,7 +73,8 @@ class Policy:
         any of the coroutine's work is done.
         """
         if isinstance(function, (staticmethod, classmethod)):
-            return type(function)(self(function.__func__))
+            wrapped: Any = type(function)(self(function.__func__))
+            return wrapped  # type: ignore[no-any-return]
         around: Any = self.around_async if is_async(function) else self.around
         wrapper: Callable[P, R] = around(function)
         return functools.update_wrapper(wrapper, function)

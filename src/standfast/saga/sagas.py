@@ -267,8 +267,9 @@ class Sagas(Pattern):
         seen = Seen()
         if limit is None:
             return await self._outcome(id, seen, LOOK_FOR_WORKERS)
+        bound = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit) as bound:
+            async with bound:
                 return await self._outcome(id, seen, min(1.0, limit / 2))
         except TimeoutError:
             if not bound.expired():  # somebody else's
