@@ -12,8 +12,9 @@ from standfast._version import __version__
 from standfast.lazy import exports
 
 if TYPE_CHECKING:
-    from standfast.app import Standfast, Transaction
+    from standfast.app import Standfast
     from standfast.branch_key import BranchKey
+    from standfast.doors import Transaction
     from standfast.durations import Duration
     from standfast.errors import (
         ConfigurationError,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "app": ("Standfast", "Transaction"),
+    "app": ("Standfast",),
+    "doors": ("Transaction",),
     "durations": ("Duration",),
     "errors": (
         "ConfigurationError",

@@ -350,8 +350,7 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
             try:
                 call = continuation(details, request)
                 exchange.under_way(call)
-                # Cancelled by us, or by the caller who has the future: its code tells.
-                with suppress(grpc.FutureCancelledError):
+                with suppress(grpc.FutureCancelledError):  # By us, or the caller: its code tells.
                     call.exception()  # Waits for the end.
             finally:
                 IN_PROGRESS.set(exchange)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
 from standfast.resilience.functions import is_async as is_async
 from standfast.resilience.functions import set_origin, unawaited
@@ -73,8 +73,7 @@ class Policy:
         any of the coroutine's work is done.
         """
         if isinstance(function, (staticmethod, classmethod)):
-            wrapped: Any = type(function)(self(function.__func__))
-            return wrapped  # type: ignore[no-any-return]
+            return cast("Callable[P, R]", type(function)(self(function.__func__)))
         around: Any = self.around_async if is_async(function) else self.around
         wrapper: Callable[P, R] = around(function)
         return functools.update_wrapper(wrapper, function)

@@ -307,10 +307,11 @@ class Operations(Finding):
             some = tuple(id for id in others[begin : begin + PAGE] if id is not None)
             kept |= {one.id for one in await self.sagas.store.find(Filter(ids=some), limit=PAGE)}
 
-        def is_kept(id: UUID | None) -> bool:
-            while id in parents:
-                id = parents[id]
-            return id in kept
+        def is_kept(id: UUID) -> bool:
+            above: UUID | None = id
+            while above is not None and above in parents:
+                above = parents[above]
+            return above in kept
 
         return sum(not is_kept(id) for id in parents)
 

@@ -365,9 +365,9 @@ WHERE pattern = $1 AND {IS_STUCK} GROUP BY name, status
 DOOMED = """\
 SELECT i.id FROM standfast.instances i
 WHERE i.pattern = $1 AND i.finished_at < $2 AND i.owner IS NULL
-  AND NOT EXISTS (SELECT FROM standfast.instances p
-                  WHERE p.id = CASE WHEN i.key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:'
-                                    THEN left(i.key, 36)::uuid END)
+  AND (SELECT p.id FROM standfast.instances p
+       WHERE p.id = CASE WHEN i.key ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:'
+                         THEN left(i.key, 36)::uuid END) IS NULL
 LIMIT $3 FOR UPDATE OF i SKIP LOCKED
 """
 DOOMED_OF = DOOMED.replace("LIMIT", "AND id = ANY($4::uuid[]) LIMIT")

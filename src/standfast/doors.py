@@ -1,0 +1,175 @@
+"""The verbs of `app` and `tx`: one-line doors to what lives in the patterns."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
+from uuid import UUID
+
+from standfast.durations import Duration
+from standfast.joining import Joined
+from standfast.ports.database import Database, StoreTransaction
+from standfast.transaction import UnitOfWork
+
+if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
+    from standfast.saga import SagaHandle
+    from standfast.saga.operations import Operations
+    from standfast.saga.saga import I, S, SagaClass
+    from standfast.saga.sagas import Sagas
+
+
+class AppDoors:
+    """What an app does with its patterns, besides running them."""
+
+    patterns: Joined
+
+    @cached_property
+    def sagas(self) -> Sagas:
+        """The app's sagas: for tests, operators and tools."""
+        from standfast.saga.sagas import Sagas
+
+        return self.patterns.get(Sagas)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """What operators do to sagas: find them, see what is stuck and why, act on many."""
+        from standfast.saga.operations import Operations
+
+        return Operations(self.sagas)
+
+    @overload
+    async def start(
+        self,
+        saga: SagaClass[I, S],
+        input: I,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[S]: ...
+    @overload
+    async def start(
+        self,
+        saga: str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[Any]: ...
+    async def start(
+        self,
+        saga: Any,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[Any]:
+        """Start a saga in a transaction of its own; idempotent by (saga, key).
+
+        Starting again with the same key and input answers with the one there is, running or
+        finished (``handle.created`` tells which). `at` (a datetime with a time zone) or `after`
+        (seconds or text, from now) let it begin later: until then it is ``"waiting"``, and can be
+        cancelled and signalled. Its `deadline` counts from its beginning. The time isn't part of
+        what makes two starts the same, so the first one's stays.
+
+        Raises `SagaConflict` for another input, `ConfigurationError` for a saga that isn't added, a
+        wrong type of input, a key that can't be stored, a time without a zone, or inside this app's
+        own transaction (`Transaction.start` is for there), `CodecError`, `StoreUnavailable`.
+        """
+        return await self.sagas.starter.start(
+            saga, input, key=key, correlation_id=correlation_id, at=at, after=after
+        )
+
+    @overload
+    async def saga(self, saga: type[S], key: str) -> SagaHandle[S]: ...
+    @overload
+    async def saga(self, saga: str, key: str) -> SagaHandle[Any]: ...
+    async def saga(self, saga: Any, key: str) -> SagaHandle[Any]:
+        """The instance that was started with `key`. Raises `SagaNotFound`."""
+        return await self.sagas.get(saga, key)
+
+    def handle(self, id: UUID | str) -> SagaHandle[Any]:
+        """A handle by id; nothing is looked up until it is used.
+
+        Raises `ConfigurationError` for text that isn't an id.
+        """
+        return self.sagas.handle(id)
+
+
+class Transaction(UnitOfWork):
+    """An open transaction. SQL takes ``$1, $2 …`` on every backend.
+
+    Errors of the driver come out as `StoreError` (`ConstraintViolated`, `StoreUnavailable` …).
+    """
+
+    def __init__(self, app: AppDoors, database: Database, store: StoreTransaction) -> None:
+        super().__init__(database, store)
+        self._app: AppDoors = app
+
+    @overload
+    async def start(
+        self,
+        saga: SagaClass[I, S],
+        input: I,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[S]: ...
+    @overload
+    async def start(
+        self,
+        saga: str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[Any]: ...
+    async def start(
+        self,
+        saga: Any,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[Any]:
+        """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
+        return await self._app.sagas.starter.start_within(
+            self, saga, input, key=key, correlation_id=correlation_id, at=at, after=after
+        )
+
+    async def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+    ) -> None:
+        """Send a signal as part of this transaction. Otherwise as `SagaHandle.signal`.
+
+        `saga` is a handle, or the instance's id.
+        """
+        await self._app.sagas.signal_within(self, saga, name, payload, mail_id=id)
+
+    async def cancel(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        reason: str = "",
+        *,
+        force: bool = False,
+        by: str = "",
+    ) -> None:
+        """Ask for compensation as part of this transaction. Otherwise as `SagaHandle.cancel`."""
+        await self._app.sagas.cancel_within(self, saga, reason, force=force, by=by)
