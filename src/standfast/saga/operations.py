@@ -296,7 +296,7 @@ class Operations(Finding):
         age = seconds(finished_for, name="finished_for", positive=False)
         before = self.sagas.clock.now() - age
         finished = self.select(statuses=sorted(FINISHED))
-        parents: dict[UUID | None, UUID | None] = {
+        parents = {
             one.id: parent_of(one.key)
             async for one in self.each(finished)
             if (one.finished_at or before) < before
