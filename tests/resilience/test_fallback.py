@@ -303,3 +303,16 @@ def test_the_last_good_answer_is_the_object_itself() -> None:
             raise OSError("away") from None
 
     assert policy.call(ask) is policy.call(ask)
+
+
+def test_a_named_argument_counts_with_its_type():
+    """1, 1.0 and True are equal, and yet not the same question."""
+    keys = {LastGood().key(len, (), {"x": x}) for x in (1, 1.0, True)}
+    assert len(keys) == 3
+
+
+def test_an_answer_that_was_renewed_stays_longer():
+    kept = LastGood(size=2)
+    for key in ("a", "b", "a", "c"):
+        kept.keep(key, key, 0.0)
+    assert [kept.find(key, 0.0) for key in "abc"] == [(0.0, "a"), None, (0.0, "c")]
