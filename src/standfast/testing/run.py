@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError, ResultUnavailable
 from standfast.saga.saga import Saga
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 from standfast.testing.simulation.call import Call, without_items
 from standfast.testing.simulation.chance import Faults
 from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
