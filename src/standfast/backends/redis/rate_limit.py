@@ -16,6 +16,7 @@ from redis.exceptions import NoPermissionError, NoScriptError
 
 from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
 from standfast.batching import Batcher, only_loop
+from standfast.checks import text
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
 from standfast.ports.rate_limit import RateRequest, storable
@@ -144,7 +145,7 @@ class RedisRateLimits:
             )
         self._timeout = limit = seconds(timeout, name="timeout")
         self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
-        self._prefix = prefix
+        self._prefix = text(prefix, name="prefix")
         self._redis: Any = Redis.from_url(
             url,
             socket_timeout=limit,

@@ -21,6 +21,7 @@ from functools import partial
 from random import random
 from typing import Any, TypeAlias
 
+from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import CircuitOpen, Refused, Rejected, TimedOut
@@ -34,7 +35,7 @@ from standfast.resilience.breaker.registry import Registry
 from standfast.resilience.breaker.verdicts import Errors, Judge, checked_wait
 from standfast.resilience.deadline import ThreadDeadline, current
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, plain, unawaited
+from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure
 
 Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
@@ -117,6 +118,8 @@ class CircuitBreaker(Blocks[Permit]):
         registry: CircuitRegistry = circuits,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, name)
+        text(name, note="; how many failures open it is failure_count or consecutive_failures")
         settings = check(
             window=window,
             failure_rate=failure_rate,

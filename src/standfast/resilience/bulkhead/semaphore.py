@@ -14,14 +14,14 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
-from standfast.checks import whole
+from standfast.checks import text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, unawaited
+from standfast.resilience.functions import Coroutine, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 
@@ -58,6 +58,8 @@ class Bulkhead(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, limit)
+        text(name)
         whole(limit, name="limit")
         if queue is not None:
             whole(queue, name="queue", least=0)

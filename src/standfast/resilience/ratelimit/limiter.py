@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from standfast.checks import text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequest
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.functions import Coroutine, unawaited
-from standfast.resilience.policy import AsyncCall, Call, Measure, Policy, is_async
+from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
+from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
 from standfast.resilience.telemetry import Instrument, record, span_event, watch
@@ -96,6 +97,8 @@ class RateLimiter(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, limit)
+        text(name)
         self.rate: Rate = Rate(limit, per, burst, algorithm)
         self.name: str = name
         self.max_waiters: int = max_waiters
@@ -112,13 +115,9 @@ class RateLimiter(Policy):
         self._lines = Lines()
         self._allowed = self._denied = self._store_failures = 0
         self._away = ""
-        if max_waiters < 0:
-            raise ConfigurationError(f"max_waiters={max_waiters!r}: must be 0 or more")
-        if not isinstance(key, str) and is_async(key):
-            raise ConfigurationError(
-                f"key={key!r}: give a text, or a plain function of a call's arguments that answers "
-                "one"
-            )
+        whole(max_waiters, name="max_waiters", least=0)
+        if not isinstance(key, str):
+            plain(key, name="key", wanted="a text, or a function of a call's arguments")
         if on_store_failure not in ("allow", "deny", None):
             raise ConfigurationError(
                 f'on_store_failure={on_store_failure!r}: choose "allow" or "deny"'
