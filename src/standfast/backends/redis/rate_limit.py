@@ -21,6 +21,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
 from standfast.ports.rate_limit import RateRequest, storable
 from standfast.rates import Decision
+from standfast.resilience.deadline import without_deadline
 
 # The machines of resilience/ratelimit/machine.py, in microseconds of the server's clock. A value
 # that is none of theirs counts as none: its key starts anew, and no other fails with it. KEYS are
@@ -155,7 +156,7 @@ class RedisRateLimits:
         )
         self._max_batch = max_batch
         self._batcher: Batcher[RateRequest, Decision] = Batcher(
-            self._decide, max_batch=max_batch, timeout=limit, late=self._too_late
+            self._decide_for_all, max_batch=max_batch, timeout=limit, late=self._too_late
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._looked = False
@@ -182,6 +183,10 @@ class RedisRateLimits:
         for start in range(0, len(requests), self._max_batch):
             decisions += await self._decide(requests[start : start + self._max_batch])
         return decisions
+
+    async def _decide_for_all(self, requests: Sequence[RateRequest]) -> list[Decision]:
+        with without_deadline():  # that of who came first isn't the others'
+            return await self._decide(requests)
 
     async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
         keys: dict[str, int] = {}

@@ -18,6 +18,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.ports.rate_limit import RateLimitStore, RateRequest
 from standfast.rates import Decision, Rate
+from standfast.resilience.deadline import without_deadline
 
 
 class _Lease:
@@ -90,7 +91,9 @@ class LeasedRateLimits:
         if cost < 0:
             return (await self._store.check([RateRequest(key, rate, cost)]))[0]
         # A task, for a caller that is cancelled must not take a lease of many with it.
-        return await asyncio.shield(asyncio.ensure_future(self._ask(key, rate, cost)))
+        with without_deadline():
+            asking = asyncio.ensure_future(self._ask(key, rate, cost))
+        return await asyncio.shield(asking)
 
     async def _ask(self, key: str, rate: Rate, cost: int) -> Decision:
         lease = self._leases.get(key) or self._open(key)

@@ -14,6 +14,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequest
 from standfast.rates import Algorithm, Decision, Rate
+from standfast.resilience.deadline import without_deadline
 from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
@@ -340,7 +341,9 @@ class RateLimiter(Policy):
         try:
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
-            _returning.add(task := asyncio.ensure_future(self._give_back(asked, key, cost)))
+            with without_deadline():  # it passed, maybe, and that is why this caller goes
+                task = asyncio.ensure_future(self._give_back(asked, key, cost))
+            _returning.add(task)
             task.add_done_callback(_returning.discard)
             raise
 
