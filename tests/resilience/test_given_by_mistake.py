@@ -1,9 +1,11 @@
 """What is given to a policy by mistake is refused when it is built, with what was meant."""
 
+from asyncio import CancelledError
+
 import pytest
 
 from standfast.backends.redis import RedisCircuitControl, RedisRateLimits
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, Refused
 from standfast.resilience import (
     AdaptiveBulkhead,
     Bulkhead,
@@ -11,6 +13,8 @@ from standfast.resilience import (
     CircuitRegistry,
     Fallback,
     Hedge,
+    LeasedRateLimits,
+    MemoryRateLimits,
     Pipeline,
     RateLimiter,
     Retry,
@@ -18,6 +22,7 @@ from standfast.resilience import (
     ThreadPoolBulkhead,
     Timeout,
 )
+from standfast.resilience.backoff import Decorrelated, Exponential
 from standfast.resilience.breaker.control import OperatorControl
 
 POLICIES = (
@@ -86,3 +91,70 @@ async def test_an_order_for_what_is_no_name():
         with pytest.raises(ConfigurationError, match=r"name=.*: must be a text"):
             await order(CircuitBreaker("payments"))
     await control.close()
+
+
+class Final(Refused):
+    pass
+
+
+MEETING = {
+    "a maximum below the first delay": (lambda: Exponential("1m"), "initial=60.0, maximum=30.0"),
+    "the same of the other": (lambda: Decorrelated(2, maximum=1), "initial=2.0, maximum=1.0"),
+    "a text for a flag": (lambda: Retry(idempotent="no"), "idempotent='no': must be True or False"),
+    "no exceptions": (lambda: Retry(on=()), "nothing would be tried again"),
+    "all excepted": (lambda: Retry(never_on=(Exception,)), "nothing would be tried again"),
+    "a refusal": (lambda: Retry(on=(OSError, Final)), "Final is a Refused, a final answer"),
+    "a cancellation": (lambda: Retry(on=(CancelledError,)), "CancelledError is no Exception"),
+    "max_wait without a queue": (lambda: Bulkhead(1, queue=0, max_wait=1), "nobody could wait"),
+    "the same adaptively": (lambda: AdaptiveBulkhead(queue=0, max_wait=1), "nobody could wait"),
+    "max_wait without waiters": (
+        lambda: RateLimiter(1, max_wait=1, max_waiters=0),
+        "max_waiters=0, max_wait=1: nobody could wait",
+    ),
+    "a breaker that ignores all": (
+        lambda: CircuitBreaker(ignore_on=(Exception,)),
+        "so that nothing could open it",
+    ),
+    "a breaker for which all is a success": (
+        lambda: CircuitBreaker(failure_on=(OSError,), success_on=(OSError,)),
+        "so that nothing could open it",
+    ),
+    "no registry": (lambda: CircuitBreaker(registry={}), "registry={}: give a CircuitRegistry"),
+    "one listener": (lambda: CircuitBreaker(listeners=print), "give a list of functions"),
+    "a URL as a store": (lambda: shared("redis://h"), "store='redis://h': give RedisRateLimits"),
+    "a class as a store": (lambda: shared(MemoryRateLimits), "store=.*: give RedisRateLimits"),
+    "a limiter as a store": (lambda: shared(RateLimiter(1)), "it is no store but a policy"),
+    "a lease of no store": (lambda: LeasedRateLimits("redis://h"), "store='redis://h': give"),
+    "tokens as text": (
+        lambda: LeasedRateLimits(MemoryRateLimits(), tokens="5"),
+        "tokens='5': must be a whole number",
+    ),
+    "keys as text": (lambda: MemoryRateLimits(max_keys="5"), "max_keys='5': must be a whole"),
+    "a hedge after its timeout": (
+        lambda: Pipeline(Timeout(1), Hedge(1)),
+        "the second call after 1s can't come before the timeout of 1s",
+    ),
+}
+
+
+def shared(store):
+    return RateLimiter(1, store=store, name="x", on_store_failure="deny")
+
+
+@pytest.mark.parametrize(("build", "message"), MEETING.values(), ids=MEETING)
+def test_options_that_make_no_sense_together(build, message):
+    with pytest.raises(ConfigurationError, match=message):
+        build()
+
+
+def test_options_that_do():
+    Exponential("1m", maximum="1m")
+    Retry(on=(), on_result=lambda result: not result)
+    Retry(on=(BaseException,))
+    Retry(on=(BaseExceptionGroup, ExceptionGroup))
+    CircuitBreaker(ignore_on=(Exception,), on_cancellation="failure")
+    CircuitBreaker(ignore_on=(Exception,), slow_call_rate=0.5, slow_call_duration=1)
+    CircuitBreaker(failure_on=(OSError, ValueError), success_on=(OSError,))
+    Pipeline(Timeout(1), Hedge(1, percentile=0.9))
+    RateLimiter(1, max_waiters=0)
+    Bulkhead(1, queue=0, max_wait=0)

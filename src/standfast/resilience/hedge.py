@@ -92,6 +92,11 @@ class Hedge(Policy):
         yield "standfast.hedge.won", self.won, {"name": self.name}
         yield "standfast.hedge.abandoned", self.abandoned.count, {"name": self.name}
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the delay follows how long calls take."""
+        return self._latencies is not None
+
     def current_delay(self) -> float:
         """Seconds until the next call would be hedged."""
         seen = None if self._latencies is None else self._latencies.percentile()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from standfast.checks import text, whole
+from standfast.checks import flag, text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Refused, Rejected
@@ -87,8 +87,25 @@ class Retry(Policy):
                 "with delay(attempt, previous, random)"
             )
         plain(self.backoff.delay, name="backoff.delay", wanted="a function that gives seconds")
+        flag(self.idempotent, name="idempotent")
         for option in ("on", "never_on", "unsent"):
             exceptions(getattr(self, option), name=option)
+        for one in self.on:
+            retriable = issubclass(one, Exception) or issubclass(Exception, one)
+            if not retriable and not issubclass(one, BaseExceptionGroup):
+                raise ConfigurationError(
+                    f"on={self.on!r}: {one.__name__} is no Exception, and never tried again; leave "
+                    "it out"
+                )
+            if issubclass(one, Refused):
+                raise ConfigurationError(
+                    f"on={self.on!r}: {one.__name__} is a Refused, a final answer, and never tried "
+                    "again; leave it out"
+                )
+        if self.on_result is None and all(issubclass(one, self.never_on) for one in self.on):
+            raise ConfigurationError(
+                f"on={self.on!r}, never_on={self.never_on!r}: nothing would be tried again"
+            )
         if self.on_result is not None:
             plain(
                 self.on_result,

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import CircuitOpen, Refused, Rejected, TimedOut
+from standfast.errors import CircuitOpen, ConfigurationError, Refused, Rejected, TimedOut
 from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
 from standfast.resilience.blocks import Blocks, OpenBlocks
@@ -143,6 +143,15 @@ class CircuitBreaker(Blocks[Permit]):
             retry_after=retry_after,
             now=clock.now,
         )
+        if slow_call_rate is None and not self._judge.counts_failures:
+            raise ConfigurationError(
+                f"failure_on={failure_on!r}: all of it is in ignore_on={ignore_on!r} or "
+                f"success_on={success_on!r}, so that nothing could open it"
+            )
+        if not isinstance(registry, CircuitRegistry):
+            raise ConfigurationError(f"registry={registry!r}: give a CircuitRegistry()")
+        if not isinstance(listeners, Iterable):
+            raise ConfigurationError(f"listeners={listeners!r}: give a list of functions")
         self._listeners: list[Listener] = [_listener(one) for one in listeners]
         self._machine = Machine(settings, random())  # noqa: S311
         self._slow = (

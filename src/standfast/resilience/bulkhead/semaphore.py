@@ -71,6 +71,11 @@ class Bulkhead(Policy):
                 f"queue={queue!r}, max_wait={max_wait!r}: nobody would ever be in the queue; "
                 "give a longer max_wait or no queue"
             )
+        if queue == 0 and self._max_wait:
+            raise ConfigurationError(
+                f"queue={queue!r}, max_wait={max_wait!r}: nobody could wait; give a longer queue "
+                "or no max_wait"
+            )
         no_waiting = self._max_wait == 0 or (queue is None and max_wait is None)
         self._permits: Permits[_Waiter] = Permits(limit, 0 if no_waiting else queue)
         self._lock = threading.RLock()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from standfast.batching import only_loop
+from standfast.checks import provides, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
@@ -55,7 +56,8 @@ class LeasedRateLimits:
         lease_time: Duration = 1.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if tokens < 2:
+        provides(store, "check", name="store", instead="RedisRateLimits(…), say, or ")
+        if whole(tokens, name="tokens") < 2:
             raise ConfigurationError(f"tokens={tokens!r}: must be 2 or more; 1 needs no lease")
         self.tokens = tokens
         self._store = store

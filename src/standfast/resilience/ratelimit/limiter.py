@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from standfast.checks import text, whole
+from standfast.checks import provides, text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
@@ -104,6 +104,10 @@ class RateLimiter(Policy):
         self.name: str = name
         self.max_waiters: int = max_waiters
         self.on_store_failure = on_store_failure
+        if store is not None:
+            if isinstance(store, Policy):
+                raise ConfigurationError(f"store={store!r}: it is no store but a policy")
+            provides(store, "check", name="store", instead="RedisRateLimits(…), say, or ")
         self._key = key
         self._max_wait = seconds(max_wait, name="max_wait", positive=False)
         self._clock = clock
@@ -117,6 +121,11 @@ class RateLimiter(Policy):
         self._allowed = self._denied = self._store_failures = 0
         self._away = ""
         whole(max_waiters, name="max_waiters", least=0)
+        if max_waiters == 0 and self._max_wait:
+            raise ConfigurationError(
+                f"max_waiters={max_waiters!r}, max_wait={max_wait!r}: nobody could wait; give "
+                "more max_waiters or no max_wait"
+            )
         if not isinstance(key, str):
             plain(key, name="key", wanted="a text, or a function of a call's arguments")
         if on_store_failure not in ("allow", "deny", None):
