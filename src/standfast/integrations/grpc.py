@@ -116,7 +116,7 @@ class _Judge:
         failures: Collection[grpc.StatusCode] = FAILURES,
         idempotent: Idempotent = (),
     ) -> None:
-        self.policy = a_policy(policy, around=self._around)
+        self.policy: Policy = a_policy(policy, around=self._around)
         if isinstance(failures, (str, bytes)) or not isinstance(failures, Collection):
             raise ConfigurationError(
                 f"failures={failures!r}: give a list of grpc.StatusCode, such as "

@@ -71,7 +71,7 @@ class _Judge:
     ) -> None:
         swapped = isinstance(policy, (httpx.BaseTransport, httpx.AsyncBaseTransport))
         note = ": it is a transport, which comes second" if swapped else ""
-        self.policy = a_policy(policy, around=around, note=note)
+        self.policy: Policy = a_policy(policy, around=around, note=note)
         plain(
             is_failure,
             name="is_failure",

@@ -72,6 +72,7 @@ class Hedge(Policy):
         if budget is not None and not isinstance(budget, RetryBudget):
             raise ConfigurationError(f"budget={budget!r}: give a RetryBudget(...), or None")
         self.delay: float = seconds(delay, name="delay")
+        self.percentile: float | None = percentile
         self.most: int = most
         self.budget: RetryBudget = RetryBudget(0.1, clock=clock) if budget is None else budget
         self.name: str = name
@@ -91,11 +92,6 @@ class Hedge(Policy):
         yield "standfast.hedge.launched", self.launched, {"name": self.name}
         yield "standfast.hedge.won", self.won, {"name": self.name}
         yield "standfast.hedge.abandoned", self.abandoned.count, {"name": self.name}
-
-    @property
-    def adapts(self) -> bool:
-        """Whether the delay follows how long calls take."""
-        return self._latencies is not None
 
     def current_delay(self) -> float:
         """Seconds until the next call would be hedged."""

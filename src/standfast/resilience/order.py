@@ -67,7 +67,7 @@ def _between(outer: Policy, inner: Policy) -> str | None:
             )
     if (outer.label, inner.label) == ("timeout", "hedge"):
         longest, delay = getattr(outer, "after", 0.0), getattr(inner, "delay", 0.0)
-        if delay >= longest and not getattr(inner, "adapts", False):
+        if delay >= longest and getattr(inner, "percentile", None) is None:
             return (
                 f"the second call after {human(delay)} can't come before the timeout of "
                 f"{human(longest)}. Make the delay shorter, or leave the hedge out"
