@@ -158,3 +158,13 @@ def test_options_that_do():
     Pipeline(Timeout(1), Hedge(1, percentile=0.9))
     RateLimiter(1, max_waiters=0)
     Bulkhead(1, queue=0, max_wait=0)
+
+
+async def test_a_coroutine_instead_of_its_function():
+    async def work():
+        pass
+
+    coroutine = work()
+    with pytest.raises(ConfigurationError, match="can't be called: give a function"):
+        await Retry().call_async(coroutine)
+    coroutine.close()

@@ -95,6 +95,8 @@ class Policy:
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Call anything that answers with an awaitable, such as a lambda around a coroutine."""
+        if not callable(function):
+            raise ConfigurationError(f"{function!r} can't be called: give a function")
 
         async def call(*args: Any, **kwargs: Any) -> R:
             return await function(*args, **kwargs)
