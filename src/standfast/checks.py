@@ -1,9 +1,9 @@
-"""What options are checked for, wherever there are some: whole numbers, flags, plain functions."""
+"""What options are checked for, wherever there are some: whole numbers, texts, flags, functions."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +21,28 @@ def whole(value: object, *, name: str, least: int = 1, note: str = "") -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
     raise ConfigurationError(f"{name}={value!r}: must be a whole number, {least} or more{note}")
+
+
+def text(value: object, *, name: str = "name", note: str = "") -> str:
+    """`value`, if it is a text. `note` is what was probably meant, for the message.
+
+    Raises `ConfigurationError`: a number would be told as if it were a name.
+    """
+    if isinstance(value, str):
+        return value
+    raise ConfigurationError(f"{name}={value!r}: must be a text{note}")
+
+
+def texts(value: object, *, name: str, wanted: str) -> Collection[str]:
+    """`value`, if it is a collection of texts, and no text itself, which is one of its letters.
+
+    `wanted` is what to give, for the message. Raises `ConfigurationError`.
+    """
+    if not isinstance(value, (str, bytes)) and isinstance(value, Collection):
+        found: Collection[Any] = value
+        if all(isinstance(one, str) for one in found):
+            return found
+    raise ConfigurationError(f"{name}={value!r}: give {wanted}")
 
 
 def flag(value: object, *, name: str) -> bool:
@@ -45,11 +67,11 @@ def is_async(function: object) -> bool:
     """Whether a call of `function` answers with something to be awaited or iterated over by ``async
     for``, as far as can be told without calling it.
 
-    It looks into partials and into objects with a ``__call__``. A plain function that answers with
-    another's coroutine is told by its answer only: see `plain_answer`.
+    It looks into partials, static methods and objects with a ``__call__``. A plain function
+    that answers with another's coroutine is told by its answer only: see `plain_answer`.
     """
-    while isinstance(function, partial):
-        function = function.func
+    while isinstance(function, (partial, staticmethod)):
+        function = function.func if isinstance(function, partial) else function.__func__
     if _is_async(function):
         return True
     call = getattr(type(function), "__call__", None)  # noqa: B004 — whether it is one is asked next

@@ -304,7 +304,7 @@ def test_bad_options_are_refused():
         return True
 
     for kind in (PolicyTransport, AsyncPolicyTransport):
-        with pytest.raises(ConfigurationError, match=r"is_failure=.* give a plain function"):
+        with pytest.raises(ConfigurationError, match=r"is_failure=.* is async.*: give a function"):
             kind(retry(), Server(200), is_failure=failed)
         with pytest.raises(ConfigurationError, match="idempotent='GET': give a list of methods"):
             kind(retry(), Server(200), idempotent="GET")

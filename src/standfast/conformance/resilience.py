@@ -290,7 +290,7 @@ class PolicySuite:
     async def test_static_methods_partials_and_objects_are_taken_for_what_they_are(
         self, policy: Policy
     ) -> None:
-        """As `is_async` tells."""
+        """As `must_await` tells."""
 
         class Plain:
             def __call__(self, a: int = 7) -> int:

@@ -14,6 +14,7 @@ from standfast.coordination.service import Duty, Service
 from standfast.coordination.stacks import where
 from standfast.errors import StaleWriter, StoreError
 from standfast.resilience.backoff import Exponential
+from standfast.resilience.deadline import without_deadline
 from standfast.text import class_name, told
 
 log = logging.getLogger("standfast.coordination")
@@ -85,7 +86,8 @@ class Post:
         """
         loop = asyncio.get_running_loop()
         self._first = loop.create_future()
-        self.task = loop.create_task(self._keep(), name=f"standfast-{self.service.name}")
+        with without_deadline():  # that of whoever starts it isn't the service's
+            self.task = loop.create_task(self._keep(), name=f"standfast-{self.service.name}")
         await asyncio.wait((self._first,), timeout=_READY_WITHIN)
         if self._first.done():
             self._first.result()

@@ -14,6 +14,7 @@ from standfast.coordination.post import Post
 from standfast.coordination.service import Service
 from standfast.coordination.watchdog import Watchdog
 from standfast.errors import ConfigurationError, StoreError
+from standfast.resilience.deadline import without_deadline
 
 log = logging.getLogger("standfast.coordination")
 
@@ -94,7 +95,8 @@ class Supervisor:
         await self._join()
         self._unsubscribe = self.membership.leases.on_freed(self._freed)
         self._beat_at = self.clock.monotonic()
-        self._tasks = [loop.create_task(self._beat())]
+        with without_deadline():  # that of whoever starts it isn't the heart's
+            self._tasks = [loop.create_task(self._beat())]
         if self.watchdog is not None:
             self.watchdog.start(loop)
         try:

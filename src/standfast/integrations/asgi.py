@@ -11,12 +11,15 @@ from contextlib import AbstractAsyncContextManager
 from ipaddress import IPv6Address
 from typing import Any, Literal, TypeAlias
 
+from standfast.checks import provides, text
+from standfast.durations import seconds
 from standfast.errors import ConfigurationError, Rejected
 from standfast.integrations.rejections import TITLES, TRY_AGAIN_LATER, Check, problem
 from standfast.integrations.rejections import Headers as Headers
 from standfast.integrations.rejections import HeaderVersion as HeaderVersion
 from standfast.integrations.rejections import KeyOf as KeyOf
 from standfast.integrations.rejections import Scope as Scope
+from standfast.resilience.pipeline import Pipeline
 from standfast.resilience.ratelimit import RateLimiter
 
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -60,7 +63,7 @@ def by_header(name: str) -> KeyOf:
 
     Only for a header that something in front has verified: who may invent values isn't limited.
     """
-    wanted = name.lower().encode("latin-1")
+    wanted = text(name).lower().encode("latin-1")
 
     def key(scope: Scope) -> str | None:
         for field, value in scope["headers"]:
@@ -79,8 +82,9 @@ class RateLimitMiddleware:
     is problem details (RFC 9457). A WebSocket that is denied is closed before it is accepted.
     `cost` is what one request takes.
 
-    Raises `ConfigurationError` for an unknown version of the fields, for a `cost` that can never
-    pass, and at a request whose `key` answers neither a text nor None.
+    Raises `ConfigurationError` for what is no `RateLimiter`, for an unknown version of the
+    fields, for a `cost` that can never pass, and at a request whose `key` answers neither a text
+    nor None.
     """
 
     def __init__(
@@ -123,14 +127,19 @@ class BulkheadMiddleware:
     `bulkhead` is an asynchronous context manager that can be entered many times at once and raises
     a `Rejected` on entry to say no: a `Bulkhead`, say. It is held until the response is complete.
     `retry_after` (seconds) is told when the rejection doesn't know one.
+
+    Raises `ConfigurationError` for what can't be entered so, such as a `Retry`.
     """
 
     def __init__(
         self, app: App, bulkhead: AbstractAsyncContextManager[Any], *, retry_after: float = 1.0
     ) -> None:
+        # What can't stand around a block would be told at the first request only.
+        for one in bulkhead.flat() if isinstance(bulkhead, Pipeline) else (bulkhead,):
+            provides(one, "__aenter__", "__aexit__", name="bulkhead", instead="Bulkhead(…), or ")
         self.app = app
         self.bulkhead = bulkhead
-        self._retry_after = retry_after
+        self._retry_after = seconds(retry_after, name="retry_after", positive=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

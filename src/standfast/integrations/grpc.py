@@ -22,14 +22,16 @@ from copy import copy
 from hashlib import sha256
 from itertools import count
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
+from standfast.checks import texts
 from standfast.errors import ConfigurationError, TimedOut
 from standfast.lazy import extra
 from standfast.resilience.budget import let_pass
 from standfast.resilience.deadline import remaining, within
+from standfast.resilience.functions import plain
 from standfast.resilience.in_progress import IN_PROGRESS
-from standfast.resilience.policy import Policy, is_async
+from standfast.resilience.policy import Call, Policy, a_policy
 
 with extra("grpc", distribution="grpcio"):
     import grpc
@@ -105,13 +107,21 @@ def _number(text: Any) -> float | None:
 class _Judge:
     """What the two interceptors share."""
 
+    _around: ClassVar[Call]
+    """Such calls as the policy stands around."""
+
     def __init__(
         self,
         policy: Policy,
         failures: Collection[grpc.StatusCode] = FAILURES,
         idempotent: Idempotent = (),
     ) -> None:
-        self.policy = policy
+        self.policy: Policy = a_policy(policy, around=self._around)
+        if isinstance(failures, (str, bytes)) or not isinstance(failures, Collection):
+            raise ConfigurationError(
+                f"failures={failures!r}: give a list of grpc.StatusCode, such as "
+                "[grpc.StatusCode.UNAVAILABLE]"
+            )
         self._failures = frozenset(failures)
         self._number = next(_numbers)
         self._idempotent = _predicate(idempotent)
@@ -129,18 +139,21 @@ class _Judge:
 
 def _predicate(idempotent: Idempotent) -> Callable[[str], bool]:
     if callable(idempotent):
-        if is_async(idempotent):
-            raise ConfigurationError(
-                f"idempotent={idempotent!r}: give a plain function of the method that answers a "
-                "bool, or a list of methods"
-            )
-        return idempotent
-    if isinstance(idempotent, str) or not all(isinstance(one, str) for one in idempotent):
-        raise ConfigurationError(
-            f"idempotent={idempotent!r}: give a list of methods, such as ['/shop.Stock/Look'], or "
-            "a function of the method"
+        return plain(
+            idempotent,
+            name="idempotent",
+            wanted="a list of methods, or a function of the method that answers a bool",
         )
-    return frozenset(idempotent).__contains__
+    wanted = "a list of methods, such as ['/shop.Stock/Look'], or a function of the method"
+    return frozenset(texts(idempotent, name="idempotent", wanted=wanted)).__contains__
+
+
+def _call(request: Any) -> Any:
+    """What a policy stands around in a synchronous channel."""
+
+
+async def _aio_call(request: Any) -> Any:
+    """What a policy stands around in a channel of ``grpc.aio``."""
 
 
 class _Exchange:
@@ -343,8 +356,11 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
     Policies get the request as the argument of the call. ``Fallback(last_good=…)`` goes by the
     interceptor, the method, the request and the metadata.
 
-    Raises `ConfigurationError` for bad options.
+    Raises `ConfigurationError` for what is no policy, or one that can't stand around plain calls,
+    and for bad options.
     """
+
+    _around = staticmethod(_call)
 
     def intercept_unary_unary(
         self, continuation: Any, client_call_details: Any, request: Any
@@ -387,6 +403,8 @@ class AioPolicyInterceptor(_Judge, grpc.aio.UnaryUnaryClientInterceptor):  # typ
     Here every call that nobody waits for any more is cancelled at once, and the server told so: at
     a timeout, when the caller is cancelled, or when it lost against a hedge.
     """
+
+    _around = staticmethod(_aio_call)
 
     async def intercept_unary_unary(
         self, continuation: Any, client_call_details: Any, request: Any

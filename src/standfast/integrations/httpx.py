@@ -15,13 +15,15 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Iterable
 from hashlib import sha256
 from itertools import count
-from typing import TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
+from standfast.checks import texts
 from standfast.errors import ConfigurationError, TimedOut
 from standfast.lazy import extra
 from standfast.resilience.budget import let_pass
+from standfast.resilience.functions import plain
 from standfast.resilience.in_progress import IN_PROGRESS
-from standfast.resilience.policy import Policy, is_async
+from standfast.resilience.policy import Call, Policy, a_policy
 
 with extra("httpx"):
     import httpx
@@ -64,20 +66,29 @@ class FailedResponse(Exception):
 class _Judge:
     """What the two transports share: which answer is a failure, and which method is idempotent."""
 
-    def __init__(self, policy: Policy, is_failure: IsFailure, idempotent: Collection[str]) -> None:
-        if is_async(is_failure):
-            raise ConfigurationError(
-                f"is_failure={is_failure!r}: give a plain function of the response that answers "
-                "a bool"
-            )
-        if isinstance(idempotent, str) or not all(isinstance(one, str) for one in idempotent):
-            raise ConfigurationError(
-                f"idempotent={idempotent!r}: give a list of methods, such as ['GET', 'POST']"
-            )
-        self.policy = policy
+    def __init__(
+        self, policy: Policy, is_failure: IsFailure, idempotent: Collection[str], *, around: Call
+    ) -> None:
+        swapped = isinstance(policy, (httpx.BaseTransport, httpx.AsyncBaseTransport))
+        note = ": it is a transport, which comes second" if swapped else ""
+        self.policy: Policy = a_policy(policy, around=around, note=note)
+        plain(
+            is_failure,
+            name="is_failure",
+            wanted="a function of the response that answers a bool",
+        )
+        texts(idempotent, name="idempotent", wanted="a list of methods, such as ['GET', 'POST']")
         self.is_failure = is_failure
         self.idempotent = frozenset(method.upper() for method in idempotent)
         self.number = next(_numbers)
+
+
+def _request(request: httpx.Request) -> Any:
+    """What a policy stands around in an ``httpx.Client``."""
+
+
+async def _async_request(request: httpx.Request) -> Any:
+    """What a policy stands around in an ``httpx.AsyncClient``."""
 
 
 class _Exchange:
@@ -241,7 +252,9 @@ class PolicyTransport(httpx.BaseTransport):
     An attempt ends with the response's headers: its body is read outside of the policy. A `Timeout`
     can't end a request in its thread, only stop waiting for it: set the client's own timeout too.
 
-    Raises `ConfigurationError` for an `is_failure` that is ``async``, or no list of methods.
+    Raises `ConfigurationError` for what is no policy, or one that can't stand around plain calls,
+    for a transport of the other kind, for an `is_failure` that is ``async``, and for no list of
+    methods; and in an ``httpx.AsyncClient``, at its first use.
     """
 
     def __init__(
@@ -252,8 +265,15 @@ class PolicyTransport(httpx.BaseTransport):
         is_failure: IsFailure = server_failed,
         idempotent: Collection[str] = IDEMPOTENT,
     ) -> None:
-        self._judge = _Judge(policy, is_failure, idempotent)
-        self._transport = transport or httpx.HTTPTransport()
+        self._judge = _Judge(policy, is_failure, idempotent, around=_request)
+        if transport is None:
+            transport = httpx.HTTPTransport()
+        if not isinstance(transport, httpx.BaseTransport):
+            raise ConfigurationError(
+                f"transport={transport!r}: give a synchronous transport, such as "
+                "httpx.HTTPTransport(), or none"
+            )
+        self._transport = transport
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Make one request under the policy."""
@@ -297,9 +317,20 @@ class PolicyTransport(httpx.BaseTransport):
         """Close the transport inside."""
         self._transport.close()
 
+    async def handle_async_request(self, request: httpx.Request) -> NoReturn:
+        """Raises `ConfigurationError`: an ``httpx.AsyncClient`` has been given this by mistake."""
+        raise _wrong_client(self, "httpx.AsyncClient", "AsyncPolicyTransport")
+
+    async def __aenter__(self) -> NoReturn:
+        """As `handle_async_request`."""
+        raise _wrong_client(self, "httpx.AsyncClient", "AsyncPolicyTransport")
+
 
 class AsyncPolicyTransport(httpx.AsyncBaseTransport):
-    """As `PolicyTransport`, for ``httpx.AsyncClient``; a `Timeout` does end a request here."""
+    """As `PolicyTransport`, for ``httpx.AsyncClient``; a `Timeout` does end a request here.
+
+    In an ``httpx.Client`` it raises `ConfigurationError` at its first use.
+    """
 
     def __init__(
         self,
@@ -309,8 +340,15 @@ class AsyncPolicyTransport(httpx.AsyncBaseTransport):
         is_failure: IsFailure = server_failed,
         idempotent: Collection[str] = IDEMPOTENT,
     ) -> None:
-        self._judge = _Judge(policy, is_failure, idempotent)
-        self._transport = transport or httpx.AsyncHTTPTransport()
+        self._judge = _Judge(policy, is_failure, idempotent, around=_async_request)
+        if transport is None:
+            transport = httpx.AsyncHTTPTransport()
+        if not isinstance(transport, httpx.AsyncBaseTransport):
+            raise ConfigurationError(
+                f"transport={transport!r}: give an asynchronous transport, such as "
+                "httpx.AsyncHTTPTransport(), or none"
+            )
+        self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Make one request under the policy."""
@@ -353,6 +391,20 @@ class AsyncPolicyTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close the transport inside."""
         await self._transport.aclose()
+
+    def handle_request(self, request: httpx.Request) -> NoReturn:
+        """Raises `ConfigurationError`: an ``httpx.Client`` has been given this by mistake."""
+        raise _wrong_client(self, "httpx.Client", "PolicyTransport")
+
+    def __enter__(self) -> NoReturn:
+        """As `handle_request`."""
+        raise _wrong_client(self, "httpx.Client", "PolicyTransport")
+
+
+def _wrong_client(transport: object, client: str, wanted: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"an {client} was given {type(transport).__name__}(…): give it {wanted}(…)"
+    )
 
 
 def _close(responses: Iterable[httpx.Response]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from math import ceil
 from typing import Any, Literal, TypeAlias
 
+from standfast.checks import whole
 from standfast.errors import ConfigurationError
 from standfast.rates import Decision, Rate
 from standfast.resilience.ratelimit import RateLimiter
@@ -35,6 +36,8 @@ class Check:
     def __init__(
         self, limiter: RateLimiter, *, key: KeyOf, headers: HeaderVersion, cost: int
     ) -> None:
+        if not isinstance(limiter, RateLimiter):
+            raise ConfigurationError(f"limiter={limiter!r}: give a RateLimiter(…)")
         if headers not in _EMITTERS:
             raise ConfigurationError(f"headers={headers!r}: choose one of {', '.join(_EMITTERS)}")
         if not callable(key):
@@ -42,7 +45,7 @@ class Check:
                 f"key={key!r}: give a function of the scope, such as client_address or "
                 "by_header('X-API-Key')"
             )
-        limiter.check_cost(cost)
+        limiter.check_cost(whole(cost, name="cost"))
         self._limiter = limiter
         self._key = key
         self._cost = cost

@@ -10,7 +10,7 @@ Source of the jitter kinds: Marc Brooker, "Exponential Backoff And Jitter", AWS 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
@@ -58,6 +58,7 @@ class Exponential:
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", seconds(self.initial, name="initial"))
         object.__setattr__(self, "maximum", seconds(self.maximum, name="maximum"))
+        _in_order(self.initial, self.maximum)
         if not number(self.factor, name="factor") >= 1:
             raise ConfigurationError(f"factor={self.factor!r}: must be 1 or more")
         if self.jitter not in ("full", "equal", "none"):
@@ -86,6 +87,7 @@ class Decorrelated:
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", seconds(self.initial, name="initial"))
         object.__setattr__(self, "maximum", seconds(self.maximum, name="maximum"))
+        _in_order(self.initial, self.maximum)
 
     def delay(self, attempt: int, previous: float, random: float) -> float:
         """The next delay in seconds."""
@@ -93,3 +95,11 @@ class Decorrelated:
         maximum: float = self.maximum  # type: ignore[assignment]
         top = max(initial, previous) * 3
         return min(maximum, initial + (top - initial) * random)
+
+
+def _in_order(initial: Any, maximum: Any) -> None:
+    if initial > maximum:
+        raise ConfigurationError(
+            f"initial={initial!r}, maximum={maximum!r}: no delay would be as long as the first is "
+            "to be; give a longer maximum"
+        )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 
+from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
 from standfast.resilience.forking import survives_fork, unlock
@@ -41,6 +42,7 @@ class RetryBudget:
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        text(name)
         for option, value in (("ratio", ratio), ("per_second", per_second), ("burst", burst)):
             number(value, name=option)
         if not 0 <= ratio <= 1:

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ClassVar, Literal
 
+from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, Refused
 from standfast.groups import every, some
 from standfast.resilience.degraded import Degraded, note
-from standfast.resilience.functions import Coroutine, exceptions, is_async, origin, unawaited
+from standfast.resilience.functions import Coroutine, exceptions, must_await, origin, unawaited
 from standfast.resilience.last_good import LastGood
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -50,6 +51,12 @@ class Fallback(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        if inspect.isroutine(value):
+            raise ConfigurationError(
+                f"value={value!r}: the function itself would be the answer. To call it write "
+                "function=…, and to decorate it write @Fallback(…)"
+            )
+        text(name)
         if value is _NONE and function is None and last_good is None:
             raise ConfigurationError(
                 "a Fallback without an answer: give value, function or last_good"
@@ -62,7 +69,7 @@ class Fallback(Policy):
         if function is not None:
             if not callable(function):
                 raise ConfigurationError(f"function={function!r}: give a function, or value=...")
-            is_async(function)  # which refuses a generator
+            must_await(function)  # which refuses a generator
         if last_good is not None and not isinstance(last_good, LastGood):
             raise ConfigurationError(f"last_good={last_good!r}: give LastGood(max_age=...)")
         self.on: tuple[type[BaseException], ...] = exceptions(on, name="on")
@@ -86,7 +93,7 @@ class Fallback(Policy):
 
     def around(self, call: Call) -> Call:
         """`call`, answered for when it fails."""
-        if self._function is not None and is_async(self._function):
+        if self._function is not None and must_await(self._function):
             raise ConfigurationError(
                 f"function={self._function!r} is async, but what it answers for isn't: give a "
                 "plain function"

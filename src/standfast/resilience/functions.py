@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import CoroutineType, MappingProxyType
 from typing import Any, TypeVar
 
+from standfast.checks import is_async
 from standfast.errors import ConfigurationError
 from standfast.resilience.marks import do_not_retry
 
@@ -19,8 +20,20 @@ Coroutine = CoroutineType
 """What a plain call must not answer with: ``if type(result) is Coroutine``."""
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling `function` gives a coroutine, as far as it can be told without calling it.
+def with_brackets(policy: object, first: object) -> None:
+    """Check `first`, the first argument of a new `policy`: a function is what it was to decorate.
+
+    Raises `ConfigurationError`.
+    """
+    if inspect.isroutine(first) or isinstance(first, (staticmethod, classmethod)):
+        kind = type(policy).__name__
+        raise ConfigurationError(
+            f"{kind} decorates {_name(first)!r} without its options: write @{kind}(…)"
+        )
+
+
+def must_await(function: Callable[..., Any]) -> bool:
+    """Whether a policy around `function` must await its answer: `is_async`, for what can be called.
 
     Raises `ConfigurationError` for what can't be called, for generators, and for a
     ``functools.singledispatch`` whose implementations are partly async.
@@ -39,14 +52,14 @@ def is_async(function: Callable[..., Any]) -> bool:
         )
     implementations = getattr(bare, "registry", None) if inspect.isfunction(bare) else None
     if isinstance(implementations, MappingProxyType):
-        kinds = {is_async(one) for one in implementations.values()}
+        kinds = {must_await(one) for one in implementations.values()}
         if len(kinds) > 1:
             raise ConfigurationError(
                 f"{_name(bare)!r} is a singledispatch of which some implementations are async and "
                 "some aren't, so that a call may or may not be awaited: make them all alike"
             )
         return kinds.pop()
-    return inspect.iscoroutinefunction(called)
+    return is_async(bare)
 
 
 def unawaited(function: Callable[..., Any], awaitable: Any) -> ConfigurationError:
@@ -74,15 +87,15 @@ def plain(function: F, *, name: str, wanted: str) -> F:
     if not callable(function):
         raise ConfigurationError(f"{name}={function!r}: give {wanted}")
     try:
-        awaited = is_async(function)
+        awaited = must_await(function)
     except ConfigurationError:
         raise ConfigurationError(
             f"{name}={function!r}: a generator answers nothing when it is called; give {wanted}"
         ) from None
     if awaited:
         raise ConfigurationError(
-            f"{name}={function!r} is async, and its answer would be a coroutine, which is always "
-            f"true: give {wanted}, as a plain `def`"
+            f"{name}={function!r} is async, and its answer would be a coroutine: give {wanted}, as "
+            "a plain `def`"
         )
     return function
 

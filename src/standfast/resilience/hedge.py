@@ -11,13 +11,13 @@ import queue
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from standfast.checks import whole
+from standfast.checks import text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
-from standfast.resilience.functions import Coroutine, number, unawaited
+from standfast.resilience.functions import Coroutine, number, unawaited, with_brackets
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -62,6 +62,8 @@ class Hedge(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, delay)
+        text(name)
         if percentile is not None and not 0 < number(percentile, name="percentile") < 1:
             raise ConfigurationError(
                 f"percentile={percentile!r}: a fraction between 0 and 1 (0.95), or None"
@@ -70,6 +72,7 @@ class Hedge(Policy):
         if budget is not None and not isinstance(budget, RetryBudget):
             raise ConfigurationError(f"budget={budget!r}: give a RetryBudget(...), or None")
         self.delay: float = seconds(delay, name="delay")
+        self.percentile: float | None = percentile
         self.most: int = most
         self.budget: RetryBudget = RetryBudget(0.1, clock=clock) if budget is None else budget
         self.name: str = name

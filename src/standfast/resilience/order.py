@@ -65,6 +65,13 @@ def _between(outer: Policy, inner: Policy) -> str | None:
                 f"the inner timeout of {human(length)} can't come before the outer one of "
                 f"{human(longest)}. Make it shorter, or leave it out"
             )
+    if (outer.label, inner.label) == ("timeout", "hedge"):
+        longest, delay = getattr(outer, "after", 0.0), getattr(inner, "delay", 0.0)
+        if delay >= longest and getattr(inner, "percentile", None) is None:
+            return (
+                f"the second call after {human(delay)} can't come before the timeout of "
+                f"{human(longest)}. Make the delay shorter, or leave the hedge out"
+            )
     if (outer.label, inner.label) == ("retry", "hedge") and not getattr(outer, "idempotent", True):
         return (
             "idempotent=False says that the call must not be made twice, which is what a hedge "

@@ -8,9 +8,10 @@ from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, ClassVar
 
+from standfast.checks import text
 from standfast.errors import ConfigurationError, Rejected
 from standfast.resilience.blocks import Blocks, OpenBlocks
-from standfast.resilience.functions import origin, set_origin
+from standfast.resilience.functions import origin, set_origin, with_brackets
 from standfast.resilience.order import check
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.telemetry import CALLS, watch
@@ -44,6 +45,8 @@ class Pipeline(Blocks[None]):
     label: ClassVar[str] = "pipeline"
 
     def __init__(self, *policies: Policy, name: str = "") -> None:
+        with_brackets(self, policies[0] if policies else None)
+        text(name)
         for policy in policies:
             if not isinstance(policy, Policy):
                 raise ConfigurationError(

@@ -11,8 +11,8 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
-from standfast.resilience.functions import is_async as is_async
-from standfast.resilience.functions import set_origin, unawaited
+from standfast.errors import ConfigurationError
+from standfast.resilience.functions import must_await, set_origin, unawaited
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +74,7 @@ class Policy:
         """
         if isinstance(function, (staticmethod, classmethod)):
             return cast("Callable[P, R]", type(function)(self(function.__func__)))
-        around: Any = self.around_async if is_async(function) else self.around
+        around: Any = self.around_async if must_await(function) else self.around
         wrapper: Callable[P, R] = around(function)
         return functools.update_wrapper(wrapper, function)
 
@@ -84,7 +84,7 @@ class Policy:
         Raises `ConfigurationError` for a plain function that answers with an awaitable, which
         `call_async` is for.
         """
-        if is_async(function):
+        if must_await(function):
             return self.around_async(function)(*args, **kwargs)  # type: ignore[arg-type, return-value]
         result: R = self.around(function)(*args, **kwargs)
         if hasattr(type(result), "__await__"):
@@ -95,9 +95,34 @@ class Policy:
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Call anything that answers with an awaitable, such as a lambda around a coroutine."""
+        if not callable(function):
+            raise ConfigurationError(f"{function!r} can't be called: give a function")
 
         async def call(*args: Any, **kwargs: Any) -> R:
             return await function(*args, **kwargs)
 
         set_origin(call, function)
         return await self.around_async(call)(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def a_policy(value: object, *, around: Call, note: str = "") -> Policy:
+    """`value`, if it is a policy that can stand around calls such as `around`.
+
+    `note` is what else might have been meant, for the message. For authors of integrations, who
+    thus tell when one is built what would be told at its first call. Raises `ConfigurationError`.
+    """
+    if isinstance(value, Policy):
+        try:
+            value(around)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"policy={value!r} can't stand around these calls: {error}"
+            ) from error
+        return value
+    if isinstance(value, type) and issubclass(value, Policy):
+        note = f": give an instance, {value.__name__}(…)"
+    elif isinstance(value, (list, tuple)):
+        note = ": for several policies give Pipeline(…), the outermost first"
+    raise ConfigurationError(
+        f"policy={value!r} is no policy{note or ': give Retry(…), say, or a Pipeline(…)'}"
+    )

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from standfast.checks import whole
+from standfast.checks import flag, text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
-from standfast.resilience.functions import exceptions, plain
+from standfast.resilience.functions import exceptions, plain, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.retry_rules import Counts
 
@@ -75,6 +75,8 @@ class Retry(Policy):
     counts: Counts = field(default_factory=Counts, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        with_brackets(self, self.attempts)
+        text(self.name)
         if self.attempts is not None:
             whole(self.attempts, name="attempts")
         if self.total is not None:
@@ -87,8 +89,25 @@ class Retry(Policy):
                 "with delay(attempt, previous, random)"
             )
         plain(self.backoff.delay, name="backoff.delay", wanted="a function that gives seconds")
+        flag(self.idempotent, name="idempotent")
         for option in ("on", "never_on", "unsent"):
             exceptions(getattr(self, option), name=option)
+        for one in self.on:
+            retriable = issubclass(one, Exception) or issubclass(Exception, one)
+            if not retriable and not issubclass(one, BaseExceptionGroup):
+                raise ConfigurationError(
+                    f"on={self.on!r}: {one.__name__} is no Exception, and never tried again; leave "
+                    "it out"
+                )
+            if issubclass(one, Refused):
+                raise ConfigurationError(
+                    f"on={self.on!r}: {one.__name__} is a Refused, a final answer, and never tried "
+                    "again; leave it out"
+                )
+        if self.on_result is None and all(issubclass(one, self.never_on) for one in self.on):
+            raise ConfigurationError(
+                f"on={self.on!r}, never_on={self.never_on!r}: nothing would be tried again"
+            )
         if self.on_result is not None:
             plain(
                 self.on_result,

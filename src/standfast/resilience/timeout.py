@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, ref
 
+from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, human, seconds
 from standfast.errors import TimedOut
@@ -20,7 +21,7 @@ from standfast.resilience.deadline import (
     ThreadDeadline,
     current,
 )
-from standfast.resilience.functions import Coroutine, unawaited
+from standfast.resilience.functions import Coroutine, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure
 from standfast.resilience.running import current_task, running_loop
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -66,6 +67,8 @@ class Timeout(AsyncBlocks[None]):
     _any_will_do = False  # each block has a deadline of its own
 
     def __init__(self, after: Duration, *, name: str = "", clock: Clock = SYSTEM_CLOCK) -> None:
+        with_brackets(self, after)
+        text(name)
         self.after: float = seconds(after, name="after")
         self.name: str = name
         self.clock: Clock = clock

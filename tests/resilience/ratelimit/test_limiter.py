@@ -162,12 +162,12 @@ async def test_a_cost_that_can_never_pass_is_refused(make, cost):
     ("options", "message"),
     [
         ({"max_wait": -1}, "max_wait=-1"),
-        ({"max_waiters": -1}, "max_waiters=-1: must be 0 or more"),
+        ({"max_waiters": -1}, "max_waiters=-1: must be a whole number, 0 or more"),
         ({"on_store_failure": "maybe"}, "on_store_failure='maybe': choose"),
         ({"store": MemoryRateLimits()}, "name='': limiters that share a store"),
-        ({"store": Distant, "name": "x"}, "on_store_failure=None: say what to do"),
-        ({"key": call_async}, "key=.*: give a text, or a plain function"),
-        ({"key": 7}, "7 can't be called"),
+        ({"store": Distant(ManualClock()), "name": "x"}, "on_store_failure=None: say what to do"),
+        ({"key": call_async}, "key=.* is async.*: give a text, or a function"),
+        ({"key": 7}, "key=7: give a text, or a function"),
         ({"burst": 2**60}, "can't be counted; at most"),
     ],
 )

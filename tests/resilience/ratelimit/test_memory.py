@@ -117,7 +117,7 @@ def test_the_quick_way_is_taken():
 
 
 def test_max_keys_is_checked():
-    with pytest.raises(ConfigurationError, match="max_keys=0: must be 1 or more"):
+    with pytest.raises(ConfigurationError, match="max_keys=0: must be a whole number, 1 or more"):
         MemoryRateLimits(max_keys=0)
 
 

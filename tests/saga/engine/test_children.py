@@ -94,7 +94,9 @@ async def test_cancelling_a_parent_cancels_a_child_that_still_runs(work, world):
     while "reserve" not in world.calls:
         await asyncio.sleep(0.01)
     await handle.cancel("stop")
-    await asyncio.sleep(0.1)
+    (begun,) = [f for f in (await handle.story()).facts if isinstance(f, fx.ChildStarted)]
+    trip = app.sagas.executor.active[begun.child]
+    await until(lambda: trip.last_mail)  # it is told, before its step is done
     go.set()
     with pytest.raises(SagaCompensated, match="stop"):
         await handle.result(timeout=5)

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from standfast.backends.postgres.connecting import Connector
 from standfast.backends.postgres.errors import DRIVER_ERRORS
 from standfast.resilience.backoff import Exponential
+from standfast.resilience.deadline import without_deadline
 
 _log = logging.getLogger(__name__)
 _BACKOFF = Exponential(initial=0.1, maximum=5.0, jitter="equal")
@@ -40,9 +41,10 @@ class Listener:
         self._callbacks.setdefault(channel, []).append(callback)
         self._news.set()
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(
-                self._listen(), name="standfast-listen"
-            )
+            with without_deadline():  # it is for all who subscribe
+                self._task = asyncio.get_running_loop().create_task(
+                    self._listen(), name="standfast-listen"
+                )
 
         def unsubscribe() -> None:
             callbacks = self._callbacks.get(channel, [])

@@ -18,6 +18,7 @@ from standfast.ports.providing import Provided
 from standfast.ports.rate_limit import RateLimitStore, RateRequest, storable
 from standfast.ports.schema import AppliedMigration, SchemaLine, SchemaMigration
 from standfast.rates import Decision
+from standfast.resilience.deadline import without_deadline
 
 LINE = SchemaLine(
     "rate_limits",
@@ -249,7 +250,7 @@ class PostgresRateLimits:
 
     def _new_batcher(self) -> Batcher[RateRequest, Decision]:
         return Batcher(
-            self._decide,
+            self._decide_for_all,
             max_batch=self._max_batch,
             timeout=self._pool.timeout,
             late=self._too_late,
@@ -260,6 +261,10 @@ class PostgresRateLimits:
             f"PostgreSQL at {self._pool.place} didn't decide a rate limit within "
             f"{self._pool.timeout:g} s: check that it answers, or raise the timeout"
         )
+
+    async def _decide_for_all(self, requests: Sequence[RateRequest]) -> list[Decision]:
+        with without_deadline():  # that of who came first isn't the others'
+            return await self._decide(requests)
 
     async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
         rates = [request.rate for request in requests]

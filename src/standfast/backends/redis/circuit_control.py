@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from redis import asyncio as redis
 
 from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
+from standfast.checks import text
 from standfast.durations import Duration, seconds
 from standfast.ports.circuit_control import Hint, Order
 
@@ -40,6 +41,7 @@ class RedisCircuitControl:
         self._redis: Any = redis.Redis.from_url(
             url, decode_responses=True, socket_timeout=limit, socket_connect_timeout=limit
         )
+        text(prefix, name="prefix")
         self._key = f"{prefix}:circuits"
         parts = urlsplit(url)
         self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"

@@ -16,10 +16,12 @@ from redis.exceptions import NoPermissionError, NoScriptError
 
 from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
 from standfast.batching import Batcher, only_loop
+from standfast.checks import text
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
 from standfast.ports.rate_limit import RateRequest, storable
 from standfast.rates import Decision
+from standfast.resilience.deadline import without_deadline
 
 # The machines of resilience/ratelimit/machine.py, in microseconds of the server's clock. A value
 # that is none of theirs counts as none: its key starts anew, and no other fails with it. KEYS are
@@ -150,7 +152,7 @@ class RedisRateLimits:
             )
         self._timeout = limit = seconds(timeout, name="timeout")
         self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
-        self._prefix = prefix
+        self._prefix = text(prefix, name="prefix")
         self._redis: Any = Redis.from_url(
             url,
             socket_timeout=limit,
@@ -160,7 +162,7 @@ class RedisRateLimits:
         )
         self._max_batch = max_batch
         self._batcher: Batcher[RateRequest, Decision] = Batcher(
-            self._decide, max_batch=max_batch, timeout=limit, late=self._too_late
+            self._decide_for_all, max_batch=max_batch, timeout=limit, late=self._too_late
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._looked = False
@@ -187,6 +189,10 @@ class RedisRateLimits:
         for start in range(0, len(requests), self._max_batch):
             decisions += await self._decide(requests[start : start + self._max_batch])
         return decisions
+
+    async def _decide_for_all(self, requests: Sequence[RateRequest]) -> list[Decision]:
+        with without_deadline():  # that of who came first isn't the others'
+            return await self._decide(requests)
 
     async def _decide(self, requests: Sequence[RateRequest]) -> list[Decision]:
         keys: dict[str, int] = {}

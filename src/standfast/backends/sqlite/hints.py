@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
 from standfast.errors import StoreError
+from standfast.resilience.deadline import without_deadline
 
 Topic: TypeAlias = Literal["due", "freed"]
 log = logging.getLogger("standfast.sqlite")
@@ -33,7 +34,8 @@ class Hints:
         subscription = object()
         self._subscriptions[subscription] = (topic, callback)
         if self._poll is None:
-            self._poll = asyncio.get_running_loop().create_task(self._watch())
+            with without_deadline():  # it is for all who subscribe
+                self._poll = asyncio.get_running_loop().create_task(self._watch())
 
         def unsubscribe() -> None:
             self._subscriptions.pop(subscription, None)

@@ -21,9 +21,10 @@ from functools import partial
 from random import random
 from typing import Any, TypeAlias
 
+from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import CircuitOpen, Refused, Rejected, TimedOut
+from standfast.errors import CircuitOpen, ConfigurationError, Refused, Rejected, TimedOut
 from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
 from standfast.resilience.blocks import Blocks, OpenBlocks
@@ -34,7 +35,7 @@ from standfast.resilience.breaker.registry import Registry
 from standfast.resilience.breaker.verdicts import Errors, Judge, checked_wait
 from standfast.resilience.deadline import ThreadDeadline, current
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, plain, unawaited
+from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure
 
 Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
@@ -117,6 +118,8 @@ class CircuitBreaker(Blocks[Permit]):
         registry: CircuitRegistry = circuits,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, name)
+        text(name, note="; how many failures open it is failure_count or consecutive_failures")
         settings = check(
             window=window,
             failure_rate=failure_rate,
@@ -140,6 +143,15 @@ class CircuitBreaker(Blocks[Permit]):
             retry_after=retry_after,
             now=clock.now,
         )
+        if slow_call_rate is None and not self._judge.counts_failures:
+            raise ConfigurationError(
+                f"failure_on={failure_on!r}: all of it is in ignore_on={ignore_on!r} or "
+                f"success_on={success_on!r}, so that nothing could open it"
+            )
+        if not isinstance(registry, CircuitRegistry):
+            raise ConfigurationError(f"registry={registry!r}: give a CircuitRegistry()")
+        if not isinstance(listeners, Iterable):
+            raise ConfigurationError(f"listeners={listeners!r}: give a list of functions")
         self._listeners: list[Listener] = [_listener(one) for one in listeners]
         self._machine = Machine(settings, random())  # noqa: S311
         self._slow = (

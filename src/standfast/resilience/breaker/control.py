@@ -21,12 +21,14 @@ from contextlib import aclosing
 from types import TracebackType
 from weakref import WeakSet
 
+from standfast.checks import provides, text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import StoreUnavailable
+from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.ports.circuit_control import EVERY, CircuitControl, Hint, Order
 from standfast.resilience.breaker.breaker import CircuitBreaker, CircuitRegistry, circuits
 from standfast.resilience.breaker.machine import Change, State
+from standfast.resilience.deadline import without_deadline
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,18 @@ class OperatorControl:
         retry: Duration = "1s",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        provides(
+            control,
+            "order",
+            "orders",
+            "hint",
+            "follow",
+            "close",
+            name="control",
+            instead="RedisCircuitControl(…) or ",
+        )
+        if not isinstance(registry, CircuitRegistry):
+            raise ConfigurationError(f"registry={registry!r}: give a CircuitRegistry()")
         self._control = control
         self._registry = registry
         self._alert = seconds(alert, name="alert")
@@ -71,22 +85,23 @@ class OperatorControl:
 
     async def open(self, name: str = EVERY) -> None:
         """Reject the calls of these breakers everywhere."""
-        await self._control.order(name, "open")
+        await self._control.order(text(name), "open")
 
     async def close(self, name: str = EVERY) -> None:
         """Let the calls of these breakers pass everywhere, whatever they count."""
-        await self._control.order(name, "close")
+        await self._control.order(text(name), "close")
 
     async def auto(self, name: str = EVERY) -> None:
         """End the order for `name`: breakers decide for themselves, or by the order for all."""
-        await self._control.order(name, None)
+        await self._control.order(text(name), None)
 
     async def __aenter__(self) -> OperatorControl:
         self._loop = asyncio.get_running_loop()
         self._end = self._registry.on_add(self._take)
         for breaker in self._registry:
             self._take(breaker)
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._send())]
+        with without_deadline():
+            self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._send())]
         for task in self._tasks:
             task.add_done_callback(_tell_of_failure)
         return self

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakSet
 
+from standfast.checks import text
 from standfast.resilience.functions import plain
 
 
@@ -36,6 +37,7 @@ class Registry(Generic[B]):
 
         Breakers add themselves when they are made.
         """
+        text(name)
         with self._lock:
             self._breakers.add(breaker)
             watchers = list(self._watchers)
@@ -46,6 +48,7 @@ class Registry(Generic[B]):
 
     def named(self, name: str) -> list[B]:
         """All breakers of this name."""
+        text(name)
         return [breaker for breaker in self if breaker.name == name]
 
     def on_add(self, watcher: Callable[[B], None]) -> Callable[[], None]:

@@ -33,6 +33,7 @@ class Judge:
         "_on_cancellation",
         "_retry_after",
         "_success_on",
+        "counts_failures",
         "judges_results",
     )
 
@@ -66,6 +67,12 @@ class Judge:
             raise ConfigurationError(
                 f'on_cancellation={on_cancellation!r}: choose "success", "failure" or "ignored"'
             )
+        self.counts_failures: bool = (
+            judge_result is not None
+            or on_cancellation == "failure"
+            or not all(issubclass(one, (*ignore_on, *success_on)) for one in failure_on)
+        )
+        """Whether there can be a failure at all."""
         self._judge_result = judge_result
         self.judges_results: bool = judge_result is not None
         self._on_cancellation: Verdict = on_cancellation

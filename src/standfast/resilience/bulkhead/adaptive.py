@@ -14,7 +14,7 @@ from standfast.resilience.blocks import Blocks, OpenBlocks
 from standfast.resilience.bulkhead.gradient import Gradient2, GradientSettings
 from standfast.resilience.bulkhead.semaphore import Bulkhead
 from standfast.resilience.deadline import current
-from standfast.resilience.functions import number
+from standfast.resilience.functions import number, with_brackets
 from standfast.resilience.policy import AsyncCall, Call
 
 
@@ -43,6 +43,7 @@ class AdaptiveBulkhead(Blocks[None], Bulkhead):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, initial)
         for option, limit in (("minimum", minimum), ("initial", initial), ("maximum", maximum)):
             whole(limit, name=option)
         if not 1 <= minimum <= initial <= maximum:

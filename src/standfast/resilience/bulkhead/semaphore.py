@@ -14,14 +14,14 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
-from standfast.checks import whole
+from standfast.checks import text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, unawaited
+from standfast.resilience.functions import Coroutine, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 
@@ -58,6 +58,8 @@ class Bulkhead(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, limit)
+        text(name)
         whole(limit, name="limit")
         if queue is not None:
             whole(queue, name="queue", least=0)
@@ -68,6 +70,11 @@ class Bulkhead(Policy):
             raise ConfigurationError(
                 f"queue={queue!r}, max_wait={max_wait!r}: nobody would ever be in the queue; "
                 "give a longer max_wait or no queue"
+            )
+        if queue == 0 and self._max_wait:
+            raise ConfigurationError(
+                f"queue={queue!r}, max_wait={max_wait!r}: nobody could wait; give a longer queue "
+                "or no max_wait"
             )
         no_waiting = self._max_wait == 0 or (queue is None and max_wait is None)
         self._permits: Permits[_Waiter] = Permits(limit, 0 if no_waiting else queue)

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import Sequence
 
 from standfast.batching import only_loop
+from standfast.checks import provides, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.ports.rate_limit import RateLimitStore, RateRequest
 from standfast.rates import Decision, Rate
+from standfast.resilience.deadline import without_deadline
 
 
 class _Lease:
@@ -54,7 +56,8 @@ class LeasedRateLimits:
         lease_time: Duration = 1.0,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if tokens < 2:
+        provides(store, "check", name="store", instead="RedisRateLimits(…), say, or ")
+        if whole(tokens, name="tokens") < 2:
             raise ConfigurationError(f"tokens={tokens!r}: must be 2 or more; 1 needs no lease")
         self.tokens = tokens
         self._store = store
@@ -90,7 +93,9 @@ class LeasedRateLimits:
         if cost < 0:
             return (await self._store.check([RateRequest(key, rate, cost)]))[0]
         # A task, for a caller that is cancelled must not take a lease of many with it.
-        return await asyncio.shield(asyncio.ensure_future(self._ask(key, rate, cost)))
+        with without_deadline():
+            asking = asyncio.ensure_future(self._ask(key, rate, cost))
+        return await asyncio.shield(asking)
 
     async def _ask(self, key: str, rate: Rate, cost: int) -> Decision:
         lease = self._leases.get(key) or self._open(key)

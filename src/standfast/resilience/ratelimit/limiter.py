@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Literal, TypeAlias
 
+from standfast.checks import provides, text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequest
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.functions import Coroutine, unawaited
-from standfast.resilience.policy import AsyncCall, Call, Measure, Policy, is_async
+from standfast.resilience.deadline import without_deadline
+from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
+from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
 from standfast.resilience.telemetry import Instrument, record, span_event, watch
@@ -96,10 +98,16 @@ class RateLimiter(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        with_brackets(self, limit)
+        text(name)
         self.rate: Rate = Rate(limit, per, burst, algorithm)
         self.name: str = name
         self.max_waiters: int = max_waiters
         self.on_store_failure = on_store_failure
+        if store is not None:
+            if isinstance(store, Policy):
+                raise ConfigurationError(f"store={store!r}: it is no store but a policy")
+            provides(store, "check", name="store", instead="RedisRateLimits(…), say, or ")
         self._key = key
         self._max_wait = seconds(max_wait, name="max_wait", positive=False)
         self._clock = clock
@@ -112,13 +120,14 @@ class RateLimiter(Policy):
         self._lines = Lines()
         self._allowed = self._denied = self._store_failures = 0
         self._away = ""
-        if max_waiters < 0:
-            raise ConfigurationError(f"max_waiters={max_waiters!r}: must be 0 or more")
-        if not isinstance(key, str) and is_async(key):
+        whole(max_waiters, name="max_waiters", least=0)
+        if max_waiters == 0 and self._max_wait:
             raise ConfigurationError(
-                f"key={key!r}: give a text, or a plain function of a call's arguments that answers "
-                "one"
+                f"max_waiters={max_waiters!r}, max_wait={max_wait!r}: nobody could wait; give "
+                "more max_waiters or no max_wait"
             )
+        if not isinstance(key, str):
+            plain(key, name="key", wanted="a text, or a function of a call's arguments")
         if on_store_failure not in ("allow", "deny", None):
             raise ConfigurationError(
                 f'on_store_failure={on_store_failure!r}: choose "allow" or "deny"'
@@ -341,7 +350,9 @@ class RateLimiter(Policy):
         try:
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
-            _returning.add(task := asyncio.ensure_future(self._give_back(asked, key, cost)))
+            with without_deadline():  # it passed, maybe, and that is why this caller goes
+                task = asyncio.ensure_future(self._give_back(asked, key, cost))
+            _returning.add(task)
             task.add_done_callback(_returning.discard)
             raise
 

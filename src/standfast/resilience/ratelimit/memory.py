@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.errors import ConfigurationError
 from standfast.ports.rate_limit import RateRequest
 from standfast.rates import Decision, Rate
 from standfast.resilience.forking import survives_fork, unlock
@@ -39,9 +39,7 @@ class MemoryRateLimits:
     always_local = True
 
     def __init__(self, *, max_keys: int = 1_000_000, clock: Clock = SYSTEM_CLOCK) -> None:
-        if max_keys < 1:
-            raise ConfigurationError(f"max_keys={max_keys!r}: must be 1 or more")
-        self.max_keys: int = max_keys
+        self.max_keys: int = whole(max_keys, name="max_keys")
         self._monotonic = clock.monotonic
         self._full_at: dict[str, float] = {}
         self._windows: dict[str, Window] = {}
