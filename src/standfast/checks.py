@@ -12,6 +12,14 @@ from standfast.errors import ConfigurationError
 T = TypeVar("T")
 
 
+class Outermost:
+    """What must stand over all other decorators of its function, as a saga's step does."""
+
+    def refusal(self, decorator: str) -> ConfigurationError:
+        """The error for a `decorator` over it."""
+        raise NotImplementedError
+
+
 def whole(value: object, *, name: str, least: int = 1, note: str = "") -> int:
     """`value`, if it is a whole number of at least `least`.
 

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
+from standfast.checks import Outermost
 from standfast.resilience.functions import is_async as is_async
 from standfast.resilience.functions import set_origin, unawaited
 
@@ -68,10 +69,13 @@ class Policy:
         """Decorate a ``def`` or an ``async def``; the signature stays.
 
         A ``staticmethod`` or ``classmethod`` stays one. Raises `ConfigurationError` for a generator
-        function, which returns before its work is done, so that no policy could see it fail. A
+        function, which returns before its work is done, so that no policy could see it fail, and
+        for a saga's step, which a policy would hide: it stands under ``@step``. A
         plain function that turns out to answer with a coroutine raises it when it is called, before
         any of the coroutine's work is done.
         """
+        if isinstance(function, Outermost):
+            raise function.refusal(f"a {type(self).__name__}")
         if isinstance(function, (staticmethod, classmethod)):
             return cast("Callable[P, R]", type(function)(self(function.__func__)))
         around: Any = self.around_async if is_async(function) else self.around

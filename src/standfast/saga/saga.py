@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABCMeta
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from standfast.checks import is_async
+from standfast.checks import Outermost, is_async
 from standfast.durations import Duration
 from standfast.errors import DefinitionError
+from standfast.saga.decorators import CONTAINERS, decorator_of, held_by
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 S = TypeVar("S")
@@ -17,8 +19,38 @@ I_contra = TypeVar("I_contra", contravariant=True)
 S_co = TypeVar("S_co", covariant=True)
 
 
-class Member:
+class Member(Outermost):
     """What stands in a saga's body by its own name: a step of any kind."""
+
+    is_defined: bool = False
+    """Whether it stands in some class by a name: what doesn't is run by nobody."""
+
+    def __init__(self) -> None:
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+            frame = frame.f_back  # out of functions, as far as the body that they are called in
+        if frame is not None and isinstance(frame.f_locals, _Body):
+            frame.f_locals.made.append(self)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.is_defined = True
+
+    def refusal(self, decorator: str) -> DefinitionError:
+        """The error for a `decorator` over it."""
+        binding = decorator in ("@staticmethod", "@classmethod", "@property", "@cached_property")
+        remedy = "remove that" if binding else "put that decorator under @step"
+        return DefinitionError(
+            f"{self.shown()} stands under {decorator}, which hides it, so that it would never "
+            f"run: {remedy}"
+        )
+
+    def shown(self) -> str:
+        """What it is, for people."""
+        raise NotImplementedError
+
+    def remedy(self) -> str:
+        """How to write it, so that it stands in the class by a name."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +82,13 @@ class Migration:
 
 
 class _Body(dict[str, Any]):
-    """A class body in which a step's name can't be taken by something else, unnoticed."""
+    """A class body in which no step is lost unnoticed, because something else takes its name, or
+    because it has none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Member] = []
 
     def __setitem__(self, name: str, value: Any) -> None:
         if isinstance(self.get(name), Member):
@@ -65,6 +103,30 @@ class _SagaType(ABCMeta):  # so that a saga may be abstract, too
     @classmethod
     def __prepare__(cls, name: str, bases: tuple[type, ...], /, **options: Any) -> _Body:
         return _Body()
+
+    def __new__(
+        cls, name: str, bases: tuple[type, ...], body: dict[str, Any], /, **options: Any
+    ) -> _SagaType:
+        made = super().__new__(cls, name, bases, body, **options)
+        for member in body.made if isinstance(body, _Body) else ():
+            if not member.is_defined:
+                raise lost(made, member)
+        return made
+
+
+def lost(cls: type, member: Member) -> DefinitionError:
+    """The error for a step that a class made, or holds, but doesn't have by a name of its own."""
+    what = "has no name in the class"
+    for name, value in vars(cls).items():
+        if any(one is member for one in held_by(value)):
+            if not isinstance(value, CONTAINERS):
+                return DefinitionError(f"{cls.__qualname__}: {member.refusal(decorator_of(value))}")
+            what = f"stands in {name}, a {type(value).__name__}"
+            break
+    return DefinitionError(
+        f"{cls.__qualname__}: {member.shown()} {what}, so that it would never run: "
+        f"{member.remedy()}"
+    )
 
 
 class Saga(Generic[I], metaclass=_SagaType):

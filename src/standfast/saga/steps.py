@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from standfast.checks import flag, is_async, whole
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, DefinitionError
 from standfast.resilience.backoff import Exponential
+from standfast.resilience.marks import do_not_retry
 from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, OnTimeout, StepForm, StepPlan
 from standfast.saga.saga import Member, Saga
@@ -42,6 +43,7 @@ class Step(Member, Generic[I, R]):
         form: StepForm = "action",
         options: dict[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         self.name: str = ""
         self.form: StepForm = form
         self.function: Callable[..., Awaitable[R]] | None = function
@@ -56,6 +58,7 @@ class Step(Member, Generic[I, R]):
         self.__doc__ = function.__doc__ if function is not None else None
 
     def __set_name__(self, owner: type, name: str) -> None:
+        super().__set_name__(owner, name)
         self.name = name
 
     def __get__(self, saga: Saga[I] | None, owner: type[Saga[I]] | None = None) -> Step[I, R]:
@@ -72,7 +75,39 @@ class Step(Member, Generic[I, R]):
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"<step {self.name}>"
+        return f"<step {self.name or self.shown()}>"
+
+    def shown(self) -> str:
+        """What it is, for people."""
+        if self.form == "wait":
+            return f"wait({self.options['signal']!r})"
+        if self.form == "sleep":
+            duration = self.options.get("duration")
+            return "sleep(until=…)" if duration is None else f"sleep({duration!r})"
+        if self.child is not None:
+            return f"child({self.child.__name__}, …)"
+        return f"step {self.name or getattr(self.function, '__name__', '')!r}"
+
+    def remedy(self) -> str:
+        """How to write it, so that it stands in the class by a name."""
+        if self.form == "action":
+            return (
+                "write other decorators under @step, and keep what @step answers with by a name "
+                "of its own in the body of the class"
+            )
+        name = {"wait": "approval", "sleep": "pause"}.get(self.form, "part")
+        return f"assign it by itself in the body of the class, as in {name} = {self.shown()}"
+
+    if not TYPE_CHECKING:  # they see for themselves that it can't be awaited
+
+        def __await__(self):
+            raise do_not_retry(
+                DefinitionError(
+                    f"{self.shown()} is awaited, but it is a step itself, which the saga runs: "
+                    f"{self.remedy()}"
+                    + (" (within a step: await asyncio.sleep)" if self.form == "sleep" else "")
+                )
+            )
 
     @overload
     def compensation(self, function: F, /) -> F: ...
