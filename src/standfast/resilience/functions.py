@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import CoroutineType, MappingProxyType
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ def is_async(function: Callable[..., Any]) -> bool:
     while isinstance(bare, (functools.partial, staticmethod)):
         bare = bare.func if isinstance(bare, functools.partial) else bare.__func__
     if not callable(bare):
-        raise ConfigurationError(f"{function!r} can't be called: give a function")
+        raise uncallable(function)
     # An object is called by its class; calling a class gives an object and never a coroutine.
     called = bare if inspect.isroutine(bare) else type(bare).__call__
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
@@ -47,6 +47,25 @@ def is_async(function: Callable[..., Any]) -> bool:
             )
         return kinds.pop()
     return inspect.iscoroutinefunction(called)
+
+
+def uncallable(given: object) -> ConfigurationError:
+    """The error for what was `given` in a function's place, to be raised. Nothing tries again.
+
+    A coroutine is closed: none of its work has been done.
+    """
+    if not isinstance(given, Awaitable):
+        return do_not_retry(ConfigurationError(f"{given!r} can't be called: give a function"))
+    if isinstance(given, CoroutineType):
+        given.close()
+    name = getattr(given, "__name__", "function")
+    return do_not_retry(
+        ConfigurationError(
+            f"{name}(…) was called already, so that the policy is given a "
+            f"{type(given).__name__}, and no function to call again: give the function and its "
+            f"arguments, as in policy.call_async({name}, …)"
+        )
+    )
 
 
 def unawaited(function: Callable[..., Any], awaitable: Any) -> ConfigurationError:

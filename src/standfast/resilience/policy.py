@@ -13,7 +13,7 @@ from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
 from standfast.checks import Outermost
 from standfast.resilience.functions import is_async as is_async
-from standfast.resilience.functions import set_origin, unawaited
+from standfast.resilience.functions import set_origin, unawaited, uncallable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,7 +98,12 @@ class Policy:
     async def call_async(
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Call anything that answers with an awaitable, such as a lambda around a coroutine."""
+        """Call anything that answers with an awaitable, such as a lambda around a coroutine.
+
+        Raises `ConfigurationError` for what can't be called, such as a coroutine itself.
+        """
+        if not callable(function):
+            raise uncallable(function)
 
         async def call(*args: Any, **kwargs: Any) -> R:
             return await function(*args, **kwargs)

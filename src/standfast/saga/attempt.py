@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 
-from standfast.checks import plain_answer
+from standfast.checks import is_unawaited, plain_answer
 from standfast.clock import Clock
 from standfast.durations import epoch
 from standfast.errors import CodecError, ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
 from standfast.ports.journal import child_key
 from standfast.resilience.budget import is_final
+from standfast.resilience.marks import do_not_retry
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
 from standfast.saga.active import Active
@@ -32,6 +33,7 @@ from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog
+from standfast.saga.steps import Step
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.tracebacks import traceback_of
 from standfast.text import named, told
@@ -177,11 +179,14 @@ class AttemptRunner:
         """What it means that the user's code returned. Raises `CodecError`."""
         branch, definition = command.branch, active.definition
         if isinstance(command, Undo):
+            if value is not None:  # it would be dropped
+                _check_awaited(f"the compensation of step {branch.id!r}", value)
             return ev.Undone(branch.id)
         results = definition.results_of[branch.step.name]
         try:
             raw, value, is_kept = results.stored(definition.codec, value)
         except CodecError as error:
+            _check_awaited(f"step {branch.id!r}", value)
             raise CodecError(
                 f"what step {branch.id!r} returned can't be stored and read back by its "
                 f"annotation: {error}"
@@ -280,6 +285,18 @@ class AttemptRunner:
             trace=self.telemetry.trace_of_child(machine, branch),
             id=machine.child_id(branch),
             parent=Parent(machine.id, branch.id),
+        )
+
+
+def _check_awaited(what: str, value: Any) -> None:
+    """Raise `ConfigurationError`, not to be retried, for an answer that nobody awaited."""
+    if is_unawaited(value):
+        shown = value if isinstance(value, Step) else f"a {type(value).__name__}"
+        raise do_not_retry(
+            ConfigurationError(
+                f"{what} returned {shown} that nobody awaits, so that its work isn't done: write "
+                "`return await …`"
+            )
         )
 
 

@@ -19,6 +19,7 @@ from standfast.saga.context import known
 from standfast.saga.fields import unknown_field
 from standfast.saga.inheritance import RESERVED, steps_of
 from standfast.saga.inspection import check_functions
+from standfast.saga.misspelling import check_attributes
 from standfast.saga.plan import Plan
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sharing import Results, is_immutable
@@ -59,6 +60,7 @@ class Definition:
         except ConfigurationError as error:
             raise DefinitionError(f"saga {self.name!r}: {error}") from error
         self._check_instance()
+        check_attributes(cls, self.name, self.steps)
         for current in self.steps.values():
             check_parameters(current)
         self.plan: Plan = _plan(cls, self.name, self.steps)
