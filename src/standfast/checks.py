@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from standfast.errors import ConfigurationError
+from standfast.text import class_of
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ def plain_answer(value: Any, *, name: str) -> Any:
     """
     if is_unawaited(value):
         raise ConfigurationError(
-            f"{name} answered with a {type(value).__name__}, which nobody awaits: give a plain "
+            f"{name} answered with {class_of(value)}, which nobody awaits: give a plain "
             "function, and do in a step what must be awaited"
         )
     return value

@@ -70,6 +70,16 @@ def named(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+def with_article(noun: str) -> str:
+    """A noun, such as a type's name, after "a" or "an"."""
+    return f"{'an' if noun[:1].lower() in set('aeio') else 'a'} {noun}"
+
+
+def class_of(value: object) -> str:
+    """What a value is, by its class: "an int"."""
+    return with_article(type(value).__name__)
+
+
 def is_storable(text: str) -> bool:
     """Whether every database can hold it."""
     if "\0" in text:

@@ -1,4 +1,4 @@
-"""What was meant as an option of a saga and is spelt otherwise is refused, one's own constants not."""
+"""A misspelt option of a saga is refused, and one's own constants aren't."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from standfast.errors import ConfigurationError
 from standfast.resilience.marks import do_not_retry
+from standfast.text import class_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,8 +62,8 @@ def uncallable(given: object) -> ConfigurationError:
     name = getattr(given, "__name__", "function")
     return do_not_retry(
         ConfigurationError(
-            f"{name}(…) was called already, so that the policy is given a "
-            f"{type(given).__name__}, and no function to call again: give the function and its "
+            f"{name}(…) was called already, so that the policy is given "
+            f"{class_of(given)}, and no function to call again: give the function and its "
             f"arguments, as in policy.call_async({name}, …)"
         )
     )
@@ -77,8 +78,8 @@ def unawaited(function: Callable[..., Any], awaitable: Any) -> ConfigurationErro
         awaitable.close()
     return do_not_retry(
         ConfigurationError(
-            f"{_name(function)!r} is a plain function that answered with an awaitable, a "
-            f"{type(awaitable).__name__}: its work is still to come, so no policy could see it "
+            f"{_name(function)!r} is a plain function that answered with an awaitable, "
+            f"{class_of(awaitable)}: its work is still to come, so no policy could see it "
             "fail. Decorate the `async def`, or use `await policy.call_async(function)`"
         )
     )

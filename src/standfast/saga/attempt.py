@@ -36,7 +36,7 @@ from standfast.saga.saga_log import SagaLog
 from standfast.saga.steps import Step
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.tracebacks import traceback_of
-from standfast.text import named, told
+from standfast.text import class_of, named, told
 
 ERROR_LENGTH = 2000
 _UNFORESEEN = Exception()
@@ -291,7 +291,7 @@ class AttemptRunner:
 def _check_awaited(what: str, value: Any) -> None:
     """Raise `ConfigurationError`, not to be retried, for an answer that nobody awaited."""
     if is_unawaited(value):
-        shown = value if isinstance(value, Step) else f"a {type(value).__name__}"
+        shown = value if isinstance(value, Step) else class_of(value)
         raise do_not_retry(
             ConfigurationError(
                 f"{what} returned {shown} that nobody awaits, so that its work isn't done: write "
@@ -304,7 +304,7 @@ def _listed(items: Any) -> list[Any]:
     """What `each` answered, as a list. Raises `ConfigurationError` for what is rather one thing."""
     if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
         raise ConfigurationError(
-            f"each= answered with a {type(items).__name__}: give a list of items (of a dict, for "
+            f"each= answered with {class_of(items)}: give a list of items (of a dict, for "
             "one, list(….items()))"
         )
     return list(items)

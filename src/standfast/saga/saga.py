@@ -12,6 +12,7 @@ from standfast.checks import Outermost, is_async
 from standfast.durations import Duration
 from standfast.errors import DefinitionError
 from standfast.saga.decorators import CONTAINERS, decorator_of, held_by
+from standfast.text import class_of
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 S = TypeVar("S")
@@ -121,7 +122,7 @@ def lost(cls: type, member: Member) -> DefinitionError:
         if any(one is member for one in held_by(value)):
             if not isinstance(value, CONTAINERS):
                 return DefinitionError(f"{cls.__qualname__}: {member.refusal(decorator_of(value))}")
-            what = f"stands in {name}, a {type(value).__name__}"
+            what = f"stands in {name}, {class_of(value)}"
             break
     return DefinitionError(
         f"{cls.__qualname__}: {member.shown()} {what}, so that it would never run: "
@@ -139,6 +140,11 @@ class Saga(Generic[I], metaclass=_SagaType):
     `max_in_flight` (how many instances one worker runs at once), `migrations` (from older
     versions), `max_recoveries` (how often in a row, without anything done in between, an instance
     is run again whose process died; after that it is parked; None: without a bound).
+
+    An attribute whose name is nearly one of these, or is an option of `step`, is refused when the
+    saga is added, unless code of the class reads it or it is given to a step. A step that no
+    attribute holds, for it isn't assigned, stands in a list or under a decorator, is refused at
+    once.
 
     A subclass may override a step with another step, and with a plain method what undoes it, or
     what was given as `when`, `each` or a child's `input`.
