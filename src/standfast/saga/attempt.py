@@ -33,7 +33,7 @@ from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.tracebacks import traceback_of
 from standfast.text import class_of, named, told

@@ -10,7 +10,8 @@ from typing import Any
 from standfast.errors import DefinitionError
 from standfast.saga.decorators import held_by
 from standfast.saga.saga import Saga
-from standfast.saga.steps import STEP_OPTIONS, Step
+from standfast.saga.step import Step
+from standfast.saga.steps import STEP_OPTIONS
 
 SAGA_OPTIONS = tuple(
     name
