@@ -31,7 +31,7 @@ def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
                         f"attribute of every saga (the others are {', '.join(sorted(RESERVED))}): "
                         "rename it"
                     )
-                if not value.is_defined:  # it was set when the class was there already
+                if not value.name:  # it was set when the class was there already
                     value.__set_name__(origin, name)
                 found[name] = value
             elif name in found:
@@ -43,7 +43,7 @@ def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
     for origin in cls.__mro__:
         for value in vars(origin).values():
             for one in held_by(value):
-                if isinstance(one, Step) and not one.is_defined:
+                if isinstance(one, Step) and not one.name:
                     raise lost(origin, one)
     return {name: _overridden(cls, step) for name, step in found.items()}
 

@@ -23,18 +23,14 @@ S_co = TypeVar("S_co", covariant=True)
 class Member(Outermost):
     """What stands in a saga's body by its own name: a step of any kind."""
 
-    is_defined: bool = False
-    """Whether it stands in some class by a name: what doesn't is run by nobody."""
-
     def __init__(self) -> None:
+        self.name: str = ""
+        """By which it stands in its class; what has none is run by nobody."""
         frame = inspect.currentframe()
         while frame is not None and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
             frame = frame.f_back  # out of functions, as far as the body that they are called in
         if frame is not None and isinstance(frame.f_locals, _Body):
             frame.f_locals.made.append(self)
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.is_defined = True
 
     def refusal(self, decorator: str) -> DefinitionError:
         """The error for a `decorator` over it."""
@@ -110,7 +106,7 @@ class _SagaType(ABCMeta):  # so that a saga may be abstract, too
     ) -> _SagaType:
         made = super().__new__(cls, name, bases, body, **options)
         for member in body.made if isinstance(body, _Body) else ():
-            if not member.is_defined:
+            if not member.name:
                 raise lost(made, member)
         return made
 

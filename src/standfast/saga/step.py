@@ -38,7 +38,6 @@ class Step(Member, Generic[I, R]):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.name: str = ""
         self.form: StepForm = form
         self.function: Callable[..., Awaitable[R]] | None = function
         self.options: dict[str, Any] = options or {}
@@ -52,7 +51,6 @@ class Step(Member, Generic[I, R]):
         self.__doc__ = function.__doc__ if function is not None else None
 
     def __set_name__(self, owner: type, name: str) -> None:
-        super().__set_name__(owner, name)
         self.name = name
 
     def __get__(self, saga: Saga[I] | None, owner: type[Saga[I]] | None = None) -> Step[I, R]:
