@@ -55,7 +55,7 @@ class Transacted(Saga[str]):
     [
         (Returned(), r"step 'pay' returned a coroutine .* `return await …`"),
         (Transacted(), r"step 'pay' returned a coroutine .* `return await …`"),
-        (ReturnedStep(), r"step 'pay' returned <step sleep\('1s'\)> that nobody awaits"),
+        (ReturnedStep(), r"step 'pay' returned sleep\('1s'\) that nobody awaits"),
         (Awaited(), r"sleep\('1s'\) is awaited, but it is a step itself.*asyncio\.sleep"),
         (AwaitedWait(), r"wait\('approved'\) is awaited, .* approval = wait\('approved'\)"),
     ],

@@ -229,6 +229,6 @@ def test_a_class_body_that_failed_leaves_nothing_behind() -> None:
 
 
 def test_a_step_without_a_name_is_shown_by_what_made_it() -> None:
-    assert repr(wait("boss")) == "<step wait('boss')>"
-    assert repr(sleep("1s")) == "<step sleep('1s')>"
+    assert repr(wait("boss")) == "<wait('boss')>"
+    assert repr(sleep("1s")) == "<sleep('1s')>"
     assert repr(Part.look) == "<step look>"

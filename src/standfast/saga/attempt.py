@@ -291,13 +291,13 @@ class AttemptRunner:
 def _check_awaited(what: str, value: Any) -> None:
     """Raise `ConfigurationError`, not to be retried, for an answer that nobody awaited."""
     if is_unawaited(value):
-        shown = value if isinstance(value, Step) else class_of(value)
+        shown = value.shown() if isinstance(value, Step) else class_of(value)
         raise do_not_retry(
             ConfigurationError(
                 f"{what} returned {shown} that nobody awaits, so that its work isn't done: write "
                 "`return await …`"
             )
-        )
+        ) from None
 
 
 def _listed(items: Any) -> list[Any]:

@@ -42,9 +42,12 @@ def unreadable(definition: Definition, input: Any, error: CodecError) -> Configu
     """The error for an input that was encoded, and couldn't be decoded again."""
     if input is None:
         return missing(definition)
+    expected = definition.input_type
+    plain = getattr(expected, "__module__", "") == "builtins"
+    fields = "" if plain else " whose fields are what their annotations say"
     return ConfigurationError(
         f"the input of saga {definition.name!r} couldn't be read back: {error}. Give "
-        f"{with_article(told(definition.input_type))} whose fields are what their annotations say"
+        f"{with_article(told(expected))}{fields}"
     )
 
 

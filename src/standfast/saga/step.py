@@ -67,7 +67,7 @@ class Step(Member, Generic[I, R]):
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"<step {self.name or self.shown()}>"
+        return f"<step {self.name}>" if self.name else f"<{self.shown()}>"
 
     def shown(self) -> str:
         """What it is, for people."""
@@ -139,9 +139,7 @@ class Step(Member, Generic[I, R]):
                     "compensations of its own steps"
                 )
             if self.undo_function is not None:
-                raise DefinitionError(
-                    f"step {self.name or self.function!r} has two compensations: keep one"
-                )
+                raise DefinitionError(f"{self.shown()} has two compensations: keep one")
             self.undo_function = function
             self.undo_options = {"timeout": timeout, "retry": retry, "transactional": transactional}
             return function
