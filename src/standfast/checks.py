@@ -8,8 +8,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from standfast.errors import ConfigurationError
+from standfast.text import class_of
 
 T = TypeVar("T")
+
+
+class Outermost:
+    """What must stand over all other decorators of its function, as a saga's step does."""
+
+    def refusal(self, decorator: str) -> ConfigurationError:
+        """The error for a `decorator` over it."""
+        raise NotImplementedError
 
 
 def whole(value: object, *, name: str, least: int = 1, note: str = "") -> int:
@@ -82,16 +91,24 @@ def _is_async(function: object) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
+def is_unawaited(value: object) -> bool:
+    """Whether `value` is something that was to be awaited, or iterated over by ``async for``.
+
+    A coroutine is closed, for nobody will: or Python warns that it was never awaited.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+    return isinstance(value, Awaitable) or inspect.isasyncgen(value)
+
+
 def plain_answer(value: Any, *, name: str) -> Any:
     """`value`, if it is no coroutine or other awaitable, which nobody would await.
 
     Raises `ConfigurationError`, which speaks of the function as `name`.
     """
-    if isinstance(value, Awaitable) or inspect.isasyncgen(value):
-        if inspect.iscoroutine(value):
-            value.close()  # or Python warns that it was never awaited
+    if is_unawaited(value):
         raise ConfigurationError(
-            f"{name} answered with a {type(value).__name__}, which nobody awaits: give a plain "
+            f"{name} answered with {class_of(value)}, which nobody awaits: give a plain "
             "function, and do in a step what must be awaited"
         )
     return value

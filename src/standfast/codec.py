@@ -18,6 +18,7 @@ import msgspec
 import msgspec.inspect
 
 from standfast.errors import CodecError
+from standfast.text import class_of
 
 T = TypeVar("T")
 
@@ -53,8 +54,8 @@ class JsonCodec:
             return self._encoder.encode(value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError(
-                f"a {type(value).__name__} can't be encoded as JSON ({error}): use a dataclass, "
-                "a msgspec Struct, a Pydantic model or plain values"
+                f"{class_of(value)} can't be encoded as JSON ({error}): use a "
+                "dataclass, a msgspec Struct, a Pydantic model or plain values"
             ) from error
 
     def decode(self, data: bytes | msgspec.Raw, type: Any) -> Any:
@@ -66,7 +67,7 @@ class JsonCodec:
                 self._decoders[type] = decoder
             return decoder.decode(data)
         except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-            raise CodecError(f"stored data doesn't decode to {_name(type)} ({error})") from error
+            raise CodecError(f"the JSON doesn't decode to {_name(type)} ({error})") from error
 
     def check(self, type: Any) -> None:
         """Raise `CodecError` for a type that nothing can be decoded to."""

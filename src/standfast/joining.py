@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from standfast.coordination.service import Service, ServiceOptions, checked_services
 from standfast.errors import ConfigurationError
 from standfast.pattern import Host, Pattern
+from standfast.text import class_of
 
 P = TypeVar("P", bound=Pattern)
 
@@ -82,7 +83,7 @@ class Joined:
             )
         self._refuse_while_open(part, type(part))
         if type(part) in self._patterns:
-            raise ConfigurationError(f"add({part!r}): this app has a {type(part).__name__} already")
+            raise ConfigurationError(f"add({part!r}): this app has {class_of(part)} already")
         part.attach(self._host)
         self._patterns[type(part)] = part
 

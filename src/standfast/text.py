@@ -87,6 +87,16 @@ def qualified_name(error: BaseException) -> str:
     return cleaned(_qualified_name(type(error)))
 
 
+def with_article(noun: str) -> str:
+    """A noun, such as a type's name, after "a" or "an"."""
+    return f"{'an' if noun[:1].lower() in set('aeio') else 'a'} {noun}"
+
+
+def class_of(value: object) -> str:
+    """What a value is, by its class: "an int"."""
+    return with_article(type(value).__name__)
+
+
 def is_storable(text: str) -> bool:
     """Whether every database can hold it."""
     if "\0" in text:

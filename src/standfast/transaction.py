@@ -172,11 +172,18 @@ def _inside(owner: object) -> Iterator[None]:
 
 def refuse_inside(database: Database, act: str, instead: str) -> None:
     """Raise `ConfigurationError` inside an open transaction of `database`."""
+    if is_inside(database):
+        raise ConfigurationError(
+            f"can't {act} through the app inside its own transaction: use {instead}, which "
+            "commits with it, or do it after the block"
+        )
+
+
+def is_inside(database: Database) -> bool:
+    """Whether the running code is inside an open transaction of `database`."""
     block = _block.get()
     while block is not None:
         if block.owner is database and not block.over:
-            raise ConfigurationError(
-                f"can't {act} through the app inside its own transaction: use {instead}, which "
-                "commits with it, or do it after the block"
-            )
+            return True
         block = block.outer
+    return False

@@ -191,7 +191,7 @@ CASES = {
         "step 'b' is after the pivot .*choose on_exhausted=\"park\"",
     ),
     "wait compensates after the pivot": (
-        {"a": step(pivot=True)(nothing), "b": wait("w", on_timeout="compensate")},
+        {"a": step(pivot=True)(nothing), "b": wait("w", timeout=1, on_timeout="compensate")},
         'step \'b\' is after the pivot .*choose on_timeout="park" or "continue"',
     ),
     "pivot compensates": (

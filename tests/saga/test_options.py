@@ -170,6 +170,7 @@ def test_a_wrong_option_of_a_compensation_is_named(options):
         (lambda: wait("w", timeout="3 days"), "timeout='3 days': not a duration"),
         (lambda: wait("w", timeout=10**400), "timeout=1000"),
         (lambda: wait("w", timeout=1, on_timeout=False), "on_timeout=False"),
+        (lambda: wait("w", on_timeout="park"), "has on_timeout='park', but no timeout"),
         (lambda: child("Inner", lambda *_: 1), r"child\('Inner', …\): give the class of a saga"),
         (lambda: child(Inner(), lambda *_: 1), "give the class of a saga"),
         (lambda: child(Inner, 5), "input= must be a function of"),

@@ -154,8 +154,8 @@ async def test_what_is_accepted_is_the_same_before_and_after_a_reload(type_, inp
 REFUSED: list[tuple[Any, Any, str]] = [
     (Order, Order("1", 12.5), r"can't|couldn't be read back: .*Expected `int`, got `float`"),
     (Order, Order(1, 2), r"couldn't be read back: .*Expected `str`, got `int`"),
-    (Order, Gift("1", 2), "would be given a Order where it was started with a Gift"),
-    (Order, {"id": "1", "total": 2}, "takes a Order, not a dict"),
+    (Order, Gift("1", 2), "would be given an Order where it was started with a Gift"),
+    (Order, {"id": "1", "total": 2}, "takes an Order, not a dict"),
     (int, True, "couldn't be read back"),
     (list[int], ["a"], "couldn't be read back"),
     (Parcel, {"weight": "x"}, "couldn't be read back"),
@@ -325,8 +325,8 @@ class Wider(Saga[SameOrder]):
 @pytest.mark.parametrize(
     ("saga", "match"),
     [
-        (Bare, r"step 'act' takes a Order, but the saga doesn't say so.*write Saga\[Order\]"),
-        (Disagrees, "step 'act' takes a str, but the saga's input is a Order"),
+        (Bare, r"step 'act' takes an Order, but the saga doesn't say so.*write Saga\[Order\]"),
+        (Disagrees, "step 'act' takes a str, but the saga's input is an Order"),
         (UndoDisagrees, r"the compensation of 'act' takes a list\[.*Order\], but"),
         (ListOfOthers, r"step 'act' takes a list\[str\], but the saga's input is a list\["),
     ],

@@ -17,7 +17,9 @@ def test_all_goes_well():
     run = run_saga(PlaceOrder(), Order())
     assert (run.status, run.cause) == ("completed", "")
     assert run.trace == ["reserve", "charge", "ship", "notify"]
-    assert run[PlaceOrder.ship] == "courier-1"
+    assert run[PlaceOrder.ship] == run["ship"] == "courier-1"
+    with pytest.raises(ResultUnavailable, match=r"'shipp' has no result: .* of reserve, charge"):
+        run["shipp"]
     assert run.results["notify"] == "courier-1 is on its way"
     assert run.calls[0].key == run.calls[0].instance + ":reserve"
     assert "stored: charge completed" in run.story

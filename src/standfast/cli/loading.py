@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from standfast.errors import ConfigurationError, MigrationNeeded, StoreUnavailable
-from standfast.text import class_name, told
+from standfast.text import class_name, class_of, told
 
 if TYPE_CHECKING:
     from standfast.app import Standfast
@@ -72,7 +72,7 @@ def load_app(target: str) -> Standfast:
             raise _broken(target, f"calling {path}()", error) from error
     if not isinstance(found, Standfast):
         raise ConfigurationError(
-            f"APP={target!r} is a {type(found).__name__}, not a Standfast app or a function that "
+            f"APP={target!r} is {class_of(found)}, not a Standfast app or a function that "
             f"makes one{_apps_in(module_name)}"
         )
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import CoroutineType, MappingProxyType
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from standfast.checks import is_async
 from standfast.errors import ConfigurationError
 from standfast.resilience.marks import do_not_retry
+from standfast.text import class_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,7 +43,7 @@ def must_await(function: Callable[..., Any]) -> bool:
     while isinstance(bare, (functools.partial, staticmethod)):
         bare = bare.func if isinstance(bare, functools.partial) else bare.__func__
     if not callable(bare):
-        raise ConfigurationError(f"{function!r} can't be called: give a function")
+        raise uncallable(function)
     # An object is called by its class; calling a class gives an object and never a coroutine.
     called = bare if inspect.isroutine(bare) else type(bare).__call__
     if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
@@ -62,6 +63,25 @@ def must_await(function: Callable[..., Any]) -> bool:
     return is_async(bare)
 
 
+def uncallable(given: object) -> ConfigurationError:
+    """The error for what was `given` in a function's place, to be raised. Nothing tries again.
+
+    A coroutine is closed: none of its work has been done.
+    """
+    if not isinstance(given, Awaitable):
+        return do_not_retry(ConfigurationError(f"{given!r} can't be called: give a function"))
+    if isinstance(given, CoroutineType):
+        given.close()
+    name = getattr(given, "__name__", "function")
+    return do_not_retry(
+        ConfigurationError(
+            f"{name}(…) was called already, so that the policy is given "
+            f"{class_of(given)}, and no function to call again: give the function and its "
+            f"arguments, as in policy.call_async({name}, …)"
+        )
+    )
+
+
 def unawaited(function: Callable[..., Any], awaitable: Any) -> ConfigurationError:
     """The error for a plain `function` that answered with an awaitable, to be raised.
 
@@ -71,8 +91,8 @@ def unawaited(function: Callable[..., Any], awaitable: Any) -> ConfigurationErro
         awaitable.close()
     return do_not_retry(
         ConfigurationError(
-            f"{_name(function)!r} is a plain function that answered with an awaitable, a "
-            f"{type(awaitable).__name__}: its work is still to come, so no policy could see it "
+            f"{_name(function)!r} is a plain function that answered with an awaitable, "
+            f"{class_of(awaitable)}: its work is still to come, so no policy could see it "
             "fail. Decorate the `async def`, or use `await policy.call_async(function)`"
         )
     )

@@ -11,8 +11,8 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
-from standfast.errors import ConfigurationError
-from standfast.resilience.functions import must_await, set_origin, unawaited
+from standfast.checks import Outermost
+from standfast.resilience.functions import must_await, set_origin, unawaited, uncallable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,10 +68,13 @@ class Policy:
         """Decorate a ``def`` or an ``async def``; the signature stays.
 
         A ``staticmethod`` or ``classmethod`` stays one. Raises `ConfigurationError` for a generator
-        function, which returns before its work is done, so that no policy could see it fail. A
+        function, which returns before its work is done, so that no policy could see it fail, and
+        for a saga's step, which a policy would hide: it stands under ``@step``. A
         plain function that turns out to answer with a coroutine raises it when it is called, before
         any of the coroutine's work is done.
         """
+        if isinstance(function, Outermost):
+            raise function.refusal(f"a {type(self).__name__}")
         if isinstance(function, (staticmethod, classmethod)):
             return cast("Callable[P, R]", type(function)(self(function.__func__)))
         around: Any = self.around_async if must_await(function) else self.around
@@ -94,9 +97,12 @@ class Policy:
     async def call_async(
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Call anything that answers with an awaitable, such as a lambda around a coroutine."""
+        """Call anything that answers with an awaitable, such as a lambda around a coroutine.
+
+        Raises `ConfigurationError` for what can't be called, such as a coroutine itself.
+        """
         if not callable(function):
-            raise ConfigurationError(f"{function!r} can't be called: give a function")
+            raise uncallable(function)
 
         async def call(*args: Any, **kwargs: Any) -> R:
             return await function(*args, **kwargs)

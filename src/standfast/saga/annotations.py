@@ -25,6 +25,7 @@ from standfast.codec import Codec
 from standfast.errors import CodecError, DefinitionError
 from standfast.saga.saga import I, Saga
 from standfast.saga.step import Step
+from standfast.text import with_article
 
 Bindings: TypeAlias = Mapping[type, Mapping[Any, Any]]
 PLAIN = (dict, list, str, int, float, bool, NoneType)
@@ -74,15 +75,16 @@ class Annotations:
                 continue
             taken = self._of(step, function, 1)
             if not takes(taken, self.input_type):
+                its = with_article(told(taken))
                 remedy = f"write Saga[{told(taken)}], or let it take what the saga does"
                 if self.input_type is Any:
                     raise DefinitionError(
-                        f"saga {self.name!r}: {what} takes a {told(taken)}, but the saga doesn't "
+                        f"saga {self.name!r}: {what} takes {its}, but the saga doesn't "
                         f"say so, and would be given plain JSON values: {remedy}"
                     )
                 raise DefinitionError(
-                    f"saga {self.name!r}: {what} takes a {told(taken)}, but the saga's input is "
-                    f"a {told(self.input_type)}: {remedy}"
+                    f"saga {self.name!r}: {what} takes {its}, but the saga's input is "
+                    f"{with_article(told(self.input_type))}: {remedy}"
                 )
 
     def check_decodable(self, codec: Codec, type: Any, what: str) -> None:

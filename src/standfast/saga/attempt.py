@@ -14,13 +14,14 @@ from typing import Any
 
 import msgspec
 
-from standfast.checks import plain_answer
+from standfast.checks import is_unawaited, plain_answer
 from standfast.clock import Clock
 from standfast.durations import epoch
 from standfast.errors import CodecError, ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
 from standfast.ports.journal import child_key
 from standfast.resilience.budget import is_final
+from standfast.resilience.marks import do_not_retry
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
 from standfast.saga.active import Active
@@ -32,9 +33,10 @@ from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog
+from standfast.saga.step import Step
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.tracebacks import traceback_of
-from standfast.text import class_name, named, told
+from standfast.text import class_name, class_of, named, told
 
 ERROR_LENGTH = 2000
 _UNFORESEEN = Exception()
@@ -177,11 +179,14 @@ class AttemptRunner:
         """What it means that the user's code returned. Raises `CodecError`."""
         branch, definition = command.branch, active.definition
         if isinstance(command, Undo):
+            if value is not None:  # it would be dropped
+                _check_awaited(f"the compensation of step {branch.id!r}", value)
             return ev.Undone(branch.id)
         results = definition.results_of[branch.step.name]
         try:
             raw, value, is_kept = results.stored(definition.codec, value)
         except CodecError as error:
+            _check_awaited(f"step {branch.id!r}", value)
             raise CodecError(
                 f"what step {branch.id!r} returned can't be stored and read back by its "
                 f"annotation: {error}"
@@ -283,11 +288,23 @@ class AttemptRunner:
         )
 
 
+def _check_awaited(what: str, value: Any) -> None:
+    """Raise `ConfigurationError`, not to be retried, for an answer that nobody awaited."""
+    if is_unawaited(value):
+        shown = value.shown() if isinstance(value, Step) else class_of(value)
+        raise do_not_retry(
+            ConfigurationError(
+                f"{what} returned {shown} that nobody awaits, so that its work isn't done: write "
+                "`return await …`"
+            )
+        ) from None
+
+
 def _listed(items: Any) -> list[Any]:
     """What `each` answered, as a list. Raises `ConfigurationError` for what is rather one thing."""
     if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
         raise ConfigurationError(
-            f"each= answered with a {type(items).__name__}: give a list of items (of a dict, for "
+            f"each= answered with {class_of(items)}: give a list of items (of a dict, for "
             "one, list(….items()))"
         )
     return list(items)

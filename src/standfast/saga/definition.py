@@ -13,18 +13,19 @@ from standfast.errors import (
     DefinitionError,
     ResultUnavailable,
 )
-from standfast.saga.annotations import Annotations, class_of_input
+from standfast.saga.annotations import Annotations, class_of_input, told
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
 from standfast.saga.fields import unknown_field
 from standfast.saga.inheritance import RESERVED, steps_of
 from standfast.saga.inspection import check_functions, check_parameters
+from standfast.saga.misspelling import check_attributes
 from standfast.saga.plan import Plan
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
 from standfast.saga.step import Step
-from standfast.text import is_storable
+from standfast.text import is_storable, on_one_line
 
 LONGEST_NAME = 200
 
@@ -59,6 +60,7 @@ class Definition:
         except ConfigurationError as error:
             raise DefinitionError(f"saga {self.name!r}: {error}") from error
         self._check_instance()
+        check_attributes(cls, self.name, self.steps)
         for current in self.steps.values():
             check_parameters(current)
         self.plan: Plan = _plan(cls, self.name, self.steps)
@@ -183,20 +185,26 @@ class Definition:
 
         Raises `ConfigurationError` when no step waits for it, `CodecError`.
         """
-        known = {step.signal for step in self.plan.steps.values() if step.signal} | {RESUME}
-        if name not in known:
+        known = sorted({step.signal for step in self.plan.steps.values() if step.signal})
+        if name not in known and name != RESUME:
             raise ConfigurationError(
-                f"saga {self.name!r} version {self.version} waits for no signal {name!r}: choose "
-                f"from {', '.join(sorted(known))}"
+                f"saga {self.name!r} version {self.version} waits for no signal {name!r}: "
+                + (f"choose from {', '.join(known)}" if known else "it waits for none")
+                + f" ({RESUME!r} goes on with what is parked)"
             )
         data = self.codec.encode(payload)
         for candidate in self.steps.values():
             if candidate.options.get("signal") == name:
+                type = self.result_types[candidate.name]
                 try:
-                    self.codec.decode(data, self.result_types[candidate.name])
+                    self.codec.decode(data, type)
                 except CodecError as error:
-                    raise CodecError(f"signal {name!r} of saga {self.name!r}: {error}") from error
-                unknown = unknown_field(self.result_types[candidate.name], data)
+                    given = "none" if payload is None else on_one_line(data.decode(), 80)
+                    raise CodecError(
+                        f"signal {name!r} of saga {self.name!r} takes {told(type)} as its payload, "
+                        f"and not {given} ({error.__cause__ or error})"
+                    ) from error
+                unknown = unknown_field(type, data)
                 if unknown:
                     raise CodecError(f"signal {name!r} of saga {self.name!r} {unknown}")
         return data

@@ -11,6 +11,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, SagaNotFound
 from standfast.ids import parse_id
 from standfast.ports.journal import Filter, Instance
+from standfast.saga.definition import LONGEST_NAME
 from standfast.saga.export import record
 from standfast.saga.handle import SagaHandle
 from standfast.saga.pending import Pending
@@ -97,16 +98,27 @@ class Finding:
         Of an id, as much is needed as only one has; its end is looked for in the whole table.
         Raises `SagaNotFound`, also when it fits several.
         """
-        name, slash, key = address.partition("/")
-        if slash:
-            found = await self.sagas.store.by_key(PATTERN, name, key)
-            if found is None:
-                raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
-            return found
+        if "/" in address:
+            return await self._by_key(address)
         id = parse_id(address)
         if id is not None:
             return await self.sagas.instance(id)
         return await self._by_part(address)
+
+    async def _by_key(self, address: str) -> Instance:
+        """The one at ``name/key``, wherever the slash is between them: either may have others."""
+        fit: list[Instance] = []
+        for at, sign in enumerate(address):
+            if sign == "/" and 0 < at <= LONGEST_NAME:
+                found = await self.sagas.store.by_key(PATTERN, address[:at], address[at + 1 :])
+                fit += [] if found is None else [found]
+        if not fit:
+            name, _, key = address.partition("/")
+            raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
+        if len(fit) > 1:
+            told = " or ".join(f"{one.id} (saga {one.name!r}, key {one.key!r})" for one in fit)
+            raise SagaNotFound(f"several sagas have the address {address!r}: give an id, {told}")
+        return fit[0]
 
     async def _by_part(self, address: str) -> Instance:
         digits = address.replace("-", "").lower()

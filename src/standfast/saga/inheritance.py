@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 from standfast.errors import DefinitionError
-from standfast.saga.saga import Saga
+from standfast.saga.decorators import decorator_of, held_by
+from standfast.saga.saga import Saga, lost
 from standfast.saga.step import Step
 from standfast.saga.step_checks import must_be_async, must_be_plain
 
@@ -30,6 +31,8 @@ def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
                         f"attribute of every saga (the others are {', '.join(sorted(RESERVED))}): "
                         "rename it"
                     )
+                if not value.name:  # it was set when the class was there already
+                    value.__set_name__(origin, name)
                 found[name] = value
             elif name in found:
                 raise DefinitionError(
@@ -37,6 +40,11 @@ def steps_of(cls: type[Saga[Any]]) -> dict[str, Step[Any, Any]]:
                     "step of the base class would run: make it a step (@step, with a compensation "
                     "or no_compensation=), or give it another name"
                 )
+    for origin in cls.__mro__:
+        for value in vars(origin).values():
+            for one in held_by(value):
+                if isinstance(one, Step) and not one.name:
+                    raise lost(origin, one)
     return {name: _overridden(cls, step) for name, step in found.items()}
 
 
@@ -65,4 +73,13 @@ def _current(cls: type, function: Any) -> Any:
     """What a class calls by the name of a method that a base class gave to a step."""
     name = getattr(function, "__name__", "")
     named = [vars(origin)[name] for origin in cls.__mro__ if name in vars(origin)]
-    return named[0] if any(one is function for one in named) else function
+    if any(one is function for one in named):
+        return named[0]
+    for one in named:
+        if any(inner is function for inner in held_by(one)):
+            raise DefinitionError(
+                f"{cls.__qualname__}.{name} stands under {decorator_of(one)}, which the saga would "
+                "pass by, for it knows the function beneath: put that decorator under the "
+                "saga's own (under @….compensation)"
+            )
+    return function

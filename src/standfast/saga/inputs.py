@@ -16,22 +16,66 @@ from standfast.errors import CodecError, ConfigurationError
 from standfast.saga.annotations import told
 from standfast.saga.definition import Definition
 from standfast.saga.fields import unknown_field
+from standfast.text import class_of, on_one_line, with_article
 
 
 def check_class(definition: Definition, input: Any, expected: type) -> None:
     """Raise `ConfigurationError` for an input that isn't an `expected`, unless it counts as one."""
+    if input is None:
+        raise missing(definition)
     if not (expected is float and type(input) is int):  # as type checkers have it
         raise ConfigurationError(
-            f"saga {definition.name!r} takes a {expected.__name__}, not a {type(input).__name__}"
+            f"saga {definition.name!r} takes {with_article(expected.__name__)}, not "
+            f"{class_of(input)}"
         )
 
 
-def unreadable(definition: Definition, error: CodecError) -> ConfigurationError:
-    """The error for an input that was encoded, and couldn't be decoded again."""
+def missing(definition: Definition) -> ConfigurationError:
+    """The error for a start without an input, of a saga that needs one."""
     return ConfigurationError(
-        f"the input of saga {definition.name!r} couldn't be read back: {error}. Give a "
-        f"{told(definition.input_type)} whose fields are what their annotations say"
+        f"saga {definition.name!r} was started without an input: give "
+        f"{with_article(told(definition.input_type))} (on the command line as JSON, with --input)"
     )
+
+
+def unreadable(definition: Definition, input: Any, error: CodecError) -> ConfigurationError:
+    """The error for an input that was encoded, and couldn't be decoded again."""
+    if input is None:
+        return missing(definition)
+    expected = definition.input_type
+    plain = getattr(expected, "__module__", "") == "builtins"
+    fields = "" if plain else " whose fields are what their annotations say"
+    return ConfigurationError(
+        f"the input of saga {definition.name!r} couldn't be read back: {error}. Give "
+        f"{with_article(told(expected))}{fields}"
+    )
+
+
+def from_json(definition: Definition, data: bytes | msgspec.Raw) -> Any:
+    """An input that comes as JSON. Raises `ConfigurationError`."""
+    what = f"the input of saga {definition.name!r}"
+    plain = parsed(data, what)
+    try:
+        return definition.codec.decode(data, definition.input_type)
+    except CodecError as error:
+        if plain is None:
+            raise missing(definition) from error
+        raise ConfigurationError(f"{what}, {_shown(data)}: {error}") from error
+
+
+def parsed(data: bytes | msgspec.Raw, what: str) -> Any:
+    """JSON that somebody gave as `what`. Raises `ConfigurationError` if it is none."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(
+            f"{what}, {_shown(data)}, isn't JSON ({error}): text needs quotes, as in "
+            """'"ann"'"""
+        ) from error
+
+
+def _shown(data: bytes | msgspec.Raw) -> str:
+    return on_one_line(bytes(data).decode(errors="replace"), 80) or "which is empty"
 
 
 def check_read_back(definition: Definition, data: bytes, input: Any, value: Any) -> None:
@@ -76,10 +120,13 @@ def _lost(definition: Definition, data: bytes, input: Any, value: Any) -> str:
         if unknown:
             return f"the input of saga {name!r} {unknown}"
     else:
-        text = f"saga {name!r} would be given a {back} where it was started with a {type_of_input}"
+        text = (
+            f"saga {name!r} would be given {with_article(back)} where it was started with "
+            f"{with_article(type_of_input)}"
+        )
         if definition.input_type is Any:
             return f"{text}: say what it takes, as in class …(Saga[{type_of_input}])"
-        return f"{text}, which says more than a {back} can: give one that says all"
+        return f"{text}, which says more than {with_article(back)} can: give one that says all"
     return (
         f"the input of saga {name!r} would be read back as {_short(value)}, not as "
         f"{_short(input)}: JSON can't keep it, so give it in another form"

@@ -26,6 +26,7 @@ from standfast.saga.definition import Definition
 from standfast.saga.fields import unknown_field
 from standfast.saga.finding import PAGE, Finding
 from standfast.saga.handle import SagaHandle
+from standfast.saga.inputs import from_json, parsed
 from standfast.saga.registry import PATTERN
 from standfast.saga.status import FINISHED
 
@@ -87,10 +88,7 @@ class Operations(Finding):
         after: Duration | None = None,
     ) -> SagaHandle[Any]:
         name = definition.name
-        try:
-            value = with_defaults(definition.codec.decode(input, definition.input_type))
-        except CodecError as error:
-            raise ConfigurationError(f"the input of saga {name!r}: {error}") from error
+        value = with_defaults(from_json(definition, input))
         return await self.sagas.starter.start(
             name, value, key=key, correlation_id=correlation_id, at=at, after=after
         )
@@ -202,10 +200,7 @@ class Operations(Finding):
 
     def signalled(self, name: str, payload: bytes, instances: Sequence[Instance]) -> ev.Signalled:
         """A signal, for `tell`, checked against the waits of each instance's known definition."""
-        try:
-            value = msgspec.json.decode(payload)
-        except msgspec.DecodeError as error:
-            raise ConfigurationError(f"the payload isn't JSON ({error})") from error
+        value = parsed(payload, f"the payload of signal {name!r}")
         for kind in {(PATTERN, one.name, one.version) for one in instances}:
             definition = self.sagas.definitions.by_kind.get(kind)
             if definition is None:

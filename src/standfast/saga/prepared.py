@@ -71,7 +71,7 @@ def prepare(
         try:
             value = codec.decode(data, definition.input_type)
         except CodecError as error:
-            raise unreadable(definition, error) from error
+            raise unreadable(definition, input, error) from error
         if value != input:
             check_read_back(definition, data, input, value)
     text = in_order(data, value) if definition.is_loose else data

@@ -37,7 +37,7 @@ from standfast.saga.verdict import Seen, Sight, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
 from standfast.text import NAME_LENGTH, checked
-from standfast.transaction import UnitOfWork, refuse_inside
+from standfast.transaction import UnitOfWork, is_inside, refuse_inside
 
 log = logging.getLogger("standfast.saga")
 
@@ -119,7 +119,7 @@ class Sagas(Pattern):
         refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
         (known,) = await self.store.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
-            raise unknown(id)
+            raise self._unknown(id)
         self.executor.sent(id)
 
     async def send_within(
@@ -128,7 +128,7 @@ class Sagas(Pattern):
         """As `send`, as part of a transaction."""
         (known,) = await tx.within(JournalStore).send([self.mail(id, event, mail_id=mail_id)])
         if not known:
-            raise unknown(id)
+            raise self._unknown(id)
         tx.on_commit(partial(self.executor.sent, id))
 
     def mail(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> Mail:
@@ -162,7 +162,7 @@ class Sagas(Pattern):
         id = self.handle(saga).id
         row = await tx.within(JournalStore).instance(id)
         if row is None:
-            raise unknown(id)
+            raise self._unknown(id)
         await self.send_within(tx, id, self._signalled(row, name, payload), mail_id=mail_id)
 
     async def cancel_within(
@@ -199,14 +199,27 @@ class Sagas(Pattern):
         checked(key, name="key", longest=NAME_LENGTH)
         found = await self.store.by_key(PATTERN, name, key)
         if found is None:
-            raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
+            raise SagaNotFound(f"no saga {name!r} has the key {key!r}{self._not_yet()}")
         return SagaHandle(self, found.id)
+
+    def _unknown(self, id: UUID) -> SagaNotFound:
+        """The error for an id that nobody has."""
+        return SagaNotFound(f"no saga has the id {id}{self._not_yet()}")
+
+    def _not_yet(self) -> str:
+        """What to add inside a transaction, whose own sagas nobody sees before it commits."""
+        if not is_inside(self._database):
+            return ""
+        return (
+            ": if it was started in the transaction that is open here, its transaction hasn't "
+            "committed yet, so ask after the block"
+        )
 
     async def instance(self, id: UUID) -> Instance:
         """The searchable row. Raises `SagaNotFound`."""
         found = await self.store.find(Filter(ids=(id,)), limit=1)
         if not found:
-            raise unknown(id)
+            raise self._unknown(id)
         return found[0]
 
     async def stories(self, ids: Iterable[UUID]) -> list[Story]:
@@ -216,7 +229,7 @@ class Sagas(Pattern):
         out: list[Story] = []
         for id in ids:
             if id not in loaded:
-                raise unknown(id)
+                raise self._unknown(id)
             out.append(self._story(loaded[id]))
         return out
 
@@ -234,7 +247,7 @@ class Sagas(Pattern):
         """See `SagaHandle.timeline`."""
         loaded = await self.store.load([id])
         if not loaded:
-            raise unknown(id)
+            raise self._unknown(id)
         owned = loaded[0].instance.owner is not None
         return self.timeline_of(loaded[0], await self.workers.holders() if owned else {})
 
@@ -295,7 +308,7 @@ class Sagas(Pattern):
                 return outcome(definition, state)
             row = await self._poller.row(id)
             if row is None:
-                raise unknown(id)
+                raise self._unknown(id)
             if row.status in AT_REST:
                 result = await self._result_at_rest(id)
                 if result is not None:
@@ -319,7 +332,7 @@ class Sagas(Pattern):
         """The result of one that is at rest, or None if it moves again."""
         loaded = await self._poller.whole(id)
         if loaded is None:
-            raise unknown(id)
+            raise self._unknown(id)
         row, works_here = loaded.instance, self.executor.desk is not None
         if row.status not in AT_REST:
             return None
@@ -373,8 +386,3 @@ def id_of(id: UUID | str) -> UUID:
             "app.saga(PlaceOrder, key)"
         )
     return found
-
-
-def unknown(id: UUID) -> SagaNotFound:
-    """The error for an id that nobody has."""
-    return SagaNotFound(f"no saga has the id {id}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from standfast.durations import Duration, seconds
 from standfast.errors import DefinitionError
 from standfast.resilience.backoff import Exponential
+from standfast.resilience.marks import do_not_retry
 from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, StepForm, StepPlan
 from standfast.saga.saga import Member, Saga
@@ -36,7 +37,7 @@ class Step(Member, Generic[I, R]):
         form: StepForm = "action",
         options: dict[str, Any] | None = None,
     ) -> None:
-        self.name: str = ""
+        super().__init__()
         self.form: StepForm = form
         self.function: Callable[..., Awaitable[R]] | None = function
         self.options: dict[str, Any] = options or {}
@@ -66,7 +67,39 @@ class Step(Member, Generic[I, R]):
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"<step {self.name}>"
+        return f"<step {self.name}>" if self.name else f"<{self.shown()}>"
+
+    def shown(self) -> str:
+        """What it is, for people."""
+        if self.form == "wait":
+            return f"wait({self.options['signal']!r})"
+        if self.form == "sleep":
+            duration = self.options.get("duration")
+            return "sleep(until=…)" if duration is None else f"sleep({duration!r})"
+        if self.child is not None:
+            return f"child({self.child.__name__}, …)"
+        return f"step {self.name or getattr(self.function, '__name__', '')!r}"
+
+    def remedy(self) -> str:
+        """How to write it, so that it stands in the class by a name."""
+        if self.form == "action":
+            return (
+                "write other decorators under @step, and keep what @step answers with by a name "
+                "of its own in the body of the class"
+            )
+        name = {"wait": "approval", "sleep": "pause"}.get(self.form, "part")
+        return f"assign it by itself in the body of the class, as in {name} = {self.shown()}"
+
+    if not TYPE_CHECKING:  # they see for themselves that it can't be awaited
+
+        def __await__(self):
+            raise do_not_retry(
+                DefinitionError(
+                    f"{self.shown()} is awaited, but it is a step itself, which the saga runs: "
+                    f"{self.remedy()}"
+                    + (" (within a step: await asyncio.sleep)" if self.form == "sleep" else "")
+                )
+            )
 
     @overload
     def compensation(self, function: F, /) -> F: ...
@@ -106,9 +139,7 @@ class Step(Member, Generic[I, R]):
                     "compensations of its own steps"
                 )
             if self.undo_function is not None:
-                raise DefinitionError(
-                    f"step {self.name or self.function!r} has two compensations: keep one"
-                )
+                raise DefinitionError(f"{self.shown()} has two compensations: keep one")
             self.undo_function = function
             self.undo_options = {"timeout": timeout, "retry": retry, "transactional": transactional}
             return function

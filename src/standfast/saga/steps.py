@@ -67,8 +67,8 @@ def step(
 def step(function: Any = None, /, **options: Any) -> Any:
     """Make an ``async def`` method a step of its saga.
 
-    The method takes (input, ctx), and a third argument where it has one: the item with `each`, the
-    transaction with `transactional`.
+    It stands over all other decorators. The method takes (input, ctx), and a third argument where
+    it has one: the item with `each`, the transaction with `transactional`.
 
     `after`: the steps that must be done first (names or steps; ``()`` for none), by default the
     one defined before. `when(saga, input, ctx)`: skip the step if false. `each(saga, input,
@@ -134,8 +134,8 @@ def wait(
     Signals that came early are kept, and each is taken once. `timeout` counts from when the step is
     reached (seconds or text, default for ever). `on_timeout`: ``"compensate"`` (default before the
     pivot), ``"park"`` (default after it; a late signal still goes on) or ``"continue"`` without a
-    result. `type`: the payload's type, checked when the signal is sent. A waiting saga uses no
-    memory and no polling of its own.
+    result; it needs a `timeout`. `type`: the payload's type, checked when the signal is sent. A
+    waiting saga uses no memory and no polling of its own.
     """
     try:
         checked(signal, name="signal", longest=NAME_LENGTH)
@@ -143,6 +143,11 @@ def wait(
         raise DefinitionError(f"wait({signal!r}): {error}") from error
     if signal == "resume":
         raise DefinitionError('signal "resume" is taken: it resumes parked steps. Rename yours')
+    if on_timeout is not None and timeout is None:
+        raise DefinitionError(
+            f"wait({signal!r}) has on_timeout={on_timeout!r}, but no timeout, so that it waits for "
+            "ever: give timeout= as well, or no on_timeout="
+        )
     check_options(f"wait({signal!r})", {"when": when})
     options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
     return Step(None, form="wait", options={**options, "type": type, "when": when})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError, ResultUnavailable
@@ -23,7 +23,8 @@ class SagaRun:
     """What came of `run_saga`.
 
     `status` is one of `standfast.saga.STATUSES`; `cause` says why it failed or parked. `results`
-    are by step name; ``run[PlaceOrder.ship]`` is typed. `calls` are all calls that were made, and
+    are by step name; ``run[PlaceOrder.ship]`` is typed,
+    and ``run["ship"]`` the same without it. `calls` are all calls that were made, and
     `trace` is the same in words: ``["reserve", "charge refused", "undo reserve"]``. `time` is how
     long it took, in virtual seconds. `story` tells it all, a line for each thing that happened.
     """
@@ -35,10 +36,18 @@ class SagaRun:
     time: float
     story: str
 
-    def __getitem__(self, step: Step[Any, R]) -> R:
-        if step.name not in self.results:
-            raise ResultUnavailable(f"{step.name} has no result: the saga is {self.status}")
-        return self.results[step.name]  # type: ignore[no-any-return]
+    @overload
+    def __getitem__(self, step: Step[Any, R], /) -> R: ...
+    @overload
+    def __getitem__(self, step: str, /) -> Any: ...
+    def __getitem__(self, step: Step[Any, Any] | str, /) -> Any:
+        name = step if isinstance(step, str) else step.name
+        if name not in self.results:
+            raise ResultUnavailable(
+                f"{name!r} has no result: the saga is {self.status}, and there are those of "
+                f"{', '.join(self.results) or 'none'}"
+            )
+        return self.results[name]
 
     @property
     def trace(self) -> list[str]:

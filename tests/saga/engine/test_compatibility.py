@@ -192,7 +192,7 @@ async def test_what_fits_has_no_problem(stored, saga):
         (
             [OtherResults],
             ["result", "input", "result", "input", "result", "result"],
-            "the result of reserve: stored data doesn't decode to int",
+            "the result of reserve: the JSON doesn't decode to int",
         ),
     ],
 )

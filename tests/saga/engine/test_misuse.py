@@ -42,6 +42,27 @@ class Asked(Saga[Order]):
         return f"answer {ctx.result(self.answer)}"
 
 
+async def test_a_handle_says_that_its_own_transaction_has_not_committed(work, world):
+    app = await work(Asked(world))
+    async with asyncio.timeout(5), app.transaction() as tx:
+        handle = await tx.start(Asked, Order("1"), key="inside")
+        asks = {
+            "status": handle.status,
+            "result": handle.result,
+            "timeline": handle.timeline,
+            "story": handle.story,
+            "saga": lambda: app.saga(Asked, "inside"),
+        }
+        for name, ask in asks.items():
+            with pytest.raises(SagaNotFound, match="its transaction hasn't committed yet"):
+                await ask()
+                pytest.fail(name)
+    assert await handle.status() in ("running", "waiting")
+    with pytest.raises(SagaNotFound) as outside:
+        await app.handle(new_id()).status()
+    assert "committed" not in str(outside.value)
+
+
 # -- the app inside its own transaction ----------------------------------------------------------
 
 
@@ -202,8 +223,10 @@ async def test_what_isnt_a_saga_or_an_id(work, world):
         await app.start("askd", Order("1"))
     with pytest.raises(ConfigurationError, match=r"app\.add"):
         await app.start(Trip, Order("1"))
-    with pytest.raises(ConfigurationError, match="takes a Order, not a str"):
+    with pytest.raises(ConfigurationError, match="takes an Order, not a str"):
         await app.start(Asked, "1")
+    with pytest.raises(ConfigurationError, match="without an input: give an Order"):
+        await app.start(Asked, None)
     for wrong in ("order-7", "", None, 7):
         with pytest.raises(ConfigurationError, match=r"app\.saga\("):
             app.handle(wrong)
@@ -270,8 +293,12 @@ async def test_an_error_with_unfit_text_is_told_and_harms_nobody(work, world, er
 async def test_a_signal_that_nothing_waits_for_is_refused(work, world):
     app = await work(Asked(world))
     handle = await app.start(Asked, Order("1"))
-    with pytest.raises(ConfigurationError, match="no signal 'anwser': choose from answer, resume"):
+    with pytest.raises(ConfigurationError, match=r"no signal 'anwser': choose from answer \('resu"):
         await handle.signal("anwser", 1)
+    with pytest.raises(
+        CodecError, match=r"takes int as its payload, and not \"x\" \(Expected `int`"
+    ):
+        await handle.signal("answer", "x")
     with pytest.raises(ConfigurationError, match="no signal 'anwser'"):
         async with app.transaction() as tx:
             await tx.signal(handle, "anwser", 1)

@@ -94,15 +94,41 @@ async def test_starts_forks_counts_and_exports(work, world):
     assert await ops.count_finished(finished_for="1h") == 0
 
 
+async def test_names_and_keys_may_have_slashes_and_no_wrong_saga_is_found(work, world):
+    def named(name):
+        return type(Pivoted)("Named", (Pivoted,), {"name": name})
+
+    outer, inner = named("shop"), named("shop/order")
+    app = await work(outer(world), inner(world))
+    locate = app.operations.locate
+    await app.start(outer, Order("1"), key="order/1")
+    assert (await locate("shop/order/1")).name == "shop"
+    await app.start(inner, Order("1"), key="2")
+    assert (await locate("shop/order/2")).key == "2"
+    await app.start(inner, Order("1"), key="1")
+    with pytest.raises(SagaNotFound, match=r"several sagas .*'shop', key 'order/1'\) or .*'1'\)"):
+        await locate("shop/order/1")
+    with pytest.raises(SagaNotFound, match="no saga 'shop' has the key 'order/3'"):
+        await locate("shop/order/3")
+
+
 async def test_a_signal_is_checked_against_the_waits(work, world):
     app = await work(Approved(world))
     ops = app.operations
     handle = await app.start(Approved, Order("1"))
     instances = [await app.sagas.instance(handle.id)]
     for name, payload, why in (
-        ("aproved", b"1", "choose from approved, resume"),
+        ("aproved", b"1", "choose from approved"),
         ("approved", b'{"by": 7, "level": 1}', "Expected `str`"),
         ("approved", b"{", "isn't JSON"),
+        (
+            "approved",
+            b"ann",
+            r"payload of signal 'approved', ann, isn't JSON .*: text needs quotes",
+        ),
+        ("approved", b"", "which is empty, isn't JSON"),
+        ("approved", b'"ann"', r"takes \w+ as its payload, and not \"ann\" \(Expected `object`"),
+        ("approved", b"null", r"as its payload, and not none"),
     ):
         with pytest.raises(ConfigurationError, match=why):
             ops.signalled(name, payload, instances)

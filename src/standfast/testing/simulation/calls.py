@@ -15,7 +15,7 @@ from standfast.saga.definition import Definition
 from standfast.saga.step import Step
 from standfast.testing.simulation.call import Call
 from standfast.testing.simulation.scene import Scene
-from standfast.text import named, told
+from standfast.text import class_of, named, told
 
 FORWARD = (
     ("refused", "refused"),
@@ -101,7 +101,7 @@ def _shown(value: Any) -> str:
     try:
         return repr(value)
     except Exception:  # noqa: BLE001 — the user's class: the call was made all the same
-        return f"a {type(value).__name__}"
+        return class_of(value)
 
 
 async def _answered(
