@@ -12,6 +12,9 @@ from standfast.errors import ConfigurationError
 Duration: TypeAlias = float | int | str | timedelta
 """Seconds as a number, text such as ``"5s"`` or ``"1h30m"``, or a ``timedelta``."""
 
+Age: TypeAlias = str | timedelta
+"""A duration that says its unit: text such as ``"30d"``, or a ``timedelta``."""
+
 LONGEST = 36500 * 86400.0
 """A hundred years, in seconds: what is added to now must stay a time that every database knows."""
 
@@ -36,6 +39,23 @@ def seconds(value: Duration, *, name: str = "duration", positive: bool = True) -
         wanted = "more than zero" if positive else "zero or more"
         raise ConfigurationError(f"{name}={_short(value)}: a duration must be finite and {wanted}")
     return result
+
+
+def age(value: Age, *, name: str, positive: bool = False) -> float:
+    """The `value` in seconds, as the age at which something is deleted: with a unit.
+
+    Whoever writes 30 may mean days, and what was deleted after seconds doesn't come back: so a bare
+    number is refused. `name` and `positive` are as for `seconds`, as is what it raises.
+    """
+    given: object = value.strip() if isinstance(value, str) else value
+    bare = isinstance(given, (int, float)) and not isinstance(given, bool)
+    if bare or (isinstance(given, str) and given.replace(".", "", 1).isdecimal()):
+        number = _short(given).strip("'")
+        raise ConfigurationError(
+            f"{name}={_short(value)}: give {number} a unit, such as '{number}d': as seconds "
+            "it would delete far too much, if days are meant"
+        )
+    return seconds(value, name=name, positive=positive)
 
 
 def _parse(value: Duration, name: str) -> float:

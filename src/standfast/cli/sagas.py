@@ -122,7 +122,7 @@ def show(
     async def look() -> None:
         async with operating(load(app)) as ops:
             instance = await ops.locate(address)
-            (loaded,) = await ops.sagas.store.load([instance.id])
+            (loaded,) = await ops.sagas.journal.load([instance.id])
             holders = await ops.sagas.workers.holders()
             now = ops.sagas.clock.now()
         told = ops.sagas.timeline_of(loaded, holders)

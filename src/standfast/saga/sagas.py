@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from standfast.affinity import Affinity
+from standfast.affinity import Affinity, not_open
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -112,12 +112,24 @@ class Sagas(Pattern):
             *([counting] if is_measured() else []),
         ]
 
+    @property
+    def journal(self) -> JournalStore:
+        """The journal, of an app that is open. Raises `ConfigurationError` for one that isn't."""
+        self.check_open()
+        return self.store
+
+    def check_open(self) -> None:
+        """Raise `ConfigurationError` unless the app is open, and in this event loop."""
+        if self._affinity is None:
+            raise not_open()
+        self._affinity.check()
+
     # -- speaking ----------------------------------------------------------------------------
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
         refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
-        (known,) = await self.store.send([self.mail(id, event, mail_id=mail_id)])
+        (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise unknown(id)
         self.executor.sent(id)
@@ -197,14 +209,14 @@ class Sagas(Pattern):
         """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
         name = saga if isinstance(saga, str) else self.definitions.of(saga).name
         checked(key, name="key", longest=NAME_LENGTH)
-        found = await self.store.by_key(PATTERN, name, key)
+        found = await self.journal.by_key(PATTERN, name, key)
         if found is None:
             raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
         return SagaHandle(self, found.id)
 
     async def instance(self, id: UUID) -> Instance:
         """The searchable row. Raises `SagaNotFound`."""
-        found = await self.store.find(Filter(ids=(id,)), limit=1)
+        found = await self.journal.find(Filter(ids=(id,)), limit=1)
         if not found:
             raise unknown(id)
         return found[0]
@@ -212,7 +224,7 @@ class Sagas(Pattern):
     async def stories(self, ids: Iterable[UUID]) -> list[Story]:
         """All that happened to these instances. Raises `SagaNotFound` if one is unknown."""
         ids = list(ids)
-        loaded = {one.instance.id: one for one in await self.store.load(ids)}
+        loaded = {one.instance.id: one for one in await self.journal.load(ids)}
         out: list[Story] = []
         for id in ids:
             if id not in loaded:
@@ -232,7 +244,7 @@ class Sagas(Pattern):
 
     async def timeline(self, id: UUID) -> Timeline:
         """See `SagaHandle.timeline`."""
-        loaded = await self.store.load([id])
+        loaded = await self.journal.load([id])
         if not loaded:
             raise unknown(id)
         owned = loaded[0].instance.owner is not None
@@ -281,8 +293,7 @@ class Sagas(Pattern):
 
         After `patience` seconds it begins to look whether any worker has the saga.
         """
-        if self._affinity is not None:
-            self._affinity.check()  # here is what a watcher, of another loop, would wait for
+        self.check_open()  # here is what a watcher, of another loop, would wait for
         begun = self.clock.monotonic()
         looks_at = begun + patience
         while True:
