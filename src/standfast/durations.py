@@ -68,9 +68,11 @@ def _parse(value: Duration, name: str) -> float:
             return math.inf if value > 0 else -math.inf
     if isinstance(value, str):
         text = value.strip().replace(" ", "")
-        parts = _PART.findall(text)
-        if parts and "".join(number + unit for number, unit in parts) == text:
-            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        unsigned = text.removeprefix("-")
+        parts = _PART.findall(unsigned)
+        if parts and "".join(number + unit for number, unit in parts) == unsigned:
+            found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+            return found if unsigned == text else -found
     raise ConfigurationError(
         f'{name}={_short(value)}: not a duration. Give seconds (2.5) or text such as "250ms", '
         '"5s", "10m", "1h30m", "2d"'
@@ -100,6 +102,8 @@ def _short(value: object) -> str:
 
 def human(value: float) -> str:
     """`value` seconds as short text: ``"0.25s"``, ``"1m30s"``, ``"2d3h"``."""
+    if 0 < value < 0.0001:  # which would come as 3.06e-05
+        return f"{value * 1e6:.2g}us" if value >= 1e-7 else "0s"
     if value < 60:
         return f"{value:.3g}s"
     rest = round(value)

@@ -121,7 +121,9 @@ class Joined:
         names = [service.name for service in every]
         if not every:
             raise ConfigurationError(
-                "this app has nothing to run: add something, as in app.add(PlaceOrder(…))"
+                "this app has nothing to run: "
+                + ("what was added has no services" if self.all else "nothing was added")
+                + ": add something, as in app.add(PlaceOrder(…))"
             )
         unknown = sorted(set(only) - set(names))
         if unknown:

@@ -42,6 +42,10 @@ class Host(Protocol):
         """The pattern of that class that was added to the app, None if none was."""
         ...
 
+    def check_open(self) -> None:
+        """Raise `ConfigurationError` unless the app is open, in this process and event loop."""
+        ...
+
     def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """A transaction as the app's user knows it."""
         ...

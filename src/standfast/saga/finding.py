@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ from standfast.checks import whole
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, SagaNotFound
 from standfast.ids import parse_id
-from standfast.ports.journal import Filter, Instance
+from standfast.ports.journal import Filter, Instance, Mail
 from standfast.saga.export import record
 from standfast.saga.handle import SagaHandle
 from standfast.saga.pending import Pending
@@ -161,7 +162,7 @@ class Finding:
         if slash:
             found = await self.sagas.journal.by_key(PATTERN, name, key)
             if found is None:
-                raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
+                raise self.sagas.no_key(name, key)
             return found
         id = parse_id(address)
         if id is not None:
@@ -223,13 +224,31 @@ class Finding:
                     found[loaded.instance.id] = timeline.pending
         return found
 
+    async def unread(self, instances: Sequence[Instance]) -> dict[UUID, Sequence[Mail]]:
+        """What stuck instances were told and no worker has acted on yet, oldest first.
+
+        It reads the journals of those that are due, a hundred at a time.
+        """
+        now = self.sagas.clock.now()
+        ids = [
+            one.id
+            for one in instances
+            if one.status in STUCK and one.owner is None and (one.wake_at or math.inf) <= now
+        ]
+        found: dict[UUID, Sequence[Mail]] = {}
+        for begin in range(0, len(ids), JOURNALS):
+            for loaded in await self.sagas.journal.load(ids[begin : begin + JOURNALS]):
+                if loaded.mails:
+                    found[loaded.instance.id] = loaded.mails
+        return found
+
     async def stuck(self, filter: Filter | None = None) -> list[StuckGroup]:
         """The sagas that wait for an operator, in groups by saga, step and error; largest first.
 
         Errors count as the same that differ only in numbers, ids, times and quoted values. `filter`
         narrows them; its statuses don't count. It reads the rows of all that are stuck, in pages.
         """
-        grouping = Grouping()
+        grouping = Grouping(self.sagas.clock.now())
         async for one in self.each(replace(filter or self.select(), statuses=STUCK)):
             grouping.add(one)
         return grouping.groups()

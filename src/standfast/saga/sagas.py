@@ -11,7 +11,6 @@ from uuid import UUID
 
 import msgspec
 
-from standfast.affinity import Affinity, not_open
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -36,7 +35,7 @@ from standfast.saga.timeline import Timeline, entries
 from standfast.saga.verdict import Seen, Sight, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
-from standfast.text import NAME_LENGTH, checked
+from standfast.text import NAME_LENGTH, checked, did_you_mean
 from standfast.transaction import UnitOfWork, refuse_inside
 
 log = logging.getLogger("standfast.saga")
@@ -59,7 +58,6 @@ class Sagas(Pattern):
         self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
         self.poll: float = 0.5
         self._given = definitions
-        self._affinity: Affinity | None = None
 
     # -- as a pattern ------------------------------------------------------------------------
 
@@ -81,13 +79,11 @@ class Sagas(Pattern):
 
     async def open(self) -> None:
         """See `Pattern.open`. An OpenTelemetry SDK may be set until then."""
-        self._affinity = Affinity("this app")
         self.telemetry.connect()
         self.starter.open(self._database.capabilities.write_lanes)
 
     async def close(self) -> None:
         """See `Pattern.close`."""
-        self._affinity = None
         await self.starter.close()
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
@@ -115,14 +111,8 @@ class Sagas(Pattern):
     @property
     def journal(self) -> JournalStore:
         """The journal, of an app that is open. Raises `ConfigurationError` for one that isn't."""
-        self.check_open()
+        self.host.check_open()
         return self.store
-
-    def check_open(self) -> None:
-        """Raise `ConfigurationError` unless the app is open, and in this event loop."""
-        if self._affinity is None:
-            raise not_open()
-        self._affinity.check()
 
     # -- speaking ----------------------------------------------------------------------------
 
@@ -211,8 +201,14 @@ class Sagas(Pattern):
         checked(key, name="key", longest=NAME_LENGTH)
         found = await self.journal.by_key(PATTERN, name, key)
         if found is None:
-            raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
+            raise self.no_key(name, key)
         return SagaHandle(self, found.id)
+
+    def no_key(self, name: str, key: str) -> SagaNotFound:
+        """The error for a key that no saga of that name has; it tells of a misspelt name."""
+        known = {definition.name for definition in self.definitions.by_kind.values()}
+        near = "" if name in known else did_you_mean(name, known)
+        return SagaNotFound(f"no saga {name!r} has the key {key!r}{near}")
 
     async def instance(self, id: UUID) -> Instance:
         """The searchable row. Raises `SagaNotFound`."""
@@ -293,7 +289,7 @@ class Sagas(Pattern):
 
         After `patience` seconds it begins to look whether any worker has the saga.
         """
-        self.check_open()  # here is what a watcher, of another loop, would wait for
+        self.host.check_open()  # here is what a watcher, of another loop, would wait for
         begun = self.clock.monotonic()
         looks_at = begun + patience
         while True:
