@@ -16,7 +16,7 @@ def test_a_negative_one_is_told_so(given):
 
 @pytest.mark.parametrize("given", ["-", "--5s", "-x", "5"])
 def test_what_is_none_is_told_so(given):
-    with pytest.raises(ConfigurationError, match="not a duration|must be finite"):
+    with pytest.raises(ConfigurationError, match=r"not a duration|must be finite"):
         seconds(given)
 
 

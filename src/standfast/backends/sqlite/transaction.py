@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from standfast.backends.control import refuse_control
 from standfast.backends.sqlite.connection import Session, Work
-from standfast.backends.sqlite.driver import native, run
+from standfast.backends.sqlite.driver import check_arguments, native, run
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.errors import StoreError
 from standfast.ports.database import Row, Script
@@ -83,7 +83,7 @@ class SqliteTransaction:
         self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor], T]
     ) -> T:
         text, arrange, numbers = native(sql)
-        _check_arguments(sql, numbers, len(args))
+        check_arguments(sql, numbers, len(args))
         refuse_control(sql, "sqlite")
         arranged = args if arrange is None else arrange(args)
 
@@ -104,18 +104,6 @@ class SqliteTransaction:
         if session is None:
             session = self._session = self._file.begin(self._task)
         return await session.submit(work)
-
-
-def _check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
-    unused = [number for number in range(1, given + 1) if number not in numbers]
-    if unused:
-        raise StoreError(
-            f"${unused[0]} isn't in the statement, but {given} arguments are given: {sql}"
-        )
-    if len(numbers) > given:
-        raise StoreError(
-            f"${max(numbers)} is in the statement, but {given} arguments are given: {sql}"
-        )
 
 
 def _first(cursor: sqlite3.Cursor) -> Any:
