@@ -69,4 +69,5 @@ class Barrier(Pattern):
             yield done
 
     def _before(self, older_than: Age) -> float:
+        self.host.check_open()
         return self._clock.now() - age(older_than, name="older_than")

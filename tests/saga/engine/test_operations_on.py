@@ -2,7 +2,7 @@
 
 import pytest
 
-from standfast import Context, Saga, Standfast, step
+from standfast import Barrier, Context, Saga, Standfast, step
 from standfast.errors import ConfigurationError, SagaNotFound
 from standfast.ids import new_id
 from tests.saga.engine.test_waits import Approved
@@ -80,7 +80,8 @@ async def test_filters_are_checked_when_made(app_url):
 
 
 async def test_an_app_that_is_not_open_says_so(app_url):
-    app = Standfast(app_url, migrate=True).add(Sleepy())
+    barrier = Barrier()
+    app = Standfast(app_url, migrate=True).add(Sleepy(), barrier)
     async with app:
         handle = await app.start(Sleepy, "1", key="1")
     ops = app.operations
@@ -100,6 +101,8 @@ async def test_an_app_that_is_not_open_says_so(app_url):
         lambda: handle.timeline(),
         lambda: handle.story(),
         lambda: handle.result("1s"),
+        lambda: barrier.count(older_than="1d"),
+        lambda: anext(barrier.purge(older_than="1d")),
     ):
         with pytest.raises(ConfigurationError, match="isn't open: use `async with app:`"):
             await act()
