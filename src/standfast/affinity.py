@@ -51,3 +51,8 @@ class Affinity:
             "there, by asyncio.run_coroutine_threadsafe from other threads, or make and open one "
             "of its own here"
         )
+
+
+def not_open() -> ConfigurationError:
+    """The error for what needs an open app."""
+    return ConfigurationError("the app isn't open: use `async with app:` or app.running()")

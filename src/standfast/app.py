@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self
 
-from standfast.affinity import Affinity
+from standfast.affinity import Affinity, not_open
 from standfast.backends import open_database
 from standfast.checks import flag, provides
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
@@ -102,6 +102,12 @@ class Standfast(AppDoors):
             if not self._opened:
                 self._affinity = None
                 await self._closing.aclose()
+
+    def check_open(self) -> None:
+        """Raise `ConfigurationError` unless the app is open, in this process and event loop."""
+        if self._affinity is None:
+            raise not_open()
+        self._affinity.check()
 
     async def _keep_time(self) -> None:
         assert isinstance(self.clock, AdjustedClock)

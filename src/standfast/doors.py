@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
 from standfast.durations import Duration
-from standfast.joining import Joined
+from standfast.joining import Joined, P
 from standfast.ports.database import Database, StoreTransaction
 from standfast.transaction import UnitOfWork
 
@@ -23,6 +23,10 @@ class AppDoors:
     """What an app does with its patterns, besides running them."""
 
     patterns: Joined
+
+    def pattern(self, kind: type[P]) -> P | None:
+        """The pattern of that class that was added, None if none was: for other patterns."""
+        return self.patterns.find(kind)
 
     @cached_property
     def sagas(self) -> Sagas:

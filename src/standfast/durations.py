@@ -12,6 +12,9 @@ from standfast.errors import ConfigurationError
 Duration: TypeAlias = float | int | str | timedelta
 """Seconds as a number, text such as ``"5s"`` or ``"1h30m"``, or a ``timedelta``."""
 
+Age: TypeAlias = str | timedelta
+"""A duration that says its unit: text such as ``"30d"``, or a ``timedelta``."""
+
 LONGEST = 36500 * 86400.0
 """A hundred years, in seconds: what is added to now must stay a time that every database knows."""
 
@@ -38,6 +41,23 @@ def seconds(value: Duration, *, name: str = "duration", positive: bool = True) -
     return result
 
 
+def age(value: Age, *, name: str, positive: bool = False) -> float:
+    """The `value` in seconds, as the age at which something is deleted: with a unit.
+
+    Whoever writes 30 may mean days, and what was deleted after seconds doesn't come back: so a bare
+    number is refused. `name` and `positive` are as for `seconds`, as is what it raises.
+    """
+    given: object = value.strip() if isinstance(value, str) else value
+    bare = isinstance(given, (int, float)) and not isinstance(given, bool)
+    if bare or (isinstance(given, str) and given.replace(".", "", 1).isdecimal()):
+        number = _short(given).strip("'")
+        raise ConfigurationError(
+            f"{name}={_short(value)}: give {number} a unit, such as '{number}d': as seconds "
+            "it would delete far too much, if days are meant"
+        )
+    return seconds(value, name=name, positive=positive)
+
+
 def _parse(value: Duration, name: str) -> float:
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -48,9 +68,11 @@ def _parse(value: Duration, name: str) -> float:
             return math.inf if value > 0 else -math.inf
     if isinstance(value, str):
         text = value.strip().replace(" ", "")
-        parts = _PART.findall(text)
-        if parts and "".join(number + unit for number, unit in parts) == text:
-            return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        unsigned = text.removeprefix("-")
+        parts = _PART.findall(unsigned)
+        if parts and "".join(number + unit for number, unit in parts) == unsigned:
+            found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+            return found if unsigned == text else -found
     raise ConfigurationError(
         f'{name}={_short(value)}: not a duration. Give seconds (2.5) or text such as "250ms", '
         '"5s", "10m", "1h30m", "2d"'
@@ -80,6 +102,8 @@ def _short(value: object) -> str:
 
 def human(value: float) -> str:
     """`value` seconds as short text: ``"0.25s"``, ``"1m30s"``, ``"2d3h"``."""
+    if 0 < value < 0.0001:  # which would come as 3.06e-05
+        return f"{value * 1e6:.2g}us" if value >= 1e-7 else "0s"
     if value < 60:
         return f"{value:.3g}s"
     rest = round(value)

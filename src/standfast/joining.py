@@ -93,14 +93,18 @@ class Joined:
                 f"add({part!r}): the app is open, and what it needs isn't there: add it before"
             )
 
+    def find(self, kind: type[P]) -> P | None:
+        """The app's pattern of that class, None if there is none."""
+        return next((one for one in self._patterns.values() if isinstance(one, kind)), None)
+
     def get(self, kind: type[P]) -> P:
         """The app's pattern of that class; one that isn't there joins now, to look and to ask.
 
         It is opened with the app. In one that is open already, it can't begin anything.
         """
-        for pattern in self._patterns.values():
-            if isinstance(pattern, kind):
-                return pattern
+        pattern = self.find(kind)
+        if pattern is not None:
+            return pattern
         pattern = kind()
         pattern.attach(self._host)
         self._patterns[kind] = pattern
@@ -118,7 +122,9 @@ class Joined:
         names = [service.name for service in every]
         if not every:
             raise ConfigurationError(
-                "this app has nothing to run: add something, as in app.add(PlaceOrder(…))"
+                "this app has nothing to run: "
+                + ("what was added has no services" if self.all else "nothing was added")
+                + ": add something, as in app.add(PlaceOrder(…))"
             )
         unknown = sorted(set(only) - set(names))
         if unknown:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from standfast.clock import Clock
 from standfast.codec import Codec
@@ -16,6 +16,8 @@ from standfast.coordination.service import Service, ServiceOptions
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database
 from standfast.transaction import UnitOfWork
+
+P = TypeVar("P", bound="Pattern")
 
 
 class Host(Protocol):
@@ -34,6 +36,14 @@ class Host(Protocol):
     @property
     def codec(self) -> Codec:
         """How values become JSON and back."""
+        ...
+
+    def pattern(self, kind: type[P]) -> P | None:
+        """The pattern of that class that was added to the app, None if none was."""
+        ...
+
+    def check_open(self) -> None:
+        """Raise `ConfigurationError` unless the app is open, in this process and event loop."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:

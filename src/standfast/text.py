@@ -7,7 +7,7 @@ such as an exception's message, is cleaned.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from standfast.errors import ConfigurationError
 from standfast.groups import leaves
@@ -115,6 +115,15 @@ def on_one_line(text: str, longest: int | None = None) -> str:
     """
     folded = UNPRINTABLE.sub(_spelled, " ".join(text.split()))
     return folded if longest is None or len(folded) <= longest else folded[: longest - 1] + "…"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a `name` that isn't `known`: the nearest ones, "" for none."""
+    from difflib import get_close_matches  # only needed for what went wrong
+
+    by_fold = {one.casefold(): one for one in known}
+    near = [by_fold[one] for one in get_close_matches(name.casefold(), by_fold)]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _spelled(found: re.Match[str]) -> str:

@@ -224,3 +224,9 @@ async def test_errors_of_the_driver_hold_no_password():
     with pytest.raises(StandfastError) as caught:
         await database.open()
     assert "hunter2" not in everything_told(caught.value)
+
+
+async def test_a_misspelt_option_is_told_with_those_there_are(postgres_dsn):
+    database = PostgresDatabase(f"{postgres_dsn}{'&' if '?' in postgres_dsn else '?'}maxsize=3")
+    with pytest.raises(ConfigurationError, match=r"no option maxsize \(did you mean max_size"):
+        await database.open()

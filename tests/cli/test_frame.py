@@ -23,7 +23,34 @@ def test_without_the_extra_one_line_says_how_to_install_it():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == (
-        "the standfast command needs the extra `cli`: pip install 'standfast[cli]'\n"
+        "the standfast command needs typer and rich: pip install typer rich, or install standfast "
+        "with its extra `cli`\n"
+    )
+
+
+def test_the_suites_say_that_they_need_pytest():
+    code = "import sys; sys.modules['pytest'] = None\nimport standfast.conformance"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "needs pytest: pip install pytest pytest-asyncio" in done.stderr
+
+
+def test_an_app_with_nothing_added_is_told_so(shop, standfast):
+    (shop / "bare.py").write_text(
+        "from standfast import Standfast\napp = Standfast('sqlite:///bare.db')\n"
+    )
+    for command, code in (("run", 2), ("migrate", 0)):
+        told = standfast(command, "--app", "bare:app", code=code).stderr
+        assert "nothing was added" in told
+        assert "app.add(PlaceOrder(…))" in told
+
+
+def test_a_time_needs_its_zone(shop, standfast):
+    told = standfast(
+        *("sagas", "start", "place-order", "--app", "shop:app", "--at", "2030-01-01"), code=2
+    ).stderr
+    assert told == (
+        "error: --at '2030-01-01' has no time zone: write it behind the time, as in "
+        "2030-01-31T09:00+01:00, or 2030-01-31T08:00Z for UTC\n"
     )
 
 

@@ -360,6 +360,7 @@ async def test_nothing_is_left_listening(night):
 HARD = '''\
 import asyncio
 import os
+import time
 
 from standfast import Standfast
 from standfast.pattern import Pattern
@@ -387,6 +388,9 @@ class Mule:
         if os.environ["HARD"] == "run":
             raise TypeError("it\\nis broken")
         duty.ready()
+        if os.environ["HARD"] == "block":
+            await asyncio.sleep(0.5)
+            time.sleep(60)
         await asyncio.sleep(600)
 
 
@@ -420,6 +424,24 @@ def test_a_second_signal_ends_the_drain(hard, standfast, number):
     assert "Traceback" not in err
     # It left as one should.
     assert json.loads(standfast("services", "--app", "hard:make", "--json").stdout) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_third_signal_ends_a_process_that_is_blocked(hard, monkeypatch, number):
+    monkeypatch.setenv("HARD", "block")
+    with running("hard:make") as (process, _):
+        told = process.stderr.readline()  # of the watchdog: now it is blocked
+        assert "the event loop hasn't run for" in told
+        process.send_signal(number)
+        while "draining" not in told:
+            told = process.stderr.readline()
+        time.sleep(0.5)
+        process.send_signal(number)
+        while "told to stop a second time" not in told:
+            told = process.stderr.readline()
+        assert "a third signal ends the process" in told
+        process.send_signal(number)
+        assert process.wait(timeout=5) == -number
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def open_database(url: str) -> Database:
             from standfast.backends.postgres import PostgresDatabase
         except ImportError as error:
             raise ConfigurationError(
-                "PostgreSQL needs a driver: pip install 'standfast[postgres]'"
+                "PostgreSQL needs a driver: pip install asyncpg, or install standfast with its "
+                "extra `postgres`"
             ) from error
         return PostgresDatabase(url)
     what = f"no backend for {scheme!r} URLs" if scheme else "that is no database's URL"

@@ -1,4 +1,4 @@
-"""The ``standfast`` command line, on typer and rich (``pip install 'standfast[cli]'``).
+"""The ``standfast`` command line, on typer and rich (the extra `cli`).
 
 `main` is where it begins and `commands` the root of all commands; `sagas` looks (and prints its
 `tables`), `acts` acts.

@@ -12,6 +12,7 @@ import typer
 
 from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import load, load_app, operating, perform
+from standfast.cli.notices import note_lacking, note_unknown
 from standfast.cli.options import (
     Address,
     App,
@@ -73,9 +74,11 @@ def start(
 
     async def begin() -> SagaHandle[Any]:
         async with operating(load_app(app)) as ops:
-            return await ops.start(
+            handle = await ops.start(
                 name, data, key=key, correlation_id=correlation_id, at=begins_at, after=after
             )
+            await _note_start(ops, name)
+            return handle
 
     _print_started(perform(begin()), json)
 
@@ -101,9 +104,17 @@ def fork(
     async def begin() -> SagaHandle[Any]:
         async with operating(load_app(app)) as ops:
             origin = await ops.locate(address)
-            return await ops.fork(origin.id, key=key, replace=fields)
+            handle = await ops.fork(origin.id, key=key, replace=fields)
+            await _note_start(ops, origin.name)
+            return handle
 
     _print_started(perform(begin()), json)
+
+
+async def _note_start(ops: Operations, name: str) -> None:
+    """Remark that no worker is there to run what was started."""
+    version = ops.sagas.definitions.of(name).version
+    await note_lacking(ops, [(name, version)], "it begins when")
 
 
 def _print_started(handle: SagaHandle[Any], json: bool) -> None:
@@ -117,11 +128,17 @@ def _print_started(handle: SagaHandle[Any], json: bool) -> None:
 
 def _time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigurationError(
             f"--at {text!r}: write a time with its zone, as in 2030-01-31T09:00+01:00 ({error})"
         ) from error
+    if time.utcoffset() is None:
+        raise ConfigurationError(
+            f"--at {text!r} has no time zone: write it behind the time, as in "
+            "2030-01-31T09:00+01:00, or 2030-01-31T08:00Z for UTC"
+        )
+    return time
 
 
 def _json_argument(text: str) -> bytes:
@@ -310,6 +327,11 @@ def _act(
                 return f"go on with the same command and --after {last}"
 
             done = await carry_out(told(), verb, found.count, remedy=remedy)
+            if done:
+                kinds = [(one.name, one.version) for one in found.examples]
+                await note_lacking(ops, kinds, "they are acted on when")
+            else:
+                await note_unknown(ops, chosen)
         if chosen.json:
             say(as_json({"asked": done, "ids": [str(id) for id in asked]}))
         else:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import sys
 
-INSTALL = "the standfast command needs the extra `cli`: pip install 'standfast[cli]'"
+INSTALL = (
+    "the standfast command needs typer and rich: pip install typer rich, or install standfast with "
+    "its extra `cli`"
+)
 
 
 def main() -> None:

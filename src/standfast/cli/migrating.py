@@ -107,6 +107,7 @@ class Migrating:
     """
 
     def __init__(self, target: str, names: Sequence[str]) -> None:
+        self.target: str = target
         self.app: Standfast = load(target)
         self.database: Database = self.app.database
         self.named: bool = bool(names) or not is_url(target)
@@ -198,6 +199,8 @@ class Migrating:
         if not as_values:
             at = ", ".join(f"{one.line.name} {one.applied}" for one in stands)
             say(f"{self.database.url} is at {at or 'nothing: the app needs no tables'}")
+            if not is_url(self.target) and not self.app.patterns.all:
+                note("nothing was added to this app: app.add(PlaceOrder(…)), then migrate again")
 
     # -- how far they are --------------------------------------------------------------------
 

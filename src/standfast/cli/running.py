@@ -59,9 +59,7 @@ def duration(text: str) -> Duration:
 
 
 def _must_be_services(app: Standfast, only: Collection[str]) -> None:
-    """Raise `ConfigurationError` for the name of a service that the app doesn't have."""
-    if not only:
-        return
+    """Raise `ConfigurationError` where the app has no services, or none of a name in `only`."""
     names = [service.name for service in app.patterns.services(ServiceOptions(), ())]
     for name in only:
         if name not in names:

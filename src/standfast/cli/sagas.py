@@ -13,6 +13,7 @@ import typer
 
 from standfast.cli.batches import carry_out
 from standfast.cli.loading import load, load_app, operating, perform
+from standfast.cli.notices import is_due, note_due, note_lacking, note_unknown, unread
 from standfast.cli.options import (
     TAKES_AN_ARGUMENT,
     Address,
@@ -88,10 +89,17 @@ def list_(
                 print_counts(dict(await ops.counts()), json)
                 return
             if stuck:
-                print_stuck(await ops.stuck(filters.select(ops)), now, json)
+                groups = await ops.stuck(filters.select(ops))
+                print_stuck(groups, now, json)
+                if not groups:
+                    await note_unknown(ops, filters)
                 return
             page = await ops.page(filters.select(ops), limit=limit, after=after)
             goes_on = await ops.pending(page.instances)
+            unread = {} if json else await ops.unread(page.instances)
+            await note_due(ops, page.instances, now)
+            if not page.instances:
+                await note_unknown(ops, filters)
         if json:
             rows = [
                 row(one) | {"pending": [each.as_json() for each in goes_on.get(one.id, ())]}
@@ -99,7 +107,7 @@ def list_(
             ]
             say(as_json(rows))
         else:
-            print_instances(page.instances, goes_on, now)
+            print_instances(page.instances, goes_on, now, unread)
         if page.next is not None:
             note(f"there are more: --after {page.next}")
 
@@ -122,9 +130,12 @@ def show(
     async def look() -> None:
         async with operating(load(app)) as ops:
             instance = await ops.locate(address)
-            (loaded,) = await ops.sagas.store.load([instance.id])
+            (loaded,) = await ops.sagas.journal.load([instance.id])
             holders = await ops.sagas.workers.holders()
             now = ops.sagas.clock.now()
+            one = loaded.instance
+            if loaded.mails or is_due(one, now):
+                await note_lacking(ops, [(one.name, one.version)], "it goes on when")
         told = ops.sagas.timeline_of(loaded, holders)
         known_here = bool(ops.sagas.definitions.by_kind)
         problem = told.problem if known_here or len(told.entries) < len(loaded.facts) else ""
@@ -138,7 +149,7 @@ def show(
                 )
             )
             return
-        one = loaded.instance
+        asked = loaded.mails[-1] if loaded.mails else None
         say(f"{on_one_line(one.name)} version {one.version}, {one.status}")
         facts = [
             ("id", str(one.id)),
@@ -151,7 +162,13 @@ def show(
             ("worker", "" if one.owner is None else holders.get(one.owner, f"lease {one.owner}")),
             ("step", one.step),
             ("cause", one.cause),
-            *(("now", each.told(now)) for each in told.pending),
+            *(
+                # It waits for a worker, then, and not for an operator.
+                ("now", f"{each.branch}: {unread(asked, now)}")
+                if asked is not None and each.kind == "operator"
+                else ("now", each.told(now))
+                for each in told.pending
+            ),
         ]
         table(
             ["FACT", "VALUE"],
@@ -223,6 +240,8 @@ def export(
                 raise ConfigurationError(f"--to {to}: {error.strerror}") from error
             with opened as out:
                 done = await carry_out(lines(ops, out), "export", remedy=remedy)
+            if not done:
+                await note_unknown(ops, filters)
         damaged = f", {unreadable} with something unreadable" if unreadable else ""
         note(f"exported {done} saga{'' if done == 1 else 's'}{damaged}")
 
@@ -306,6 +325,8 @@ def check_compat(
     async def check() -> None:
         async with operating(load_app(app)) as ops:
             checked = await carry_out(replayed(ops), "replay", remedy=remedy)
+            if not checked:
+                await note_unknown(ops, filters)
         broken = len({instance.id for instance, _ in bad})
         if json:
             listed = [

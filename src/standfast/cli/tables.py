@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from standfast.cli.notices import unread as told_of
 from standfast.cli.output import (
     age,
     as_json,
@@ -21,7 +23,7 @@ from standfast.ids import short_ids
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
     from uuid import UUID
 
-    from standfast.ports.journal import Instance
+    from standfast.ports.journal import Instance, Mail
     from standfast.saga.pending import Pending
     from standfast.saga.stuck_groups import StuckGroup
 
@@ -61,6 +63,12 @@ def print_stuck(groups: Sequence[StuckGroup], now: float, json: bool) -> None:
     )
     if not groups:
         note("nothing is stuck")
+    due = sum(group.due for group in groups)
+    if due:
+        note(
+            f"{due} of these wait{'s' * (due == 1)} for a worker, not for an operator: what was "
+            "asked isn't acted on yet (sagas show tells), or no live worker has the version"
+        )
 
 
 def saga_name(saga: str) -> str:
@@ -69,9 +77,15 @@ def saga_name(saga: str) -> str:
 
 
 def print_instances(
-    instances: Sequence[Instance], goes_on: Mapping[UUID, Sequence[Pending]], now: float
+    instances: Sequence[Instance],
+    goes_on: Mapping[UUID, Sequence[Pending]],
+    now: float,
+    unread: Mapping[UUID, Sequence[Mail]] = MappingProxyType({}),
 ) -> None:
-    """A table of instances; `goes_on` is what they do or wait for, where that is known."""
+    """A table of instances; `goes_on` is what they do or wait for, where that is known.
+
+    `unread` is what stuck ones were told and isn't acted on yet.
+    """
     narrow = is_narrow()
     shown = short_ids(one.id for one in instances)
 
@@ -88,19 +102,24 @@ def print_instances(
                 f"{saga_name(one.name)} v{one.version}",
                 key(one),
                 age(one.created_at, now),
-                status(one.status, _stands(one, goes_on.get(one.id, ()), now)),
+                status(
+                    one.status,
+                    _stands(one, goes_on.get(one.id, ()), unread.get(one.id, ()), now),
+                ),
             )
             for one in instances
         ],
     )
 
 
-def _stands(one: Instance, goes_on: Sequence[Pending], now: float) -> str:
+def _stands(one: Instance, goes_on: Sequence[Pending], unread: Sequence[Mail], now: float) -> str:
     """How an instance stands, beside its status: why, or what it does or waits for."""
     from standfast.durations import human
     from standfast.saga.pending import in_short
     from standfast.saga.timeline import short
 
+    if unread:
+        return f"{told_of(unread[-1], now)}; {short(one.cause, 200)}"
     if one.status in ("parked", "compensation_failed") or one.finished_at is not None:
         return short(one.cause, 200)
     if goes_on:

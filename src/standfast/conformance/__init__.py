@@ -16,7 +16,16 @@ Every test needs a database without instances, leases and marks. What a backend 
 those. The tests are ``async``: run them with ``asyncio_mode = "auto"``.
 """
 
-import pytest
+try:
+    import pytest
+except ModuleNotFoundError as error:
+    if error.name != "pytest":
+        raise
+    raise ModuleNotFoundError(
+        "standfast.conformance is made of tests, so it needs pytest: pip install pytest "
+        "pytest-asyncio",
+        name=error.name,
+    ) from error
 
 _MODULES = (
     "claiming",

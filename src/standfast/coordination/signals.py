@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from contextlib import AbstractAsyncContextManager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 from standfast.durations import human
@@ -23,12 +27,12 @@ async def until_signalled(
     """Stay in a context until SIGTERM or SIGINT, then leave it; a second signal cancels that.
 
     A signal that comes while it is still being entered ends that. `drain`: how long leaving may
-    take, in seconds, for the log; None if that isn't known. A third signal does what it does by
-    default: it ends the process. Raises what the context raises.
+    take, in seconds, for the log; None if that isn't known. A third signal does what the system
+    does by default: it ends the process. Signals are counted and told also while something blocks
+    the event loop. Raises what the context raises.
     """
     stop, begun = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    first_at: float | None = None
 
     async def work() -> None:
         async with working:
@@ -36,35 +40,74 @@ async def until_signalled(
             log.info("working; stop with SIGTERM or Ctrl-C")
             await stop.wait()
 
-    def signalled() -> None:
+    worker, stopping = loop.create_task(work()), loop.create_task(stop.wait())
+    with _counted(loop, first=stop.set, second=worker.cancel, drain=drain):
+        try:
+            await asyncio.wait({worker, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if begun.is_set() or worker.done():
+                await asyncio.wait({worker})
+                if not worker.cancelled():  # by a second signal
+                    worker.result()
+        finally:
+            # Standing by for a lease, it would not see the stop.
+            stopping.cancel()
+            worker.cancel()
+            await asyncio.gather(worker, stopping, return_exceptions=True)
+
+
+@contextmanager
+def _counted(
+    loop: asyncio.AbstractEventLoop,
+    *,
+    first: Callable[[], object],
+    second: Callable[[], object],
+    drain: float | None,
+) -> Iterator[None]:
+    """Call back, in the loop, at the first signal and at the second; leave the third alone.
+
+    Python's own handlers count, for the loop's wait until nothing blocks it. They may come between
+    any two instructions, so a thread writes the log.
+    """
+    told: SimpleQueue[str | None] = SimpleQueue()  # whose `put` may interrupt itself
+    first_at: float | None = None
+    within = "" if drain is None else f" for up to {human(drain)}"
+
+    def signalled(number: int, frame: object) -> None:
         nonlocal first_at
-        now = loop.time()
+        now = time.monotonic()
         if first_at is None:
             first_at = now
-            within = "" if drain is None else f" for up to {human(drain)}"
-            log.info("draining%s; a second signal ends it at once", within)
-            stop.set()
+            told.put("first")
+            loop.call_soon_threadsafe(first)
         elif now - first_at >= _ONE_SIGNAL:
-            log.warning("told to stop a second time: what is in flight is cut off")
-            let_signals_be()
-            worker.cancel()
+            for one in _SIGNALS:
+                signal.signal(one, signal.SIG_DFL)
+            told.put("second")
+            loop.call_soon_threadsafe(second)
 
-    def let_signals_be() -> None:
+    def tell() -> None:
+        while which := told.get():
+            if which == "first":
+                log.info("draining%s; a second signal ends it at once", within)
+            else:
+                log.warning(
+                    "told to stop a second time: what is in flight is cut off; a third signal "
+                    "ends the process, whatever hangs"
+                )
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, _wake)
+        signal.signal(number, signalled)
+    teller = threading.Thread(target=tell, name="standfast-signals", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+        told.put(None)
+        teller.join()
 
-    worker, stopping = loop.create_task(work()), loop.create_task(stop.wait())
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, signalled)
-    try:
-        await asyncio.wait({worker, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if begun.is_set() or worker.done():
-            await asyncio.wait({worker})
-            if not worker.cancelled():  # by a second signal
-                worker.result()
-    finally:
-        # Standing by for a lease, it would not see the stop.
-        stopping.cancel()
-        worker.cancel()
-        await asyncio.gather(worker, stopping, return_exceptions=True)
-        let_signals_be()
+
+def _wake() -> None:
+    """What the loop does at a signal: nothing, but for that it must wake up."""

@@ -141,7 +141,7 @@ class Worker:
                     self._emptied.clear()
                     await self._emptied.wait()
         except TimeoutError:
-            log.warning("%d instances still ran after %g s: cut off", len(executor.active), within)
+            log.warning("still running after %g s, and cut off: %d", within, len(executor.active))
 
     # -- the desk ----------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from standfast.clock import Clock
 from standfast.coordination.purging import Purging
 from standfast.coordination.service import Service, ServiceOptions
-from standfast.durations import Duration, seconds
+from standfast.durations import Age, age
 from standfast.pattern import Host, Pattern
 from standfast.ports.leases import LeaseStore
 from standfast.ports.marks import MarkStore
@@ -21,17 +21,18 @@ BATCH = 1000
 class Barrier(Pattern):
     """What an app needs for `barrier`: ``app.add(Barrier())``, and ``standfast migrate``.
 
-    With `kept_for` (seconds or text, such as ``"90d"``) a service named ``retention-marks``, run by
-    one process at a time, deletes marks that were set longer ago, every hour and in small batches.
-    Keep them for longer than any saga takes: a retry after that would act again. By default they
-    are kept until somebody purges them. Raises `ConfigurationError`.
+    With `kept_for` (text such as ``"90d"``, or a timedelta) a service named ``retention-marks``,
+    run by one process at a time, deletes marks that were set longer ago, every hour and in small
+    batches. Keep them for longer than any saga takes: a retry after that would act again. By
+    default they are kept until somebody purges them. Raises `ConfigurationError`.
     """
 
     ports: Sequence[type] = (MarkStore,)
 
-    def __init__(self, *, kept_for: Duration | None = None) -> None:
-        self._kept_for = None if kept_for is None else seconds(kept_for, name="kept_for")
-        if self._kept_for is not None:
+    def __init__(self, *, kept_for: Age | None = None) -> None:
+        self._kept_for: float | None = None
+        if kept_for is not None:
+            self._kept_for = age(kept_for, name="kept_for", positive=True)
             self.ports = (MarkStore, LeaseStore)
 
     def attach(self, host: Host) -> None:
@@ -53,16 +54,20 @@ class Barrier(Pattern):
         while gone := await self.marks.purge(before=before, limit=BATCH):
             yield gone
 
-    async def count(self, *, older_than: Duration) -> int:
-        """How many marks `purge` would delete."""
+    async def count(self, *, older_than: Age) -> int:
+        """How many marks `purge` would delete. Raises `ConfigurationError` as that does."""
         return await self.marks.count(before=self._before(older_than))
 
-    async def purge(self, *, older_than: Duration, batch: int = BATCH) -> AsyncIterator[int]:
-        """Delete marks older than that, in batches; after each, how many so far."""
+    async def purge(self, *, older_than: Age, batch: int = BATCH) -> AsyncIterator[int]:
+        """Delete marks older than that, in batches; after each, how many so far.
+
+        Raises `ConfigurationError` for a number without a unit, which may be meant in days.
+        """
         before, done = self._before(older_than), 0
         while gone := await self.marks.purge(before=before, limit=batch):
             done += gone
             yield done
 
-    def _before(self, older_than: Duration) -> float:
-        return self._clock.now() - seconds(older_than, name="older_than", positive=False)
+    def _before(self, older_than: Age) -> float:
+        self.host.check_open()
+        return self._clock.now() - age(older_than, name="older_than")

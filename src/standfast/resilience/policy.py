@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
 from standfast.checks import Outermost
+from standfast.errors import ConfigurationError
 from standfast.resilience.functions import must_await, set_origin, unawaited, uncallable
 
 P = ParamSpec("P")

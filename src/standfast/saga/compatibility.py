@@ -57,7 +57,7 @@ async def _check_some(
     operations: Operations, instances: Sequence[Instance]
 ) -> list[tuple[Instance, list[Problem]]]:
     definitions = operations.sagas.definitions
-    loaded = await operations.sagas.store.load([instance.id for instance in instances])
+    loaded = await operations.sagas.journal.load([instance.id for instance in instances])
     return [(one.instance, problems(definitions, one)) for one in loaded]
 
 

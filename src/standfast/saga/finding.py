@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
+from standfast.checks import whole
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, SagaNotFound
 from standfast.ids import parse_id
-from standfast.ports.journal import Filter, Instance
+from standfast.ports.journal import Filter, Instance, Mail
 from standfast.saga.definition import LONGEST_NAME
 from standfast.saga.export import record
 from standfast.saga.handle import SagaHandle
 from standfast.saga.pending import Pending
 from standfast.saga.registry import PATTERN
-from standfast.saga.sagas import Sagas
+from standfast.saga.saga import Saga
+from standfast.saga.sagas import Sagas, unknown
 from standfast.saga.status import STATUSES, STUCK
 from standfast.saga.stuck_groups import Grouping, StuckGroup
 from standfast.saga.timeline import Timeline
+from standfast.text import checked
+
+Which: TypeAlias = SagaHandle[Any] | UUID | str
+"""One instance: a handle, an id, or text as `Finding.locate` takes (an id, a part of one, or
+``name/key``)."""
 
 PAGE = 500
 """Rows that are read at once."""
@@ -44,7 +52,7 @@ class Finding:
     def select(
         self,
         *,
-        name: str = "",
+        name: type[Saga[Any]] | str = "",
         statuses: Sequence[str] = (),
         key: str = "",
         step: str = "",
@@ -52,7 +60,19 @@ class Finding:
         older_than: Duration | None = None,
         newer_than: Duration | None = None,
     ) -> Filter:
-        """A filter; ages count from the start, in seconds or text. Raises `ConfigurationError`."""
+        """A filter. Raises `ConfigurationError`.
+
+        `name` may be the saga's class, and `statuses` a single one. Ages count from the start, in
+        seconds or text. A name, key or step that no instance has is no error: it matches nothing.
+        """
+        if isinstance(name, type) and issubclass(name, Saga):
+            name = name.saga_name()
+        for option, value in (("name", name), ("key", key), ("step", step)):
+            checked(value, name=option)
+        if version is not None:
+            whole(version, name="version")
+        if isinstance(statuses, str):
+            statuses = (statuses,)
         for status in statuses:
             if status not in STATUSES:
                 raise ConfigurationError(
@@ -75,10 +95,17 @@ class Finding:
         )
 
     async def page(self, filter: Filter, *, limit: int = 50, after: UUID | None = None) -> Page:
-        """One page of what matches. `after`: the `next` of the page before."""
-        if limit < 1:
-            raise ConfigurationError(f"limit={limit}: must be 1 or more")
-        found = await self.sagas.store.find(filter, limit=limit + 1, after=after)
+        """One page of what matches. `after`: the `next` of the page before.
+
+        Raises `ConfigurationError` for a limit below 1, or what is no filter.
+        """
+        whole(limit, name="limit")
+        if not isinstance(filter, Filter):
+            raise ConfigurationError(
+                f"filter={filter!r}: make one by operations.select(…), such as "
+                'select(statuses=["parked"])'
+            )
+        found = await self.sagas.journal.find(filter, limit=limit + 1, after=after)
         more = len(found) > limit
         return Page(found[:limit], found[limit - 1].id if more else None)
 
@@ -92,12 +119,46 @@ class Finding:
                 return
             after = page.next
 
+    async def ids_of(self, which: Which | Iterable[Which]) -> list[UUID]:
+        """The ids of one or many instances that are there, each once, in the order given.
+
+        Raises `SagaNotFound` where one of them isn't there, `ConfigurationError` for what can't
+        name one.
+        """
+        if isinstance(which, (SagaHandle, UUID, str)):
+            which = (which,)
+        given: object = which
+        if not isinstance(given, Iterable) or isinstance(given, (bytes, Mapping)):
+            raise _names_none(given)
+        found: dict[UUID, None] = {}
+        unseen: list[UUID] = []
+        for one in which:
+            if isinstance(one, str):
+                found[(await self.locate(one)).id] = None
+            elif isinstance(one, (SagaHandle, UUID)):
+                id = one.id if isinstance(one, SagaHandle) else one
+                found[id] = None
+                unseen.append(id)
+            else:
+                raise _names_none(one)
+        for begin in range(0, len(unseen), PAGE):
+            some = dict.fromkeys(unseen[begin : begin + PAGE])
+            rows = await self.sagas.journal.find(
+                Filter(pattern=PATTERN, ids=tuple(some)), limit=PAGE
+            )
+            missing = some.keys() - {row.id for row in rows}
+            for id in some:
+                if id in missing:
+                    raise unknown(id)
+        return list(found)
+
     async def locate(self, address: str) -> Instance:
         """The instance at an address: an id, its beginning or its end, or ``name/key``.
 
         Of an id, as much is needed as only one has; its end is looked for in the whole table.
         Raises `SagaNotFound`, also when it fits several.
         """
+        checked(address, name="address")
         if "/" in address:
             return await self._by_key(address)
         id = parse_id(address)
@@ -110,11 +171,11 @@ class Finding:
         fit: list[Instance] = []
         for at, sign in enumerate(address):
             if sign == "/" and 0 < at <= LONGEST_NAME:
-                found = await self.sagas.store.by_key(PATTERN, address[:at], address[at + 1 :])
+                found = await self.sagas.journal.by_key(PATTERN, address[:at], address[at + 1 :])
                 fit += [] if found is None else [found]
         if not fit:
             name, _, key = address.partition("/")
-            raise SagaNotFound(f"no saga {name!r} has the key {key!r}")
+            raise self.sagas.no_key(name, key)
         if len(fit) > 1:
             told = " or ".join(f"{one.id} (saga {one.name!r}, key {one.key!r})" for one in fit)
             raise SagaNotFound(f"several sagas have the address {address!r}: give an id, {told}")
@@ -130,10 +191,10 @@ class Finding:
         lowest = UUID(digits.ljust(32, "0"))
         highest = UUID(digits.ljust(32, "f"))
         above = None if highest.int == 2**128 - 1 else UUID(int=highest.int + 1)
-        found = await self.sagas.store.find(Filter(pattern=PATTERN), limit=2, after=above)
+        found = await self.sagas.journal.find(Filter(pattern=PATTERN), limit=2, after=above)
         fit = {instance.id: instance for instance in found if instance.id >= lowest}
         ending = Filter(pattern=PATTERN, id_end=digits)
-        fit |= {one.id: one for one in await self.sagas.store.find(ending, limit=2)}
+        fit |= {one.id: one for one in await self.sagas.journal.find(ending, limit=2)}
         if not fit:
             raise SagaNotFound(f"no saga's id begins or ends with {address!r}")
         if len(fit) > 1:
@@ -141,14 +202,19 @@ class Finding:
         (one,) = fit.values()
         return one
 
-    async def timeline(self, saga: SagaHandle[Any] | UUID | str) -> Timeline:
+    async def timeline(self, saga: Which) -> Timeline:
         """All that happened to an instance, and what it does or waits for now.
 
         `saga` is a handle, an id or an address as `locate` takes. Raises `SagaNotFound`.
         """
-        if isinstance(saga, str):
-            return await self.sagas.timeline((await self.locate(saga)).id)
-        return await self.sagas.timeline(saga.id if isinstance(saga, SagaHandle) else saga)
+        return await self.sagas.timeline(await self._id_of(saga))
+
+    async def _id_of(self, saga: Which) -> UUID:
+        """The id of one instance that is there. Raises as `ids_of`."""
+        if not isinstance(saga, (SagaHandle, UUID, str)):
+            raise _names_none(saga)
+        (id,) = await self.ids_of(saga)
+        return id
 
     async def pending(self, instances: Sequence[Instance]) -> dict[UUID, Sequence[Pending]]:
         """What unfinished instances do or wait for, as far as the code at hand can read them.
@@ -164,10 +230,28 @@ class Finding:
         found: dict[UUID, Sequence[Pending]] = {}
         holders = await self.sagas.workers.holders() if ids else {}
         for begin in range(0, len(ids), JOURNALS):
-            for loaded in await self.sagas.store.load(ids[begin : begin + JOURNALS]):
+            for loaded in await self.sagas.journal.load(ids[begin : begin + JOURNALS]):
                 timeline = self.sagas.timeline_of(loaded, holders)
                 if not timeline.problem:
                     found[loaded.instance.id] = timeline.pending
+        return found
+
+    async def unread(self, instances: Sequence[Instance]) -> dict[UUID, Sequence[Mail]]:
+        """What stuck instances were told and no worker has acted on yet, oldest first.
+
+        It reads the journals of those that are due, a hundred at a time.
+        """
+        now = self.sagas.clock.now()
+        ids = [
+            one.id
+            for one in instances
+            if one.status in STUCK and one.owner is None and (one.wake_at or math.inf) <= now
+        ]
+        found: dict[UUID, Sequence[Mail]] = {}
+        for begin in range(0, len(ids), JOURNALS):
+            for loaded in await self.sagas.journal.load(ids[begin : begin + JOURNALS]):
+                if loaded.mails:
+                    found[loaded.instance.id] = loaded.mails
         return found
 
     async def stuck(self, filter: Filter | None = None) -> list[StuckGroup]:
@@ -176,14 +260,14 @@ class Finding:
         Errors count as the same that differ only in numbers, ids, times and quoted values. `filter`
         narrows them; its statuses don't count. It reads the rows of all that are stuck, in pages.
         """
-        grouping = Grouping()
+        grouping = Grouping(self.sagas.clock.now())
         async for one in self.each(replace(filter or self.select(), statuses=STUCK)):
             grouping.add(one)
         return grouping.groups()
 
     async def counts(self) -> Mapping[tuple[str, str], int]:
         """How many instances there are, by (name, status)."""
-        return await self.sagas.store.count(PATTERN)
+        return await self.sagas.journal.count(PATTERN)
 
     async def export(
         self, filter: Filter, *, after: UUID | None = None
@@ -195,8 +279,15 @@ class Finding:
         """
         while True:
             page = await self.page(filter, limit=JOURNALS, after=after)
-            for loaded in await self.sagas.store.load([one.id for one in page.instances]):
+            for loaded in await self.sagas.journal.load([one.id for one in page.instances]):
                 yield record(loaded)
             if page.next is None:
                 return
             after = page.next
+
+
+def _names_none(given: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"{given!r} names no saga: give an address (an id, or name/key), a UUID or a handle, "
+        "several of them in a list, or a filter by operations.select(…)"
+    )

@@ -7,7 +7,7 @@ worker has registered waits until one does.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from standfast.codec import with_defaults
-from standfast.durations import Duration, seconds
+from standfast.durations import Age, Duration, age
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord
 from standfast.ports.journal import Filter, Instance, parent_of
 from standfast.saga import events as ev
@@ -24,15 +24,17 @@ from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO, check
 from standfast.saga.definition import Definition
 from standfast.saga.fields import unknown_field
-from standfast.saga.finding import PAGE, Finding
+from standfast.saga.finding import PAGE, Finding, Which
 from standfast.saga.handle import SagaHandle
 from standfast.saga.inputs import from_json, parsed
 from standfast.saga.registry import PATTERN
+from standfast.saga.saga import Saga
 from standfast.saga.status import FINISHED
 
-Where: TypeAlias = Filter | Sequence[UUID]
+Where: TypeAlias = Filter | Which | Iterable[Which]
 """Which instances an act is for: all that a filter (see `Operations.select`) lets through and that
-the act can change, or those with these ids."""
+the act can change; or one or many, each by a handle, an id or an address. Where one of those isn't
+there, none is asked: `SagaNotFound`."""
 
 
 class Progress(NamedTuple):
@@ -59,8 +61,8 @@ class Operations(Finding):
 
     async def start(
         self,
-        name: str,
-        input: bytes | msgspec.Raw,
+        name: type[Saga[Any]] | str,
+        input: bytes | str | msgspec.Raw,
         *,
         key: str | None = None,
         correlation_id: str | None = None,
@@ -74,6 +76,12 @@ class Operations(Finding):
         as `Standfast.start`.
         """
         definition = self.sagas.definitions.of(name)
+        if not isinstance(input, (bytes, str, msgspec.Raw)):
+            raise ConfigurationError(
+                f"input={input!r}: give JSON, as bytes or text; app.start takes the value itself"
+            )
+        if isinstance(input, str):
+            input = input.encode()
         _check_fields(definition, input)
         return await self._start(definition, input, key, correlation_id, at=at, after=after)
 
@@ -94,15 +102,17 @@ class Operations(Finding):
         )
 
     async def fork(
-        self, id: UUID, *, key: str | None = None, replace: Mapping[str, Any] | None = None
+        self, saga: Which, *, key: str | None = None, replace: Mapping[str, Any] | None = None
     ) -> SagaHandle[Any]:
         """Start a new instance from the input of an old one, finished or not.
 
-        `replace` gives fields of the input other values (plain JSON values). The newest version of
-        the saga runs it from the beginning; its correlation id is ``fork of ID``. The old instance
-        isn't touched: what it did is done again. Raises as `start`, and `CorruptRecord` where the
-        old input can't be read.
+        `saga` is that one, as a handle, an id or an address. `replace` gives fields of the input
+        other values (plain JSON values). The newest version of the saga runs it from the beginning;
+        its correlation id is ``fork of ID``. The old instance isn't touched: what it did is done
+        again. Raises as `start`, `SagaNotFound`, and `CorruptRecord` where the old input can't be
+        read.
         """
+        id = await self._id_of(saga)
         instance = await self.sagas.instance(id)
         definition = self.sagas.definitions.of(instance.name)
         input: Any = msgspec.json.decode(await self._input(id))
@@ -118,7 +128,7 @@ class Operations(Finding):
 
     async def _input(self, id: UUID) -> msgspec.Raw:
         """The input as it stands, read past whatever can't be read behind it."""
-        (loaded,) = await self.sagas.store.load([id])
+        (loaded,) = await self.sagas.journal.load([id])
         found: msgspec.Raw | None = None
         for number, text in enumerate(loaded.facts):
             try:
@@ -138,8 +148,10 @@ class Operations(Finding):
     async def retry(self, where: Where, *, at: str = "", by: str = "") -> int:
         """Try again what is parked, or an undo that failed; how many were asked.
 
+        `where` is a filter by `select`, or one or many instances, each as an address, id or handle.
         `at`: only that step. Like all acts it is sent as mail: a worker acts on it, and the journal
-        keeps who asked (`by`), also where it came too late.
+        keeps who asked (`by`), also where it came too late. Raises `SagaNotFound`, and asks none,
+        where one of those named isn't there.
         """
         return await self._ask(ev.RetryAsked(at, by), where)
 
@@ -171,6 +183,7 @@ class Operations(Finding):
         With a `mail_id`, sending it again changes nothing. Raises `ConfigurationError` where one of
         the sagas that this code knows waits for no such signal, or the payload doesn't fit.
         """
+        where = await self._checked(where)
         act = self.signalled(name, payload, await self._examples(ev.Signalled, where))
         return await self._ask(act, where, mail_id=mail_id)
 
@@ -181,13 +194,18 @@ class Operations(Finding):
         stays as it is, with the reason in its journal. Raises `ConfigurationError` where the code
         at hand knows already that one can't.
         """
+        where = await self._checked(where)
         act = self.moved(version, await self._examples(ev.MigrateAsked, where), by=by)
         return await self._ask(act, where)
 
     async def _ask(self, act: ev.Mailed, where: Where, *, mail_id: str | None = None) -> int:
         return sum([len(told.ids) async for told in self.tell(act, where, mail_id=mail_id)])
 
-    async def _examples(self, act: type[ev.Mailed], where: Where) -> list[Instance]:
+    async def _checked(self, where: Where) -> Filter | list[UUID]:
+        """What an act is for: a filter as it is, all else as ids that are there."""
+        return where if isinstance(where, Filter) else await self.ids_of(where)
+
+    async def _examples(self, act: type[ev.Mailed], where: Filter | list[UUID]) -> list[Instance]:
         """One instance of each kind that the act is for."""
         if isinstance(where, Filter):
             found = {(one.name, one.version): one async for one in self.matching(act, where)}
@@ -255,23 +273,33 @@ class Operations(Finding):
         page; `after` goes on below the `last` of an act that was stopped (of ids, give those that
         are left instead). With a `mail_id`, sending it again to an instance changes nothing. Raises
         `ConfigurationError` for a skip or resolve without a reason, a wrong outcome, or an `after`
-        with ids.
+        with ids; and `SagaNotFound`, before any is told, for one that isn't there.
         """
         check(act)
         if after is not None and not isinstance(where, Filter):
             raise ConfigurationError("after= goes with a filter: give the ids that are left")
         done = 0
-        async for some in self._batches(type(act), where, after, batch):
-            await self.sagas.store.send([self.sagas.mail(id, act, mail_id=mail_id) for id in some])
+        chosen = await self._checked(where)
+        async for batched in self._batches(type(act), chosen, after, batch):
+            mails = [self.sagas.mail(id, act, mail_id=mail_id) for id in batched]
+            # One may have been deleted since it was looked for.
+            known = await self.sagas.journal.send(mails)
+            some = [id for id, is_there in zip(batched, known, strict=True) if is_there]
+            if not some:
+                continue
             if isinstance(act, ev.MigrateAsked):  # so that workers of that version may claim them
-                await self.sagas.store.reassign(some, version=act.version)
+                await self.sagas.journal.reassign(some, version=act.version)
             for id in some:
                 self.sagas.executor.sent(id)
             done += len(some)
             yield Progress(done, some)
 
     async def _batches(
-        self, act: type[ev.Mailed], where: Where, after: UUID | None, batch: int
+        self,
+        act: type[ev.Mailed],
+        where: Filter | list[UUID],
+        after: UUID | None,
+        batch: int,
     ) -> AsyncIterator[Sequence[UUID]]:
         if not isinstance(where, Filter):
             for begin in range(0, len(where), batch):
@@ -286,10 +314,9 @@ class Operations(Finding):
         if some:
             yield some
 
-    async def count_finished(self, *, finished_for: Duration) -> int:
-        """How many `purge` would delete."""
-        age = seconds(finished_for, name="finished_for", positive=False)
-        before = self.sagas.clock.now() - age
+    async def count_finished(self, *, finished_for: Age) -> int:
+        """How many `purge` would delete. Raises `ConfigurationError` as that does."""
+        before = self.sagas.clock.now() - age(finished_for, name="finished_for")
         finished = self.select(statuses=sorted(FINISHED))
         parents = {
             one.id: parent_of(one.key)
@@ -300,7 +327,7 @@ class Operations(Finding):
         kept: set[UUID | None] = set()
         for begin in range(0, len(others), PAGE):
             some = tuple(id for id in others[begin : begin + PAGE] if id is not None)
-            kept |= {one.id for one in await self.sagas.store.find(Filter(ids=some), limit=PAGE)}
+            kept |= {one.id for one in await self.sagas.journal.find(Filter(ids=some), limit=PAGE)}
 
         def is_kept(id: UUID) -> bool:
             above: UUID | None = id
@@ -310,14 +337,14 @@ class Operations(Finding):
 
         return sum(not is_kept(id) for id in parents)
 
-    async def purge(self, *, finished_for: Duration, batch: int = 1000) -> AsyncIterator[int]:
+    async def purge(self, *, finished_for: Age, batch: int = 1000) -> AsyncIterator[int]:
         """Delete what finished longer ago than that, in batches; after each, how many so far.
 
-        A child saga is kept for as long as its parent is, which may have to undo it yet.
+        A child saga is kept for as long as its parent is, which may have to undo it yet. Raises
+        `ConfigurationError` for a number without a unit, which may be meant in days.
         """
-        age = seconds(finished_for, name="finished_for", positive=False)
-        before, done = self.sagas.clock.now() - age, 0
-        while gone := await self.sagas.store.purge(PATTERN, finished_before=before, limit=batch):
+        before, done = self.sagas.clock.now() - age(finished_for, name="finished_for"), 0
+        while gone := await self.sagas.journal.purge(PATTERN, finished_before=before, limit=batch):
             done += gone
             yield done
 

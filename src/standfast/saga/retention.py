@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 from standfast.checks import whole
 from standfast.coordination.purging import Purging
 from standfast.coordination.service import Service, ServiceOptions
-from standfast.durations import Duration, seconds
+from standfast.durations import Age, Duration, age, seconds
 from standfast.errors import ConfigurationError
 from standfast.pattern import Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore
 from standfast.ports.leases import LeaseStore
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
+from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED
+from standfast.text import did_you_mean
+
+log = logging.getLogger("standfast.retention")
 
 PAGE = 500
 
@@ -28,29 +33,39 @@ class Retention(Pattern):
 
         app.add(Retention(finished_for="30d", by_saga={SendNewsletter: "1d", PayOut: None}))
 
-    `finished_for` is how long a saga is kept after its end, in seconds or text; None keeps all but
-    those of `by_saga`, which says it for some, by class or name (None there: for ever). `every`:
-    how often it looks. `batch`: how many sagas it deletes in one transaction; between two it rests
-    four times as long as one took, so that writers aren't held up.
+    `finished_for` is how long a saga is kept after its end, as text with a unit or a timedelta (a
+    number is refused, for 30 may be meant in days); None keeps all but those of `by_saga`, which
+    says it for some, by class or name (None there: for ever). `every`: how often it looks. `batch`:
+    how many sagas it deletes in one transaction; between two it rests four times as long as one
+    took, so that writers aren't held up.
 
     It is a service named ``retention``, run by one process at a time; `Standfast.running` and
     ``standfast run`` run it with the others. Unfinished sagas are never deleted, nor what those may
     still have to undo. A deleted saga's key is free again: a start repeated after that begins anew.
     With `by_saga` each run reads the rows of all finished sagas, in pages. Raises
-    `ConfigurationError` for a duration that is none, or where nothing would ever be deleted.
+    `ConfigurationError` for a duration that is none, or where nothing would ever be deleted; and
+    when the app opens, for a saga in `by_saga` that isn't there: no class or name that was added,
+    and no name that the database has a saga of, such as one whose code is gone. (A process without
+    sagas of its own only logs a warning, for it can't know the names.)
     """
 
     ports: Sequence[type] = (JournalStore, LeaseStore)
 
     def __init__(
         self,
-        finished_for: Duration | None,
+        finished_for: Age | None,
         *,
-        by_saga: Mapping[type[Saga[Any]] | str, Duration | None] = MappingProxyType({}),
+        by_saga: Mapping[type[Saga[Any]] | str, Age | None] = MappingProxyType({}),
         every: Duration = "1h",
         batch: int = 200,
     ) -> None:
         self._default = _kept("finished_for", finished_for)
+        if not isinstance(by_saga, Mapping):
+            raise ConfigurationError(
+                f"by_saga={by_saga!r}: give a dict of sagas and how long to keep each, as in "
+                '{PayOut: "365d", SendNewsletter: "1d"} (None: for ever)'
+            )
+        self._classes = [saga for saga in by_saga if not isinstance(saga, str)]
         self._by_name = {
             _name(saga): _kept(f"by_saga[{_name(saga)!r}]", kept) for saga, kept in by_saga.items()
         }
@@ -69,6 +84,32 @@ class Retention(Pattern):
                 "retention", self._expired, what="finished sagas", every=self._every, clock=clock
             )
         ]
+
+    async def open(self) -> None:
+        """See `Pattern.open`. Raises `ConfigurationError` for sagas that there aren't."""
+        sagas = self.host.pattern(Sagas)
+        known: set[str] = set()
+        if sagas is not None and sagas.definitions.by_kind:
+            known = {definition.name for definition in sagas.definitions.by_kind.values()}
+            for saga in self._classes:
+                sagas.definitions.of(saga)  # raises for one that wasn't added
+        for name in self._by_name:
+            if name in known or await self._has_any(name):
+                continue
+            said = (
+                f"by_saga[{name!r}]: no saga is named so, here or in the database"
+                f"{did_you_mean(name, known)}"
+            )
+            if known:
+                raise ConfigurationError(
+                    f"{said}. This app has {', '.join(sorted(known))}. Correct the name, for the "
+                    "saga that is meant would be deleted as all others are; or leave it out"
+                )
+            log.warning("%s; if it is misspelt, the saga is deleted as all others are", said)
+
+    async def _has_any(self, name: str) -> bool:
+        store = self.host.database.port(JournalStore)
+        return bool(await store.find(Filter(pattern=PATTERN, name=name), limit=1))
 
     async def _expired(self) -> AsyncGenerator[int]:
         """Delete all that has expired by now; after each batch, how many were in it."""
@@ -106,8 +147,8 @@ class Retention(Pattern):
         return kept is not None and row.finished_at is not None and row.finished_at < now - kept
 
 
-def _kept(name: str, kept: Duration | None) -> float | None:
-    return None if kept is None else seconds(kept, name=name, positive=False)
+def _kept(name: str, kept: Age | None) -> float | None:
+    return None if kept is None else age(kept, name=name)
 
 
 def _name(saga: type[Saga[Any]] | str) -> str:

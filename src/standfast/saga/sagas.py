@@ -11,7 +11,6 @@ from uuid import UUID
 
 import msgspec
 
-from standfast.affinity import Affinity
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -36,7 +35,7 @@ from standfast.saga.timeline import Timeline, entries
 from standfast.saga.verdict import Seen, Sight, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
-from standfast.text import NAME_LENGTH, checked
+from standfast.text import NAME_LENGTH, checked, did_you_mean
 from standfast.transaction import UnitOfWork, is_inside, refuse_inside
 
 log = logging.getLogger("standfast.saga")
@@ -59,7 +58,6 @@ class Sagas(Pattern):
         self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
         self.poll: float = 0.5
         self._given = definitions
-        self._affinity: Affinity | None = None
 
     # -- as a pattern ------------------------------------------------------------------------
 
@@ -81,13 +79,11 @@ class Sagas(Pattern):
 
     async def open(self) -> None:
         """See `Pattern.open`. An OpenTelemetry SDK may be set until then."""
-        self._affinity = Affinity("this app")
         self.telemetry.connect()
         self.starter.open(self._database.capabilities.write_lanes)
 
     async def close(self) -> None:
         """See `Pattern.close`."""
-        self._affinity = None
         await self.starter.close()
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
@@ -112,12 +108,18 @@ class Sagas(Pattern):
             *([counting] if is_measured() else []),
         ]
 
+    @property
+    def journal(self) -> JournalStore:
+        """The journal, of an app that is open. Raises `ConfigurationError` for one that isn't."""
+        self.host.check_open()
+        return self.store
+
     # -- speaking ----------------------------------------------------------------------------
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
         refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
-        (known,) = await self.store.send([self.mail(id, event, mail_id=mail_id)])
+        (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise self._unknown(id)
         self.executor.sent(id)
@@ -197,10 +199,16 @@ class Sagas(Pattern):
         """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
         name = saga if isinstance(saga, str) else self.definitions.of(saga).name
         checked(key, name="key", longest=NAME_LENGTH)
-        found = await self.store.by_key(PATTERN, name, key)
+        found = await self.journal.by_key(PATTERN, name, key)
         if found is None:
-            raise SagaNotFound(f"no saga {name!r} has the key {key!r}{self._not_yet()}")
+            raise self.no_key(name, key)
         return SagaHandle(self, found.id)
+
+    def no_key(self, name: str, key: str) -> SagaNotFound:
+        """The error for a key that no saga of that name has; it tells of a misspelt name."""
+        known = {definition.name for definition in self.definitions.by_kind.values()}
+        near = "" if name in known else did_you_mean(name, known)
+        return SagaNotFound(f"no saga {name!r} has the key {key!r}{near}{self._not_yet()}")
 
     def _unknown(self, id: UUID) -> SagaNotFound:
         """The error for an id that nobody has."""
@@ -217,7 +225,7 @@ class Sagas(Pattern):
 
     async def instance(self, id: UUID) -> Instance:
         """The searchable row. Raises `SagaNotFound`."""
-        found = await self.store.find(Filter(ids=(id,)), limit=1)
+        found = await self.journal.find(Filter(ids=(id,)), limit=1)
         if not found:
             raise self._unknown(id)
         return found[0]
@@ -225,7 +233,7 @@ class Sagas(Pattern):
     async def stories(self, ids: Iterable[UUID]) -> list[Story]:
         """All that happened to these instances. Raises `SagaNotFound` if one is unknown."""
         ids = list(ids)
-        loaded = {one.instance.id: one for one in await self.store.load(ids)}
+        loaded = {one.instance.id: one for one in await self.journal.load(ids)}
         out: list[Story] = []
         for id in ids:
             if id not in loaded:
@@ -245,7 +253,7 @@ class Sagas(Pattern):
 
     async def timeline(self, id: UUID) -> Timeline:
         """See `SagaHandle.timeline`."""
-        loaded = await self.store.load([id])
+        loaded = await self.journal.load([id])
         if not loaded:
             raise self._unknown(id)
         owned = loaded[0].instance.owner is not None
@@ -294,8 +302,7 @@ class Sagas(Pattern):
 
         After `patience` seconds it begins to look whether any worker has the saga.
         """
-        if self._affinity is not None:
-            self._affinity.check()  # here is what a watcher, of another loop, would wait for
+        self.host.check_open()  # here is what a watcher, of another loop, would wait for
         begun = self.clock.monotonic()
         looks_at = begun + patience
         while True:

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from standfast.affinity import Affinity, running_loop
+from standfast.affinity import Affinity, not_open, running_loop
 from standfast.batching import Batcher
 from standfast.durations import Duration
-from standfast.errors import ConfigurationError, SagaConflict, StaleWriter
+from standfast.errors import SagaConflict, StaleWriter
 from standfast.ports.journal import JournalStore, Start, StartAnswer
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import Reachable, SagaHandle
@@ -73,7 +73,7 @@ class Starter:
         if definition is None:
             definition = self._definitions.of(saga)
         if passive is None:
-            raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
+            raise not_open()
         if running_loop() is not self._affinity.loop:
             self._affinity.refuse()
         prepared = prepare(

@@ -55,7 +55,8 @@ class StuckGroup:
     `status` is ``"parked"`` or ``"compensation_failed"``. `error` is what `normalised` makes of
     their causes. `since` is since when the oldest of them has been stuck at least, in seconds since
     the epoch: when its row changed last. `example` is the id of that one, and `cause` its cause as
-    it stands.
+    it stands. `due`: how many of them wait for a worker rather than an operator, for they were told
+    something that none has acted on yet, or no live one has their version.
     """
 
     saga: str
@@ -66,6 +67,7 @@ class StuckGroup:
     since: float
     example: UUID
     cause: str
+    due: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The group as plain JSON values."""
@@ -78,13 +80,18 @@ class StuckGroup:
             "since": self.since,
             "example": str(self.example),
             "cause": self.cause,
+            "due": self.due,
         }
 
 
 class Grouping:
-    """Puts stuck instances in groups, one after the other, without keeping them."""
+    """Puts stuck instances in groups, one after the other, without keeping them.
 
-    def __init__(self) -> None:
+    `now` tells which of them are due, in seconds since the epoch.
+    """
+
+    def __init__(self, now: float = 0.0) -> None:
+        self._now = now
         self._groups: dict[tuple[str, str, str, str], StuckGroup] = {}
 
     def add(self, row: Instance) -> None:
@@ -93,19 +100,15 @@ class Grouping:
             return
         error = normalised(_WHY_UNDONE.sub("", row.cause))
         key = (row.name, row.status, row.step, error)
+        due = int(row.owner is None and row.wake_at is not None and row.wake_at <= self._now)
         group = self._groups.get(key)
         if group is None:
-            self._groups[key] = StuckGroup(*key, 1, row.updated_at, row.id, row.cause)
-        elif row.updated_at < group.since:
-            self._groups[key] = replace(
-                group,
-                count=group.count + 1,
-                since=row.updated_at,
-                example=row.id,
-                cause=row.cause,
-            )
-        else:
-            self._groups[key] = replace(group, count=group.count + 1)
+            self._groups[key] = StuckGroup(*key, 1, row.updated_at, row.id, row.cause, due)
+            return
+        group = replace(group, count=group.count + 1, due=group.due + due)
+        if row.updated_at < group.since:
+            group = replace(group, since=row.updated_at, example=row.id, cause=row.cause)
+        self._groups[key] = group
 
     def groups(self) -> list[StuckGroup]:
         """All groups, the largest first, and of two of one size the oldest."""

@@ -86,7 +86,7 @@ async def test_marks_are_purged_in_batches_and_it_is_told_how_far(durable_url):
         for number in range(5):
             async with app.transaction() as tx, barrier(tx, BranchKey(f"saga-{number}:charge")):
                 pass
-        assert await pattern.count(older_than=0) == 5
+        assert await pattern.count(older_than="0s") == 5
         assert [done async for done in pattern.purge(older_than="1h", batch=2)] == []
-        assert [done async for done in pattern.purge(older_than=0, batch=2)] == [2, 4, 5]
-        assert await pattern.count(older_than=0) == 0
+        assert [done async for done in pattern.purge(older_than="0s", batch=2)] == [2, 4, 5]
+        assert await pattern.count(older_than="0s") == 0

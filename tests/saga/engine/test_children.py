@@ -187,14 +187,14 @@ async def test_purge_spares_the_finished_child_of_a_parent_that_still_runs(work,
     app = await work(Waiting(), Trip(world))
     ops = Operations(app.sagas)
     handle = await _waiting_with_a_finished_child(app)
-    assert await ops.count_finished(finished_for=0) == 0
-    assert [n async for n in ops.purge(finished_for=0)] == []
+    assert await ops.count_finished(finished_for="0s") == 0
+    assert [n async for n in ops.purge(finished_for="0s")] == []
     await handle.cancel("stop")
     with pytest.raises(SagaCompensated, match="stop"):
         await handle.result(timeout=5)
     assert world.log == ["reserve", "charge", "note", "refund", "release"]
     await until(lambda: _gone(ops, 2))
-    assert [n async for n in ops.purge(finished_for=0)] == [1, 2]
+    assert [n async for n in ops.purge(finished_for="0s")] == [1, 2]
     assert await app.sagas.store.find(Filter(), limit=9) == []
 
 
@@ -207,12 +207,12 @@ async def test_purge_spares_what_a_grandparent_may_have_to_undo(work, world):
     ops = Operations(app.sagas)
     handle = await app.start(Outer, Order("1"))
     await until(lambda: _reached(handle, "word"))
-    assert await ops.count_finished(finished_for=0) == 0
-    assert [n async for n in ops.purge(finished_for=0)] == []
+    assert await ops.count_finished(finished_for="0s") == 0
+    assert [n async for n in ops.purge(finished_for="0s")] == []
     await handle.signal("go")
     await handle.result(timeout=5)
     await until(lambda: _gone(ops, 3))
-    assert [n async for n in ops.purge(finished_for=0, batch=1)] == [1, 2, 3]
+    assert [n async for n in ops.purge(finished_for="0s", batch=1)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("act", ["retry", "skip", "resolve"])
@@ -288,7 +288,7 @@ async def _reached(handle, step):
 
 
 async def _gone(ops, number):
-    return await ops.count_finished(finished_for=0) == number
+    return await ops.count_finished(finished_for="0s") == number
 
 
 async def _failed_undos(handle, number):

@@ -54,7 +54,7 @@ async def test_finds_acts_and_draws(work, world):
     assert (skipped.reason, skipped.by) == ("sent by hand", "ann")
 
     await until(lambda: _at_rest(app, handle))
-    assert [n async for n in ops.purge(finished_for=0, batch=1)] == [1, 2]
+    assert [n async for n in ops.purge(finished_for="0s", batch=1)] == [1, 2]
     assert not (await ops.page(ops.select())).instances
 
 
@@ -90,7 +90,7 @@ async def test_starts_forks_counts_and_exports(work, world):
     assert one["instance"]["id"] == str(handle.id)
     assert [fact["kind"] for fact in one["facts"]] == ["started", *["step_completed"] * 3]
     assert (one["mails"], one["unreadable"]) == ([], 0)
-    assert await ops.count_finished(finished_for=0) == 4
+    assert await ops.count_finished(finished_for="0s") == 4
     assert await ops.count_finished(finished_for="1h") == 0
 
 

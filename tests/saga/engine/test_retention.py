@@ -129,8 +129,8 @@ class Bough(Saga[str]):
 
 
 async def test_one_run_deletes_children_after_their_parents_level_by_level(work):
-    retention = Retention("0s", by_saga={"another": "1d"}, every="1h")
-    app = await work(Leaf(), Twig(), Bough(), retention)
+    retention = Retention("0s", by_saga={"kept": "1d"}, every="1h")
+    app = await work(Leaf(), Twig(), Bough(), Kept(), retention)
     await (await app.start(Bough, "1")).result(timeout=10)
     await app.clock.sleep(0.01)
     assert [gone async for gone in retention._expired()]

@@ -1,4 +1,4 @@
-"""The PostgreSQL backend (``pip install standfast[postgres]``)."""
+"""The PostgreSQL backend (the extra `postgres`)."""
 
 from standfast.lazy import extra
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
 
-from standfast.backends.postgres.options import PostgresOptions, each_host, option_of
+from standfast.backends.postgres.options import OPTIONS, PostgresOptions, each_host, option_of
+from standfast.errors import ConfigurationError
+from standfast.text import did_you_mean
 
 _log = logging.getLogger("standfast.postgres")
 
@@ -29,6 +32,8 @@ _PLANNING = {
 # A division by zero where the settings of the connection didn't reach the server. It takes one
 # message and prepares nothing, so that it is harmless through a pooler.
 _SETTINGS_HOLD = "SELECT 1 / (current_setting('plan_cache_mode') = 'force_generic_plan')::int"
+
+_NO_SETTING = re.compile(r'unrecognized configuration parameter "([^"]+)"')
 
 _ASK_THE_NEXT = (
     OSError,  # TimeoutError is one
@@ -124,13 +129,25 @@ class Connector:
         return connection
 
     async def _open(self, dsn: str, given: dict[str, Any], **settings: Any) -> asyncpg.Connection:
-        return await asyncpg.connect(
-            dsn,
-            timeout=self._options.connect_seconds,  # pyright: ignore[reportArgumentType]
-            command_timeout=self._options.timeout_seconds,
-            **settings,
-            **given,
-        )
+        try:
+            return await asyncpg.connect(
+                dsn,
+                timeout=self._options.connect_seconds,  # pyright: ignore[reportArgumentType]
+                command_timeout=self._options.timeout_seconds,
+                **settings,
+                **given,
+            )
+        except asyncpg.UndefinedObjectError as error:
+            # What neither we nor the driver know goes to the server, as a setting.
+            found = _NO_SETTING.search(str(error))
+            if found is None:
+                raise
+            raise ConfigurationError(
+                f"the PostgreSQL URL: there is no option {found[1]}"
+                f"{did_you_mean(found[1], OPTIONS)}, and the server has no setting of that name. "
+                f"Options are {', '.join(OPTIONS)}; those of libpq, such as sslmode; and settings "
+                "of the server"
+            ) from error
 
     def _named(self) -> dict[str, str]:
         name = option_of(self.dsn, "application_name") or os.environ.get("PGAPPNAME")

@@ -66,6 +66,8 @@ class PostgresOptions:
 
 _INTEGERS = ("min_size", "max_size", "statement_cache_size")
 _DURATIONS = ("timeout", "connect_timeout", "idle_timeout")
+OPTIONS: Sequence[str] = (*_INTEGERS, *_DURATIONS)
+"""The options that are our own."""
 _CHOICES = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": (

@@ -1,4 +1,4 @@
-"""What Standfast keeps in Redis (``pip install standfast[redis]``)."""
+"""What Standfast keeps in Redis (the extra `redis`)."""
 
 from standfast.lazy import extra
 

@@ -1,0 +1,78 @@
+"""What commands remark beside their answers: that no worker is there, that a name is misspelt."""
+
+import json
+
+import pytest
+
+from standfast.errors import SagaParked
+
+
+async def parks(app):
+    import shop
+
+    parked = await app.start(shop.PlaceOrder, shop.Order("3", 1, "charge"), key="parked")
+    with pytest.raises(SagaParked):
+        await parked.result(timeout=30)
+
+
+@pytest.fixture
+def sagas(played, standfast):
+    played(parks)
+
+    def run(command, *arguments, **options):
+        return standfast("sagas", command, "--app", "shop:app", *arguments, **options)
+
+    return run
+
+
+NOBODY = "no live worker has place-order v1"
+
+
+def test_what_lies_unread_without_a_worker_is_told(sagas):
+    told = sagas("list")
+    assert NOBODY not in told.stderr, "an operator must act first"
+    assert "waits for an operator" in sagas("show", "place-order/parked").stdout
+    assert "wait" not in sagas("list", "--stuck").stderr
+
+    assert f"{NOBODY}: they are acted on when one runs" in sagas("retry", "--all", "-y").stderr
+    told = sagas("list")
+    assert "retry asked" in told.stdout
+    assert "not acted on yet" in told.stdout
+    assert f"{NOBODY}, and 1 of these waits for one" in told.stderr
+    told = sagas("show", "place-order/parked")
+    assert "waits for an operator" not in told.stdout
+    assert "charge: retry asked" in told.stdout
+    assert f"{NOBODY}: it goes on when one runs" in told.stderr
+    told = sagas("list", "--stuck")
+    assert "1 of these waits for a worker, not for an operator" in told.stderr
+    (group,) = json.loads(sagas("list", "--stuck", "--json").stdout)
+    assert (group["count"], group["due"]) == (1, 1)
+
+    order = json.dumps({"id": "4"})
+    told = sagas("start", "place-order", "--input", order, "--key", "4")
+    assert f"{NOBODY}: it begins when one runs" in told.stderr
+    assert f"{NOBODY}, and 2 of these wait for one" in sagas("list").stderr
+
+
+def test_a_name_that_nothing_has_is_told_with_near_ones(sagas, standfast):
+    said = "note: no saga is named 'place-ordr' in this app or its database (did you mean"
+    for command in (
+        ["list"],
+        ["list", "--stuck"],
+        ["retry", "--yes"],
+        ["export"],
+        ["check-compat"],
+    ):
+        assert said in sagas(*command, "--name", "place-ordr").stderr, command
+    told = standfast("sagas", "list", "--app", "sqlite:///shop.db", "--name", "place-ordr").stderr
+    assert "no saga is named 'place-ordr' in this database (did you mean place-order?)" in told
+    told = sagas("list", "--name", "place-order", "--step", "chargee").stderr
+    assert "note: saga 'place-order' has no step 'chargee' (did you mean charge?)" in told
+    told = sagas("list", "--step", "chargee").stderr
+    assert "note: no saga of this app has a step 'chargee' (did you mean charge?)" in told
+    assert "note" not in sagas("list", "--name", "place-order", "--status", "running").stderr
+    assert "note" not in sagas("list", "--step", "ship").stderr
+    told = sagas("show", "place-ordr/parked", code=1).stderr
+    assert told == (
+        "error: no saga 'place-ordr' has the key 'parked' (did you mean place-order?)\n"
+    )
