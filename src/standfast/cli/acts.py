@@ -27,6 +27,7 @@ from standfast.cli.output import as_json, note, say, say_list
 from standfast.cli.sagas import sagas
 from standfast.cli.tables import print_instances
 from standfast.errors import ConfigurationError
+from standfast.text import checked
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
     from uuid import UUID
@@ -133,7 +134,7 @@ def _json_argument(text: str) -> bytes:
             return Path(text[1:]).read_bytes()
         except OSError as error:
             raise ConfigurationError(f"{text}: {error.strerror}") from error
-    return text.encode()
+    return checked(text, name="the JSON").encode()
 
 
 def _field(text: str) -> tuple[str, Any]:
@@ -142,6 +143,7 @@ def _field(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise ConfigurationError(f"--set {text!r}: write FIELD=JSON")
+    checked(text, name="--set")
     try:
         return name, msgspec.json.decode(value)
     except msgspec.DecodeError as error:

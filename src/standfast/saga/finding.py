@@ -19,6 +19,7 @@ from standfast.saga.sagas import Sagas
 from standfast.saga.status import STATUSES, STUCK
 from standfast.saga.stuck_groups import Grouping, StuckGroup
 from standfast.saga.timeline import Timeline
+from standfast.text import checked
 
 PAGE = 500
 """Rows that are read at once."""
@@ -51,7 +52,12 @@ class Finding:
         older_than: Duration | None = None,
         newer_than: Duration | None = None,
     ) -> Filter:
-        """A filter; ages count from the start, in seconds or text. Raises `ConfigurationError`."""
+        """A filter; ages count from the start, in seconds or text.
+
+        Raises `ConfigurationError`, also for text that no database can hold.
+        """
+        for text, of in ((name, "name"), (key, "key"), (step, "step")):
+            checked(text, name=of)
         for status in statuses:
             if status not in STATUSES:
                 raise ConfigurationError(
@@ -95,8 +101,10 @@ class Finding:
         """The instance at an address: an id, its beginning or its end, or ``name/key``.
 
         Of an id, as much is needed as only one has; its end is looked for in the whole table.
-        Raises `SagaNotFound`, also when it fits several.
+        Raises `SagaNotFound`, also when it fits several, and `ConfigurationError` for text that no
+        database can hold.
         """
+        checked(address, name="address")
         name, slash, key = address.partition("/")
         if slash:
             found = await self.sagas.store.by_key(PATTERN, name, key)

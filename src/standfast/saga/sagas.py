@@ -196,6 +196,7 @@ class Sagas(Pattern):
     async def get(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
         """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
         name = saga if isinstance(saga, str) else self.definitions.of(saga).name
+        checked(name, name="saga")
         checked(key, name="key", longest=NAME_LENGTH)
         found = await self.store.by_key(PATTERN, name, key)
         if found is None:
