@@ -11,7 +11,10 @@ from standfast.conformance.samples import (
     LONG,
     journal,
     leases,
+    loaded,
     mail,
+    owned,
+    passive,
     register,
     start,
 )
@@ -221,3 +224,39 @@ async def test_many_that_froze_in_a_write_hold_up_the_others_briefly(database, d
         assert await leases(database).expire() == [free]
         assert time.monotonic() - begun < 4
     assert await leases(database).expire() == frozen
+
+
+async def test_a_renewal_that_isnt_committed_yet_saves_its_lease(database, direct):
+    """`expire` saw it run out, waits for the renewal, and looks again."""
+    token = await register(database, ttl=0.001)
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        async with direct.transaction():
+            await direct.execute(
+                "UPDATE standfast.leases SET expires_at = now() + interval '1h' WHERE token = $1",
+                token,
+            )
+            expiring = asyncio.create_task(leases(database).expire())
+            waits = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND datname = current_database() AND query LIKE '%FOR UPDATE%'"
+            )
+            waiting = 0
+            while not waiting:  # in transactions of its own, or it would see what it saw before
+                async with database.transaction() as tx:
+                    waiting = await tx.fetch_value(waits)
+        assert await expiring == []
+    assert [lease.token for lease in await leases(database).leases()] == [token]
+
+
+async def test_mail_that_moved_on_disk_comes_in_its_order(database, direct):
+    token = await register(database)
+    mine, theirs = await owned(database, token), await passive(database)
+    for n in range(3):
+        await journal(database).send([mail(mine, f"m{n}"), mail(theirs, f"m{n}")])
+    moved = "UPDATE standfast.mail SET id = 'moved' WHERE id = 'm0'"
+    assert await direct.execute(moved) == "UPDATE 2"
+    order = ["moved", "m1", "m2"]
+    assert [one.id for one in await journal(database).collect(token, [mine])] == order
+    for id in (mine, theirs):
+        assert [one.id for one in (await loaded(database, id)).mails] == order

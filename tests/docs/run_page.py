@@ -1,17 +1,18 @@
 """Run the blocks of one page in the current folder: `python -m tests.docs.run_page PAGE`.
 
-The page is `__main__`, so that classes defined on it are found by their module as usual.
+The page is `__main__`, so that classes defined on it are found by their module as usual, and what
+stands at top level is what may stand there in a file.
 """
 
 import ast
-import asyncio
 import importlib
-import inspect
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
@@ -29,28 +30,42 @@ def main() -> None:
     sys.modules["__main__"] = module
     if page.needs_postgres:
         module.__dict__["DSN"] = os.environ["DSN"]
-    with asyncio.Runner() as runner:
+    with ExitStack() as until_the_end:
         for block in page.blocks:
             if block.skip_reason is not None:
                 print(f"skip {block.place}: {block.skip_reason}", flush=True)
             elif block.language == "console":
-                _run_commands(block)
+                _run_commands(block, until_the_end)
             elif block.title is not None:
                 _import_file(block, module, here / block.title)
             else:
-                _run(block, module, runner)
+                _run(block, module)
 
 
-def _run(block: Block, module: ModuleType, runner: asyncio.Runner) -> None:
+def _run(block: Block, module: ModuleType) -> None:
     print(f"run {block.place}", flush=True)
-    tree = ast.parse(block.code, str(block.page))
-    ast.increment_lineno(tree, block.line - 1)
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    # Without dont_inherit the block would get this file's own __future__ imports.
-    code = compile(tree, str(block.page), "exec", flags, dont_inherit=True)
-    waiting = eval(code, module.__dict__)
-    if inspect.iscoroutine(waiting):
-        runner.run(waiting)
+    source = "\n" * (block.line - 1) + block.code  # so that lines are those of the page
+    try:
+        # Without dont_inherit the block would get this file's own __future__ imports.
+        code = compile(source, str(block.page), "exec", dont_inherit=True)
+    except SyntaxError as error:
+        if _can_wait(source, str(block.page)):
+            raise PageError(
+                f"{block.page.name}:{error.lineno}: `await` at top level isn't Python, so nobody "
+                "can run this as a file: put it into `async def main()` and end with "
+                "`asyncio.run(main())`, or wrap a lone call in `asyncio.run(…)`"
+            ) from error
+        raise
+    exec(code, module.__dict__)
+
+
+def _can_wait(source: str, name: str) -> bool:
+    """Whether nothing is wrong but that it waits at top level, as only a console allows."""
+    try:
+        compile(source, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    except SyntaxError:
+        return False
+    return True
 
 
 def _import_file(block: Block, module: ModuleType, path: Path) -> None:
@@ -68,7 +83,7 @@ def _import_file(block: Block, module: ModuleType, path: Path) -> None:
     module.__dict__.update(names)
 
 
-def _run_commands(block: Block) -> None:
+def _run_commands(block: Block, until_the_end: ExitStack) -> None:
     commands = re.sub(r"\\\n", " ", block.code).splitlines()
     commands = [line.removeprefix("$ ") for line in commands if line.startswith("$ ")]
     if not commands:
@@ -76,9 +91,23 @@ def _run_commands(block: Block) -> None:
     for command in commands:
         print(f"run {block.place}: {command}", flush=True)
         program, *arguments = shlex.split(os.path.expandvars(command), comments=True)
-        if program not in ("standfast", "python"):
-            raise PageError(f"{block.place}: only standfast and python are run, not {program!r}")
-        subprocess.run([Path(sys.executable).with_name(program), *arguments], check=True)
+        if program not in ("standfast", "python", "touch"):
+            raise PageError(
+                f"{block.place}: only standfast, python and touch are run, not {program!r}"
+            )
+        path = program if program == "touch" else Path(sys.executable).with_name(program)
+        if arguments[-1:] == ["&"]:
+            beside = subprocess.Popen([path, *arguments[:-1]])
+            until_the_end.callback(_interrupt, beside)
+        else:
+            subprocess.run([path, *arguments], check=True)
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """End what ran beside the page, as Ctrl-C does. It must have worked until then."""
+    process.send_signal(signal.SIGINT)
+    if code := process.wait(30):
+        raise subprocess.CalledProcessError(code, process.args)
 
 
 if __name__ == "__main__":

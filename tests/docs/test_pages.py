@@ -48,7 +48,7 @@ def written(folder: Path, text: str) -> Page:
     return read_page(path)
 
 
-def test_blocks_share_names_files_and_an_event_loop(tmp_path: Path) -> None:
+def test_blocks_share_names_and_files(tmp_path: Path) -> None:
     page = written(
         tmp_path,
         """
@@ -59,16 +59,15 @@ price = 3
 import asyncio
 from shop import price as imported
 print("sum", price + imported)
-await asyncio.sleep(0)
-loop = asyncio.get_running_loop()
+async def add(number):
+    await asyncio.sleep(0)
+    return price + number
 ```
 
 - in a list:
 
     ```python
-    async def same():
-        return asyncio.get_running_loop() is loop
-    print("same loop", await same())
+    print("as a file", __name__, asyncio.run(add(1)))
     ```
 
 ```python title="shop.py"
@@ -93,17 +92,72 @@ not python
     printed = run_page(page, tmp_path).splitlines()
     assert [line for line in printed if not line.startswith(("run", "import"))] == [
         "sum 6",
-        "same loop True",
+        "as a file __main__ 4",
         "now 4 4",
         "with tax 5.0",
     ]
 
 
-@pytest.mark.parametrize("code", ["assert 1 == 2", "await missing()", "import shop"])
+@pytest.mark.parametrize("code", ["assert 1 == 2", "missing()", "import shop", "1 +"])
 def test_a_block_that_fails_fails_its_page_and_says_where(tmp_path: Path, code: str) -> None:
     page = written(tmp_path, f"# Page\n\n```python\nprint(1)\n{code}\n```\n")
     with pytest.raises(pytest.fail.Exception, match=r'page\.md", line 5'):
         run_page(page, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "await missing()",
+        "async with missing():\n    pass",
+        "async for one in missing():\n    pass",
+        "print([one async for one in missing()])",
+        "def plain():\n    pass\nwith open('x'):\n    await missing()",
+    ],
+)
+def test_what_a_file_may_not_do_is_refused_and_it_is_said_where(tmp_path: Path, code: str) -> None:
+    page = written(tmp_path, f"# Page\n\n```python\nprint(1)\n{code}\n```\n")
+    line = 5 + [("async " in line or "await" in line) for line in code.splitlines()].index(True)
+    with pytest.raises(pytest.fail.Exception, match=rf"page\.md:{line}: `await` at top level"):
+        run_page(page, tmp_path)
+
+
+def test_a_command_may_run_beside_the_page(tmp_path: Path) -> None:
+    page = written(
+        tmp_path,
+        """
+```python title="beside.py"
+import pathlib, sys, time
+if __name__ == "__main__":
+    try:
+        pathlib.Path("begun").touch()
+        while True:
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        sys.exit(int(sys.argv[1]))
+```
+<!-- test: run -->
+```console
+$ python beside.py 0 &
+$ touch there
+```
+```python
+import pathlib, time
+assert pathlib.Path("there").exists()
+while not pathlib.Path("begun").exists():
+    time.sleep(0.01)
+print("the end")
+```
+""",
+    )
+    printed = run_page(page, tmp_path).splitlines()
+    assert printed[-2:] == ["the end", "interrupted"]
+    spoilt = page.path.read_text().replace("beside.py 0", "beside.py 3")
+    again = tmp_path / "again"
+    again.mkdir()
+    with pytest.raises(pytest.fail.Exception, match="exit status 3"):
+        run_page(written(again, spoilt), again)
 
 
 def test_a_skipped_block_is_told(tmp_path: Path) -> None:
@@ -115,7 +169,7 @@ def test_a_skipped_block_is_told(tmp_path: Path) -> None:
     ("command", "message"),
     [
         ("standfast no-such-command", "non-zero exit status"),
-        ("rm -r x", "only standfast and python"),
+        ("rm -r x", "only standfast, python and touch"),
     ],
 )
 def test_a_command_that_fails_fails_its_page(tmp_path: Path, command: str, message: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from standfast import Constant, Context, Refused, Retry, Saga, Standfast, child, step, wait
 from standfast.errors import ConfigurationError, DefinitionError
 from standfast.saga.definition import Definition
-from standfast.saga.steps import DURABLE_RETRY
+from standfast.saga.step import DURABLE_RETRY
 
 
 @dataclass(frozen=True)
@@ -357,6 +357,18 @@ class EarlyInput(Saga[Order]):
         return ""
 
 
+class EarlyItems(Saga[Order]):
+    def items(self, order: Order, ctx: Context) -> list[str]:
+        return [ctx.result(EarlyItems.second)]
+
+    @step(each=items, no_compensation="none")
+    async def many(self, order: Order, ctx: Context, item: str) -> None: ...
+
+    @step(no_compensation="none")
+    async def second(self, order: Order, ctx: Context) -> str:
+        return ""
+
+
 class EarlyWait(Saga[Order]):
     word = wait(
         "word",
@@ -374,6 +386,7 @@ class EarlyWait(Saga[Order]):
         (Early, "step 'first' reads the result of 'second', .* add after='second'"),
         (EarlyCondition, "step 'first' reads the result of 'second', .* add after='second'"),
         (EarlyInput, "step 'inner' reads the result of 'second', .* add after='second'"),
+        (EarlyItems, "step 'many' reads the result of 'second', .* add after='second'"),
         (EarlyWait, "step 'word' reads the result of 'second', .* add after='second'"),
         (Beside, "step 'right' reads the result of 'left', which isn't done before it"),
     ],

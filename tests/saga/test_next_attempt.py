@@ -13,7 +13,7 @@ from standfast.saga import facts as fx
 from standfast.saga.machine import Machine
 from standfast.saga.next_attempt import PATIENCE, next_attempt
 from standfast.saga.plan import Plan, StepPlan
-from standfast.saga.steps import DURABLE_RETRY
+from standfast.saga.step import DURABLE_RETRY
 from standfast.testing import run_saga
 from tests.saga.engine.world import Order, Trip, World
 

@@ -127,8 +127,12 @@ class Boundless(Heavy):
     max_recoveries = None
 
 
+class Never(Heavy):
+    max_recoveries = 0
+
+
 @pytest.mark.parametrize(("kind", "dies", "runs"), [
-    (Heavy, 1, True), (Heavy, 2, False), (Boundless, 9, True),
+    (Heavy, 1, True), (Heavy, 2, False), (Boundless, 9, True), (Never, 1, False),
 ])  # fmt: skip
 async def test_the_bound_is_that_of_the_class(kind, dies, runs, caplog):
     heavy = kind()
@@ -148,5 +152,5 @@ async def test_the_bound_is_that_of_the_class(kind, dies, runs, caplog):
         assert heavy.ran == (["lift"] if runs else [])
         said = [r for r in caplog.records if f"its process died {dies} times" in r.getMessage()]
         assert [r.levelname for r in said] == (
-            [] if dies == 1 else ["WARNING" if runs else "ERROR"]
+            ["ERROR"] if not runs else ["WARNING"] if dies > 1 else []
         )

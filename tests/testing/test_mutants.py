@@ -11,7 +11,7 @@ from standfast import Context, Refused, Saga, step
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
-from standfast.saga.machine import Machine
+from standfast.saga.machine import Command, Machine, Run, Undo
 from standfast.testing import InvariantViolated, Ledger, World, simulate
 from standfast.testing.simulation.simulate import Simulation
 from tests.testing.shop import Order, PlaceOrder
@@ -373,3 +373,78 @@ def test_a_wrong_machine_is_found(machine, pattern, everything):
 def test_a_machine_that_undoes_the_refused_is_harmless_behind_a_barrier_and_no_false_alarm():
     """An undo too much is what a barrier is for: no effect is wrong, so nothing is violated."""
     Simulation(PlaceOrder, Order(), all_or_nothing, machine=UndoesTheRefused).run(range(200))
+
+
+# -- what only one of the checks sees ------------------------------------------------------------
+
+
+class Bare(Saga[Order]):
+    """Steps without a participant that would notice anything."""
+
+    @step
+    async def one(self, order: Order, ctx: Context) -> None: ...
+
+    @one.compensation
+    async def undo_one(self, order: Order, ctx: Context) -> None: ...
+
+    @step
+    async def two(self, order: Order, ctx: Context) -> None: ...
+
+    @two.compensation
+    async def undo_two(self, order: Order, ctx: Context) -> None: ...
+
+    @step(no_compensation="the last")
+    async def three(self, order: Order, ctx: Context) -> None: ...
+
+
+def test_two_branches_with_one_key(monkeypatch):
+    monkeypatch.setattr(Context, "idempotency_key", property(lambda ctx: ctx.saga_id))
+    with pytest.raises(InvariantViolated, match="two branches share an idempotency key"):
+        simulate(Bare, Order(), seeds=20)
+
+
+def test_a_key_that_isnt_stable(monkeypatch):
+    def key(ctx: Context) -> str:
+        return f"{ctx.saga_id}:{ctx.step}:{ctx.operation}:{ctx.attempt}"
+
+    monkeypatch.setattr(Context, "idempotency_key", property(key))
+    with pytest.raises(InvariantViolated, match="had another idempotency key than before"):
+        simulate(Bare, Order(), seeds=50)
+
+
+class TimesARetryWrongly(Machine):
+    """When it tries again isn't what is stored."""
+
+    __slots__ = ()
+
+    def _failed(self, event: ev.Failed, now: float, random: float) -> None:
+        Machine._failed(self, event, now, random)
+        branch = self.branches[event.branch]
+        if branch.retry_at:
+            branch.retry_at += 1
+
+    _handlers: ClassVar = {**Machine._handlers, ev.Failed: _failed}
+
+
+class ActsAfterTheUndo(Machine):
+    """It does again what it ought to undo."""
+
+    __slots__ = ()
+
+    def commands(self, now: float) -> list[Command]:
+        commands = Machine.commands(self, now)
+        return [Run(c.branch, c.attempt) if isinstance(c, Undo) else c for c in commands]
+
+
+@pytest.mark.parametrize(
+    ("machine", "pattern"),
+    [
+        (GivesUpAnUndo, "counts as undone, but no undo of it ended"),
+        (TimesARetryWrongly, "retry_at is"),
+        (ActsAfterTheUndo, "began after compensation had begun"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_wrong_machine_is_found_without_a_ledger(machine, pattern):
+    with pytest.raises(InvariantViolated, match=pattern):
+        Simulation(Bare, Order(), machine=machine).run(range(300))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from standfast.saga.machine import Machine
 from standfast.testing import InvariantViolated, Ledger, World, run_saga, simulate
 from standfast.testing.simulation.invariants import Observed, Violation
 from standfast.testing.simulation.simulate import Simulation
+from standfast.testing.virtual import EPOCH
 
 
 @dataclass(frozen=True)
@@ -152,3 +154,23 @@ def test_a_limit_that_isnt_heeded_is_found():
             return True
 
     found(Crowded, "child sagas of 'insured' go on at once")
+
+
+def test_a_step_ends_at_the_deadline_of_its_saga_though_its_timeout_is_longer():
+    class Hurried(Saga[None]):
+        deadline = "10s"
+
+        @step(no_compensation="it only waits")
+        async def first(self, input: None, ctx: Context) -> None:
+            await asyncio.sleep(8)
+
+        @step(timeout="9s", no_compensation="it only waits")
+        async def second(self, input: None, ctx: Context) -> None:
+            ends.append(ctx.deadline)
+            await asyncio.sleep(60)
+
+    ends: list[float | None] = []
+    run = run_saga(Hurried())
+    assert (run.status, run.cause) == ("compensated", "the deadline of 10s passed")
+    assert ends == [pytest.approx(EPOCH + 10)]
+    assert run.time == pytest.approx(10, abs=0.1)

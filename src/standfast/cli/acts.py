@@ -240,7 +240,7 @@ def resolve(
     reason: Annotated[str, typer.Option(help="Why: it is kept in the journal.")],
     by: By = "",
 ) -> None:
-    """End sagas at rest by hand, without running anything."""
+    """End sagas that are stuck or waiting by hand, without running anything."""
     from standfast.saga.acts import operating_user
     from standfast.saga.events import ResolveAsked
 

@@ -342,6 +342,10 @@ class Worker:
                     instance.pattern: instance.name,
                     f"{instance.pattern}_id": str(instance.id),
                     "key": instance.key,
+                    "step": instance.step,
+                    "operation": "",
+                    "attempt": 0,
                     "correlation_id": instance.correlation_id,
+                    "worker": self.holder,
                 },
             )

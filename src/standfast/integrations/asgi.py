@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeAlias
 
 from standfast.errors import Rejected
-from standfast.integrations.refusing import TITLES, TRY_AGAIN_LATER, Check, problem
-from standfast.integrations.refusing import Headers as Headers
-from standfast.integrations.refusing import HeaderVersion as HeaderVersion
-from standfast.integrations.refusing import KeyOf as KeyOf
-from standfast.integrations.refusing import Scope as Scope
+from standfast.integrations.rejections import TITLES, TRY_AGAIN_LATER, Check, problem
+from standfast.integrations.rejections import Headers as Headers
+from standfast.integrations.rejections import HeaderVersion as HeaderVersion
+from standfast.integrations.rejections import KeyOf as KeyOf
+from standfast.integrations.rejections import Scope as Scope
 from standfast.resilience.ratelimit import RateLimiter
 
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -82,7 +82,7 @@ class RateLimitMiddleware:
             return await self.app(scope, receive, send)
         decision, fields = asked
         if not decision:
-            return await _refuse(scope, receive, send, 429, decision.retry_after, fields)
+            return await _reject(scope, receive, send, 429, decision.retry_after, fields)
 
         async def send_with_fields(message: MutableMapping[str, Any]) -> None:
             if message["type"] in ("http.response.start", "websocket.accept"):
@@ -122,10 +122,10 @@ class BulkheadMiddleware:
             if entered:  # The application's own affair.
                 raise
             wait = self._retry_after if rejected.retry_after is None else rejected.retry_after
-            await _refuse(scope, receive, send, 503, wait, [])
+            await _reject(scope, receive, send, 503, wait, [])
 
 
-async def _refuse(
+async def _reject(
     scope: Scope,
     receive: Receive,
     send: Send,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from standfast.errors import RateLimited, Rejected
 from standfast.integrations.asgi import client_address
-from standfast.integrations.refusing import (
+from standfast.integrations.rejections import (
     TRY_AGAIN_LATER,
     Check,
     Headers,

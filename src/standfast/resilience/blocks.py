@@ -62,7 +62,7 @@ class OpenBlocks(Generic[B]):
         self._open: dict[FrameType, list[tuple[object, B]]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._open.values()))
+        return sum(map(len, list(self._open.values())))  # other threads enter and leave
 
     def enter(self, block: B) -> None:
         """Remember `block` for the statement that is entering."""

@@ -98,15 +98,6 @@ def exceptions(value: object, *, name: str) -> tuple[type[BaseException], ...]:
     )
 
 
-def whole(value: int, *, name: str, least: int = 1) -> int:
-    """`value`, if it is a whole number of at least `least`. Raises `ConfigurationError`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"{name}={value!r}: must be a whole number, {least} or more")
-    if value < least:
-        raise ConfigurationError(f"{name}={value!r}: must be {least} or more")
-    return value
-
-
 def number(value: Any, *, name: str) -> float:
     """`value`, if it is a number, and no NaN. Raises `ConfigurationError`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):

@@ -11,12 +11,13 @@ import queue
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
-from standfast.resilience.functions import Coroutine, number, unawaited, whole
+from standfast.resilience.functions import Coroutine, number, unawaited
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy

@@ -8,9 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from standfast.checks import whole
 from standfast.durations import Duration, seconds
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import plain, whole
+from standfast.resilience.functions import plain
 from standfast.resilience.in_progress import IN_PROGRESS
 
 

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
-from standfast.resilience.functions import exceptions, plain, whole
+from standfast.resilience.functions import exceptions, plain
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.retry_rules import Counts
 

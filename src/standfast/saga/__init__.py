@@ -15,7 +15,8 @@ from standfast.saga.retention import Retention
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import FINISHED, STATUSES, Status
-from standfast.saga.steps import Step, child, sleep, step, wait
+from standfast.saga.step import Step
+from standfast.saga.steps import child, sleep, step, wait
 from standfast.saga.stuck_groups import StuckGroup
 from standfast.saga.timeline import Entry, Timeline
 

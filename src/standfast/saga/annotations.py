@@ -24,7 +24,7 @@ from typing import (
 from standfast.codec import Codec
 from standfast.errors import CodecError, DefinitionError
 from standfast.saga.saga import I, Saga
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 
 Bindings: TypeAlias = Mapping[type, Mapping[Any, Any]]
 PLAIN = (dict, list, str, int, float, bool, NoneType)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import MutableMapping
 from typing import Any, Protocol, TypeVar
 
 from standfast.branch_key import CORRELATION_HEADER, BranchKey, Operation
 from standfast.errors import ResultUnavailable
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.state import SagaState
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 
 R = TypeVar("R")
 _logger = logging.getLogger("standfast.saga")
@@ -171,12 +170,17 @@ def fields(
 
 
 class _Log(logging.LoggerAdapter[logging.Logger]):
-    def process(
-        self, msg: Any, kwargs: MutableMapping[str, Any]
-    ) -> tuple[Any, MutableMapping[str, Any]]:
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if not self.isEnabledFor(level):
+            return
         extra = dict(self.extra or {})
+        prefix = f"[{extra['saga']} {extra['saga_id']} {extra['step']}]"
+        if args:  # a saga's name may have a % in it
+            prefix = prefix.replace("%", "%%")
         kwargs["extra"] = {**extra, **(kwargs.get("extra") or {})}
-        return f"[{extra['saga']} {extra['saga_id']} {extra['step']}] {msg}", kwargs
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the step's own line
+        text = f"{prefix} {msg}"
+        self.logger.log(level, text, *args, **kwargs)
 
 
 def known(branch: Branch) -> bool:

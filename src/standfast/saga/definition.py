@@ -18,12 +18,12 @@ from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
 from standfast.saga.fields import unknown_field
 from standfast.saga.inheritance import RESERVED, steps_of
-from standfast.saga.inspection import check_functions
+from standfast.saga.inspection import check_functions, check_parameters
 from standfast.saga.plan import Plan
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
-from standfast.saga.steps import Step, check_parameters
+from standfast.saga.step import Step
 from standfast.text import is_storable
 
 LONGEST_NAME = 200

@@ -9,7 +9,7 @@ from standfast.durations import human, seconds
 from standfast.resilience.retry import Retry
 from standfast.saga.definition import Definition
 from standfast.saga.plan import StepPlan
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 
 
 def describe(definition: Definition) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from standfast.clock import Clock
@@ -13,7 +14,7 @@ from standfast.coordination.slots import Slots
 from standfast.coordination.stacks import where
 from standfast.errors import StandfastError
 from standfast.pattern import Host
-from standfast.ports.journal import Instance, JournalStore, Loaded, Mail
+from standfast.ports.journal import JournalStore, Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.attempt import ERROR_LENGTH, describe
@@ -92,38 +93,42 @@ class SagaExecutor:
         """See `Executor.take_in`."""
         runner, instance = self._runner, loaded.instance
         assert runner is not None
+        holder = runner.desk.holder
         try:
             opened = open_instance(self.definitions, loaded)
         except MoveRefused as error:
-            log.error("saga %s: %s", instance.id, error, extra=fields_of(instance))
+            log.error("saga %s: %s", instance.id, error, extra=fields_of(instance, holder))
             await runner.give_back(loaded, error)
             return
         except StandfastError as error:
-            fields = fields_of(instance)
-            log.error("saga %s can't be run: %s", instance.id, error, extra=fields)
-            await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH])
+            extra = fields_of(instance, holder)
+            log.error("saga %s can't be run: %s", instance.id, error, extra=extra)
+            await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH], extra)
             return
         except BaseException as error:  # the user's code, or ours: it won't go better the next time
             if isinstance(error, KeyboardInterrupt):
                 raise
-            log.exception("saga %s can't be run", instance.id, extra=fields_of(instance))
-            await runner.set_aside(instance.id, describe(error))
+            extra = fields_of(instance, holder)
+            log.exception("saga %s can't be run", instance.id, extra=extra)
+            await runner.set_aside(instance.id, describe(error), extra)
             return
         opened.machine.reports = False
         self.telemetry.recovered += 1
         active = Active(opened.definition, opened.machine, opened.input)
         active.shown = (instance.status, instance.step, instance.cause)
-        if loaded.recoveries > 1 and opened.move is None:  # a move may well be the remedy
-            self._suspect(active, instance, loaded.recoveries)
+        if loaded.recoveries and opened.move is None:  # a move may well be the remedy
+            self._suspect(active, loaded.recoveries, fields_of(instance, holder))
         active.open(opened, loaded.mails)
         runner.desk.slots.take(active.definition.name)
         self._launch(runner, active)
 
-    def _suspect(self, active: Active, instance: Instance, recoveries: int) -> None:
+    def _suspect(self, active: Active, recoveries: int, extra: dict[str, Any]) -> None:
         """Park one that may be what its processes died of, if that was too often; tell of it."""
         bound = active.definition.max_recoveries
         if bound is not None and recoveries > bound:
             active.post(ev.Died(recoveries))
+            return
+        if recoveries == 1:  # what every deployment that doesn't drain brings about
             return
         log.warning(
             "saga %s (%s): its process died %d times in a row, with nothing done in between; "
@@ -131,7 +136,7 @@ class SagaExecutor:
             active.id,
             active.definition.name,
             recoveries,
-            extra=fields_of(instance),
+            extra=extra,
         )
 
     def deliver(self, mails: Sequence[Mail]) -> None:
@@ -164,6 +169,8 @@ class SagaExecutor:
 
     def _abandon(self, active: Active, task: asyncio.Task[None]) -> None:
         """Go on without an instance whose code doesn't heed its cancellation."""
+        assert self._runner is not None
+        about = fields(active.definition.name, active.machine, None, "", 0)
         log.error(
             "saga %s (%s) doesn't heed its cancellation in step %s: going on without it, and "
             "another process may run the step beside it. It is here:\n%s",
@@ -171,7 +178,7 @@ class SagaExecutor:
             active.definition.name,
             ", ".join(sorted(active.machine.running)) or "none",
             where(task),
-            extra=fields(active.definition.name, active.machine, None, "", 0),
+            extra={**about, "worker": self._runner.desk.holder},
         )
         if self.active.pop(active.id, None) is not None:
             self.watchers.forget(active.id)

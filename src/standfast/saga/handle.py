@@ -16,7 +16,7 @@ from standfast.saga.definition import Definition
 from standfast.saga.saga import S_co
 from standfast.saga.state import SagaState
 from standfast.saga.status import Status
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 from standfast.saga.timeline import Timeline
 
 R = TypeVar("R")

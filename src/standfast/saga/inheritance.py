@@ -7,7 +7,8 @@ from typing import Any
 
 from standfast.errors import DefinitionError
 from standfast.saga.saga import Saga
-from standfast.saga.steps import Step, must_be_async, must_be_plain
+from standfast.saga.step import Step
+from standfast.saga.step_checks import must_be_async, must_be_plain
 
 RESERVED = frozenset(name for name in vars(Saga) if not name.startswith("_"))
 """What a saga's attributes mean to the library: no step is called so."""

@@ -10,9 +10,32 @@ from typing import Any
 
 from standfast.errors import DefinitionError
 from standfast.saga.plan import Plan
+from standfast.saga.step import Step
 
 
-def check_functions(plan: Plan, steps: dict[str, Any]) -> None:
+def check_parameters(current: Step[Any, Any]) -> None:
+    """Raise `DefinitionError` where a method can't take what it will be given."""
+    fans_out = current.each is not None
+    for function, options, what in (
+        (current.function, current.options, f"step {current.name!r}"),
+        (current.undo_function, current.undo_options, f"the compensation of {current.name!r}"),
+    ):
+        if function is None:
+            continue
+        given, why = ["self", "input", "ctx"], ""
+        if fans_out:
+            given.append("item")
+            why = " has each=, so it"
+        if options.get("transactional"):
+            given.append("tx")
+            why = " is transactional, so it"
+        try:
+            inspect.signature(function).bind(*given)
+        except TypeError as error:
+            raise DefinitionError(f"{what}{why} must take ({', '.join(given)}): {error}") from error
+
+
+def check_functions(plan: Plan, steps: dict[str, Step[Any, Any]]) -> None:
     """Raise `DefinitionError` where a step reads a result that needn't be there yet.
 
     Only as far as source is at hand. And where a condition, or what gives items or a child's input,
@@ -23,7 +46,8 @@ def check_functions(plan: Plan, steps: dict[str, Any]) -> None:
             _check_call(plan, name, getattr(current, option), option)
         item = ("item",) if current.each is not None else ()
         _check_call(plan, name, current.child_input, "input", *item)
-        for function in (current.function, current.when, current.child_input, current.until):
+        given = (current.when, current.each, current.until, current.child_input)
+        for function in (current.function, *given):
             _check_reads(plan, name, function, own=False)
         _check_reads(plan, name, current.undo_function, own=True)
 

@@ -257,11 +257,14 @@ class Operations(Finding):
         """Send an act in batches; after each, how far it came. One may stop there.
 
         Instances of a filter are read in pages while it goes on, newest first, so memory holds one
-        page; `after` goes on below the `last` of an act that was stopped. With a `mail_id`, sending
-        it again to an instance changes nothing. Raises `ConfigurationError` for a skip or resolve
-        without a reason or a wrong outcome.
+        page; `after` goes on below the `last` of an act that was stopped (of ids, give those that
+        are left instead). With a `mail_id`, sending it again to an instance changes nothing. Raises
+        `ConfigurationError` for a skip or resolve without a reason, a wrong outcome, or an `after`
+        with ids.
         """
         check(act)
+        if after is not None and not isinstance(where, Filter):
+            raise ConfigurationError("after= goes with a filter: give the ids that are left")
         done = 0
         async for some in self._batches(type(act), where, after, batch):
             await self.sagas.store.send([self.sagas.mail(id, act, mail_id=mail_id) for id in some])

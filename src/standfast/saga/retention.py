@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from standfast.checks import whole
 from standfast.coordination.purging import Purging
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.durations import Duration, seconds
@@ -58,9 +59,7 @@ class Retention(Pattern):
                 'Retention would never delete anything: say how long to keep, as in "30d"'
             )
         self._every = seconds(every, name="every")
-        if type(batch) is not int or batch < 1:
-            raise ConfigurationError(f"batch={batch!r}: give a whole number, 1 or more")
-        self._batch = batch
+        self._batch = whole(batch, name="batch")
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """See `Pattern.services`."""
@@ -85,15 +84,22 @@ class Retention(Pattern):
         filter = Filter(
             pattern=PATTERN, statuses=tuple(sorted(FINISHED)), created_before=now - min(kept)
         )
-        page = await store.find(filter, limit=PAGE)
-        while page:
-            ids = [one.id for one in page if self._has_expired(one, now)]
-            for begin in range(0, len(ids), self._batch):
-                some = ids[begin : begin + self._batch]
-                yield await store.purge(PATTERN, finished_before=now, limit=len(some), ids=some)
-            if not ids:
-                yield 0  # so that reading rests, too
-            page = await store.find(filter, limit=PAGE, after=page[-1].id)
+        goes_on = True
+        while goes_on:  # children are spared until their parents are gone: level by level
+            deleted = spared = 0
+            page = await store.find(filter, limit=PAGE)
+            while page:
+                ids = [one.id for one in page if self._has_expired(one, now)]
+                for begin in range(0, len(ids), self._batch):
+                    some = ids[begin : begin + self._batch]
+                    limit = len(some)
+                    gone = await store.purge(PATTERN, finished_before=now, limit=limit, ids=some)
+                    deleted, spared = deleted + gone, spared + limit - gone
+                    yield gone
+                if not ids:
+                    yield 0  # so that reading rests, too
+                page = await store.find(filter, limit=PAGE, after=page[-1].id)
+            goes_on = deleted > 0 and spared > 0
 
     def _has_expired(self, row: Instance, now: float) -> bool:
         kept = self._by_name.get(row.name, self._default)

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -160,8 +160,9 @@ class Runner:
                     goes_on = await self._insist(active, "it must be read anew", again)
         except BaseException as error:  # of the user's types, when they are decoded, or ours
             self.attempts.raise_if_ended(active, error)
-            log.exception("saga %s can't go on here", active.id, extra=self._log.fields(active))
-            await self.set_aside(active.id, describe(error))
+            fields = self._log.fields(active)
+            log.exception("saga %s can't go on here", active.id, extra=fields)
+            await self.set_aside(active.id, describe(error), fields)
         finally:
             active.drop_attempts()
             # Cut short, the machine may be ahead of what is stored, and another worker differ.
@@ -203,15 +204,13 @@ class Runner:
                 active.post(event)  # otherwise what seemed to fail had been written
         return True
 
-    async def set_aside(self, id: UUID, cause: str) -> None:
-        """Park an instance that can't be run here, without a fact."""
+    async def set_aside(self, id: UUID, cause: str, extra: dict[str, Any]) -> None:
+        """Park an instance that can't be run here, without a fact. `extra` is for the log."""
         self._telemetry.set_aside += 1
         try:
             await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
-            log.exception(
-                "saga %s couldn't be set aside; trying again", id, extra={"saga_id": str(id)}
-            )
+            log.exception("saga %s couldn't be set aside; trying again", id, extra=extra)
             self.desk.doubt()
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:

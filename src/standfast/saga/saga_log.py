@@ -46,9 +46,9 @@ class Limit:
         self._seen[source] += 1
         return self._seen[source] <= self.most
 
-    def is_first_left_out(self, source: Source) -> bool:
-        """Whether the last one was the first of its period that may not pass."""
-        return self._seen.get(source) == self.most + 1
+    def remaining(self, source: Source, now: float) -> float:
+        """Seconds until the period of a source is over; none are left if it is, or never began."""
+        return max(0.0, self._began.get(source, now - self.period) + self.period - now)
 
     def take_left_out(self, source: Source) -> int:
         """How many of a source didn't pass in the period, which ends here."""
@@ -129,11 +129,15 @@ class SagaLog:
         )
 
     def _admits(self, source: Source) -> bool:
-        if self._limit.admits(source, self._clock.monotonic()):
+        now = self._clock.monotonic()
+        if not self._limit.remaining(source, now):
+            self._tell_left_out(source)  # its timer may be late; the next period begins now
+        if self._limit.admits(source, now):
             return True
-        if self._limit.is_first_left_out(source) and source not in self._timers:
-            loop = asyncio.get_running_loop()
-            self._timers[source] = loop.call_later(PERIOD, self._tell_left_out, source)
+        if source not in self._timers:
+            self._timers[source] = asyncio.get_running_loop().call_later(
+                self._limit.remaining(source, now), self._tell_left_out, source
+            )
         return False
 
     def _tell_left_out(self, source: Source) -> None:
@@ -152,8 +156,12 @@ class SagaLog:
                 PERIOD,
                 extra={
                     "saga": saga,
+                    "saga_id": "",
+                    "key": "",
                     "step": step,
                     "operation": operation,
+                    "attempt": 0,
+                    "correlation_id": "",
                     "left_out": left_out,
                     "worker": self._worker,
                 },
@@ -242,14 +250,17 @@ class SagaLog:
         }
 
 
-def fields_of(instance: Instance) -> dict[str, Any]:
+def fields_of(instance: Instance, worker: str) -> dict[str, Any]:
     """What a record carries that tells of an instance which isn't in memory."""
     return {
         "saga": instance.name,
         "saga_id": str(instance.id),
         "key": instance.key,
         "step": instance.step,
+        "operation": "",
+        "attempt": 0,
         "correlation_id": instance.correlation_id,
+        "worker": worker,
     }
 
 

@@ -1,207 +1,27 @@
-"""How the steps of a saga are written: `step`, `wait`, `sleep`, `child`, and compensations."""
+"""How the steps of a saga are written: `step`, `wait`, `sleep` and `child`."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
-from standfast.checks import flag, is_async, whole
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, DefinitionError
-from standfast.resilience.backoff import Exponential
 from standfast.resilience.retry import Retry
-from standfast.saga.plan import OnExhausted, OnTimeout, StepForm, StepPlan
-from standfast.saga.saga import Member, Saga
+from standfast.saga.plan import OnExhausted, OnTimeout
+from standfast.saga.saga import Saga
+from standfast.saga.step import Step
+from standfast.saga.step_checks import check_options, must_be_async, must_be_plain
 from standfast.text import NAME_LENGTH, checked
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 
-DURABLE_RETRY = Retry(attempts=30, backoff=Exponential(0.1, maximum=30, jitter="equal"))
-"""What steps and undos do where they say nothing: from 5 to 11 minutes pass until they give up."""
 STEP_OPTIONS = (
     *("after", "each", "limit", "no_compensation", "on_exhausted", "pivot", "retry", "timeout"),
     *("transactional", "when"),
 )
-
-
-class Step(Member, Generic[I, R]):
-    """One step of a saga, as `step`, `wait`, `sleep` and `child` make it.
-
-    Calling it on an instance (``saga.reserve(order, ctx)``) calls the plain function, for unit
-    tests.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Awaitable[R]] | None,
-        *,
-        form: StepForm = "action",
-        options: dict[str, Any] | None = None,
-    ) -> None:
-        self.name: str = ""
-        self.form: StepForm = form
-        self.function: Callable[..., Awaitable[R]] | None = function
-        self.options: dict[str, Any] = options or {}
-        self.undo_function: Callable[..., Awaitable[Any]] | None = None
-        self.undo_options: dict[str, Any] = {}
-        self.when: Callable[..., bool] | None = self.options.get("when")
-        self.each: Callable[..., Iterable[Any]] | None = self.options.get("each")
-        self.until: Callable[..., datetime] | None = self.options.get("until")
-        self.child: type[Saga[Any]] | None = None
-        self.child_input: Callable[..., Any] | None = None
-        self.__doc__ = function.__doc__ if function is not None else None
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, saga: Saga[I] | None, owner: type[Saga[I]] | None = None) -> Step[I, R]:
-        if saga is None or self.function is None:
-            return self
-        bound = object.__new__(type(self))
-        bound.__dict__.update(self.__dict__, function=self.function.__get__(saga))
-        return bound
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Awaitable[R]:
-        """Run the step's function itself: no journal, no retry."""
-        if self.function is None:
-            raise TypeError(f"{self.name} is a {self.form} step: it has no function")
-        return self.function(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<step {self.name}>"
-
-    @overload
-    def compensation(self, function: F, /) -> F: ...
-    @overload
-    def compensation(
-        self,
-        /,
-        *,
-        timeout: Duration | None = None,
-        retry: Retry | None = None,
-        transactional: bool = False,
-    ) -> Callable[[F], F]: ...
-    def compensation(
-        self,
-        function: Any = None,
-        /,
-        *,
-        timeout: Duration | None = None,
-        retry: Retry | None = None,
-        transactional: bool = False,
-    ) -> Any:
-        """Mark the method that undoes this step. It may run although the step never took effect.
-
-        It takes (input, ctx), then the item where the step has `each`, then the transaction with
-        `transactional`: its rows commit together with the journal, so the undo takes effect exactly
-        once. `timeout` bounds an attempt (seconds or text); `retry` is by default what it is for a
-        step. When it is exhausted the saga is parked as ``compensation_failed`` for an operator.
-        """
-
-        def mark(function: F) -> F:
-            must_be_async(function, "a compensation")
-            what = f"the compensation {function.__name__!r}"
-            _check_options(what, {"retry": retry, "transactional": transactional})
-            if self.form == "child":
-                raise DefinitionError(
-                    f"{function.__name__!r} can't undo a child saga: that undoes itself, by the "
-                    "compensations of its own steps"
-                )
-            if self.undo_function is not None:
-                raise DefinitionError(
-                    f"step {self.name or self.function!r} has two compensations: keep one"
-                )
-            self.undo_function = function
-            self.undo_options = {"timeout": timeout, "retry": retry, "transactional": transactional}
-            return function
-
-        return mark if function is None else mark(function)
-
-    def plan(self, after: tuple[str, ...], *, past_pivot: bool) -> StepPlan:
-        """The step without its code."""
-        given = {name: value for name, value in self.options.items() if value is not None}
-        undo_retry = self.undo_options.get("retry")
-        pivot = given.get("pivot", False)
-        forward = pivot or past_pivot
-        timeout = given.get("timeout")
-        duration = given.get("duration")
-        undo_timeout = self.undo_options.get("timeout")
-        default: OnExhausted = "park" if forward else "compensate"
-        return StepPlan(
-            name=self.name,
-            form=self.form,
-            after=after,
-            pivot=pivot,
-            conditional=self.when is not None,
-            fans_out=self.each is not None,
-            limit=given.get("limit"),
-            timeout=None if timeout is None else seconds(timeout, name=f"{self.name}.timeout"),
-            retry=given.get("retry", DURABLE_RETRY),
-            on_exhausted=given.get("on_exhausted", default),
-            undo=self.undo_function is not None,
-            undo_timeout=None
-            if undo_timeout is None
-            else seconds(undo_timeout, name=f"{self.name} compensation timeout"),
-            undo_retry=DURABLE_RETRY if undo_retry is None else undo_retry,
-            undo_transactional=self.undo_options.get("transactional", False),
-            no_compensation=given.get("no_compensation", ""),
-            transactional=given.get("transactional", False),
-            signal=given.get("signal", ""),
-            on_timeout=given.get("on_timeout", default),
-            duration=None if duration is None else seconds(duration, name=f"{self.name}.sleep"),
-        )
-
-
-def must_be_async(function: Any, what: str) -> None:
-    """Raise `DefinitionError` for what can't be the function of a step or an undo."""
-    name = repr(getattr(function, "__qualname__", function))
-    if inspect.isasyncgenfunction(function):
-        raise DefinitionError(
-            f"{name} can't be {what}, for it has a `yield`, and nobody iterates over it: return a "
-            "value instead"
-        )
-    if not inspect.iscoroutinefunction(function) or not hasattr(function, "__get__"):
-        raise DefinitionError(
-            f"{name} can't be {what}: write it with `async def` (run blocking code with "
-            "asyncio.to_thread)"
-        )
-
-
-def must_be_plain(function: Any, what: str) -> None:
-    """Raise `DefinitionError` for what can't be a condition, or tell the items or an input."""
-    if not callable(function):
-        raise DefinitionError(f"{what} must be a function of (self, input, ctx), not {function!r}")
-    if is_async(function):
-        name = getattr(function, "__qualname__", function)
-        raise DefinitionError(
-            f"{what} must be a plain function, and {name!r} is async: nobody would await it. "
-            "Write it with `def`; what must be awaited belongs in a step before, whose result it "
-            "can read"
-        )
-
-
-def _check_options(what: str, options: dict[str, Any]) -> None:
-    """Raise `DefinitionError` for values of a wrong type; durations are checked with the plan."""
-    for name in ("when", "each", "until"):
-        if options.get(name) is not None:
-            must_be_plain(options[name], f"{what}: {name}=")
-    try:
-        if options.get("limit") is not None:
-            whole(options["limit"], name="limit", note=", or None")
-        for name in ("pivot", "transactional"):
-            flag(options.get(name, False), name=name)
-    except ConfigurationError as error:
-        raise DefinitionError(f"{what}: {error}") from error
-    retry, why_not = options.get("retry"), options.get("no_compensation", "")
-    if retry is not None and not isinstance(retry, Retry):
-        raise DefinitionError(f"{what} has retry={retry!r}: give a policy, as in Retry(attempts=3)")
-    if not isinstance(why_not, str):
-        raise DefinitionError(f"{what} has no_compensation={why_not!r}: say in words why")
-
 
 After = str | Step[Any, Any] | Sequence[str | Step[Any, Any]]
 
@@ -274,7 +94,7 @@ def step(function: Any = None, /, **options: Any) -> Any:
                 f"step {function.__name__!r}: each= and transactional=True don't go together; loop "
                 "over the items inside the one transaction"
             )
-        _check_options(f"step {function.__name__!r}", options)
+        check_options(f"step {function.__name__!r}", options)
         return Step(function, options=options)
 
     return make if function is None else make(function)
@@ -323,7 +143,7 @@ def wait(
         raise DefinitionError(f"wait({signal!r}): {error}") from error
     if signal == "resume":
         raise DefinitionError('signal "resume" is taken: it resumes parked steps. Rename yours')
-    _check_options(f"wait({signal!r})", {"when": when})
+    check_options(f"wait({signal!r})", {"when": when})
     options = {"timeout": timeout, "signal": signal, "on_timeout": on_timeout, "after": after}
     return Step(None, form="wait", options={**options, "type": type, "when": when})
 
@@ -361,7 +181,7 @@ def sleep(
         raise DefinitionError('sleep: give a duration, as in sleep("3d"), or until=, not both')
     if duration is not None:
         seconds(duration, name="sleep")
-    _check_options("sleep(…)", {"until": until, "when": when})
+    check_options("sleep(…)", {"until": until, "when": when})
     options = {"duration": duration, "until": until, "after": after, "when": when}
     return Step(None, form="sleep", options=options)
 
@@ -413,7 +233,7 @@ def child(
         raise DefinitionError(f"child({saga!r}, …): give the class of a saga, such as PackOrder")
     what = f"child({saga.__name__}, …)"
     must_be_plain(input, f"{what}: input=")
-    _check_options(
+    check_options(
         what, {"each": each, "limit": limit, "no_compensation": no_compensation, "when": when}
     )
     made: Step[Any, Any] = Step(
@@ -429,25 +249,3 @@ def child(
     )
     made.child, made.child_input = saga, input
     return made
-
-
-def check_parameters(current: Step[Any, Any]) -> None:
-    """Raise `DefinitionError` where a method can't take what it will be given."""
-    fans_out = current.each is not None
-    for function, options, what in (
-        (current.function, current.options, f"step {current.name!r}"),
-        (current.undo_function, current.undo_options, f"the compensation of {current.name!r}"),
-    ):
-        if function is None:
-            continue
-        given, why = ["self", "input", "ctx"], ""
-        if fans_out:
-            given.append("item")
-            why = " has each=, so it"
-        if options.get("transactional"):
-            given.append("tx")
-            why = " is transactional, so it"
-        try:
-            inspect.signature(function).bind(*given)
-        except TypeError as error:
-            raise DefinitionError(f"{what}{why} must take ({', '.join(given)}): {error}") from error

@@ -53,7 +53,7 @@ class StuckGroup:
     """Sagas that are stuck at the same step, for the same reason.
 
     `status` is ``"parked"`` or ``"compensation_failed"``. `error` is what `normalised` makes of
-    their causes. `since` is how long the oldest of them has been stuck at least, in seconds since
+    their causes. `since` is since when the oldest of them has been stuck at least, in seconds since
     the epoch: when its row changed last. `example` is the id of that one, and `cause` its cause as
     it stands.
     """

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from standfast.branch_key import BranchKey
 from standfast.errors import Refused
 from standfast.idempotency.barrier import HasBranchKey
+
+_watches: list[Callable[[Ledger], None]] = []
+
+
+@contextmanager
+def watching(watch: Callable[[Ledger], None]) -> Iterator[None]:
+    """While the block runs, each ledger shows itself to `watch` whenever it is used."""
+    _watches.append(watch)
+    try:
+        yield
+    finally:
+        _watches.remove(watch)
 
 
 @dataclass(slots=True)
@@ -62,6 +76,7 @@ class Ledger:
 
         Raises `Refused` beyond `limit`, and when the branch has been undone already.
         """
+        self._show()
         key = _key(branch)
         entry = self.entries.get(key)
         if self.barrier:
@@ -79,6 +94,7 @@ class Ledger:
 
     async def reverse(self, branch: HasBranchKey | BranchKey) -> None:
         """Give back what the branch took, if it did. It can't take anything from then on."""
+        self._show()
         key = _key(branch)
         entry = self.entries.get(key)
         if self.barrier:
@@ -87,6 +103,10 @@ class Ledger:
             self._closed.add(key)
         if entry is not None:
             entry.reversed += 1
+
+    def _show(self) -> None:
+        for watch in _watches:
+            watch(self)
 
     def _reference(self, key: str) -> str:
         return f"{self.name}-{list(self.entries).index(key) + 1}"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError, ResultUnavailable
 from standfast.saga.saga import Saga
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 from standfast.testing.simulation.call import Call, without_items
 from standfast.testing.simulation.chance import Faults
 from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
@@ -68,13 +68,15 @@ def run_saga(
         assert run.status == "compensated"
         assert run.trace == ["reserve", "charge refused", "undo reserve"]
 
-    `saga` is used as it is, with its fakes; a sequence has the children that it starts too.
+    `saga` is used as it is, with its fakes; a sequence has the sagas that it starts too, as
+    its children or through ``tx.start``.
     `raises` makes calls fail instead of being made, by step (``"charge"``, ``"pack[2]"``) or
     compensation (``"undo charge"``): an exception for the first call, a sequence for the first few,
     a class for all of them. `signals` are sent soon after they are waited for; one that isn't given
     never comes, so that its wait times out, or the saga stays ``"waiting"``. Nobody resumes what is
-    parked. `schema` makes tables for transactional steps (SQLite, in memory). `after` starts it
-    with a delay. Virtual time begins with the year 2000, and jumps over whatever sleeps.
+    parked. `schema` makes tables for transactional steps (SQLite, in memory; a UUID, Decimal, date
+    or time is taken and given back as on PostgreSQL). `after` starts it with a delay. Virtual
+    time begins with the year 2000, and jumps over whatever sleeps.
 
     Raises `InvariantViolated` for what `simulate` would always complain about, and
     `ConfigurationError` for wrong names, real I/O, and inside a running event loop.
@@ -124,6 +126,7 @@ class _Once(Simulation):
         labels = [""]
         for definition in definitions[:1]:
             labels += [f"{s.name}/" for s in definition.steps.values() if s.form == "child"]
+        labels += [f"{definition.name}/" for definition in definitions[1:]]
         for definition in definitions:
             for step in definition.steps.values():
                 for label in labels:

@@ -11,7 +11,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, SupportsIndex
 
@@ -41,6 +41,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.turns: int = 0
         self.max_turns: int = max_turns
         self.refused: RealIO | None = None
+        self.when_idle: Callable[[], None] = _nothing
+        """Called whenever nothing can go on before time passes; it may begin something."""
 
     @property
     def is_runaway(self) -> bool:
@@ -52,6 +54,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Seconds to the next timer, infinite if there is none."""
         timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
         return timers[0].when() - self.elapsed if timers else math.inf
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something can go on just now."""
+        return bool(self._ready)  # type: ignore[attr-defined]
 
     def time(self) -> float:
         """Seconds since the loop was made, virtually."""
@@ -132,6 +139,10 @@ class _Jump:
         """Let `timeout` seconds pass at once; with None nothing can ever happen: stop."""
         loop = self._loop
         loop.turns += 1
+        if timeout is None or timeout > 0:
+            loop.when_idle()
+            if loop.has_more:
+                return []
         if timeout is None or loop.is_runaway or (timeout > 0 and loop.waits_for > loop.horizon):
             loop.stop()
         elif timeout > 0:
@@ -157,6 +168,10 @@ class VirtualClock:
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds` of virtual time."""
         await asyncio.sleep(max(0.0, seconds))
+
+
+def _nothing() -> None:
+    pass
 
 
 _AUDITED = {

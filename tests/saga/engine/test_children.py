@@ -68,6 +68,24 @@ async def test_a_child_that_had_completed_is_undone_before_what_it_built_on(work
     assert inner.instance.finished_at is not None
 
 
+async def test_a_child_that_is_asked_for_its_undo_after_it_answers_once_more(work, world):
+    """Its first answer may have been lost on those who asked."""
+    world.will("stamp", Refused("no ink"))
+    app = await work(Journey(world), Trip(world))
+    handle = await app.start(Journey, Order("1"))
+    with pytest.raises(SagaCompensated):
+        await handle.result(timeout=5)
+    (begun,) = [f for f in (await handle.story()).facts if isinstance(f, fx.ChildStarted)]
+    await app.sagas.send(begun.child, ev.UndoAsked())
+
+    async def heard() -> bool:
+        facts = (await handle.story()).facts
+        return any(isinstance(f, fx.Ignored) and "end of child" in f.act for f in facts)
+
+    await until(heard)
+    assert (await app.sagas.instance(begun.child)).status == "compensated"
+
+
 async def test_cancelling_a_parent_cancels_a_child_that_still_runs(work, world):
     go = asyncio.Event()
     world.will("reserve", go.wait)

@@ -40,7 +40,7 @@ from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.move import fold
 from standfast.testing import run_saga
-from tests.saga.engine.world import SOON
+from tests.saga.engine.world import SOON, until
 
 WITHIN = 10
 """Seconds: what hangs has failed."""
@@ -175,7 +175,7 @@ async def test_the_worker_goes_on_after_them(work, way):
     with pytest.raises(SagaCompensated):
         await (await app.start(All, "1")).result(timeout=WITHIN)
     await (await app.start(Other, "2")).result(timeout=WITHIN)
-    assert not app.sagas.executor.active
+    await until(lambda: not app.sagas.executor.active)  # whoever waits is told a little earlier
 
 
 class Asks(Saga[str]):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from uuid import uuid4
 
 import pytest
 
@@ -16,8 +17,9 @@ from standfast import (
     step,
 )
 from standfast.errors import CircuitOpen
+from standfast.ports.journal import Instance
 from standfast.saga import facts as fx
-from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog
+from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, fields_of
 from standfast.saga.timeline import entries
 from standfast.saga.tracebacks import LENGTH, traceback_of
 from standfast.testing import ManualClock
@@ -153,6 +155,33 @@ async def test_what_was_left_out_is_told_when_the_minute_is_over(caplog, monkeyp
     assert PERIOD == 60
 
 
+async def test_what_was_left_out_is_told_though_failures_go_on_when_the_minute_is_over(caplog):
+    clock = ManualClock()
+    log, source = SagaLog("w", clock), ("s", "a", "action")
+    for _ in range(MOST - 1):
+        log._admits(source)
+    clock.advance(PERIOD - 1)
+    assert [log._admits(source) for _ in range(4)] == [True, False, False, False]
+    clock.advance(2)
+    assert log._admits(source), "the next minute has begun"
+    assert ["3 more failed attempts of a" in message for message in caplog.messages] == [True]
+    log.close()
+    assert len(caplog.messages) == 1
+
+
+async def test_what_no_worker_has_and_what_was_left_out_have_all_the_fields(caplog):
+    log = SagaLog("w", ManualClock())
+    for _ in range(MOST + 1):
+        log._admits(("s", "a", "action"))
+    log.close()
+    (left_out,) = caplog.records
+    assert all(hasattr(left_out, name) for name in FIELDS)
+    row = Instance(
+        uuid4(), "saga", "s", 1, "k", "c", "", "running", "a", "", None, 0, None, 0, 0, 0
+    )
+    assert set(fields_of(row, "w")) == set(FIELDS)
+
+
 async def test_a_handler_that_raises_doesnt_fail_the_attempt_in_another_way(work, world, caplog):
     class Broken(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
@@ -171,6 +200,25 @@ async def test_a_handler_that_raises_doesnt_fail_the_attempt_in_another_way(work
         logging.getLogger("standfast.saga").removeFilter(broken)
     failed = [f for f in (await handle.story()).facts if isinstance(f, fx.AttemptFailed)]
     assert [f.error for f in failed] == ["OSError: reset"]
+
+
+async def test_what_a_step_logs_is_told_whatever_its_saga_is_called(work, caplog):
+    class Sale(Saga[str]):
+        name = "50% off"
+
+        @step(no_compensation="a test")
+        async def sell(self, key: str, ctx: Context) -> None:
+            ctx.log.info("sold %d", 3)
+            ctx.log.info("100%")
+
+    app = await work(Sale())
+    handle = await app.start(Sale, "1")
+    await handle.result(timeout=WITHIN)
+    told = [r for r in caplog.records if r.funcName == "sell"]
+    assert [r.getMessage() for r in told] == [
+        f"[50% off {handle.id} sell] sold 3",
+        f"[50% off {handle.id} sell] 100%",
+    ]
 
 
 # -- what the journal keeps ------------------------------------------------------------------------

@@ -47,6 +47,8 @@ async def test_finds_acts_and_draws(work, world):
     (touched,) = [one async for one in ops.matching(ev.SkipAsked, ops.select())]
     assert touched.id == handle.id
     assert [n async for n in ops.tell(act, [touched.id])] == [(1, [touched.id])]
+    with pytest.raises(ConfigurationError, match="the ids that are left"):
+        await anext(ops.tell(act, [touched.id], after=touched.id))
     await until(lambda: _completed(handle))
     (skipped,) = [f for f in (await handle.story()).facts if isinstance(f, fx.StepSkipped)]
     assert (skipped.reason, skipped.by) == ("sent by hand", "ann")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from standfast import Barrier, Context, Retention, Saga, step
+from standfast import Barrier, Context, Retention, Saga, child, step
 from standfast.errors import ConfigurationError
 from standfast.ports.leases import LeaseStore
 from standfast.ports.marks import MarkStore
@@ -101,3 +101,25 @@ async def test_old_marks_are_deleted(work, world):
 def test_what_makes_no_sense_is_refused(made, said):
     with pytest.raises(ConfigurationError, match=said):
         made()
+
+
+class Leaf(Saga[str]):
+    @step(no_compensation="a test")
+    async def grow(self, key: str, ctx: Context) -> None: ...
+
+
+class Twig(Saga[str]):
+    leaf = child(Leaf, lambda self, key, ctx: key)
+
+
+class Bough(Saga[str]):
+    twig = child(Twig, lambda self, key, ctx: key)
+
+
+async def test_one_run_deletes_children_after_their_parents_level_by_level(work):
+    retention = Retention("0s", by_saga={"another": "1d"}, every="1h")
+    app = await work(Leaf(), Twig(), Bough(), retention)
+    await (await app.start(Bough, "1")).result(timeout=10)
+    await app.clock.sleep(0.01)
+    assert [gone async for gone in retention._expired()]
+    assert await names(app) == []

@@ -12,6 +12,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from standfast.errors import StoreError
 from standfast.ports.database import Script
 
 T = TypeVar("T")
@@ -50,6 +51,27 @@ def native(sql: str) -> Native:
 
     text = _TOKEN.sub(replace, sql)
     return Native(text, _arrangement(numbers), frozenset(numbers))
+
+
+def check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
+    """Raise `StoreError` unless there is an argument for each placeholder, and the reverse."""
+    unused = [number for number in range(1, given + 1) if number not in numbers]
+    if unused:
+        raise StoreError(
+            f"${unused[0]} isn't in the statement, but {given} arguments are given: {sql}"
+        )
+    if len(numbers) > given:
+        raise StoreError(
+            f"${max(numbers)} is in the statement, but {given} arguments are given: {sql}"
+        )
+
+
+def declared_columns(con: sqlite3.Connection) -> list[tuple[str, str]]:
+    """The columns of all tables and views: their names, and their types as declared."""
+    names = con.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+    tables = [name for (name,) in names.fetchall()]
+    columns = "SELECT name, type FROM pragma_table_info(?)"
+    return [column for table in tables for column in con.execute(columns, (table,)).fetchall()]
 
 
 def _arrangement(numbers: Sequence[int]) -> Arrange | None:

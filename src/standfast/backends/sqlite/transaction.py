@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from standfast.backends.control import refuse_control
 from standfast.backends.sqlite.connection import Session, Work
-from standfast.backends.sqlite.driver import native, run
+from standfast.backends.sqlite.driver import check_arguments, native, run
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.errors import StoreError
 from standfast.ports.database import Row, Script
@@ -93,7 +93,7 @@ class SqliteTransaction:
         self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor], T]
     ) -> T:
         text, arrange, numbers = native(sql)
-        _check_arguments(sql, numbers, len(args))
+        check_arguments(sql, numbers, len(args))
         refuse_control(sql, "sqlite")
         self._sql = sql
         arranged = args if arrange is None else arrange(args)
@@ -128,18 +128,6 @@ class SqliteTransaction:
             self._file.path,
             WARNS_AFTER,
             on_one_line(self._sql, 200),
-        )
-
-
-def _check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
-    unused = [number for number in range(1, given + 1) if number not in numbers]
-    if unused:
-        raise StoreError(
-            f"${unused[0]} isn't in the statement, but {given} arguments are given: {sql}"
-        )
-    if len(numbers) > given:
-        raise StoreError(
-            f"${max(numbers)} is in the statement, but {given} arguments are given: {sql}"
         )
 
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
+from standfast.checks import whole
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.backoff import Backoff, Constant
 from standfast.resilience.breaker.machine import Settings
 from standfast.resilience.breaker.window import CountWindow, TimeWindow, Window
-from standfast.resilience.functions import number, whole
+from standfast.resilience.functions import number
 
 Verdict: TypeAlias = Literal["success", "failure", "ignored"]
 """What a call counts as."""

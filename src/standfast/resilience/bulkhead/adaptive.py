@@ -6,6 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
+from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError
@@ -13,7 +14,7 @@ from standfast.resilience.blocks import Blocks, OpenBlocks
 from standfast.resilience.bulkhead.gradient import Gradient2, GradientSettings
 from standfast.resilience.bulkhead.semaphore import Bulkhead
 from standfast.resilience.deadline import current
-from standfast.resilience.functions import number, whole
+from standfast.resilience.functions import number
 from standfast.resilience.policy import AsyncCall, Call
 
 

@@ -14,13 +14,14 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Protocol
 
+from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, unawaited, whole
+from standfast.resilience.functions import Coroutine, unawaited
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 

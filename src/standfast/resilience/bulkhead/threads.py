@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 from weakref import finalize
 
+from standfast.checks import whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import BulkheadFull, ConfigurationError
@@ -25,7 +26,7 @@ from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import place_call
 from standfast.resilience.bulkhead.semaphore import INSTRUMENTS
 from standfast.resilience.forking import survives_fork
-from standfast.resilience.functions import Coroutine, unawaited, whole
+from standfast.resilience.functions import Coroutine, unawaited
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 P = ParamSpec("P")

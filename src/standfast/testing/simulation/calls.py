@@ -12,7 +12,7 @@ from standfast.groups import some
 from standfast.saga.attempt import is_refusal
 from standfast.saga.context import Context
 from standfast.saga.definition import Definition
-from standfast.saga.steps import Step
+from standfast.saga.step import Step
 from standfast.testing.simulation.call import Call
 from standfast.testing.simulation.scene import Scene
 from standfast.text import named, told

@@ -6,7 +6,7 @@ wrong machine is found as well as a wrong saga.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -102,9 +102,7 @@ class World:
         """The rows that a query finds (``$1, $2 …``), readable by column name or position."""
         if self.sql is None:
             raise ValueError("there are no tables: give simulate(schema='CREATE TABLE …')")
-        found: list[Any] = self.sql.execute(
-            sql, {str(number): value for number, value in enumerate(args, 1)}
-        ).fetchall()
+        found: list[Any] = self.sql.run(sql, args).fetchall()
         return found
 
 
@@ -270,7 +268,7 @@ def _is(call: Call, observed: Observed, branch: str) -> bool:
     return call.branch == observed.label + branch
 
 
-def check_ledgers(ledgers: Sequence[Ledger], observed: Observed, status: str) -> None:
+def check_ledgers(ledgers: Iterable[Ledger], observed: Observed, status: str) -> None:
     """What must hold for the participants, as far as they are ledgers. Raises `Violation`."""
     if observed.by_hand:
         return

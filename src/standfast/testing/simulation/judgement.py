@@ -33,7 +33,7 @@ def judge(scene: Scene, operator: Operator, senders: Senders) -> None:
     for id, status in statuses.items():
         observed = scene.instances[id]
         check_end(observed, status, scene.calls, statuses)
-        check_ledgers(scene.ledgers, observed, status)
+        check_ledgers(scene.ledgers.values(), observed, status)
     for observed in scene.instances.values():
         _check_rest(scene, operator, senders, observed, statuses)
     check(scene, scene.rules.invariants)
@@ -102,7 +102,7 @@ def world_of(scene: Scene) -> World:
         record.instance.cause if record is not None else "",
         scene.calls,
         scene.loop.elapsed,
-        scene.database.sql,
+        scene.database.tables,
         results,
     )
 

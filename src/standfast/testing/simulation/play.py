@@ -9,13 +9,14 @@ from typing import Any
 from uuid import UUID
 
 from standfast.durations import LONGEST
-from standfast.ports.journal import Append
+from standfast.ports.journal import Append, Start
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.definition import Definition
 from standfast.saga.prepared import prepare
 from standfast.saga.saga import Saga
 from standfast.saga.status import STUCK
+from standfast.testing.ledger import Ledger, watching
 from standfast.testing.simulation.call import without_items
 from standfast.testing.simulation.chance import Chance
 from standfast.testing.simulation.invariants import (
@@ -62,8 +63,9 @@ class Play(Scene):
 
     def run(self) -> Played:
         """Play it to the end, and judge."""
+        self.loop.when_idle = self._look_for_waits
         try:
-            with refusing_real_io(self.loop):
+            with refusing_real_io(self.loop), watching(self._used):
                 self.spawn(self._begin())
                 self.loop.run_until_quiet()
                 if self.loop.refused is None and self.violation is None:
@@ -71,6 +73,9 @@ class Play(Scene):
             return self._outcome()
         finally:
             self._end()
+
+    def _used(self, ledger: Ledger) -> None:
+        self.ledgers[id(ledger)] = ledger
 
     def _judge(self) -> None:
         try:
@@ -92,11 +97,11 @@ class Play(Scene):
 
     def _end(self) -> None:
         for process in self._processes:
-            process.kill()
+            process.kill()  # a dead one's waits aren't served
         self.loop.set_exception_handler(lambda loop, context: None)  # of what is cut off now
         self.loop.end()
-        if self.database.sql is not None and self.story is None:
-            self.database.sql.close()  # else whoever reads the story may want to read the rows
+        if self.database.tables is not None and self.story is None:
+            self.database.tables.close()  # else whoever reads the story may want to read the rows
 
     async def _begin(self) -> None:
         how: dict[str, Any] = {"key": "simulated", "id": self.root, "after": self.rules.after}
@@ -186,16 +191,22 @@ class Play(Scene):
             if isinstance(fact, fx.CompensationStarted) and fact.cause.startswith("the deadline"):
                 self.strikes["the saga itself", "deadline passed"] += 1
         for start in append.starts:
-            row = start.instance
-            fact = fx.decode(start.fact, 0)
-            assert isinstance(fact, fx.Started)
-            definition = self.definitions.by_kind[row.pattern, row.name, row.version]
-            if row.id not in self.instances:
-                label = f"{observed.label}{fact.parent_branch}/"
-                self._born(row.id, definition, label, fact)
+            self.started(start, observed.label)
         self._compare(append, observed)
         self._call_operator(append, observed)
         self.touched()
+
+    def started(self, start: Start, label: str = "") -> None:
+        """A saga was started: by another as its child, or by a step in its transaction."""
+        row = start.instance
+        if row.id in self.instances:
+            return
+        fact = fx.decode(start.fact, 0)
+        assert isinstance(fact, fx.Started)
+        definition = self.definitions.by_kind[row.pattern, row.name, row.version]
+        if fact.parent is None:
+            self.tell(f"stored: {row.name} is started, with the key {row.key}")
+        self._born(row.id, definition, f"{label}{fact.parent_branch or row.name}/", fact)
 
     def _active(self, append: Append) -> Active | None:
         """The instance in the memory of the process that just stored this."""
@@ -213,18 +224,25 @@ class Play(Scene):
     def _compare(self, append: Append, observed: Observed) -> None:
         """The live machine must be what its journal says."""
         active = self._active(append)
-        if active is None or not append.facts:
+        if active is None:
             return
         machine = active.machine
-        if machine.sequence != append.after + len(append.facts):
-            return
         self.senders.watch(observed, machine)
+        if not append.facts or machine.sequence != append.after + len(append.facts):
+            return
         if machine.sequence % 3:  # a fold of it all each time would cost more than it finds
             return
         copy = self.definitions.new(append.id, observed.definition, observed.facts)
         found = difference(machine, copy)
         if found:
             self.violated("fold", f"the machine isn't what its journal says: {found}")
+
+    def _look_for_waits(self) -> None:
+        """Show the senders what is waited for: a wait with a condition opens without a fact."""
+        for process in self._processes:
+            if not process.is_dead:
+                for id, active in process.active.items():
+                    self.senders.watch(self.instances[id], active.machine)
 
     def is_by_a_zombie(self) -> bool:
         """See `Scene`."""

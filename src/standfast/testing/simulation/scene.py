@@ -65,7 +65,7 @@ class Scene(ABC):
         own_tasks(self.loop)
         self.clock = VirtualClock(self.loop)
         self.database = SharedDatabase(self.loop, self.clock, rules.schema)
-        self.ledgers = [v for s in sagas for v in vars(s).values() if isinstance(v, Ledger)]
+        self.ledgers: dict[int, Ledger] = {}  # those that were used, wherever the saga has them
         self.instances: dict[UUID, Observed] = {}
         self.by_text: dict[str, Observed] = {}
         self.root: UUID = UUID(int=Random(chance.draw("id")).getrandbits(128))  # noqa: S311

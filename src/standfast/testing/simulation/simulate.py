@@ -69,7 +69,7 @@ def simulate(
     Args:
         saga: a factory (a saga class, say) that is called for each run, so that fakes are new each
             time; or a saga, which is copied (``copy.deepcopy``) for each. A sequence has the saga
-            first and then the children that it starts.
+            first and then those that it starts, as its children or through ``tx.start``.
         input: its input, or a function of a ``random.Random`` that makes one.
         seeds: how many runs (seeds 0, 1, 2 …), or which seeds.
         seed: run this seed alone, to look into a violation.
@@ -79,7 +79,8 @@ def simulate(
         signals: a payload for each signal that the saga waits for; those without a type may be
             left out.
         faults: what goes wrong, by default all of it.
-        schema: SQL that makes the tables which transactional steps write (SQLite, in memory).
+        schema: SQL that makes the tables which transactional steps write (SQLite, in memory; a
+            UUID, Decimal, date or time is taken and given back as on PostgreSQL).
         after: how long after the start it begins, by default at once.
         progress: called about once a second with the report so far.
 
@@ -88,9 +89,9 @@ def simulate(
     before it are done, or once compensation has begun; nothing is undone before what builds on it,
     or past the pivot; when it ends compensated, all that may have taken effect is undone; a refused
     step had no effect; the keys of a branch are stable; an undo can succeed once all faults are
-    over; the journal folds to the state that it came from. Of each `Ledger` that is an attribute of
-    the saga: no branch took effect twice, and nothing is left or taken back wrongly. An ``assert``
-    that fails inside a step is a violation too.
+    over; the journal folds to the state that it came from. Of each `Ledger` that a step uses,
+    wherever it is kept: no branch took effect twice, and nothing is left or taken back wrongly. An
+    ``assert`` that fails inside a step is a violation too.
 
     Returns a `SimulationReport`. Raises `InvariantViolated` for the first seed that fails. A seed
     gives the same run each time, if your code draws chance from the `random` module only (it is

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from inspect import iscoroutinefunction
 from typing import Any, Protocol, TypeVar, cast
 from uuid import UUID
 
-from standfast.backends.control import refuse_control
 from standfast.backends.memory.database import MemoryDatabase, MemoryTransaction
 from standfast.backends.memory.leases import LeaseState
 from standfast.clock import Clock
-from standfast.errors import ConstraintViolated, StandfastError, StoreError, StoreUnavailable
+from standfast.errors import StandfastError, StoreUnavailable
 from standfast.ports.database import Row, StoreTransaction
-from standfast.ports.journal import Append, JournalStore, JournalWriter
+from standfast.ports.journal import Append, JournalStore, JournalWriter, Start, StartAnswer
 from standfast.ports.providing import Dialect
 from standfast.ports.schema import SchemaLine
+from standfast.testing.simulation.tables import Tables
 from standfast.testing.virtual import VirtualLoop
 
 P = TypeVar("P")
@@ -37,6 +36,10 @@ class Fate(Protocol):
         self, place: str, process: ProcessDatabase, appends: Sequence[Append]
     ) -> None:
         """A commit was written. Raises `StoreUnavailable` when its answer is to be lost."""
+        ...
+
+    def started(self, start: Start) -> None:
+        """A step started a saga in its transaction."""
         ...
 
     def committed(self, append: Append) -> None:
@@ -58,15 +61,11 @@ class SharedDatabase(MemoryDatabase):
     def __init__(self, loop: VirtualLoop, clock: Clock, schema: str) -> None:
         super().__init__(clock=clock)
         self.loop = loop
-        self.sql: sqlite3.Connection | None = None
-        if schema:
-            self.sql = sqlite3.connect(":memory:", isolation_level=None)
-            self.sql.row_factory = sqlite3.Row
-            self.sql.executescript(schema)
+        self.tables: Tables | None = Tables(schema) if schema else None
 
     def begin(self) -> MemoryTransaction:
         """See `MemoryDatabase.begin`."""
-        return SimulatedTransaction(self, self.sql, self.loop)
+        return SimulatedTransaction(self, self.tables, self.loop)
 
     def holds(self, token: int | None) -> bool:
         """Whether nobody has ended that lease."""
@@ -82,36 +81,30 @@ class SharedDatabase(MemoryDatabase):
 class SimulatedTransaction(MemoryTransaction):
     """A transaction in memory, with the user's own rows in an SQLite database in memory."""
 
-    def __init__(
-        self, database: SharedDatabase, sql: sqlite3.Connection | None, loop: VirtualLoop
-    ) -> None:
+    def __init__(self, database: SharedDatabase, tables: Tables | None, loop: VirtualLoop) -> None:
         super().__init__(database)
-        self._sql = sql
+        self._tables = tables
         self._loop = loop
         self.appends: list[Append] = []
+        self.starts: list[Start] = []
 
-    def _run(self, sql: str, args: tuple[Any, ...]) -> sqlite3.Cursor:
-        if self._sql is None:
+    def _run(self, sql: str, args: tuple[Any, ...]) -> Any:
+        if self._tables is None:
             self._loop.refuse(
                 f"SQL was run ({sql!r}) without tables: give simulate(schema='CREATE TABLE …'), or "
                 "your own transaction"
             )
-        refuse_control(sql, "sqlite")
-        values = {str(number): value for number, value in enumerate(args, 1)}
-        try:
-            return self._sql.execute(sql, values)
-        except sqlite3.IntegrityError as error:
-            raise ConstraintViolated(f"{sql}: {error}") from error
-        except sqlite3.Error as error:
-            raise StoreError(f"{sql}: {error}") from error
+        return self._tables.run(sql, args)
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
-        return max(0, self._run(sql, args).rowcount)
+        changed: int = self._run(sql, args).rowcount
+        return max(0, changed)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
-        return self._run(sql, args).fetchall()
+        rows: Sequence[Row] = self._run(sql, args).fetchall()
+        return rows
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
         """See `StoreTransaction.fetch_one`."""
@@ -184,21 +177,23 @@ class ProcessDatabase:
     async def transaction(self) -> AsyncIterator[StoreTransaction]:
         """See `Database.transaction`: the process may die before its commit or after it."""
         await self.alive()
-        fate, sql, place = self.fate, self.shared.sql, self.fate.next_commit()
+        fate, tables, place = self.fate, self.shared.tables, self.fate.next_commit()
         async with self.shared.transaction() as tx:
             assert isinstance(tx, SimulatedTransaction)
-            if sql is not None:
-                sql.execute("BEGIN")
+            if tables is not None:
+                tables.begin()
             try:
                 yield tx
                 await fate.before_commit(place, self, tx.appends)
                 await self.alive()
             except BaseException:
-                if sql is not None:
-                    sql.execute("ROLLBACK")
+                if tables is not None:
+                    tables.roll_back()
                 raise
-            if sql is not None:
-                sql.execute("COMMIT")
+            if tables is not None:
+                tables.commit()
+        for start in tx.starts:
+            fate.started(start)
         for append in tx.appends:
             fate.committed(append)
         await fate.after_commit(place, self, tx.appends)
@@ -260,14 +255,19 @@ class ProcessJournal(ProcessPort):
 
 
 class _NotedWriter:
-    """The journal inside a transaction, which notes what facts go with it."""
+    """The journal inside a transaction, which notes what facts and starts go with it."""
 
     def __init__(self, inner: JournalWriter, tx: SimulatedTransaction) -> None:
         self._inner = inner
         self._tx = tx
-        self.start = inner.start
         self.send = inner.send
         self.instance = inner.instance
+
+    async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:
+        """See `JournalWriter.start`."""
+        answers = await self._inner.start(starts)
+        self._tx.starts += [s for s, a in zip(starts, answers, strict=True) if a.created]
+        return answers
 
     async def append(self, owner: int, append: Append) -> None:
         """See `JournalWriter.append`."""

@@ -1,4 +1,4 @@
-"""What the integrations of ASGI and of Starlette tell a client about limits and refusals."""
+"""What the integrations of ASGI and of Starlette tell a client about limits and rejections."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Check:
 
 
 def problem(status: Literal[429, 503], retry_after: float) -> tuple[bytes, Headers]:
-    """The body and header fields of a refusal: ``Retry-After``, and problem details (RFC 9457).
+    """The body and header fields of a rejection: ``Retry-After``, and problem details (RFC 9457).
 
     `retry_after` (seconds) is rounded up, to a second at least. Nothing of an error's text is told,
     which may name keys and services.
