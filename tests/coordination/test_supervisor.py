@@ -692,7 +692,7 @@ async def test_a_service_that_fails_in_an_outage_adds_no_flood(caplog):
         await duty.stopping.wait()
 
     process = store.process(Scripted("a", asks))
-    async with process.running() as supervisor:
+    async with process.running():
         process.port.away.add("*")
         await asyncio.sleep(300.0)
         told = [one for one in caplog.records if "service" in one.getMessage()]

@@ -128,13 +128,21 @@ def _time(text: str) -> datetime:
 def _json_argument(text: str) -> bytes:
     """The JSON that an option gives: itself, a file's, or what stands on standard input."""
     if text == "-":
-        return sys.stdin.buffer.read()
+        return _utf8(sys.stdin.buffer.read(), "standard input")
     if text.startswith("@"):
         try:
-            return Path(text[1:]).read_bytes()
+            return _utf8(Path(text[1:]).read_bytes(), text)
         except OSError as error:
             raise ConfigurationError(f"{text}: {error.strerror}") from error
     return checked(text, name="the JSON").encode()
+
+
+def _utf8(data: bytes, where: str) -> bytes:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{where}: JSON is UTF-8, and this isn't ({error})") from error
+    return data
 
 
 def _field(text: str) -> tuple[str, Any]:
