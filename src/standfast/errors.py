@@ -118,9 +118,10 @@ class StoreUnavailable(StoreError):
 
 
 class TransactionConflict(StoreUnavailable):
-    """The database ended this transaction because it got in the way of another.
+    """The database ended this transaction because something else got in its way.
 
-    A deadlock, or a serialization failure. Nothing was written: run all of it again.
+    A deadlock, a serialization failure, or a table that was altered meanwhile. Nothing was written:
+    run all of it again. In a transactional step or undo that costs no attempt, as with `Rejected`.
     """
 
 

@@ -7,9 +7,15 @@ import asyncpg
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase
-from standfast.backends.postgres.errors import translate_commit
+from standfast.backends.postgres.errors import translate, translate_commit
 from standfast.conformance.samples import register
-from standfast.errors import ConstraintViolated, StoreUnavailable, TransactionConflict
+from standfast.errors import (
+    ConstraintViolated,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    TransactionConflict,
+)
 
 
 @pytest.fixture
@@ -170,3 +176,54 @@ def test_an_answer_to_a_commit_is_an_answer():
     lost = asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
     assert "isn't known" in str(translate_commit(lost, "x"))
     assert "isn't known" in str(translate_commit(TimeoutError(), "x"))
+
+
+async def test_a_table_that_was_altered_says_to_run_it_again(database, direct):
+    """A connection's prepared statement doesn't fit any more: that passes by itself."""
+    await direct.execute("CREATE TABLE t (n int)")
+
+    async def read():
+        async with database.transaction() as tx:
+            return await tx.fetch("SELECT * FROM t")
+
+    await read()
+    await direct.execute("ALTER TABLE t ADD m int")
+    with pytest.raises(TransactionConflict, match=r"was altered.*run all of it again"):
+        await read()
+    assert await read() == []
+
+
+PASSING = {
+    "08000": StoreUnavailable,
+    "08006": StoreUnavailable,
+    "08P01": StoreUnavailable,
+    "25006": StoreUnavailable,
+    "25P03": StoreUnavailable,
+    "25P04": StoreUnavailable,
+    "40000": TransactionConflict,
+    "40001": TransactionConflict,
+    "40002": TransactionConflict,
+    "40003": StoreUnavailable,  # nobody knows whether it was done
+    "40P01": TransactionConflict,
+    "53000": StoreUnavailable,
+    "53100": StoreFull,
+    "53200": StoreUnavailable,
+    "53300": StoreUnavailable,
+    "53400": StoreUnavailable,
+    "55P03": StoreUnavailable,
+    "57000": StoreUnavailable,
+    "57014": StoreUnavailable,
+    "57P01": StoreUnavailable,
+    "57P02": StoreUnavailable,
+    "57P03": StoreUnavailable,
+    "57P04": StoreUnavailable,
+    "57P05": StoreUnavailable,
+}
+
+
+@pytest.mark.parametrize("state", sorted({*PASSING, "42601", "22012", "0A000"}))
+def test_what_passes_by_itself_is_classed_so(state):
+    error = asyncpg.PostgresError.new({"C": state, "M": "no"})
+    found = translate(error, "x", own=False)
+    assert type(found) is PASSING.get(state, StoreError)
+    assert not getattr(found, "for_good", False)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from standfast.backends.sqlite import SqliteDatabase, connection, writer
+from standfast.backends.sqlite import SqliteDatabase, connection, transaction, writer
 from standfast.backends.sqlite.journal import writing
 from standfast.conformance.samples import journal, marks, migrate, register, start
 from standfast.errors import ConfigurationError, StoreUnavailable
@@ -151,3 +151,16 @@ async def test_the_log_is_tidied_up_though_all_writes_are_inline(tmp_path, monke
 def test_wrong_option(tmp_path):
     with pytest.raises(ConfigurationError, match="inline_below"):
         SqliteDatabase(f"sqlite:///{tmp_path}/test.db", inline_below="soon")
+
+
+async def test_a_transaction_that_keeps_the_writer_is_told_of(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(transaction, "WARNS_AFTER", 0.1)
+    async with opened(tmp_path) as database:
+        for pause in (0.0, 0.3):
+            async with database.transaction() as tx:
+                await tx.fetch("SELECT 1 AS here")
+                await asyncio.sleep(pause)
+        await asyncio.sleep(0.2)
+    (told,) = [one.getMessage() for one in caplog.records]
+    assert "has kept the only writer of " in told
+    assert "its last statement was `SELECT 1 AS here`" in told

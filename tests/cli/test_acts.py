@@ -220,3 +220,18 @@ def test_a_beginning_that_cant_be_understood_is_refused(shop, standfast, options
         code=2,
     )
     assert complaint in told.stderr
+
+
+def test_json_that_isnt_utf_8(shop, standfast):
+    standfast("migrate", "--app", "shop:app")
+    (shop / "latin.json").write_bytes(b'{"id": "\xfc"}')
+    for given in ("@latin.json", "-"):
+        process = subprocess.run(
+            [STANDFAST, "sagas", "start", "place-order", "--app", "shop:app", "--input", given],
+            input=(shop / "latin.json").read_bytes(),
+            capture_output=True,
+            check=False,
+        )
+        assert process.returncode == 2
+        assert process.stderr.count(b"\n") == 1
+        assert b"JSON is UTF-8, and this isn't" in process.stderr

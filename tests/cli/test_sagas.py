@@ -496,3 +496,22 @@ def test_a_wide_terminal_isnt_needed_for_damaged_text(sagas):
     connection.commit()
     connection.close()
     assert "can't be read" in sagas("show", "place-order/parked").output
+
+
+def test_what_cant_be_stored_is_refused_in_the_same_words(shared_shop, standfast):
+    """A byte that isn't UTF-8 comes as half a character, from the shell as from a script."""
+    standfast("migrate", "--app", "shop:app")
+    app, bad = ("--app", "shop:app"), "k\udcff"
+    for arguments in (
+        ("show", f"place-order/{bad}"),
+        ("list", "--name", bad),
+        ("list", "--key", bad),
+        ("cancel", f"place-order/{bad}"),
+        ("export", "--key", bad),
+        ("start", "place-order", "--input", f'"{bad}"'),
+        ("start", "place-order", "--input", '{"id": "1"}', "--key", bad),
+        ("signal", "go", "--all", "--payload", f'"{bad}"'),
+        ("fork", "0", "--set", f'id="{bad}"'),
+    ):
+        said = standfast("sagas", *arguments, *app, code=2).output
+        assert "holds a NUL character or a lone surrogate" in said, arguments

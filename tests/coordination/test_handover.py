@@ -90,6 +90,11 @@ async def test_while_the_store_is_away_it_isnt_lost_and_the_services_go_on(caplo
         assert supervisor.store_answers
         assert process.membership.is_held
     assert len(service.duties) == 1
+    told = [one.getMessage() for one in caplog.records]
+    assert [one for one in told if "can't reach" in one] == [
+        "can't reach the store to renew the lease: no renew now"
+    ], "of a beat that fails the rest isn't done"
+    assert sum("the store renews the lease again, after 39s" in one for one in told) == 1
 
 
 @virtually

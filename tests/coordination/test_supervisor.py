@@ -678,3 +678,25 @@ async def test_a_renewal_waits_for_none_of_what_a_beat_does_besides():
         assert process.port.calls["renew"] >= 39
         assert process.port.calls["expire"] == 1
         assert process.membership.is_held
+
+
+@virtually
+async def test_a_service_that_fails_in_an_outage_adds_no_flood(caplog):
+    """One line without a traceback, and none at all while the heart tells of it already."""
+    store = Store()
+
+    async def asks(duty):
+        duty.ready()
+        await duty.pause(1.0)
+        await duty.membership.leases.leases()
+        await duty.stopping.wait()
+
+    process = store.process(Scripted("a", asks))
+    async with process.running():
+        process.port.away.add("*")
+        await asyncio.sleep(300.0)
+        told = [one for one in caplog.records if "service" in one.getMessage()]
+        assert len(told) <= 2
+        assert not any(one.exc_info for one in told)
+        process.port.away.clear()
+        await until(lambda: process.states == {"a": "running"})

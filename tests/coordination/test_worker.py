@@ -798,3 +798,40 @@ async def test_two_processes_on_sqlite(tmp_path):
         finally:
             await supervisor.stop(5.0)
         assert await journals[1].owned() == {}
+
+
+@virtually
+async def test_hints_dont_shorten_the_pause_after_a_failure(caplog):
+    """Whoever fails to start something in an outage hints at work each time."""
+    caplog.set_level(logging.WARNING)
+    store = Store()
+    shop = Shop(store, poll=2.0, lease=600.0)
+    async with shop.running():
+        await asyncio.sleep(1.0)
+        shop.journal.away.add("*")
+        begun = sum(shop.journal.calls.values())
+        for _ in range(1000):
+            shop.hands.desk.doubt()
+            await asyncio.sleep(0.01)
+        assert sum(shop.journal.calls.values()) - begun < 15
+        id = await shop.begin("a")
+        shop.journal.away.clear()
+        await until(lambda: shop.hands.keys == ["a"], within=2.1)
+        await shop.hands.rest(id)
+    told = [one.getMessage() for one in caplog.records if one.name.endswith("worker")]
+    assert len(told) == 2
+    assert told[0].startswith("can't reach the store for work: ")
+    assert told[1].startswith("the store gives work again, after 1")
+
+
+@virtually
+async def test_another_outage_is_told_anew(caplog):
+    shop = Shop(Store(), poll=1.0, lease=600.0)
+    async with shop.running():
+        for _ in range(2):
+            shop.journal.away.add("*")
+            await asyncio.sleep(5.0)
+            shop.journal.away.clear()
+            await asyncio.sleep(5.0)
+    told = [one.getMessage() for one in caplog.records if one.name.endswith("worker")]
+    assert [one[:9] for one in told] == ["can't rea", "the store"] * 2

@@ -28,6 +28,7 @@ from standfast.cli.output import as_json, note, say, say_list
 from standfast.cli.sagas import sagas
 from standfast.cli.tables import print_instances
 from standfast.errors import ConfigurationError
+from standfast.text import checked
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
     from uuid import UUID
@@ -144,13 +145,21 @@ def _time(text: str) -> datetime:
 def _json_argument(text: str) -> bytes:
     """The JSON that an option gives: itself, a file's, or what stands on standard input."""
     if text == "-":
-        return sys.stdin.buffer.read()
+        return _utf8(sys.stdin.buffer.read(), "standard input")
     if text.startswith("@"):
         try:
-            return Path(text[1:]).read_bytes()
+            return _utf8(Path(text[1:]).read_bytes(), text)
         except OSError as error:
             raise ConfigurationError(f"{text}: {error.strerror}") from error
-    return text.encode()
+    return checked(text, name="the JSON").encode()
+
+
+def _utf8(data: bytes, where: str) -> bytes:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{where}: JSON is UTF-8, and this isn't ({error})") from error
+    return data
 
 
 def _field(text: str) -> tuple[str, Any]:
@@ -159,6 +168,7 @@ def _field(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise ConfigurationError(f"--set {text!r}: write FIELD=JSON")
+    checked(text, name="--set")
     try:
         return name, msgspec.json.decode(value)
     except msgspec.DecodeError as error:

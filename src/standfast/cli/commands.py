@@ -205,8 +205,9 @@ def purge_marks(
 ) -> None:
     """Delete old marks of the barrier.
 
-    They are the memory that makes repeated actions harmless. Keep them for longer than any saga
-    takes: a retry after that would act again.
+    They are the memory that makes repeated actions harmless, and go by their age alone. Keep them
+    for longer than the longest saga of any caller takes, with the time that it may be parked: after
+    that a repeated action would act again, and an undo would find nothing to undo.
     """
 
     async def clear() -> None:

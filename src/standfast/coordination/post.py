@@ -10,9 +10,10 @@ from typing import Protocol
 from standfast.clock import Clock
 from standfast.coordination.lifecycle import ServiceEvent, ServiceStatus, after
 from standfast.coordination.membership import Membership
+from standfast.coordination.outage import Outage
 from standfast.coordination.service import Duty, Service
 from standfast.coordination.stacks import where
-from standfast.errors import StaleWriter, StoreError
+from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.resilience.backoff import Exponential
 from standfast.resilience.deadline import without_deadline
 from standfast.text import class_name, told
@@ -34,6 +35,11 @@ class Home(Protocol):
     membership: Membership
     clock: Clock
     is_stopping: bool
+
+    @property
+    def store_answers(self) -> bool:
+        """Whether the last beat reached the store; that it didn't is told."""
+        ...
 
     async def joined(self) -> int:
         """Wait until the membership surely holds; its fencing token."""
@@ -61,6 +67,7 @@ class Post:
         self.lease_name: str = f"service:{service.name}"
         self.status: ServiceStatus = ServiceStatus(service.name, "starting", supervisor.clock.now())
         self.task: asyncio.Task[None] | None = None
+        self._unasked = Outage(supervisor.clock)
         self.freed: asyncio.Event = asyncio.Event()
         """Set when a lease may have become free."""
         self._duty: Duty | None = None
@@ -170,12 +177,20 @@ class Post:
     async def _pause_after(self, error: BaseException) -> None:
         self._note("fail", f"{class_name(error)}: {told(error)}"[:500])
         pause = _BACKOFF.delay(self.status.failures, 0.0, random.random())  # noqa: S311 - jitter
-        log.error(
-            "service %r failed; beginning again in %.1f s",
-            self.service.name,
-            pause,
-            exc_info=error,
-        )
+        if not isinstance(error, StoreUnavailable):
+            log.error(
+                "service %r failed; beginning again in %.1f s",
+                self.service.name,
+                pause,
+                exc_info=error,
+            )
+        elif self.supervisor.store_answers:  # else that is told already
+            log.error(
+                "service %r can't reach the store; beginning again in %.1f s: %s",
+                self.service.name,
+                pause,
+                error,
+            )
         await self._let_go()
         await self.supervisor.clock.sleep(pause)
 
@@ -208,8 +223,13 @@ class Post:
         try:
             own = await membership.hold(self.lease_name)
         except StoreError as error:
-            log.error("service %r can't ask for its lease: %s", self.service.name, error)
+            if self._unasked.failed():
+                log.error("service %r can't ask for its lease: %s", self.service.name, error)
             return None
+        if lasted := self._unasked.over():
+            log.warning(
+                "service %r can ask for its lease again, after %s", self.service.name, lasted
+            )
         if own is None and self.status.state != "standing_by":
             log.info("another process runs service %r: standing by", self.service.name)
             self._note("stand_by")

@@ -10,6 +10,7 @@ from typing import Any
 from standfast.clock import Clock
 from standfast.coordination.lifecycle import ServiceStatus
 from standfast.coordination.membership import Membership
+from standfast.coordination.outage import Outage
 from standfast.coordination.post import Post
 from standfast.coordination.service import Service
 from standfast.coordination.watchdog import Watchdog
@@ -51,6 +52,8 @@ class Supervisor:
         self._joined = asyncio.Event()
         self.is_stopping: bool = False
         self._store_answers = True
+        self._unrenewed = Outage(clock)
+        self._untended = Outage(clock)
         self._beat_at: float | None = None
         self._telling: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
@@ -182,12 +185,15 @@ class Supervisor:
             try:
                 if not await membership.check():
                     await self._lost()
+                if lasted := self._unrenewed.over():
+                    log.warning("the store renews the lease again, after %s", lasted)
                 await asyncio.gather(*map(self._lost_one, membership.take_lost()))
                 if self._tending is None or self._tending.done():
                     self._tending = loop.create_task(self._tend())
             except StoreError as error:
                 self._store_answers = False
-                log.error("can't reach the store to renew the lease: %s", error)
+                if self._unrenewed.failed():
+                    log.error("can't reach the store to renew the lease: %s", error)
             except Exception:  # the heart must beat on: without it the process is dead, unnoticed
                 log.exception(
                     "renewing the lease failed; trying again in %g s", membership.beats_every
@@ -200,9 +206,12 @@ class Supervisor:
             await self.membership.tend()
             await self.membership.tell()  # what couldn't be told before
             self._store_answers = True
+            if lasted := self._untended.over():
+                log.warning("the store tells of the leases of others again, after %s", lasted)
         except StoreError as error:
             self._store_answers = False
-            log.error("can't reach the store for the leases of others: %s", error)
+            if self._untended.failed():
+                log.error("can't reach the store for the leases of others: %s", error)
         except Exception:  # the next beat tries again
             log.exception("looking after the leases of others failed")
 
@@ -238,7 +247,8 @@ class Supervisor:
         try:
             await self.membership.tell(services=describe(self.services))
         except StoreError as error:  # only told: nothing depends on it
-            log.warning("how the services stand couldn't be told: %s", error)
+            if self._store_answers:  # else that is told already
+                log.warning("how the services stand couldn't be told: %s", error)
 
 
 def describe(statuses: Sequence[ServiceStatus]) -> list[dict[str, Any]]:

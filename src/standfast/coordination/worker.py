@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 from collections.abc import Collection, Iterator, Mapping
 from uuid import UUID
 
@@ -18,15 +19,18 @@ from standfast.coordination.executor import Executor
 from standfast.coordination.fingerprints import fingerprints, unlike
 from standfast.coordination.looks import Due, Knowledge
 from standfast.coordination.membership import Kind, Membership
+from standfast.coordination.outage import Outage
 from standfast.coordination.service import Duty
 from standfast.coordination.slots import Slots
 from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.ports.journal import JournalStore, Loaded
+from standfast.resilience.backoff import Exponential
 
 log = logging.getLogger("standfast.coordination.worker")
 
 CLAIM_BATCH = 500
 UNCLAIMABLE_AFTER = 5.0
+_BACKOFF = Exponential(initial=0.2, maximum=30.0, jitter="equal")
 RECOVERY_PAUSE = 1.0
 """Seconds before what was reclaimed a second time in a row, without progress, is run again."""
 LONGEST_PAUSE = 60.0
@@ -69,6 +73,7 @@ class Worker:
         self._turns = 0
         self._warned: set[tuple[Kind, str]] = set()
         self._knowledge = Knowledge(clock, poll)
+        self._outage = Outage(clock)
 
     # -- a turn ------------------------------------------------------------------------------
 
@@ -186,11 +191,13 @@ class Worker:
         """The polling loop: reclaim, claim, fetch mail, flag what is unclaimable.
 
         When there is no hint or timer for a while, it asks whether anything is due before it
-        claims: an idle worker costs the store one query every `poll` seconds.
+        claims: an idle worker costs the store one query every `poll` seconds. After a failure it
+        pauses, for `poll` seconds at most, and nothing shortens that: hints come as fast as ever.
         """
         due, clock = self._due, self._clock
         looked_around_at = -math.inf
         due_at = -math.inf  # when the next one is due, as far as is known
+        failures = 0  # in a row
         while True:
             if due.begin_look():
                 due_at = -math.inf
@@ -222,14 +229,23 @@ class Worker:
                 log.warning("nothing can be claimed: %s", error)
                 self._membership.suspect()
                 due.forgot()
+                failures += 1
             except Exception as error:  # whatever it is, work must be taken again
                 self._knowledge.doubt()  # a claim may have been carried out
                 due.forgot()
-                if isinstance(error, StoreUnavailable):
+                failures += 1
+                if not isinstance(error, StoreUnavailable):
+                    log.exception("taking work failed; trying again within %g s", self._poll)
+                elif self._outage.failed():
                     log.error("can't reach the store for work: %s", error)
-                else:
-                    log.exception("taking work failed; trying again in %g s", self._poll)
-            await due.wait(timeout)
+            else:
+                failures = 0
+                if lasted := self._outage.over():
+                    log.warning("the store gives work again, after %s", lasted)
+                await due.wait(timeout)
+                continue
+            pause = _BACKOFF.delay(failures, 0.0, random.random())  # noqa: S311 - jitter
+            await clock.sleep(min(self._poll, pause))
 
     async def _next_wake(self) -> float:
         """When the next one is due for which there is room."""

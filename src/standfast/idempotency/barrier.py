@@ -64,7 +64,8 @@ async def barrier(
     Guarantees: with all effects inside `tx`, at most one action and one compensation of a branch
     take effect, the compensation only after the action, and no action after its compensation.
     Concurrent calls for one branch wait for each other. Not guaranteed once the marks have been
-    purged (``standfast purge-marks``): keep them longer than any message can be late. Raises
+    purged (``standfast purge-marks``): keep them longer than any message can be late, and than
+    the longest saga of any caller takes. Raises
     `StoreError` (`MigrationNeeded` where ``app.add(Barrier())`` is missing, so that there is no
     table for marks), and `CodecError` for a result that can't be encoded.
     """

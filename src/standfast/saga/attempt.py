@@ -17,7 +17,13 @@ import msgspec
 from standfast.checks import is_unawaited, plain_answer
 from standfast.clock import Clock
 from standfast.durations import epoch
-from standfast.errors import CodecError, ConfigurationError, Refused, Rejected
+from standfast.errors import (
+    CodecError,
+    ConfigurationError,
+    Refused,
+    Rejected,
+    TransactionConflict,
+)
 from standfast.groups import every, leaves, some
 from standfast.ports.journal import child_key
 from standfast.resilience.budget import is_final
@@ -232,7 +238,9 @@ class AttemptRunner:
         if isinstance(command, Resolve):
             event.retriable = False
             return
-        event.rejected = every(error, Rejected)
+        # What a transactional one wrote before a conflict is rolled back: it had no effect.
+        free = (Rejected, TransactionConflict) if is_transactional(command) else Rejected
+        event.rejected = every(error, free)
         step, undo = command.branch.step, isinstance(command, Undo)
         policy = step.undo_retry if undo else step.retry
         judged = error if isinstance(error, Exception) else _UNFORESEEN
@@ -335,6 +343,13 @@ async def _within(
         return await function(*args)
     async with asyncio.timeout(timeout):
         return await function(*args)
+
+
+def is_transactional(command: Command) -> bool:
+    """Whether it runs in a transaction that commits together with its facts."""
+    if type(command) is Run:
+        return command.branch.step.transactional
+    return type(command) is Undo and command.branch.step.undo_transactional
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -38,7 +38,8 @@ class Failed(Event):
 
     `park`: it couldn't even be called, since what it would be given can't be read, and only an
     operator can mend that. `retry_after`: the participant asked for at least this many seconds
-    before the next attempt. `rejected`: a policy inside didn't let it be tried.
+    before the next attempt. `rejected`: a policy inside didn't let it be tried, or
+    the transaction that it is in was rolled back for another's sake.
     `traceback`: where it was raised, as text.
     """
 

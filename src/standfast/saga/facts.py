@@ -62,7 +62,8 @@ class StepCompleted(Fact, frozen=True, tag="step_completed"):
 class AttemptFailed(Fact, frozen=True, tag="attempt_failed"):
     """An attempt failed, or its outcome is unknown; the next is due at `retry_at`.
 
-    `rejected`: a policy didn't let it be tried, so that it costs none of the step's attempts.
+    `rejected`: a policy didn't let it be tried, or the transaction that it was in was rolled back
+    for another's sake, so that it costs none of the step's attempts.
     """
 
     branch: str

@@ -19,7 +19,7 @@ from standfast.saga.handle import SagaHandle
 from standfast.saga.pending import Pending
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
-from standfast.saga.sagas import Sagas, unknown
+from standfast.saga.sagas import Sagas
 from standfast.saga.status import STATUSES, STUCK
 from standfast.saga.stuck_groups import Grouping, StuckGroup
 from standfast.saga.timeline import Timeline
@@ -149,14 +149,15 @@ class Finding:
             missing = some.keys() - {row.id for row in rows}
             for id in some:
                 if id in missing:
-                    raise unknown(id)
+                    raise self.sagas.unknown(id)
         return list(found)
 
     async def locate(self, address: str) -> Instance:
         """The instance at an address: an id, its beginning or its end, or ``name/key``.
 
         Of an id, as much is needed as only one has; its end is looked for in the whole table.
-        Raises `SagaNotFound`, also when it fits several.
+        Raises `SagaNotFound`, also when it fits several, and `ConfigurationError` for text that no
+        database can hold.
         """
         checked(address, name="address")
         if "/" in address:

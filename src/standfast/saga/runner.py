@@ -19,6 +19,7 @@ import msgspec
 
 from standfast.batching import Batcher
 from standfast.coordination.executor import Desk
+from standfast.coordination.outage import Outage
 from standfast.errors import (
     StaleWriter,
     StoreError,
@@ -40,7 +41,7 @@ from standfast.resilience.deadline import DEADLINE
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
-from standfast.saga.attempt import AttemptRunner, describe
+from standfast.saga.attempt import AttemptRunner, describe, is_transactional
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
@@ -98,6 +99,7 @@ class Runner:
         self._linger = desk.linger
         self._draining = False
         self._log = SagaLog(desk.holder, clock)
+        self._outage = Outage(clock)
         self.attempts: AttemptRunner = AttemptRunner(
             home.definitions, home.telemetry, clock, self._log
         )
@@ -174,10 +176,14 @@ class Runner:
         delay = 0.05
         while True:
             try:
-                return await work()
+                answer = await work()
+                if lasted := self._outage.over():
+                    log.warning("the store answers sagas again, after %s", lasted)
+                return answer
             except STORE_AWAY as error:
-                fields = self._log.fields(active)
-                log.error("saga %s: %s: %s", active.id, what, error, extra=fields)
+                if self._outage.failed():  # one speaks for all the others
+                    fields = self._log.fields(active)
+                    log.error("saga %s: %s: %s", active.id, what, error, extra=fields)
                 await self._clock.sleep(delay)
                 delay = min(2.0, delay * 2)
 
@@ -254,7 +260,7 @@ class Runner:
                 await self._await_event(active, machine.wake_at())
                 facts = self._digest(active)
                 continue
-            if _is_transactional(own):
+            if is_transactional(own):
                 assert not isinstance(own, Resolve)
                 facts = await self._transact(active, own)
                 if machine.outcome and not facts:
@@ -284,7 +290,7 @@ class Runner:
 
         own: Command | None = None
         for command in commands:
-            if not _is_transactional(command):
+            if not is_transactional(command):
                 task = asyncio.get_running_loop().create_task(carry_out(command))
                 if not task.done():
                     active.tasks.add(task)
@@ -468,12 +474,6 @@ async def _ended(tasks: Collection[asyncio.Task[None]]) -> None:
 def _wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
-
-
-def _is_transactional(command: Command) -> bool:
-    if type(command) is Run:
-        return command.branch.step.transactional
-    return type(command) is Undo and command.branch.step.undo_transactional
 
 
 class _Reload(Exception):

@@ -121,7 +121,7 @@ class Sagas(Pattern):
         refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
         (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
-            raise self._unknown(id)
+            raise self.unknown(id)
         self.executor.sent(id)
 
     async def send_within(
@@ -130,7 +130,7 @@ class Sagas(Pattern):
         """As `send`, as part of a transaction."""
         (known,) = await tx.within(JournalStore).send([self.mail(id, event, mail_id=mail_id)])
         if not known:
-            raise self._unknown(id)
+            raise self.unknown(id)
         tx.on_commit(partial(self.executor.sent, id))
 
     def mail(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> Mail:
@@ -164,7 +164,7 @@ class Sagas(Pattern):
         id = self.handle(saga).id
         row = await tx.within(JournalStore).instance(id)
         if row is None:
-            raise self._unknown(id)
+            raise self.unknown(id)
         await self.send_within(tx, id, self._signalled(row, name, payload), mail_id=mail_id)
 
     async def cancel_within(
@@ -198,6 +198,7 @@ class Sagas(Pattern):
     async def get(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
         """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
         name = saga if isinstance(saga, str) else self.definitions.of(saga).name
+        checked(name, name="saga")
         checked(key, name="key", longest=NAME_LENGTH)
         found = await self.journal.by_key(PATTERN, name, key)
         if found is None:
@@ -210,7 +211,7 @@ class Sagas(Pattern):
         near = "" if name in known else did_you_mean(name, known)
         return SagaNotFound(f"no saga {name!r} has the key {key!r}{near}{self._not_yet()}")
 
-    def _unknown(self, id: UUID) -> SagaNotFound:
+    def unknown(self, id: UUID) -> SagaNotFound:
         """The error for an id that nobody has."""
         return SagaNotFound(f"no saga has the id {id}{self._not_yet()}")
 
@@ -227,7 +228,7 @@ class Sagas(Pattern):
         """The searchable row. Raises `SagaNotFound`."""
         found = await self.journal.find(Filter(ids=(id,)), limit=1)
         if not found:
-            raise self._unknown(id)
+            raise self.unknown(id)
         return found[0]
 
     async def stories(self, ids: Iterable[UUID]) -> list[Story]:
@@ -237,7 +238,7 @@ class Sagas(Pattern):
         out: list[Story] = []
         for id in ids:
             if id not in loaded:
-                raise self._unknown(id)
+                raise self.unknown(id)
             out.append(self._story(loaded[id]))
         return out
 
@@ -255,7 +256,7 @@ class Sagas(Pattern):
         """See `SagaHandle.timeline`."""
         loaded = await self.journal.load([id])
         if not loaded:
-            raise self._unknown(id)
+            raise self.unknown(id)
         owned = loaded[0].instance.owner is not None
         return self.timeline_of(loaded[0], await self.workers.holders() if owned else {})
 
@@ -315,7 +316,7 @@ class Sagas(Pattern):
                 return outcome(definition, state)
             row = await self._poller.row(id)
             if row is None:
-                raise self._unknown(id)
+                raise self.unknown(id)
             if row.status in AT_REST:
                 result = await self._result_at_rest(id)
                 if result is not None:
@@ -339,7 +340,7 @@ class Sagas(Pattern):
         """The result of one that is at rest, or None if it moves again."""
         loaded = await self._poller.whole(id)
         if loaded is None:
-            raise self._unknown(id)
+            raise self.unknown(id)
         row, works_here = loaded.instance, self.executor.desk is not None
         if row.status not in AT_REST:
             return None

@@ -390,3 +390,22 @@ async def test_a_child_that_was_compensated_is_started_anew_by_a_retry(work, wor
     begun = [f.child for f in (await handle.story()).facts if isinstance(f, fx.ChildStarted)]
     assert len(set(begun)) == 3
     assert [await app.handle(id).status() for id in begun] == ["compensated"] * 2 + ["completed"]
+
+
+@pytest.mark.parametrize("text", UNFIT)
+async def test_what_cant_be_stored_cant_be_looked_for(work, world, text):
+    """The same words on every backend, and none of its driver's."""
+    app = await work(Trip(world))
+    ops = app.operations
+    for look in (
+        lambda: app.saga(Trip, text),
+        lambda: app.saga(text, "key"),
+        lambda: ops.locate(f"trip/{text}"),
+        lambda: ops.locate(text),
+        lambda: ops.timeline(f"{text}/key"),
+        lambda: ops.page(ops.select(key=text)),
+        lambda: ops.page(ops.select(name=text)),
+        lambda: ops.page(ops.select(step=text)),
+    ):
+        with pytest.raises(ConfigurationError, match="NUL character or a lone surrogate"):
+            await look()

@@ -19,7 +19,7 @@ from standfast import (
     Transaction,
     step,
 )
-from standfast.errors import StoreUnavailable
+from standfast.errors import StoreUnavailable, TransactionConflict
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -309,3 +309,35 @@ async def test_rows_are_taken_and_given_back(durable_url):
         async with app.transaction() as tx:
             rows = sorted(row[0] for row in await tx.fetch("SELECT amount FROM moves"))
     assert rows == sorted(sign * n for n in range(1, 21) for sign in (1, -1))
+
+
+async def test_a_conflict_costs_no_attempt_for_all_is_rolled_back(work, world):
+    once = Retry(attempts=1)
+    conflict = TransactionConflict("a deadlock")
+
+    class Once(Saga[Order]):
+        @step(retry=once, transactional=True)
+        async def take(self, order: Order, ctx: Context, tx: Transaction) -> None:
+            await tx.start(Note, order, key=f"take {ctx.attempt}")
+            await world.act("take")
+
+        @take.compensation(retry=once, transactional=True)
+        async def give_back(self, order: Order, ctx: Context, tx: Transaction) -> None:
+            await tx.start(Note, order, key=f"back {ctx.attempt}")
+            await world.act("give back")
+
+        @step(no_compensation="it says no", retry=once)
+        async def refuse(self, order: Order, ctx: Context) -> None:
+            await world.act("refuse")
+
+    world.will("take", conflict, conflict)
+    world.will("give back", conflict)
+    world.will("refuse", conflict)
+    app = await work(Once(), Note())
+    handle = await app.start(Once, Order("1"))
+    # Outside a transaction of the engine's it may have had an effect: that was the one attempt.
+    with pytest.raises(SagaCompensated, match="refuse failed: TransactionConflict"):
+        await handle.result(timeout=10)
+    assert world.log.count("take") == 1
+    tried = [f"take {n}" for n in (1, 2, 3)] + [f"back {n}" for n in (1, 2)]
+    assert await notes(app, *tried) == ["take 3", "back 2"]

@@ -26,17 +26,27 @@ DRIVER_ERRORS: tuple[type[Exception], ...] = (
     OSError,  # TimeoutError is one
 )
 
-TRANSIENT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-"""The server chose this transaction as a victim: nothing was written, run it again."""
+TRANSIENT = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InvalidCachedStatementError,
+)
+"""The server rolled this transaction back: nothing was written, run it again."""
 
 # What asyncpg keeps in a session isn't there, or is another client's.
 _POOLED = ("26000", "42P05")
 _UNDEFINED = ("42P01", "42703", "42883", "3F000")
+# What passes by itself. Two characters stand for all the rest of their class.
 _CONFLICT = {
+    "40": "the transaction was rolled back",
     "40001": "the transaction conflicted with another",
     "40P01": "the transaction deadlocked with another",
 }
+_ALTERED = "a table or type was altered after the statement was prepared"
 _AWAY = {
+    "40003": "whether the statement was done isn't known",
+    "53": "it lacks resources",
+    "57": "an operator or the server itself intervened",
     "53000": "it is out of resources",
     "53200": "it is out of memory",
     "53300": "it has no connection left: raise its max_connections or lower max_size",
@@ -87,6 +97,8 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, place, own)
     text = str(error)
+    if isinstance(error, asyncpg.OutdatedSchemaCacheError):
+        return _conflict(_ALTERED, error, place)
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return StoreUnavailable(
             f"PostgreSQL at {place}: no server there is of the kind that is asked for; a standby "
@@ -143,6 +155,12 @@ def _state(error: asyncpg.PostgresError) -> str:
     return getattr(error, "sqlstate", None) or ""
 
 
+def _conflict(what: str, error: BaseException, place: str) -> TransactionConflict:
+    return TransactionConflict(
+        f"PostgreSQL at {place}: {what} ({error}). Nothing was written: run all of it again"
+    )
+
+
 def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> StandfastError:
     state = _state(error)
     if state == "53100":
@@ -150,15 +168,15 @@ def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> Standfast
             f"PostgreSQL at {place} has no room left on its device ({error}): free some space; "
             "nothing was written"
         )
-    if state in _CONFLICT:
-        return TransactionConflict(
-            f"PostgreSQL at {place}: {_CONFLICT[state]} ({error}). Nothing was written: run all of "
-            "it again"
-        )
-    if state in _AWAY:
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return _conflict(_ALTERED, error, place)
+    if state in _AWAY or state[:2] in _AWAY:
+        away = _AWAY.get(state) or _AWAY[state[:2]]
         return StoreUnavailable(
-            f"PostgreSQL at {place}: {_AWAY[state]} ({error})", for_good=state in _FOR_GOOD
+            f"PostgreSQL at {place}: {away} ({error})", for_good=state in _FOR_GOOD
         )
+    if state[:2] in _CONFLICT:
+        return _conflict(_CONFLICT.get(state) or _CONFLICT[state[:2]], error, place)
     if state == "0A000" and "recovery" in str(error):
         # So it says it of unlogged tables.
         return StoreUnavailable(f"PostgreSQL at {place}: it is a standby ({error})")

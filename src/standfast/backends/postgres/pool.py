@@ -13,6 +13,7 @@ from standfast.affinity import Affinity, running_loop
 from standfast.backends.postgres.connecting import Connector
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.options import PostgresOptions, check_surroundings
+from standfast.backends.postgres.share import Share
 from standfast.errors import StoreError, StoreUnavailable
 from standfast.ports.database import Script
 
@@ -66,6 +67,8 @@ class Pool:
         self._pool: asyncpg.Pool | None = None
         self._at_hand: list[Any] = []
         self._spoiled: list[Any] = []
+        self.share: Share = Share(self._max_size, self.place, options.timeout_seconds)
+        """Which transactions of users hold a connection."""
         self._waiting = 0
         self._users = 0
         self._idle = asyncio.Event()
@@ -76,6 +79,7 @@ class Pool:
             return
         check_surroundings(self._connector.dsn)
         self._affinity = Affinity(f"the connection to PostgreSQL at {self.place}")
+        self.share = Share(self._max_size, self.place, self.timeout)
         try:
             self._pool = await asyncpg.create_pool(
                 min_size=self._kept,

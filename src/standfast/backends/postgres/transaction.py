@@ -26,6 +26,8 @@ class PostgresTransaction:
     dialect: Dialect = "postgresql"
 
     def __init__(self, pool: Pool) -> None:
+        self.sql: str = "BEGIN"
+        """The last statement of the user's, to be told while others wait for the connection."""
         self._pool = pool
         self._stack = AsyncExitStack()
         self._connection: Any = None
@@ -119,6 +121,7 @@ class PostgresTransaction:
     async def _begun_for(self, sql: str) -> Any:
         """The connection, for a statement of the user's."""
         refuse_control(sql, "postgresql")
+        self.sql = sql
         connection = await self._begun()
         self._foreign = True
         return connection
@@ -128,7 +131,10 @@ class PostgresTransaction:
             if self._left or not self._entered:
                 raise StoreError("this transaction isn't open: use it inside `async with`")
             with self._errors(own=True):
-                connection = await self._stack.enter_async_context(self._pool.acquire())
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(self._pool.share.held(self))
+                    connection = await stack.enter_async_context(self._pool.acquire())
+                    self._stack = stack.pop_all()
                 self._connection = connection
                 try:
                     await self._pool.begin_on(connection, freely=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -15,8 +16,13 @@ from standfast.backends.sqlite.file import SqliteFile
 from standfast.errors import StoreError
 from standfast.ports.database import Row, Script
 from standfast.ports.providing import Dialect
+from standfast.text import on_one_line
 
 T = TypeVar("T")
+log = logging.getLogger("standfast.backends.sqlite")
+
+WARNS_AFTER = 5.0
+"""Seconds for which a transaction may have the writer before a warning tells of it."""
 
 
 class SqliteTransaction:
@@ -33,6 +39,8 @@ class SqliteTransaction:
         self._session: Session | None = None
         self._task: asyncio.Task[Any] | None = None
         self._over = True
+        self._sql = ""
+        self._warning: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> SqliteTransaction:
         self._task = asyncio.current_task()
@@ -50,6 +58,8 @@ class SqliteTransaction:
         session, self._session = self._session, None
         if session is None:
             return
+        if self._warning is not None:
+            self._warning.cancel()
         self._file.ended(session)
         if error is None:
             await session.commit()
@@ -85,6 +95,7 @@ class SqliteTransaction:
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
         refuse_control(sql, "sqlite")
+        self._sql = sql
         arranged = args if arrange is None else arrange(args)
 
         def work(con: sqlite3.Connection) -> T:
@@ -101,9 +112,23 @@ class SqliteTransaction:
         if self._over:
             raise StoreError("this transaction is over: use it inside its `async with` block only")
         session = self._session
-        if session is None:
-            session = self._session = self._file.begin(self._task)
-        return await session.submit(work)
+        if session is not None:
+            return await session.submit(work)
+        session = self._session = self._file.begin(self._task)
+        done = await session.submit(work)
+        if not self._over:  # from now on it has the writer
+            loop = asyncio.get_running_loop()
+            self._warning = loop.call_later(WARNS_AFTER, self._warn)
+        return done
+
+    def _warn(self) -> None:
+        log.warning(
+            "a transaction has kept the only writer of %s for %g s, and all else that writes "
+            "waits; its last statement was `%s`: do nothing slow inside a transaction",
+            self._file.path,
+            WARNS_AFTER,
+            on_one_line(self._sql, 200),
+        )
 
 
 def _first(cursor: sqlite3.Cursor) -> Any:
