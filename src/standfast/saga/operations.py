@@ -23,11 +23,11 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO, check
 from standfast.saga.definition import Definition
-from standfast.saga.fields import unknown_field
 from standfast.saga.finding import PAGE, Finding
 from standfast.saga.handle import SagaHandle
 from standfast.saga.registry import PATTERN
 from standfast.saga.status import FINISHED
+from standfast.saga.unknown_fields import unknown_field
 
 Where: TypeAlias = Filter | Sequence[UUID]
 """Which instances an act is for: all that a filter (see `Operations.select`) lets through and that
