@@ -739,3 +739,23 @@ async def test_a_mark_follows_what_one_call_hands_on(how):
         with pytest.raises((Bad, ExceptionGroup)):
             await retry().call(call)
         assert len(calls) == 1
+
+
+async def test_after_a_cancellation_was_swallowed_no_unwanted_result_is_tried_again():
+    calls = 0
+
+    async def stubborn() -> str:
+        nonlocal calls
+        calls += 1
+        try:
+            await asyncio.sleep(WITHIN)
+        except asyncio.CancelledError:
+            pass
+        return "partial"
+
+    tried = retry(attempts=3, on_result=lambda result: result == "partial")(stubborn)
+    task = asyncio.create_task(tried())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    assert await asyncio.wait_for(task, WITHIN / 2) == "partial"
+    assert calls == 1
