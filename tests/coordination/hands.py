@@ -11,7 +11,7 @@ from standfast.clock import Clock
 from standfast.conformance.samples import mail, start
 from standfast.coordination.executor import Desk, Orphaned
 from standfast.coordination.worker import Worker
-from standfast.ports.journal import Append, JournalStore, Loaded, Mail
+from standfast.ports.journal import Append, Instance, JournalStore, Loaded, Mail
 from tests.coordination.world import Port, Process, Store
 
 ONE, TWO, LIMITED = ("test", "one", 1), ("test", "two", 1), ("test", "limited", 1)
@@ -56,6 +56,9 @@ class Hands:
     @property
     def keys(self) -> list[str]:
         return sorted(loaded.instance.key for loaded in self.active.values())
+
+    def log_fields(self, instance: Instance, holder: str) -> dict[str, Any]:
+        return {"hands": instance.name, "by": holder}
 
     def begin(self, desk: Desk) -> None:
         self.log.append("begin")

@@ -582,8 +582,9 @@ async def test_what_no_live_worker_has_is_flagged_and_told(caplog):
         assert (found.status, found.owner) == ("parked", None)
         assert found.cause == "no live worker has version 1 of test 'two'"
         assert (await row(shop, known)).status == "running"
-        told = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
-        assert len([text for text in told if f"test {stuck} is parked" in text]) == 1
+        records = [r for r in caplog.records if r.levelno >= logging.ERROR]
+        (record,) = (r for r in records if f"test {stuck} is parked" in r.getMessage())
+        assert (record.hands, record.by) == ("two", shop.worker.holder), "the executor's own fields"
         other = Shop(store, "other", kinds=(TWO,))
         async with other.running():
             await until(lambda: other.hands.keys == ["stuck"], within=SOON)

@@ -664,6 +664,83 @@ async def test_the_mark_passes_tasks_threads_and_groups(between):
     assert len(function.calls) == 3
 
 
+@pytest.mark.parametrize("mark", [do_not_retry, let_pass])
+async def test_a_mark_doesnt_outlive_the_call_in_which_it_was_made(run, mark):
+    shared = Raises(Bad("away"))
+
+    def marked():
+        calls.append(1)
+        try:
+            shared()
+        except Bad as error:
+            raise mark(error)  # noqa: B904
+
+    for _ in range(3):
+        calls = []
+        with pytest.raises(Bad):
+            retry().call(marked)
+        assert len(calls) == 1
+        shared.calls.clear()
+        with pytest.raises(Bad):
+            await run(retry(), shared)
+        assert len(shared.calls) == 3, "raised again, the object has its mark and its old traceback"
+
+
+async def test_a_mark_doesnt_outlive_the_attempt_in_which_it_was_made(run):
+    class Varied(Raises):
+        """In the first attempt a retry inside gives up, of which nothing comes out."""
+
+        def __call__(self):
+            self.calls.append(1)
+            if len(self.calls) > 1:
+                raise self.error
+            with pytest.raises(Bad):
+                retry(attempts=2).call(Raises(self.error).__call__)
+            raise OSError("something else")
+
+    function = Varied(Bad("away"))
+    with pytest.raises(Bad):
+        await run(retry(attempts=4), function)
+    assert len(function.calls) == 4
+
+
+@pytest.mark.parametrize("how", ["task", "thread", "pool", "group", "hedge"])
+async def test_a_mark_follows_what_one_call_hands_on(how):
+    shared = Raises(Bad("away"))
+    with pytest.raises(Bad):
+        shared()  # it has an old traceback
+
+    def marked():
+        try:
+            shared()
+        except Bad as error:
+            raise do_not_retry(error)  # noqa: B904
+
+    async def marked_async():
+        await asyncio.sleep(0)
+        marked()
+
+    async def call():
+        calls.append(1)
+        if how == "task":
+            await asyncio.create_task(marked_async())
+        elif how == "thread":
+            await asyncio.to_thread(marked)
+        elif how == "pool":
+            await asyncio.get_running_loop().run_in_executor(None, marked)
+        elif how == "group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(marked_async())
+        else:
+            await Hedge(5.0).call(marked_async)
+
+    for _ in range(2):
+        calls = []
+        with pytest.raises((Bad, ExceptionGroup)):
+            await retry().call(call)
+        assert len(calls) == 1
+
+
 async def test_after_a_cancellation_was_swallowed_no_unwanted_result_is_tried_again():
     calls = 0
 

@@ -5,12 +5,12 @@ other.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from standfast.coordination.membership import Kind
 from standfast.coordination.slots import Slots
-from standfast.ports.journal import Loaded, Mail
+from standfast.ports.journal import Instance, Loaded, Mail
 
 
 class Orphaned(NamedTuple):
@@ -116,6 +116,13 @@ class Executor(Protocol):
         """The instances whose start, under the desk's token, is being written just now.
 
         They may be owned already, and will be in memory without being taken in.
+        """
+        ...
+
+    def log_fields(self, instance: Instance, holder: str) -> dict[str, Any]:
+        """What a log record carries that tells of an instance which isn't in memory.
+
+        `holder` is this process's name.
         """
         ...
 

@@ -338,14 +338,5 @@ class Worker:
                 instance.version,
                 instance.name,
                 orphaned.remedy,
-                extra={
-                    instance.pattern: instance.name,
-                    f"{instance.pattern}_id": str(instance.id),
-                    "key": instance.key,
-                    "step": instance.step,
-                    "operation": "",
-                    "attempt": 0,
-                    "correlation_id": instance.correlation_id,
-                    "worker": self.holder,
-                },
+                extra=self._executor.log_fields(instance, self.holder),
             )

@@ -23,9 +23,9 @@ class Barrier(Pattern):
 
     With `kept_for` (text such as ``"90d"``, or a timedelta) a service named ``retention-marks``,
     run by one process at a time, deletes marks that were set longer ago, every hour and in small
-    batches. It goes by their age alone: keep them for longer than the longest saga of any caller takes, with
-    the time that it may be parked. After that a repeated action would act again, and an undo would
-    find nothing to undo. By default they are kept until somebody purges them. Raises
+    batches. It goes by their age alone: keep them for longer than the longest saga of any caller
+    takes, with the time that it may be parked. After that a repeated action would act again, and an
+    undo would find nothing to undo. By default they are kept until somebody purges them. Raises
     `ConfigurationError`.
     """
 

@@ -52,19 +52,22 @@ async def answer_rejection(connection: HTTPConnection, error: Exception) -> Resp
         return None
     body, fields = problem(status, error.retry_after or 0.0)
     response = Response(body, status)
-    response.raw_headers = [*fields, *getattr(error, "fields", ())]
+    response.raw_headers = [
+        *fields,
+        *(error.rate_limit_headers if isinstance(error, Denied) else ()),
+    ]
     return response
 
 
 class Denied(RateLimited, HTTPException):
     """What `RateLimit` raises: Starlette answers it with 429, also without `answer_rejection`."""
 
-    def __init__(self, retry_after: float, fields: Headers) -> None:
+    def __init__(self, retry_after: float, rate_limit_headers: Headers) -> None:
         RateLimited.__init__(self, "Too Many Requests", retry_after=retry_after)
-        told = [*problem(429, retry_after)[1][2:], *fields]
+        told = [*problem(429, retry_after)[1][2:], *rate_limit_headers]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in told}
         HTTPException.__init__(self, 429, "Too Many Requests", headers)
-        self.fields: Headers = fields
+        self.rate_limit_headers: Headers = rate_limit_headers
 
 
 class RateLimit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +15,7 @@ from standfast.resilience.deadline import remaining
 from standfast.resilience.functions import Coroutine, unawaited
 from standfast.resilience.functions import delay as checked_delay
 from standfast.resilience.in_progress import may_repeat
-from standfast.resilience.marks import is_marked, let_pass
+from standfast.resilience.marks import LATEST, is_marked, let_pass
 from standfast.resilience.policy import AsyncCall, Call, Policy
 from standfast.resilience.retry_after import retry_after
 from standfast.resilience.retry_rules import RetryRules
@@ -36,11 +35,6 @@ INSTRUMENTS = {
 
 _NOTE = "standfast: not tried again"
 _log = logging.getLogger("standfast.resilience")
-
-# The number of the last retry that gave up. Who begins a call looks at it, and knows later which
-# marks on an error are older than the call.
-_numbers = itertools.count(1)
-_given_up = 0
 
 
 class Tries:
@@ -75,9 +69,7 @@ class Tries:
             )
             return self.delay
         if retry.attempts != 1:  # who makes one attempt has amplified nothing
-            global _given_up
-            _given_up = next(_numbers)
-            let_pass(error, number=_given_up)
+            let_pass(error)
             _note(error, f"{_NOTE} after attempt {self.made}: {why}")
         self._gave_up(why, error)
         return None
@@ -122,6 +114,7 @@ class Tries:
         if retry.budget is not None and not retry.budget.take():
             return "the retry budget is spent"
         self.delay = delay
+        self.since = LATEST[0]  # the next attempt minds its own marks only
         retry.counts.retries += 1
         return None
 
@@ -167,10 +160,10 @@ def around(retry: RetryRules, call: Call) -> Call:
     """`call`, tried again in this thread."""
     _observed(retry)
     counts, budget, unwanted = retry.counts, retry.budget, retry.on_result
-    clock, timed = retry.clock, retry.total is not None
+    clock, timed, latest = retry.clock, retry.total is not None, LATEST
 
     def retried(*args: Any, **kwargs: Any) -> Any:
-        started, since = clock.monotonic() if timed else 0.0, _given_up
+        started, since = clock.monotonic() if timed else 0.0, latest[0]
         if budget is not None:
             budget.calls += 1
         tries = None
@@ -203,10 +196,10 @@ def around_async(retry: RetryRules, call: AsyncCall) -> AsyncCall:
     """`call`, tried again in the task that awaits it."""
     _observed(retry)
     counts, budget, unwanted = retry.counts, retry.budget, retry.on_result
-    clock, timed = retry.clock, retry.total is not None
+    clock, timed, latest = retry.clock, retry.total is not None, LATEST
 
     async def retried(*args: Any, **kwargs: Any) -> Any:
-        started, since = clock.monotonic() if timed else 0.0, _given_up
+        started, since = clock.monotonic() if timed else 0.0, latest[0]
         if budget is not None:
             budget.calls += 1
         tries = None
@@ -278,7 +271,7 @@ class _Block:
         self.next_delay: float | None = 0.0
         self.entered = True
         self.cancels = 0
-        self.since = _given_up
+        self.since = LATEST[0]
 
     def ended(self, error: BaseException | None) -> bool:
         """Take note of how the attempt ended; True if another follows."""

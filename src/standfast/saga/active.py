@@ -12,7 +12,7 @@ from standfast.coordination.slots import Slots
 from standfast.errors import CorruptRecord
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
-from standfast.saga.context import fields
+from standfast.saga.context import log_fields
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.move import Opened
@@ -88,7 +88,7 @@ class Active:
                 "saga %s: dropped unreadable mail %s",
                 self.id,
                 mail.id,
-                extra=fields(self.definition.name, self.machine, None, "", 0),
+                extra=log_fields(self.definition.name, self.machine, None, "", 0),
             )
             event = ev.Tick()
         if isinstance(event, ev.MigrateAsked) and self._leaves_for(event):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import Context as ContextVars
 from contextvars import copy_context
 from typing import Any
 
@@ -26,8 +27,7 @@ from standfast.errors import (
 )
 from standfast.groups import every, leaves, some
 from standfast.ports.journal import child_key
-from standfast.resilience.budget import is_final
-from standfast.resilience.marks import do_not_retry
+from standfast.resilience.marks import SCOPE, Scope, do_not_retry, is_final
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
 from standfast.saga.active import Active
@@ -89,18 +89,19 @@ class AttemptRunner:
 
     async def carry_out(self, active: Active, command: Command) -> ev.Event:
         """Run one attempt, or ask the definition, and answer with what came of it."""
+        scope = Scope()
         try:
             if isinstance(command, Resolve):
                 return copy_context().run(self._answer, active, command.branch)
-            return self.success(active, command, await self.call(active, command, None))
+            return self.success(active, command, await self.call(active, command, None, scope))
         except BaseException as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             self.raise_if_ended(active, error)
-            return self.failure(active, command, error)
+            return self.failure(active, command, error, scope)
 
-    async def call(self, active: Active, command: Run | Undo, tx: Any) -> Any:
+    async def call(self, active: Active, command: Run | Undo, tx: Any, scope: Scope) -> Any:
         """Run the user's method for one attempt, with the transaction if there is one.
 
-        It has a copy of the worker's context, with the attempt's span in it, for itself.
+        It has a copy of the worker's context, with the attempt's span and `scope`, for itself.
         """
         definition, branch = active.definition, command.branch
         step = definition.steps[branch.step.name]
@@ -115,10 +116,10 @@ class AttemptRunner:
         spans = self.telemetry.spans
         try:
             if spans is None:
-                value = await InContext(copy_context(), _within(timeout, function, args))
+                value = await InContext(_context_of(scope), _within(timeout, function, args))
             else:
                 with spans.attempt(active.machine, ctx, branch):
-                    value = await InContext(copy_context(), _within(timeout, function, args))
+                    value = await InContext(_context_of(scope), _within(timeout, function, args))
         finally:
             assert active.task is not None
             if active.task.cancelling() and not self._has_ended(active):
@@ -201,14 +202,14 @@ class AttemptRunner:
         return ev.Succeeded(branch.id, msgspec.Raw(raw))
 
     def failure(
-        self, active: Active, command: Command, error: BaseException
+        self, active: Active, command: Command, error: BaseException, scope: Scope
     ) -> ev.Failed | ev.UndoFailed:
-        """What it means that the user's code raised. It is logged, too."""
+        """What it means that the user's code raised, in `scope`. It is logged, too."""
         branch, undo = command.branch, isinstance(command, Undo)
         event: ev.Failed | ev.UndoFailed
         event = (ev.UndoFailed if undo else ev.Failed)(branch.id, class_name(error))
         try:
-            self._judge(command, error, event)
+            self._judge(command, error, event, scope)
             if not branch.attempt or event.error != branch.error:
                 event.traceback = traceback_of(error)
             self.log.failed(active, command, error, event)
@@ -217,7 +218,11 @@ class AttemptRunner:
         return event
 
     def _judge(
-        self, command: Command, error: BaseException, event: ev.Failed | ev.UndoFailed
+        self,
+        command: Command,
+        error: BaseException,
+        event: ev.Failed | ev.UndoFailed,
+        scope: Scope,
     ) -> None:
         message, event.error = told(error), describe(error)
         if isinstance(error, Unreadable):
@@ -246,7 +251,7 @@ class AttemptRunner:
         judged = error if isinstance(error, Exception) else _UNFORESEEN
         # What a `Retry` inside gave up on is one attempt of this one.
         event.retriable = (
-            not is_final(error)
+            not is_final(error, scope)
             and not some(error, Refused)
             and policy.is_retriable(judged)
             and (undo or not isinstance(error, CodecError))
@@ -334,6 +339,12 @@ def _input(active: Active, branch: Branch, attempt: int) -> Any:
         active.input = definition.input(active.machine)
         active.input_reader = reader
     return active.input
+
+
+def _context_of(scope: Scope) -> ContextVars:
+    context = copy_context()
+    context.run(SCOPE.set, scope)
+    return context
 
 
 async def _within(

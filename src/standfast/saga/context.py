@@ -150,11 +150,12 @@ class Context:
 
         They are fields of the record, as of those that the library itself logs.
         """
-        name = self._definition.name
-        return _Log(_logger, fields(name, self._state, self._branch, self.operation, self.attempt))
+        name, state, branch = self._definition.name, self._state, self._branch
+        fields = log_fields(name, state, branch, self.operation, self.attempt)
+        return _Log(_logger, fields)
 
 
-def fields(
+def log_fields(
     saga: str, state: SagaState, branch: Branch | None, operation: str, attempt: int
 ) -> dict[str, Any]:
     """What a log record of an instance carries; of a branch "" and 0 where it is about none."""

@@ -16,7 +16,6 @@ from standfast.errors import (
 from standfast.saga.annotations import Annotations, class_of_input, told
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
-from standfast.saga.fields import unknown_field
 from standfast.saga.inheritance import RESERVED, steps_of
 from standfast.saga.inspection import check_functions, check_parameters
 from standfast.saga.misspelling import check_attributes
@@ -25,6 +24,7 @@ from standfast.saga.saga import Migration, Saga
 from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
 from standfast.saga.step import Step
+from standfast.saga.unknown_fields import unknown_field
 from standfast.text import is_storable, on_one_line
 
 LONGEST_NAME = 200

@@ -14,17 +14,17 @@ from standfast.coordination.slots import Slots
 from standfast.coordination.stacks import where
 from standfast.errors import StandfastError
 from standfast.pattern import Host
-from standfast.ports.journal import JournalStore, Loaded, Mail
+from standfast.ports.journal import Instance, JournalStore, Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.attempt import ERROR_LENGTH, describe
-from standfast.saga.context import fields
+from standfast.saga.context import log_fields
 from standfast.saga.definition import Definition
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.runner import Runner
-from standfast.saga.saga_log import fields_of
+from standfast.saga.saga_log import log_fields_of
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.watchers import Watchers
@@ -71,6 +71,10 @@ class SagaExecutor:
         """See `Executor.kinds`."""
         return self.definitions.limits
 
+    def log_fields(self, instance: Instance, holder: str) -> dict[str, Any]:
+        """See `Executor.log_fields`."""
+        return log_fields_of(instance, holder)
+
     @property
     def fingerprints(self) -> Mapping[tuple[str, str, int], str]:
         """See `Executor.fingerprints`."""
@@ -97,18 +101,18 @@ class SagaExecutor:
         try:
             opened = open_instance(self.definitions, loaded)
         except MoveRefused as error:
-            log.error("saga %s: %s", instance.id, error, extra=fields_of(instance, holder))
+            log.error("saga %s: %s", instance.id, error, extra=log_fields_of(instance, holder))
             await runner.give_back(loaded, error)
             return
         except StandfastError as error:
-            extra = fields_of(instance, holder)
+            extra = log_fields_of(instance, holder)
             log.error("saga %s can't be run: %s", instance.id, error, extra=extra)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH], extra)
             return
         except BaseException as error:  # the user's code, or ours: it won't go better the next time
             if isinstance(error, KeyboardInterrupt):
                 raise
-            extra = fields_of(instance, holder)
+            extra = log_fields_of(instance, holder)
             log.exception("saga %s can't be run", instance.id, extra=extra)
             await runner.set_aside(instance.id, describe(error), extra)
             return
@@ -117,7 +121,7 @@ class SagaExecutor:
         active = Active(opened.definition, opened.machine, opened.input)
         active.shown = (instance.status, instance.step, instance.cause)
         if loaded.recoveries and opened.move is None:  # a move may well be the remedy
-            self._suspect(active, loaded.recoveries, fields_of(instance, holder))
+            self._suspect(active, loaded.recoveries, log_fields_of(instance, holder))
         active.open(opened, loaded.mails)
         runner.desk.slots.take(active.definition.name)
         self._launch(runner, active)
@@ -170,7 +174,7 @@ class SagaExecutor:
     def _abandon(self, active: Active, task: asyncio.Task[None]) -> None:
         """Go on without an instance whose code doesn't heed its cancellation."""
         assert self._runner is not None
-        about = fields(active.definition.name, active.machine, None, "", 0)
+        about = log_fields(active.definition.name, active.machine, None, "", 0)
         log.error(
             "saga %s (%s) doesn't heed its cancellation in step %s: going on without it, and "
             "another process may run the step beside it. It is here:\n%s",

@@ -15,7 +15,7 @@ from standfast.codec import canonical
 from standfast.errors import CodecError, ConfigurationError
 from standfast.saga.annotations import told
 from standfast.saga.definition import Definition
-from standfast.saga.fields import unknown_field
+from standfast.saga.unknown_fields import unknown_field
 from standfast.text import class_of, on_one_line, with_article
 
 

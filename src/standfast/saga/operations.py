@@ -23,13 +23,13 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO, check
 from standfast.saga.definition import Definition
-from standfast.saga.fields import unknown_field
 from standfast.saga.finding import PAGE, Finding, Which
 from standfast.saga.handle import SagaHandle
 from standfast.saga.inputs import from_json, parsed
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
 from standfast.saga.status import FINISHED
+from standfast.saga.unknown_fields import unknown_field
 
 Where: TypeAlias = Filter | Which | Iterable[Which]
 """Which instances an act is for: all that a filter (see `Operations.select`) lets through and that

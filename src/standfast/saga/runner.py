@@ -38,6 +38,7 @@ from standfast.ports.journal import (
     StartAnswer,
 )
 from standfast.resilience.deadline import DEADLINE
+from standfast.resilience.marks import Scope
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
@@ -440,10 +441,10 @@ class Runner:
         Answers with the facts still to be stored, which are none if it committed.
         """
         machine = active.machine
-        decided = False
+        decided, scope = False, Scope()
         try:
             async with self._home.host.transaction() as tx:
-                value = await self.attempts.call(active, command, tx)
+                value = await self.attempts.call(active, command, tx, scope)
                 success = self.attempts.success(active, command, value)
                 facts = machine.handle(success, self._clock.now())
                 decided = True
@@ -454,7 +455,7 @@ class Runner:
             raise
         except BaseException as error:
             self.attempts.raise_if_ended(active, error)
-            failure = self.attempts.failure(active, command, error)
+            failure = self.attempts.failure(active, command, error, scope)
             if decided:
                 # The machine has moved on but the store may not have: only a reload can tell.
                 raise _Reload(failure) from error

@@ -1,6 +1,6 @@
 """What is logged of sagas. ``docs/reference/logging.md`` lists it all: keep it true.
 
-Every record has the fields of `fields`, so that it can be searched by saga, step and instance.
+Every record has the fields of `log_fields`, so that it can be searched by saga, step and instance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.branch import Branch
-from standfast.saga.context import fields
+from standfast.saga.context import log_fields
 from standfast.saga.machine import Command, Resolve, Undo
 from standfast.saga.tracebacks import can_be_printed, traceback_of, users
 
@@ -245,12 +245,12 @@ class SagaLog:
     def _fields(
         self, active: Active, branch: Branch | None, operation: str, attempt: int
     ) -> dict[str, Any]:
-        return fields(active.definition.name, active.machine, branch, operation, attempt) | {
+        return log_fields(active.definition.name, active.machine, branch, operation, attempt) | {
             "worker": self._worker
         }
 
 
-def fields_of(instance: Instance, worker: str) -> dict[str, Any]:
+def log_fields_of(instance: Instance, worker: str) -> dict[str, Any]:
     """What a record carries that tells of an instance which isn't in memory."""
     return {
         "saga": instance.name,

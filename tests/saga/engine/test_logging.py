@@ -19,7 +19,7 @@ from standfast import (
 from standfast.errors import CircuitOpen
 from standfast.ports.journal import Instance
 from standfast.saga import facts as fx
-from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, fields_of
+from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, log_fields_of
 from standfast.saga.timeline import entries
 from standfast.saga.tracebacks import LENGTH, traceback_of
 from standfast.testing import ManualClock
@@ -179,7 +179,7 @@ async def test_what_no_worker_has_and_what_was_left_out_have_all_the_fields(capl
     row = Instance(
         uuid4(), "saga", "s", 1, "k", "c", "", "running", "a", "", None, 0, None, 0, 0, 0
     )
-    assert set(fields_of(row, "w")) == set(FIELDS)
+    assert set(log_fields_of(row, "w")) == set(FIELDS)
 
 
 async def test_a_handler_that_raises_doesnt_fail_the_attempt_in_another_way(work, world, caplog):

@@ -13,6 +13,7 @@ from standfast import (
     Saga,
     SagaCompensated,
     SagaParked,
+    Transaction,
     step,
 )
 from standfast.errors import CodecError
@@ -167,6 +168,105 @@ async def test_do_not_retry_parks_a_step_that_parks_and_an_undo(work, world):
     with pytest.raises(SagaParked, match="compensation_failed"):
         await handle.result(timeout=5)
     assert world.calls == ["go", "back"]
+
+
+class Marking(Saga[Order]):
+    """Its step raises an exception object that others raise too, and marks it."""
+
+    def __init__(self, shared, via=None):
+        self.shared, self.via, self.begun = shared, via, 0
+
+    @step(retry=SOON, no_compensation="test")
+    async def go(self, order: Order, ctx: Context) -> None:
+        self.begun += 1
+
+        def marked():
+            try:
+                raise self.shared
+            except OSError as error:
+                raise do_not_retry(error)  # noqa: B904
+
+        if self.via == "thread":
+            await asyncio.to_thread(marked)
+        elif self.via == "pool":
+            await asyncio.get_running_loop().run_in_executor(None, marked)
+        else:
+            marked()
+
+
+@pytest.mark.parametrize(
+    ("overlapping", "transactional"), [(False, False), (False, True), (True, False)]
+)
+async def test_a_mark_ends_no_step_of_another_saga(work, overlapping, transactional):
+    shared = OSError("pool is empty")
+    begun, go = asyncio.Event(), asyncio.Event()
+    calls = []
+
+    class Patient(Saga[Order]):
+        async def ask(self) -> str:
+            calls.append(1)
+            begun.set()
+            await go.wait()
+            if len(calls) < 3:
+                raise shared
+            return "done"
+
+        if transactional:
+
+            @step(retry=SOON, no_compensation="test", transactional=True)
+            async def act(self, order: Order, ctx: Context, tx: Transaction) -> str:
+                return await self.ask()
+        else:
+
+            @step(retry=SOON, no_compensation="test")
+            async def act(self, order: Order, ctx: Context) -> str:
+                return await self.ask()
+
+    strict = Marking(shared)
+    app = await work(strict, Patient())
+    if overlapping:
+        patient = await app.start(Patient, Order("1"))
+        await asyncio.wait_for(begun.wait(), 5)
+    with pytest.raises(SagaCompensated):
+        await (await app.start(Marking, Order("1"))).result(timeout=5)
+    if not overlapping:
+        patient = await app.start(Patient, Order("1"))
+    go.set()
+    assert (await patient.result(timeout=5))["act"] == "done"
+    assert (strict.begun, len(calls)) == (1, 3)
+
+
+@pytest.mark.parametrize("via", ["thread", "pool"])
+async def test_do_not_retry_comes_out_of_the_threads_of_a_step(work, via):
+    saga = Marking(OSError("pool is empty"), via)
+    app = await work(saga)
+    for times in (1, 2):
+        with pytest.raises(SagaCompensated):
+            await (await app.start(Marking, Order("1"))).result(timeout=5)
+        assert saga.begun == times
+
+
+async def test_the_mark_of_a_step_doesnt_end_its_undo(work):
+    shared, undone = OSError("pool is empty"), []
+
+    class Back(Saga[Order]):
+        @step(retry=SOON)
+        async def go(self, order: Order, ctx: Context) -> None:
+            try:
+                raise shared
+            except OSError as error:
+                raise do_not_retry(error)  # noqa: B904
+
+        @go.compensation(retry=SOON)
+        async def back(self, order: Order, ctx: Context) -> None:
+            undone.append(1)
+            if len(undone) < 3:
+                raise shared
+
+    app = await work(Back())
+    with pytest.raises(SagaCompensated):
+        await (await app.start(Back, Order("1"))).result(timeout=5)
+    assert len(undone) == 3
 
 
 async def test_an_undo_is_tried_again_after_what_cant_be_read_or_written(work, world):
