@@ -258,7 +258,7 @@ class MemoryJournal:
 
         def goes(id: UUID) -> bool:
             above: UUID | None = id
-            while above in old:
+            while above is not None and above in old:
                 above = parent_of(records[above].instance.key)
             return above not in records
 
