@@ -49,6 +49,14 @@ async def test_processes_share_a_limit(redis_url):
         await store.close()
 
 
+async def test_a_sliding_window_is_kept_until_it_no_longer_counts(store, redis_url):
+    """The next window weighs this one, so it lives to the end of that."""
+    await store.check([RateRequest("k", Rate(10, 3600, algorithm="sliding_window"))])
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.keys()
+        assert client.pttl(key) > 3600 * 1000
+
+
 @pytest.mark.parametrize("algorithm", ["gcra", "sliding_window"])
 async def test_keys_expire(store, redis_url, algorithm):
     rate = Rate(10, 0.2, algorithm=algorithm)

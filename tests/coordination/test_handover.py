@@ -165,6 +165,27 @@ async def test_lost_just_as_an_exclusive_one_gets_its_lease():
         assert alone.duties[-1].own_token == (await store.held())["service:alone"].token
 
 
+@virtually
+async def test_an_exclusive_one_doesnt_begin_once_the_membership_may_have_run_out():
+    """Its own lease was granted, but the answer took longer than the membership surely holds."""
+    alone = Scripted("alone", exclusive=True)
+    process = Store().process(alone)
+
+    async def meanwhile() -> None:
+        process.port.behind.clear()
+        process.port.away.update({"renew", "expire"})
+        await asyncio.sleep(2 * LEASE)
+
+    process.port.behind["acquire"] = _second(process, meanwhile)
+    async with process.running():
+        await asyncio.sleep(2 * LEASE)
+        assert not process.membership.is_held
+        assert not alone.duties
+        process.port.away.clear()
+        await until(lambda: alone.duties)
+        assert process.membership.is_held
+
+
 def _second(process: Process, act):
     """At the second call, which is for the service's own lease."""
 

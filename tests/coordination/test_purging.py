@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from unittest.mock import Mock
 
 import pytest
+from opentelemetry import metrics
 
 from standfast.coordination.purging import REST, SHORTEST_REST, Purging
 from tests.coordination.world import clock, virtually
@@ -64,6 +66,15 @@ async def test_it_rests_longer_than_it_works_and_comes_again(caplog):
         "retention: 25 rows deleted in 7.5s",
         "retention: 0 rows deleted in 0s",
     ]
+
+
+@virtually
+async def test_each_row_is_counted_once(monkeypatch):
+    meter = Mock()
+    monkeypatch.setattr(metrics, "get_meter", lambda *_: meter)
+    await purging(Table(25, 0.5)).run(Duty(5))
+    counted = meter.create_counter.return_value.add.call_args_list
+    assert [call.args for call in counted] == [(n, {"what": "rows"}) for n in (0, 10, 10, 5)]
 
 
 @virtually

@@ -679,6 +679,23 @@ async def test_what_cant_be_given_back_is_told_and_left_to_the_lease(caplog):
 
 
 @virtually
+async def test_what_a_turn_couldnt_give_back_is_taken_in_by_the_next():
+    """Under the same token: nobody else can claim it as long as that holds."""
+    shop = Shop(Store())
+    await shop.begin("a")
+    async with shop.running():
+        await until(lambda: shop.hands.keys == ["a"])
+        shop.journal.away.add("release")
+        turn = shop.process.supervisor._posts[0]._turn
+        assert turn is not None
+        turn.cancel()
+        await until(lambda: shop.hands.log.count("begin") == 2)
+        assert shop.hands.desks[0][1] == shop.hands.desks[1][1] == shop.token
+        await until(lambda: shop.hands.keys == ["a"], within=1.0)
+        shop.journal.away.clear()
+
+
+@virtually
 async def test_when_the_lease_is_lost_all_is_dropped_without_a_write_and_claimed_anew():
     store = Store()
     shop = Shop(store, max_in_flight=3)

@@ -13,6 +13,7 @@ from standfast.errors import ConfigurationError, TimedOut
 from standfast.integrations.grpc import AioPolicyInterceptor, FailedCall, PolicyInterceptor
 from standfast.resilience import Fallback, Hedge, Pipeline, RateLimiter, Retry, RetryBudget, Timeout
 from standfast.resilience.backoff import Constant
+from standfast.resilience.deadline import remaining
 
 METHOD = "/shop.Stock/Reserve"
 PATIENCE = 20.0
@@ -237,6 +238,35 @@ async def test_the_deadline_around_bounds_the_call(ask):
         assert isinstance(await ask(stock.address, Timeout(0.3), timeout=None), TimedOut)
         assert stock.left[0] < 1
         await eventually(lambda: stock.cancelled == 1)
+
+
+async def test_policies_see_the_timeout_of_the_call(ask):
+    """So that a hedge, a limiter or a step inside asks for no more time than there is."""
+    seen = []
+
+    class Looks(Timeout):
+        def around(self, function):
+            inner = super().around(function)
+
+            def look(*args, **kwargs):
+                seen.append(remaining())
+                return inner(*args, **kwargs)
+
+            return look
+
+        def around_async(self, function):
+            inner = super().around_async(function)
+
+            async def look(*args, **kwargs):
+                seen.append(remaining())
+                return await inner(*args, **kwargs)
+
+            return look
+
+    with Stock(b"done") as stock:
+        assert await ask(stock.address, Looks(100), timeout=15) == b"done"
+    assert seen[0] is not None
+    assert 5 < seen[0] < 20
 
 
 async def test_details_of_another_make_are_bounded_too():

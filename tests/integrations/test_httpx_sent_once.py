@@ -1,6 +1,7 @@
 """What isn't idempotent is sent once, whatever ended the wait; and every response finds its end."""
 
 import asyncio
+import gzip
 import threading
 import time
 
@@ -473,6 +474,14 @@ async def test_a_fallback_gives_a_response(ask, given):
     error = await ask(Fallback(**(given or {"value": "sorry"})), Server(503))
     assert isinstance(error, ConfigurationError)
     assert "a Fallback in a transport gives an httpx.Response" in str(error)
+
+
+async def test_a_substitute_that_came_compressed_can_be_read(ask):
+    packed = httpx.Response(
+        200, headers={"content-encoding": "gzip", "x-from": "cache"}, content=gzip.compress(b"old")
+    )
+    answer = await ask(Fallback(packed), Server(503))
+    assert (answer.content, answer.headers["x-from"]) == (b"old", "cache")
 
 
 async def test_a_substitute_can_be_read_by_each_caller(ask):

@@ -289,3 +289,16 @@ async def test_what_call_async_makes_is_the_function_that_it_was_given():
 
     for _ in range(2):
         assert await policy.call_async(answers_later, 7) == "stock is up(7,)"
+
+
+def test_a_named_argument_counts_with_its_type():
+    """1, 1.0 and True are equal, and yet not the same question."""
+    keys = {LastGood().key(len, (), {"x": x}) for x in (1, 1.0, True)}
+    assert len(keys) == 3
+
+
+def test_an_answer_that_was_renewed_stays_longer():
+    kept = LastGood(size=2)
+    for key in ("a", "b", "a", "c"):
+        kept.keep(key, key, 0.0)
+    assert [kept.find(key, 0.0) for key in "abc"] == [(0.0, "a"), None, (0.0, "c")]

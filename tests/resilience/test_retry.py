@@ -662,3 +662,23 @@ async def test_the_mark_passes_tasks_threads_and_groups(between):
     with pytest.raises((Bad, ExceptionGroup)):
         await retry().call(call)
     assert len(function.calls) == 3
+
+
+async def test_after_a_cancellation_was_swallowed_no_unwanted_result_is_tried_again():
+    calls = 0
+
+    async def stubborn() -> str:
+        nonlocal calls
+        calls += 1
+        try:
+            await asyncio.sleep(WITHIN)
+        except asyncio.CancelledError:
+            pass
+        return "partial"
+
+    tried = retry(attempts=3, on_result=lambda result: result == "partial")(stubborn)
+    task = asyncio.create_task(tried())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    assert await asyncio.wait_for(task, WITHIN / 2) == "partial"
+    assert calls == 1

@@ -119,6 +119,19 @@ def test_undoing_is_told(worker):
     assert seen(*began, undone) == []
 
 
+def test_a_child_that_was_asked_to_undo_itself_is_waited_for():
+    (one,) = seen(
+        PAID,
+        fx.ChildStarted(at=112.0, branch="part", child=CHILD),
+        fx.StepCompleted(at=113.0, branch="part", result=NULL),
+        fx.CompensationStarted(at=115.0, cause="cancelled"),
+        fx.ChildUndoRequested(at=116.0, branch="part"),
+        worker="w",
+    )[:1]
+    assert (one.kind, one.branch, one.operation) == ("child", "part", "compensation")
+    assert one.told(120.0) == f"undo of part: waits for saga {CHILD}"
+
+
 def test_what_is_parked_waits_for_an_operator():
     (one,) = seen(fx.StepParked(at=110.0, branch="pay", error="[red]\x1b away", attempt=3))
     assert one.told(120.0) == "pay: waits for an operator, after [red]\\x1b away"

@@ -12,7 +12,7 @@ from standfast.ports.journal import JournalStore
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.machine import Machine, Run
+from standfast.saga.machine import Machine, Run, Undo
 from standfast.saga.plan import Plan, StepPlan
 from standfast.saga.replay import replay
 from standfast.saga.sagas import Sagas
@@ -84,6 +84,23 @@ def test_undos_are_given_up_that_could_run_and_their_numbers_go_on():
     shop.handle(ev.RetryAsked(), 12.0)
     (undo,) = shop.commands(12.0)
     assert (undo.branch.id, undo.attempt) == ("b", 2)
+
+
+def test_a_child_that_is_to_undo_itself_is_asked_all_the_same():
+    """That is a mail: no process can have died of it."""
+    shop = machine(
+        StepPlan("part", form="child"),
+        StepPlan("note", no_compensation="x"),
+        facts=(
+            fx.ChildStarted(at=1, branch="part", child=uuid4()),
+            fx.StepCompleted(at=2, branch="part", result=RAW),
+            fx.CompensationStarted(at=3, cause="cancelled"),
+        ),
+    )
+    assert died(shop) == []
+    assert shop.status == "compensating"
+    (undo,) = shop.commands(11.0)
+    assert (type(undo), undo.branch.id) == (Undo, "part")
 
 
 def test_a_saga_that_has_ended_is_left_alone():

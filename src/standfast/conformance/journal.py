@@ -8,6 +8,7 @@ from uuid import UUID
 
 from standfast.conformance.claiming import ClaimingSuite
 from standfast.conformance.samples import (
+    KIND,
     KINDS,
     OTHER_KIND,
     another,
@@ -281,6 +282,21 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         assert answer.created
         assert await facts(database, answer.id) == [again.fact]
         assert (await loaded(database, answer.id)).mails == []
+
+    async def test_purge_spares_what_a_worker_owns(self, database: Database, worker: int) -> None:
+        """A finished one may get mail (a parent asks it to undo itself), and be run again."""
+        id = await owned(database, worker)
+        await journal(database).append(worker, [finish(id, 0)])
+        await journal(database).send([mail(id)])
+        now = time.time() + 60
+        (found,) = await journal(database).claim(worker, [KIND], now=now, limit=9)
+        assert found.instance.id == id
+        assert found.instance.finished_at is not None
+        purge = journal(database).purge
+        assert await purge("saga", finished_before=now, limit=9) == 0
+        assert await purge("saga", finished_before=now, limit=9, ids=[id]) == 0
+        await journal(database).release(worker)
+        assert await purge("saga", finished_before=now, limit=9) == 1
 
     async def test_purge_spares_what_has_a_parent(self, database: Database, worker: int) -> None:
         """What belongs together goes from the top, and not before its top has finished."""

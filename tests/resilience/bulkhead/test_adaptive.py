@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.errors import BulkheadFull, ConfigurationError
+from standfast.errors import BulkheadFull, ConfigurationError, TimedOut
 from standfast.resilience.bulkhead import AdaptiveBulkhead
 from standfast.resilience.bulkhead.gradient import Gradient2, GradientSettings
+from standfast.resilience.timeout import Timeout
 
 
 def drive(gradient: Gradient2, now: float, took: float, windows: int) -> float:
@@ -119,3 +120,17 @@ async def test_a_grown_limit_serves_those_who_wait() -> None:
 def test_bad_options_are_refused_when_it_is_built(options: Any) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         AdaptiveBulkhead(**options)
+
+
+@pytest.mark.parametrize(("around", "measured"), [(0.02, False), (10, True)])
+async def test_a_call_that_was_left_little_time_isnt_measured(
+    around: float, measured: bool
+) -> None:
+    """It was ended in less than half of its time by a deadline around: that isn't the load."""
+    bulkhead = AdaptiveBulkhead(10)
+    samples: list[float] = []
+    bulkhead._sample = samples.append  # type: ignore[method-assign]
+    inner = Timeout(0.1)(bulkhead(asyncio.sleep))
+    with pytest.raises(TimedOut):
+        await Timeout(around)(inner)(10)
+    assert bool(samples) is measured

@@ -89,6 +89,17 @@ async def test_the_deadline_counts_from_the_beginning(work, world):
     assert await handle.status() == "waiting"
 
 
+async def test_after_a_time_that_has_passed_there_is_the_whole_deadline(work, world):
+    class Hurried(Trip):
+        deadline = "1h"
+
+    app = await work(Hurried(world))
+    handle = await app.start(Hurried, Order("1"), at=datetime.now(UTC) - timedelta(hours=2))
+    row = await app.sagas.instance(handle.id)
+    assert row.deadline_at == pytest.approx(row.created_at + 3600)
+    assert (await handle.result(timeout=10))["note"] == "note of charge"
+
+
 async def test_the_first_start_of_a_key_says_when(work, world):
     app = await work(Trip(world))
     first = await app.start(Trip, Order("1"), key="k", after="3d")

@@ -178,7 +178,10 @@ async def test_a_parked_child_holds_the_parent_up_until_an_operator_acts(work, w
     assert result["ships"][1] == {"send": "send b"}
 
 
-async def test_past_the_pivot_one_refused_child_is_begun_afresh_by_a_retry(work, world):
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_past_the_pivot_one_refused_child_is_begun_afresh_by_a_retry(work, world, limit):
+    """And until then it leaves its place to others."""
+
     class Sold(Saga[Order]):
         @step(pivot=True)
         async def pay(self, order: Order, ctx: Context) -> None: ...
@@ -187,7 +190,7 @@ async def test_past_the_pivot_one_refused_child_is_begun_afresh_by_a_retry(work,
             Ship,
             lambda self, order, ctx, item: Parcel(item),
             each=lambda self, order, ctx: order.items,
-            limit=2,
+            limit=limit,
             no_compensation="after the pivot",
         )
 

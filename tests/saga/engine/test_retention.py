@@ -55,6 +55,18 @@ async def test_each_saga_has_a_time_of_its_own(work, world):
     await until(without_trips)
 
 
+async def test_for_ever_is_for_ever_whatever_the_default(work, world):
+    retention = Retention("0s", by_saga={"kept": None}, every="100ms")
+    app = await work(*sagas(world), retention)
+    await history(app)
+
+    async def without_trips():
+        return "trip" not in await names(app)
+
+    await until(without_trips)
+    assert await names(app) == ["approved", "kept", "kept"]
+
+
 async def test_the_default_may_be_for_ever(work, world):
     retention = Retention(None, by_saga={"kept": "0s"}, every="100ms")
     app = await work(*sagas(world), retention)

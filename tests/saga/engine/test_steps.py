@@ -15,6 +15,7 @@ from standfast import (
     SagaParked,
     step,
 )
+from standfast.errors import CodecError
 from standfast.resilience import do_not_retry
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -42,6 +43,18 @@ async def test_refused_undoes_what_was_done_but_not_what_was_refused(work, world
     assert world.log == ["reserve", "release"]
     assert world.calls.count("charge") == 1, "what was refused isn't tried again"
     assert await handle.status() == "compensated"
+
+
+async def test_a_refusal_beside_what_is_no_exception_isnt_tried_again(work, world):
+    async def both():
+        raise BaseExceptionGroup("both", [Refused("no funds"), SystemExit(1)])
+
+    world.will("charge", both)
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"), key="1")
+    with pytest.raises(SagaCompensated, match="no funds"):
+        await handle.result(timeout=5)
+    assert world.calls == ["reserve", "charge", "refund", "release"]
 
 
 async def test_an_unknown_outcome_is_undone_too_and_in_reverse_order(work, world):
@@ -154,6 +167,17 @@ async def test_do_not_retry_parks_a_step_that_parks_and_an_undo(work, world):
     with pytest.raises(SagaParked, match="compensation_failed"):
         await handle.result(timeout=5)
     assert world.calls == ["go", "back"]
+
+
+async def test_an_undo_is_tried_again_after_what_cant_be_read_or_written(work, world):
+    """A step isn't: it would run again, for an answer that can't be stored either."""
+    world.will("note", Refused("no"))
+    world.will("release", CodecError("what the participant says can't be read"))
+    app = await work(Trip(world))
+    handle = await app.start(Trip, Order("1"))
+    with pytest.raises(SagaCompensated, match="note refused: no"):
+        await handle.result(timeout=5)
+    assert world.calls.count("release") == 2
 
 
 async def test_an_undo_that_is_exhausted_is_parked_and_can_be_retried(work, world):
