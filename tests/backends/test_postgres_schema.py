@@ -327,7 +327,7 @@ async def test_nobody_queues_behind_a_migration_that_waits(postgres_dsn, databas
     longest, until = 0.0, time.monotonic() + 4
     while time.monotonic() < until:
         began = time.monotonic()
-        await direct.fetch("SELECT count(*) FROM standfast.instances")
+        await direct.fetch("SELECT count(*) FROM standfast.instances", timeout=10)
         longest = max(longest, time.monotonic() - began)
         await asyncio.sleep(0.02)
     assert longest < 2.5, "no longer than the lock_timeout, on a busy machine"
