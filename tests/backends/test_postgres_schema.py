@@ -279,8 +279,9 @@ async def test_another_migration_is_waited_for(hasty, databases, caplog):
     assert "another migration is running on PostgreSQL at" in record.getMessage()
 
 
-async def test_the_wait_for_another_migration_ends(hasty, direct, monkeypatch, caplog):
-    monkeypatch.setattr(schema, "PATIENCE", 1.3)
+async def test_the_wait_for_another_migration_ends(postgres_dsn, direct, caplog):
+    hasty = PostgresDatabase(postgres_dsn, migration_wait=1.3)
+    await hasty.open()
     await direct.execute("SELECT pg_advisory_lock($1)", schema.LOCK_KEY)
     began = time.monotonic()
     with pytest.raises(StoreUnavailable, match="another migration has been running"):
@@ -290,6 +291,7 @@ async def test_the_wait_for_another_migration_ends(hasty, direct, monkeypatch, c
     await direct.execute("SELECT pg_advisory_unlock($1)", schema.LOCK_KEY)
     assert {one.line for one in await migrate(hasty)} == {"coordination", "journal", "marks"}
     assert len(caplog.records) == 1
+    await hasty.close()
 
 
 async def test_a_script_waits_for_a_migration_too(databases, direct):
@@ -302,3 +304,80 @@ async def test_a_script_waits_for_a_migration_too(databases, direct):
             port.script(SLOW, SLOW.migrations[0]).replace("CREATE TABLE slow", "CREATE TABLE s2")
         )
     assert len(await first) == 1
+
+
+BEHIND = """
+DROP INDEX standfast.instances_stuck;
+ALTER TABLE standfast.instances DROP COLUMN recoveries, DROP COLUMN stood_at;
+DELETE FROM standfast.schema_migrations WHERE line = 'journal' AND number > 1;
+"""
+"""Back to how the version before left the journal."""
+
+
+async def test_nobody_queues_behind_a_migration_that_waits(postgres_dsn, databases, direct, caplog):
+    """A transaction that only read the table keeps the migration waiting, and no other reader."""
+    await migrate(databases[0])
+    await direct.execute(BEHIND)
+    holder = await asyncpg.connect(postgres_dsn, server_settings={"application_name": "report"})
+    reading = holder.transaction()
+    await reading.start()
+    await holder.fetch("SELECT 'a secret' FROM standfast.instances LIMIT 1")
+    pid = holder.get_server_pid()
+    migrating = asyncio.create_task(migrate(databases[0]))
+    longest, until = 0.0, time.monotonic() + 4
+    while time.monotonic() < until:
+        began = time.monotonic()
+        await direct.fetch("SELECT count(*) FROM standfast.instances", timeout=10)
+        longest = max(longest, time.monotonic() - began)
+        await asyncio.sleep(0.02)
+    assert longest < 2.5, "no longer than the lock_timeout, on a busy machine"
+    assert not migrating.done()
+    await reading.rollback()
+    await holder.close()
+    assert [one.migration.number for one in await migrating] == [2, 3]
+    told = caplog.records[0].getMessage()
+    assert caplog.records[0].levelname == "WARNING"
+    assert f"in its way is PID {pid} (report, role " in told
+    assert "idle in transaction, in a transaction for" in told
+    assert "secret" not in caplog.text
+    assert 1 <= len(caplog.records) <= 3, "after growing pauses"
+
+
+async def test_the_wait_for_a_lock_ends(postgres_dsn, databases, direct):
+    await migrate(databases[0])
+    await direct.execute(BEHIND)
+    hasty = PostgresDatabase(f"{postgres_dsn}?migration_wait=500ms")
+    await hasty.open()
+    async with databases[1].transaction() as tx:
+        await tx.fetch("SELECT 1 FROM standfast.instances LIMIT 1")
+        with pytest.raises(StoreUnavailable, match="didn't get its locks within") as caught:
+            await migrate(hasty)
+    assert "PID" in str(caught.value)
+    assert "Nothing was written" in str(caught.value)
+    assert [one.migration.number for one in await migrate(hasty)] == [2, 3]
+    await hasty.close()
+
+
+async def test_a_script_doesn_t_queue_for_long_either(databases, direct):
+    await migrate(databases[0])
+    await direct.execute(BEHIND)
+    port, (line,) = databases[0].port(Schema), databases[0].lines([JournalStore])[-1:]
+    script = port.script(line, line.migrations[1])
+    async with databases[1].transaction() as tx:
+        await tx.fetch("SELECT 1 FROM standfast.instances LIMIT 1")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await direct.execute(script, timeout=20)
+    await direct.execute("ROLLBACK")
+    await direct.execute(script)
+    assert "lock_timeout" in port.adoption()
+
+
+async def test_the_index_of_what_is_stuck_may_have_been_made_by_hand(databases, direct):
+    """As `docs/how-to/deploy.md` says it for large tables."""
+    await migrate(databases[0])
+    await direct.execute(BEHIND)
+    await direct.execute(
+        "CREATE INDEX CONCURRENTLY instances_stuck ON standfast.instances (pattern, name, status) "
+        "WHERE status IN ('parked', 'compensation_failed')"
+    )
+    assert [one.migration.number for one in await migrate(databases[0])] == [2, 3]

@@ -73,6 +73,8 @@ _HOW = {
     "postgresql": """\
 -- Run it with: psql -v ON_ERROR_STOP=1 -f THIS_FILE URL
 -- Without ON_ERROR_STOP it would go on after an error, and exit as if there had been none.
+-- A migration waits for a lock for a second at most, since others wait behind it. After a lock
+-- timeout run the rest again: `--sql --after LINE=NUMBER` leaves out what was applied by then.
 """,
 }
 """By dialect, how a script is run."""

@@ -26,7 +26,7 @@ from standfast.conformance.samples import (
 from standfast.conformance.writing import WritingSuite
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import STUCK, Append, Filter, RowChange, child_key
+from standfast.ports.journal import STUCK, Append, Filter, Purged, RowChange, child_key
 
 
 class JournalSuite(WritingSuite, ClaimingSuite):
@@ -262,13 +262,19 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         await journal(database).send([mail(ids[0])])
         other = await owned(database, worker, pattern="tcc")
         await journal(database).append(worker, [finish(other, 0)])
-        purge = journal(database).purge
-        assert await purge("saga", finished_before=time.time() - 60, limit=10) == 0
+        purge, nothing = journal(database).purge, Purged(0, None)
+        assert await purge("saga", finished_before=time.time() - 60, limit=10) == nothing
         soon = time.time() + 60
-        assert await purge("saga", finished_before=soon, limit=9, ids=[ids[4], other]) == 0
-        assert await purge("saga", finished_before=time.time() + 60, limit=3) == 3
-        assert await purge("saga", finished_before=time.time() + 60, limit=3) == 1
-        assert await purge("saga", finished_before=time.time() + 60, limit=3) == 0
+        assert await purge("saga", finished_before=soon, limit=9, ids=[ids[4], other]) == nothing
+        assert await journal(database).count_finished("saga", finished_before=soon) == 4
+        first = await purge("saga", finished_before=soon, limit=3)
+        assert first.number == 3
+        assert first.after is not None
+        assert await purge("saga", finished_before=soon, limit=3, after=first.after) == Purged(
+            1, None
+        )
+        assert await purge("saga", finished_before=soon, limit=3) == nothing
+        assert await journal(database).count_finished("saga", finished_before=soon) == 0
         left = await journal(database).load([*ids, other])
         assert {it.instance.id for it in left} == {ids[4], other}
         again = start("k0")
@@ -280,17 +286,20 @@ class JournalSuite(WritingSuite, ClaimingSuite):
     async def test_purge_spares_what_a_worker_owns(self, database: Database, worker: int) -> None:
         """A finished one may get mail (a parent asks it to undo itself), and be run again."""
         id = await owned(database, worker)
-        await journal(database).append(worker, [finish(id, 0)])
+        below = await owned(database, worker, key=child_key(id, "a"))
+        await journal(database).append(worker, [finish(id, 0), finish(below, 0)])
         await journal(database).send([mail(id)])
         now = time.time() + 60
         (found,) = await journal(database).claim(worker, [KIND], now=now, limit=9)
         assert found.instance.id == id
         assert found.instance.finished_at is not None
-        purge = journal(database).purge
-        assert await purge("saga", finished_before=now, limit=9) == 0
-        assert await purge("saga", finished_before=now, limit=9, ids=[id]) == 0
+        purge, count = journal(database).purge, journal(database).count_finished
+        assert await count("saga", finished_before=now) == 0, "nor what is below it"
+        assert (await purge("saga", finished_before=now, limit=9)).number == 0
+        assert (await purge("saga", finished_before=now, limit=9, ids=[id])).number == 0
         await journal(database).release(worker)
-        assert await purge("saga", finished_before=now, limit=9) == 1
+        assert await count("saga", finished_before=now) == 2
+        assert (await purge("saga", finished_before=now, limit=9)).number == 1
 
     async def test_purge_spares_what_has_a_parent(self, database: Database, worker: int) -> None:
         """What belongs together goes from the top, and not before its top has finished."""
@@ -301,18 +310,44 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         alike = await owned(database, worker, key="0f0f0f0f: not an id")
         everything = [top, middle, below, orphan, alike]
         await journal(database).append(worker, [finish(id, 0) for id in everything[1:]])
-        purge = journal(database).purge
+        purge, count = journal(database).purge, journal(database).count_finished
         later = time.time() + 60
-        assert await purge("saga", finished_before=later, limit=10) == 2
-        assert await purge("saga", finished_before=later, limit=10) == 0
+        assert await count("saga", finished_before=later) == 2
+        assert await purge("saga", finished_before=later, limit=10) == Purged(2, None)
+        assert await purge("saga", finished_before=later, limit=10) == Purged(0, None)
+        assert await count("saga", finished_before=later) == 0
         assert {it.instance.id for it in await journal(database).load(everything)} == {
             *(top, middle, below)
         }
         await journal(database).append(worker, [finish(top, 0)])
         for left in ([middle, below], [below], []):
-            assert await purge("saga", finished_before=later, limit=10) == 1
+            assert await count("saga", finished_before=later) == len(left) + 1
+            assert await purge("saga", finished_before=later, limit=10) == Purged(1, None)
             found = await journal(database).load(everything)
             assert {it.instance.id for it in found} == set(left)
+
+    async def test_purge_goes_on_behind_what_it_spared(
+        self, database: Database, worker: int
+    ) -> None:
+        """Each is looked at once, however many are spared, whatever else finished when they did."""
+        top, now = await owned(database, worker), time.time()
+        spared = [await owned(database, worker, key=child_key(top, f"c[{n}]")) for n in range(7)]
+        alone = [await owned(database, worker, key=f"k{n}") for n in range(5)]
+        for n, id in enumerate([*spared, *alone]):
+            done = finish(id, 0)
+            assert done.change is not None
+            done.change.finished_at = now + n % 2  # many at one moment
+            assert await journal(database).append(worker, [done]) == [None]
+        found, after, calls = 0, None, 0
+        while calls == 0 or after is not None:
+            one = await journal(database).purge(
+                "saga", finished_before=now + 60, limit=3, after=after
+            )
+            found, after, calls = found + one.number, one.after, calls + 1
+        assert found == 5
+        assert calls in (4, 5), "three at a time"
+        left = await journal(database).load([top, *spared, *alone])
+        assert {it.instance.id for it in left} == {top, *spared}
 
     # on_due
 

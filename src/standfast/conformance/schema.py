@@ -322,6 +322,7 @@ class SchemaSuite(Suite):
             lambda: store.by_key("saga", "order", "k"),
             lambda: store.count("saga"),
             lambda: store.purge("saga", finished_before=0.0, limit=1),
+            lambda: store.count_finished("saga", finished_before=0.0),
         ]
 
     def _writer_calls(self, empty: Database, wrap: Wrap) -> list[Call]:

@@ -178,6 +178,17 @@ class Stuck:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many instances were deleted, and where to go on; None once all were looked at.
+
+    What `after` is only the store knows.
+    """
+
+    number: int
+    after: object | None
+
+
 def recovery_pause(recoveries: int, pause: float, longest: float) -> float:
     """After how many seconds an instance is due that was reclaimed for that many times in a row.
 
@@ -365,14 +376,25 @@ class JournalStore(Protocol):
         ...
 
     async def purge(
-        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
-    ) -> int:
-        """Delete up to `limit` instances that finished before then, with journals and mail.
+        self,
+        pattern: str,
+        *,
+        finished_before: float,
+        limit: int,
+        ids: Sequence[UUID] = (),
+        after: object | None = None,
+    ) -> Purged:
+        """Delete instances that finished before then, with journals and mail.
 
-        With `ids` only of these. One whose parent is in the store is spared, for the parent may
-        have to undo it yet: what belongs together goes from the top, level by level. So call it
-        again until it answers 0.
+        It looks at up to `limit` of them; with `ids` only of these. One whose parent is in the
+        store is spared, for the parent may have to undo it yet. Call it with `after` from its last
+        answer until that is None: so none that is spared is looked at again. What belongs together
+        goes from the top, so do all that again until nothing is deleted.
         """
+        ...
+
+    async def count_finished(self, pattern: str, *, finished_before: float) -> int:
+        """How many `purge` would delete in the end. It reads all that finished before then."""
         ...
 
     def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:

@@ -98,8 +98,9 @@ class Schema(Protocol):
         """Apply what these lines lack, all in one transaction; what was done, in order.
 
         Safe beside others who do the same: each migration is applied by one of them, for whom the
-        others wait. Raises `ConfigurationError` for two lines of one name that differ, and
-        `StoreUnavailable` if others take too long.
+        others wait. It doesn't hold up those who work for longer than a moment. Raises
+        `ConfigurationError` for two lines of one name that differ, and `StoreUnavailable` if others
+        take too long.
         """
         ...
 

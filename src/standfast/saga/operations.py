@@ -8,6 +8,7 @@ worker has registered waits until one does.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
@@ -18,7 +19,7 @@ import msgspec
 from standfast.codec import with_defaults
 from standfast.durations import Age, Duration, age
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord
-from standfast.ports.journal import Filter, Instance, parent_of
+from standfast.ports.journal import Filter, Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO, check
@@ -26,9 +27,9 @@ from standfast.saga.definition import Definition
 from standfast.saga.finding import PAGE, Finding, Which
 from standfast.saga.handle import SagaHandle
 from standfast.saga.inputs import from_json, parsed
+from standfast.saga.purging import purged
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
-from standfast.saga.status import FINISHED
 from standfast.saga.unknown_fields import unknown_field
 
 Where: TypeAlias = Filter | Which | Iterable[Which]
@@ -317,25 +318,7 @@ class Operations(Finding):
     async def count_finished(self, *, finished_for: Age) -> int:
         """How many `purge` would delete. Raises `ConfigurationError` as that does."""
         before = self.sagas.clock.now() - age(finished_for, name="finished_for")
-        finished = self.select(statuses=sorted(FINISHED))
-        parents = {
-            one.id: parent_of(one.key)
-            async for one in self.each(finished)
-            if (one.finished_at or before) < before
-        }
-        others = list({parent for parent in parents.values() if parent not in parents} - {None})
-        kept: set[UUID | None] = set()
-        for begin in range(0, len(others), PAGE):
-            some = tuple(id for id in others[begin : begin + PAGE] if id is not None)
-            kept |= {one.id for one in await self.sagas.journal.find(Filter(ids=some), limit=PAGE)}
-
-        def is_kept(id: UUID) -> bool:
-            above: UUID | None = id
-            while above is not None and above in parents:
-                above = parents[above]
-            return above in kept
-
-        return sum(not is_kept(id) for id in parents)
+        return await self.sagas.journal.count_finished(PATTERN, finished_before=before)
 
     async def purge(self, *, finished_for: Age, batch: int = 1000) -> AsyncIterator[int]:
         """Delete what finished longer ago than that, in batches; after each, how many so far.
@@ -344,9 +327,13 @@ class Operations(Finding):
         `ConfigurationError` for a number without a unit, which may be meant in days.
         """
         before, done = self.sagas.clock.now() - age(finished_for, name="finished_for"), 0
-        while gone := await self.sagas.journal.purge(PATTERN, finished_before=before, limit=batch):
-            done += gone
-            yield done
+        async with aclosing(
+            purged(self.sagas.journal, finished_before=before, batch=batch)
+        ) as batches:
+            async for gone in batches:
+                if gone:
+                    done += gone
+                    yield done
 
 
 def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:

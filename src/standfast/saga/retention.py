@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +16,7 @@ from standfast.errors import ConfigurationError
 from standfast.pattern import Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore
 from standfast.ports.leases import LeaseStore
+from standfast.saga.purging import purged
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
 from standfast.saga.sagas import Sagas
@@ -36,8 +38,8 @@ class Retention(Pattern):
     `finished_for` is how long a saga is kept after its end, as text with a unit or a timedelta (a
     number is refused, for 30 may be meant in days); None keeps all but those of `by_saga`, which
     says it for some, by class or name (None there: for ever). `every`: how often it looks. `batch`:
-    how many sagas it deletes in one transaction; between two it rests four times as long as one
-    took, so that writers aren't held up.
+    how many sagas one transaction looks at; between two it rests four times as long as one took, so
+    that writers aren't held up.
 
     It is a service named ``retention``, run by one process at a time; `Standfast.running` and
     ``standfast run`` run it with the others. Unfinished sagas are never deleted, nor what those may
@@ -117,8 +119,11 @@ class Retention(Pattern):
         now = self.host.clock.now()
         if not self._by_name and self._default is not None:
             before = now - self._default
-            while gone := await store.purge(PATTERN, finished_before=before, limit=self._batch):
-                yield gone
+            async with aclosing(
+                purged(store, finished_before=before, batch=self._batch)
+            ) as batches:
+                async for gone in batches:
+                    yield gone
             return
         kept = [one for one in (self._default, *self._by_name.values()) if one is not None]
         # What finished longer ago than that has started longer ago, too.
@@ -134,9 +139,9 @@ class Retention(Pattern):
                 for begin in range(0, len(ids), self._batch):
                     some = ids[begin : begin + self._batch]
                     limit = len(some)
-                    gone = await store.purge(PATTERN, finished_before=now, limit=limit, ids=some)
-                    deleted, spared = deleted + gone, spared + limit - gone
-                    yield gone
+                    done = await store.purge(PATTERN, finished_before=now, limit=limit, ids=some)
+                    deleted, spared = deleted + done.number, spared + limit - done.number
+                    yield done.number
                 if not ids:
                     yield 0  # so that reading rests, too
                 page = await store.find(filter, limit=PAGE, after=page[-1].id)

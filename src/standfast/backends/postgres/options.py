@@ -25,7 +25,8 @@ class PostgresOptions:
     `connect_timeout`: the longest that connecting may take. `idle_timeout`: the server ends a
     transaction whose client has been silent for this long, so that a stopped process doesn't hold
     its locks for ever. `statement_cache_size`: prepared statements kept per connection; give 0
-    behind pgbouncer in transaction mode.
+    behind pgbouncer in transaction mode. `migration_wait`: for how long a schema migration waits,
+    in all, for locks on its tables and for others who migrate.
     """
 
     min_size: int = 2
@@ -34,9 +35,10 @@ class PostgresOptions:
     connect_timeout: Duration = 10.0
     idle_timeout: Duration = 15.0
     statement_cache_size: int = 100
+    migration_wait: Duration = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "connect_timeout", "idle_timeout"):
+        for name in _DURATIONS:
             object.__setattr__(self, name, seconds(getattr(self, name), name=name))
         if self.max_size < 2:
             raise ConfigurationError(f"max_size={self.max_size!r}: must be 2 or more")
@@ -60,13 +62,18 @@ class PostgresOptions:
         return seconds(self.connect_timeout)
 
     @property
+    def migration_seconds(self) -> float:
+        """`migration_wait` in seconds."""
+        return seconds(self.migration_wait)
+
+    @property
     def idle_milliseconds(self) -> int:
         """`idle_timeout` in whole milliseconds, at least one."""
         return max(1, round(seconds(self.idle_timeout) * 1000))
 
 
 _INTEGERS = ("min_size", "max_size", "statement_cache_size")
-_DURATIONS = ("timeout", "connect_timeout", "idle_timeout")
+_DURATIONS = ("timeout", "connect_timeout", "idle_timeout", "migration_wait")
 OPTIONS: Sequence[str] = (*_INTEGERS, *_DURATIONS)
 """The options that are our own."""
 _CHOICES = {

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import asyncpg
+
 from standfast.backends.postgres.database import PostgresDatabase
-from standfast.backends.postgres.errors import DRIVER_ERRORS, translate_migration
+from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate_migration
 from standfast.backends.postgres.pool import Pool
 from standfast.durations import human
 from standfast.errors import MigrationNeeded, StoreError, StoreUnavailable
@@ -30,9 +33,14 @@ _log = logging.getLogger(__name__)
 LOCK_KEY = 0x5354_4644_4641_5354
 """The advisory lock that migrations hold, of all versions."""
 
-PATIENCE = 600.0
-"""For how long others who migrate are waited for, in seconds."""
+LOCK_TIMEOUT = 1.0
+"""For how many seconds a migration queues for a lock before it lets the others through.
 
+Whoever wants the table meanwhile, if only to read it, waits behind it.
+"""
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+_NOT_GRANTED = (asyncpg.LockNotAvailableError, *TRANSIENT)
 _TELL_AFTER = 1.0
 _LOOK_EVERY = 0.25
 # A migration takes as long as its tables need. asyncpg takes None for the connection's own timeout.
@@ -56,7 +64,15 @@ CREATE TABLE IF NOT EXISTS standfast.schema_migrations (
 
 # ruff: noqa: S608 - constants of this module and quoted literals are put into the SQL text
 
-_TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})"
+_TRY_LOCK = f"SELECT pg_try_advisory_xact_lock({LOCK_KEY}), pg_backend_pid()"
+_LIMIT_LOCKS = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms';"
+# Who they are, and not what they asked: the text of a query may hold what is secret.
+_BLOCKERS = """\
+SELECT b.pid, a.application_name, a.usename, a.state,
+    extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS since
+FROM unnest(pg_blocking_pids($1)) AS b (pid) LEFT JOIN pg_stat_activity a ON a.pid = b.pid
+ORDER BY a.xact_start
+"""
 # Which tables there are: of today's bookkeeping, of an older version's, and those of today that
 # replace older ones.
 _SHAPE = """\
@@ -150,24 +166,36 @@ class PostgresSchema:
     async def migrate(self, lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
         """See `Schema.migrate`. What was taken over counts as done before, by the older version.
 
-        No statement of a migration is given up for taking long. Another migration that runs is
-        waited for, up to `PATIENCE`. Old workers that still run are waited for in the middle of a
-        write, and can't write any more afterwards.
+        No statement of a migration is given up for taking long, but none queues for a lock for
+        longer than a second: all who want the table, readers too, would stand in line behind it.
+        Then all is rolled back, and tried again after growing pauses; a warning in the log names
+        the sessions that are in the way. It goes on so, and waits for another migration that runs,
+        for up to `migration_wait` of the options. Old workers that still run are waited for in the
+        middle of a write, and can't write any more afterwards.
         """
         lines = distinct(lines)
-        began, told = time.monotonic(), False
+        longest = self._pool.options.migration_seconds
+        began, told, pause = time.monotonic(), False, _FIRST_PAUSE
         while True:
+            in_the_way: list[str] = []
             try:
                 async with self._pool.begin() as connection:
-                    if await connection.fetchval(_TRY_LOCK):
-                        return await self._migrate(connection, lines)
+                    is_mine, pid = await connection.fetchrow(_TRY_LOCK)
+                    if is_mine:
+                        async with self._watched(pid, in_the_way):
+                            return await self._migrate(connection, lines)
+            except _NOT_GRANTED as error:
+                left = began + longest - time.monotonic()
+                await self._stand_back(error, in_the_way, pause, left)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                continue
             except DRIVER_ERRORS as error:
                 raise translate_migration(error, self._pool.place) from error
             waited = time.monotonic() - began
-            if waited >= PATIENCE:
+            if waited >= longest:
                 raise StoreUnavailable(
                     f"PostgreSQL at {self._pool.place}: another migration has been running for "
-                    f"over {human(PATIENCE)}: look for its session (it holds an advisory lock in "
+                    f"over {human(longest)}: look for its session (it holds an advisory lock in "
                     "pg_locks), and migrate again once it has ended. Nothing was written"
                 )
             if waited >= _TELL_AFTER and not told:
@@ -176,13 +204,55 @@ class PostgresSchema:
                     "another migration is running on PostgreSQL at %s: waiting for it, for %s at "
                     "most",
                     self._pool.place,
-                    human(PATIENCE),
+                    human(longest),
                 )
             await asyncio.sleep(_LOOK_EVERY)
+
+    async def _stand_back(
+        self, error: Exception, in_the_way: Sequence[str], pause: float, left: float
+    ) -> None:
+        """Let the others through for a while. Raises `StoreUnavailable` once no time is left."""
+        others = "; ".join(in_the_way) or "a session that has gone by now"
+        if left <= 0:
+            raise StoreUnavailable(
+                f"PostgreSQL at {self._pool.place}: the migration didn't get its locks within "
+                f"{human(self._pool.options.migration_seconds)} ({error}). In its way was "
+                f"{others}. Have that transaction end (pg_terminate_backend(PID) ends its session) "
+                "and migrate again, with a longer migration_wait in the URL if need be. Nothing "
+                "was written"
+            ) from error
+        pause = min(pause, left)
+        _log.warning(
+            "the migration on PostgreSQL at %s needs a lock and stands back, so that nobody waits "
+            "behind it; in its way is %s. It tries again in %s",
+            self._pool.place,
+            others,
+            human(pause),
+        )
+        await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def _watched(self, pid: int, in_the_way: list[str]) -> AsyncIterator[None]:
+        """Keep in `in_the_way` whom the session `pid` waited for last."""
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(LOCK_TIMEOUT * 0.4)  # twice while it queues
+                with suppress(StoreError):  # it only tells more
+                    if rows := await self._pool.fetch(_BLOCKERS, pid):
+                        in_the_way[:] = [_session(*row) for row in rows]
+
+        watching = asyncio.create_task(watch(), name="standfast: who blocks the migration")
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
 
     async def _migrate(
         self, connection: Any, lines: Sequence[SchemaLine]
     ) -> list[AppliedMigration]:
+        await connection.execute(_LIMIT_LOCKS)
         known, old, leases = await connection.fetchrow(_SHAPE)
         if old:
             if leases:
@@ -212,11 +282,23 @@ class PostgresSchema:
         if not sql.endswith(";"):
             sql += "\n;"
         noted = _note(line.name, migration)
-        return f"BEGIN;\n{_REFUSE_OLD}\n{_BOOKKEEPING}\n{sql}\n\n{noted}COMMIT;\n"
+        return f"BEGIN;\n{_REFUSE_OLD}{_LIMIT_LOCKS}\n\n{_BOOKKEEPING}\n{sql}\n\n{noted}COMMIT;\n"
 
     def adoption(self) -> str:
         """See `Schema.adoption`."""
-        return f"BEGIN;\n{_REFUSE_NEW}\n{_ADOPT}COMMIT;\n"
+        return f"BEGIN;\n{_REFUSE_NEW}{_LIMIT_LOCKS}\n\n{_ADOPT}COMMIT;\n"
+
+
+def _session(
+    pid: int, application: str | None, user: str | None, state: str | None, since: float | None
+) -> str:
+    """A session for the eyes of an operator; what its role may not see of others is left out."""
+    if not pid:
+        return "a prepared transaction (see pg_prepared_xacts)"
+    told = [application, user and f"role {user}", state]
+    if since is not None:
+        told.append(f"in a transaction for {human(max(since, 0.0))}")
+    return f"PID {pid} ({', '.join(filter(None, told))})"
 
 
 def _by_line(rows: Iterable[Sequence[Any]]) -> dict[str, frozenset[int]]:

@@ -21,6 +21,7 @@ from standfast.ports.journal import (
     JournalWriter,
     Loaded,
     Mail,
+    Purged,
     Start,
     StartAnswer,
     Stuck,
@@ -228,23 +229,50 @@ class MemoryJournal:
         return [Stuck(*of, len(times), min(times)) for of, times in found.items()]
 
     async def purge(
-        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
-    ) -> int:
-        """See `JournalStore.purge`. Leaves those that a worker owns."""
+        self,
+        pattern: str,
+        *,
+        finished_before: float,
+        limit: int,
+        ids: Sequence[UUID] = (),
+        after: object | None = None,
+    ) -> Purged:
+        """See `JournalStore.purge`. Leaves those that a worker owns. `after` is what was left."""
         async with self._database.exclusive():
-            old = [
-                id
-                for id, record in self._state.records.items()
-                if record.instance.pattern == pattern
-                and record.instance.owner is None
-                and record.instance.finished_at is not None
-                and record.instance.finished_at < finished_before
-                and parent_of(record.instance.key) not in self._state.records
-                and (not ids or id in ids)
-            ][:limit]
-            for id in old:
+            old = after if isinstance(after, list) else self._old(pattern, finished_before)
+            some = [id for id in old if not ids or id in ids]
+            some, left = some[:limit], some[limit:]
+            doomed = [
+                record.instance.id
+                for record in map(self._state.records.get, some)
+                if record is not None and parent_of(record.instance.key) not in self._state.records
+            ]
+            for id in doomed:
                 self._state.delete(id)
-            return len(old)
+            return Purged(len(doomed), left or None)
+
+    async def count_finished(self, pattern: str, *, finished_before: float) -> int:
+        """See `JournalStore.count_finished`."""
+        records = self._state.records
+        old = set(self._old(pattern, finished_before))
+
+        def goes(id: UUID) -> bool:
+            above: UUID | None = id
+            while above is not None and above in old:
+                above = parent_of(records[above].instance.key)
+            return above not in records
+
+        return sum(map(goes, old))
+
+    def _old(self, pattern: str, finished_before: float) -> list[UUID]:
+        return [
+            id
+            for id, record in self._state.records.items()
+            if record.instance.pattern == pattern
+            and record.instance.owner is None
+            and record.instance.finished_at is not None
+            and record.instance.finished_at < finished_before
+        ]
 
     def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
         """See `JournalStore.on_due`. Told of what this very process does."""

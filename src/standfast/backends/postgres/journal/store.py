@@ -25,6 +25,7 @@ from standfast.ports.journal import (
     Instance,
     Loaded,
     Mail,
+    Purged,
     Start,
     StartAnswer,
     Stuck,
@@ -237,20 +238,46 @@ class PostgresJournal:
         return [Stuck(*row) for row in await self._pool.fetch(sql.STUCK, pattern)]
 
     async def purge(
-        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
-    ) -> int:
+        self,
+        pattern: str,
+        *,
+        finished_before: float,
+        limit: int,
+        ids: Sequence[UUID] = (),
+        after: object | None = None,
+    ) -> Purged:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
+        place = sql.BEFORE_ALL if after is None else after
+        which = (list(ids),) if ids else ()
         try:
             async with self._pool.begin(freely=True) as connection:
                 statement = sql.DOOMED_OF if ids else sql.DOOMED
-                which = (list(ids),) if ids else ()
-                rows = await connection.fetch(statement, pattern, finished_before, limit, *which)
-                doomed = [row[0] for row in rows]
+                await connection.execute(sql.IN_PLACE)
+                rows = await connection.fetch(
+                    statement, pattern, finished_before, limit, place, *which
+                )
+                doomed = [id for id, _, is_alone in rows if is_alone]
+                if doomed:
+                    locked = await connection.fetch(
+                        sql.LOCK_DOOMED, pattern, finished_before, doomed
+                    )
+                    doomed = [row[0] for row in locked]
                 for deletion in sql.PURGE if doomed else ():
                     await connection.execute(deletion, doomed)
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place) from error
-        return len(doomed)
+        return Purged(len(doomed), rows[-1][1] if len(rows) == limit else None)
+
+    async def count_finished(self, pattern: str, *, finished_before: float) -> int:
+        """See `JournalStore.count_finished`."""
+        try:
+            async with self._pool.begin(freely=True) as connection:
+                number: int = await connection.fetchval(
+                    sql.COUNT_FINISHED, pattern, finished_before
+                )
+        except DRIVER_ERRORS as error:
+            raise translate(error, self._pool.place) from error
+        return number
 
     def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
         """See `JournalStore.on_due`. After a lost connection comes a hint without an id."""

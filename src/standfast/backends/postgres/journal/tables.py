@@ -97,7 +97,7 @@ COMMENT ON COLUMN standfast.instances.claim IS 'not used any more';
             3,
             "an index of what is stuck",
             """\
-CREATE INDEX instances_stuck ON standfast.instances (pattern, name, status)
+CREATE INDEX IF NOT EXISTS instances_stuck ON standfast.instances (pattern, name, status)
     WHERE status IN ('parked', 'compensation_failed');
 """,
         ),

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -277,20 +276,26 @@ def doomed(
     con: sqlite3.Connection,
     pattern: str,
     *,
-    finished_before: float,
+    before: tuple[float, bytes],
     limit: int,
     ids: Sequence[UUID],
-) -> list[tuple[bytes]]:
-    """The keys of what `JournalStore.purge` is to delete."""
+) -> tuple[list[tuple[bytes]], tuple[float, bytes] | None]:
+    """The keys of what `JournalStore.purge` is to delete, and before whom to go on.
+
+    It goes from the newest to the oldest, so that parents, which end after their children, go
+    first.
+    """
     # A unary + keeps SQLite from using the index of finished ones where ids are given.
     plus, only = ("+", f" AND id IN ({_marks(ids)})") if ids else ("", "")
     found = con.execute(
-        f"SELECT id, key FROM standfast_instances WHERE {plus}pattern = ? AND"
-        f" {plus}finished_at < ? AND +owner IS NULL{only} ORDER BY finished_at",
-        (pattern, finished_before, *(id.bytes for id in ids)),
-    )
-    alone = ((id,) for id, key in found if not _has_parent(con, key))
-    return list(islice(alone, limit))
+        f"SELECT id, key, finished_at FROM standfast_instances WHERE {plus}pattern = ?"
+        f" AND {plus}finished_at <= ? AND ({plus}finished_at, {plus}id) < (?, ?)"
+        f" AND +owner IS NULL{only}"
+        f" ORDER BY {plus}finished_at DESC, {plus}id DESC LIMIT ?",
+        (pattern, before[0], *before, *(id.bytes for id in ids), limit),
+    ).fetchall()
+    keys = [(id,) for id, key, _ in found if not _has_parent(con, key)]
+    return keys, (found[-1][2], found[-1][0]) if len(found) == limit else None
 
 
 def _has_parent(con: sqlite3.Connection, key: str) -> bool:
@@ -298,6 +303,31 @@ def _has_parent(con: sqlite3.Connection, key: str) -> bool:
     return parent is not None and bool(
         con.execute("SELECT 1 FROM standfast_instances WHERE id = ?", (parent.bytes,)).fetchone()
     )
+
+
+def count_finished(con: sqlite3.Connection, pattern: str, *, finished_before: float) -> int:
+    """`JournalStore.count_finished`."""
+    old = "pattern = ? AND finished_at < ? AND +owner IS NULL"
+    found = con.execute(
+        f"SELECT key FROM standfast_instances WHERE {old}", (pattern, finished_before)
+    )
+
+    def stays(key: str) -> bool:
+        """Whether something above it does; as far up as all goes, it goes, too."""
+        while (parent := parent_of(key)) is not None:
+            row = con.execute(
+                "SELECT key, coalesce(+pattern = ? AND +finished_at < ? AND owner IS NULL, 0)"
+                " FROM standfast_instances WHERE id = ?",
+                (pattern, finished_before, parent.bytes),
+            ).fetchone()
+            if row is None:
+                return False
+            key, goes = row
+            if not goes:
+                return True
+        return False
+
+    return sum(not stays(key) for (key,) in found)
 
 
 def _chunks(keys: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:

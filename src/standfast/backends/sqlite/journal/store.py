@@ -24,6 +24,7 @@ from standfast.ports.journal import (
     Instance,
     Loaded,
     Mail,
+    Purged,
     Start,
     StartAnswer,
     Stuck,
@@ -257,19 +258,30 @@ class SqliteJournal:
         return await self._file.read(lambda con: reading.stuck(con, pattern))
 
     async def purge(
-        self, pattern: str, *, finished_before: float, limit: int, ids: Sequence[UUID] = ()
-    ) -> int:
+        self,
+        pattern: str,
+        *,
+        finished_before: float,
+        limit: int,
+        ids: Sequence[UUID] = (),
+        after: object | None = None,
+    ) -> Purged:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
+        before = after if isinstance(after, tuple) else (finished_before, b"")
 
-        def work(con: sqlite3.Connection) -> int:
-            keys = reading.doomed(
-                con, pattern, finished_before=finished_before, limit=limit, ids=ids
-            )
+        def work(con: sqlite3.Connection) -> Purged:
+            keys, rest = reading.doomed(con, pattern, before=before, limit=limit, ids=ids)
             for table, column in (("journal", "id"), ("mail", "recipient"), ("instances", "id")):
                 con.executemany(f"DELETE FROM standfast_{table} WHERE {column} = ?", keys)
-            return len(keys)
+            return Purged(len(keys), rest)
 
         return await self._file.transact(work)
+
+    async def count_finished(self, pattern: str, *, finished_before: float) -> int:
+        """See `JournalStore.count_finished`."""
+        return await self._file.read(
+            lambda con: reading.count_finished(con, pattern, finished_before=finished_before)
+        )
 
     def on_due(self, callback: Callable[[UUID | None], None]) -> Callable[[], None]:
         """See `JournalStore.on_due`. Any commit of another process is a hint, without an id."""
