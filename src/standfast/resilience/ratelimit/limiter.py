@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
-from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequest
+from standfast.errors import ConfigurationError, RateLimited
+from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore
 from standfast.rates import Algorithm, Decision, Rate
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy, is_async
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
+from standfast.resilience.ratelimit.watched import OnStoreFailure, WatchedStore
 from standfast.resilience.telemetry import Instrument, record, span_event, watch
 
-OnStoreFailure: TypeAlias = Literal["allow", "deny"]
 Key: TypeAlias = str | Callable[..., str]
-
-_log = logging.getLogger("standfast.resilience.ratelimit")
 
 # How often a waiter looks whether the event loop of another thread, whose turn it is, still runs.
 _LOOK_EVERY = 1.0
@@ -61,7 +58,6 @@ class RateLimiter(Policy):
     __slots__ = (
         "__weakref__",
         "_allowed",
-        "_away",
         "_clock",
         "_denied",
         "_key",
@@ -70,8 +66,8 @@ class RateLimiter(Policy):
         "_max_wait",
         "_prefix",
         "_store",
-        "_store_failures",
         "_take",
+        "_watched",
         "max_waiters",
         "name",
         "on_store_failure",
@@ -109,8 +105,8 @@ class RateLimiter(Policy):
         )
         self._prefix = "" if store is None else f"{name}:"
         self._lines = Lines()
-        self._allowed = self._denied = self._store_failures = 0
-        self._away = ""
+        self._allowed = self._denied = 0
+        self._watched = WatchedStore(self._store, on_store_failure, name)
         if max_waiters < 0:
             raise ConfigurationError(f"max_waiters={max_waiters!r}: must be 0 or more")
         if not isinstance(key, str) and is_async(key):
@@ -147,7 +143,7 @@ class RateLimiter(Policy):
         full_key = self._prefix + key
         decision = self._at_once(full_key, cost)
         if decision is None:
-            decision = await self._ask(full_key, cost)
+            decision = await self._watched.ask(full_key, self.rate, cost)
         return self._count(decision)
 
     def check_now(self, key: str = "", cost: int = 1) -> Decision:
@@ -173,7 +169,7 @@ class RateLimiter(Policy):
         in_line = bool(wait) and full_key in self._lines.by_key
         decision = self._at_once(full_key, cost)
         if decision is None:
-            decision = await self._ask_safely(full_key, cost)
+            decision = await self._watched.ask_safely(full_key, self.rate, cost)
         if not decision.allowed:
             turn = None
             if wait >= decision.retry_after or in_line:
@@ -251,7 +247,7 @@ class RateLimiter(Policy):
                 return await call(*args, **kwargs)
             decision = self._at_once(key, 1)
             if decision is None:
-                decision = await self._ask(key, 1)
+                decision = await self._watched.ask(key, self.rate, 1)
             if self._count(decision).allowed:
                 return await call(*args, **kwargs)
             raise self._reject(decision, key)
@@ -289,7 +285,7 @@ class RateLimiter(Policy):
         name = {"name": self.name}
         yield "standfast.rate_limiter.allowed", self._allowed, name
         yield "standfast.rate_limiter.denied", self._denied, name
-        yield "standfast.rate_limiter.store_failures", self._store_failures, name
+        yield "standfast.rate_limiter.store_failures", self._watched.failures, name
         yield "standfast.rate_limiter.waiting", self._lines.waiting, name
 
     # -- deciding ----------------------------------------------------------------------------
@@ -303,47 +299,6 @@ class RateLimiter(Policy):
             # be said without it is that the line must move first.
             return Decision(False, 0, self.rate.interval * cost, self.rate.window)
         return self._take(key, self.rate, cost)
-
-    async def _ask(self, key: str, cost: int) -> Decision:
-        try:
-            decision = (await self._store.check([RateRequest(key, self.rate, cost)]))[0]
-        except StoreUnavailable as error:
-            self._store_failures += 1
-            self._note_away(error)
-            if self.on_store_failure == "allow":
-                return Decision(True, 0, 0.0, 0.0, counted=False)
-            window = self.rate.window
-            return Decision(False, 0, min(1.0, window), window, counted=False)
-        if self._away:
-            self._away = ""
-            _log.warning("rate limiter %r: its store answers again", self.name)
-        return decision
-
-    def _note_away(self, error: StoreUnavailable) -> None:
-        how = "error" if error.for_good else "warning"
-        if self._away not in (how, "error"):  # Once, and once more if it turns out to be for good.
-            _log.log(
-                logging.ERROR if error.for_good else logging.WARNING,
-                "rate limiter %r: %s. Until it answers, every check is %s",
-                self.name,
-                error,
-                "allowed" if self.on_store_failure == "allow" else "denied",
-            )
-            self._away = how
-
-    async def _ask_safely(self, key: str, cost: int) -> Decision:
-        """As `_ask`; when cancelled, what the store hands out nevertheless is given back."""
-        asked = asyncio.ensure_future(self._ask(key, cost))
-        try:
-            return await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            _returning.add(task := asyncio.ensure_future(self._give_back(asked, key, cost)))
-            task.add_done_callback(_returning.discard)
-            raise
-
-    async def _give_back(self, asked: asyncio.Future[Decision], key: str, cost: int) -> None:
-        if (await asked).allowed:
-            await self._ask(key, -cost)
 
     def _count(self, decision: Decision) -> Decision:
         if decision[0]:
@@ -410,7 +365,9 @@ class RateLimiter(Policy):
 
     async def _ask_store(self, key: str, cost: int) -> Decision:
         decision = self._take(key, self.rate, cost)
-        return await self._ask_safely(key, cost) if decision is None else decision
+        return (
+            await self._watched.ask_safely(key, self.rate, cost) if decision is None else decision
+        )
 
     async def _comes(self, turn: Turn, key: str, wait: float) -> bool:
         """Whether `turn` came within `wait` seconds of the limiter's clock."""
@@ -426,10 +383,6 @@ class RateLimiter(Policy):
                 self._lines.held(key)  # Takes out the dead, and wakes the next.
                 await asyncio.sleep(0)
         return turn.come.done()
-
-
-_returning: set[asyncio.Future[None]] = set()
-"""Keeps the tasks that give units back from being collected."""
 
 
 def _ask_the_store(key: str, rate: Rate, cost: int) -> None:
