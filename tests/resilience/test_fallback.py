@@ -1,12 +1,14 @@
 """Fallback: substitutes, and how the caller learns of them."""
 
 import asyncio
+import functools
 
 import pytest
 
 from standfast.errors import ConfigurationError, Refused
 from standfast.resilience import Fallback, LastGood, Pipeline, Retry, Timeout, collect_degraded
 from standfast.resilience.backoff import Constant
+from standfast.resilience.in_progress import IN_PROGRESS
 from standfast.testing import FaultyFunction, ManualClock
 
 
@@ -149,3 +151,131 @@ async def test_in_a_pipeline_it_answers_for_all_inside():
 def test_bad_options_are_refused_with_their_value(make, told):
     with pytest.raises(ConfigurationError, match=told):
         make()
+
+
+# -- whose last good answer --------------------------------------------------------------------
+
+
+@pytest.fixture(params=["alone", "in a pipeline", "in the inner one of two"])
+def wrap(request):
+    if request.param == "alone":
+        return lambda policy: policy
+    if request.param == "in a pipeline":
+        return lambda policy: Pipeline(policy, Retry(backoff=Constant(0)), Timeout("20s"))
+    return lambda policy: Pipeline(Pipeline(policy, Timeout("20s")), Retry(backoff=Constant(0)))
+
+
+def of(function, kind):
+    """`function` as a ``def`` or an ``async def``."""
+    if kind == "def":
+        return function
+
+    async def awaited(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return awaited
+
+
+async def answer(value):
+    return await value if asyncio.iscoroutine(value) else value
+
+
+def fails_after_one_call(name):
+    answers = iter([f"{name} is up"])
+
+    def function(*args):
+        try:
+            return f"{next(answers)}{args}"
+        except StopIteration:
+            raise OSError(f"{name} is down") from None
+
+    return function
+
+
+@pytest.mark.parametrize("way", ["decorated", "called"])
+@pytest.mark.parametrize("kind", ["def", "async def"])
+async def test_two_functions_have_answers_of_their_own(wrap, kind, way):
+    policy = wrap(Fallback(last_good=LastGood()))
+    price, stock = (of(fails_after_one_call(name), kind) for name in ("price", "stock"))
+    if way == "decorated":
+        price, stock = policy(price), policy(stock)
+    else:
+        price, stock = functools.partial(policy.call, price), functools.partial(policy.call, stock)
+    assert await answer(price(7)) == "price is up(7,)"
+    assert await answer(price(7)) == "price is up(7,)", "the last good one of its own"
+    with pytest.raises(OSError, match="price is down"):
+        await answer(price(8))
+    assert await answer(stock(7)) == "stock is up(7,)"
+
+
+def test_a_last_good_that_two_fallbacks_share_keeps_functions_apart():
+    kept = LastGood(key=lambda number: number)
+    price = Fallback(last_good=kept)(fails_after_one_call("price"))
+    stock = Fallback(last_good=kept)(fails_after_one_call("stock"))
+    price(7)
+    assert stock(7) == "stock is up(7,)"
+
+
+def test_filled_in_arguments_and_bound_methods_tell_calls_apart():
+    policy = Fallback(last_good=LastGood())
+
+    class Client:
+        def __init__(self, name):
+            self.get = fails_after_one_call(name)
+
+        def page(self, path):
+            return self.get(path)
+
+    one, other = Client("one"), Client("other")
+    assert policy.call(one.page, "/") == policy.call(one.page, "/") == "one is up('/',)"
+    assert policy.call(other.page, "/") == "other is up('/',)"
+    page = functools.partial(Client.page, Client("third"))
+    assert policy.call(functools.partial(page, "/")) == "third is up('/',)"
+    assert policy.call(functools.partial(page, "/")) == "third is up('/',)"
+    with pytest.raises(OSError, match="third is down"):
+        policy.call(functools.partial(page, "/other"))
+
+
+def test_equal_arguments_of_different_types_are_not_the_same_question():
+    policy = Fallback(last_good=LastGood())
+    function = FaultyFunction(["one"], then=OSError)
+    assert policy.call(function.__call__, 1) == "one"
+    for other in (True, 1.0):
+        with pytest.raises(OSError):
+            policy.call(function.__call__, other)
+    assert policy.call(function.__call__, 1) == "one"
+
+
+@pytest.mark.parametrize("kept", [LastGood(), LastGood(key=lambda order: [order])])
+async def test_arguments_that_can_not_be_hashed_are_refused_before_the_call(run, kept):
+    function = FaultyFunction(then="charged")
+    with pytest.raises(TypeError, match=r"unhashable.*not made.*LastGood\(key=\.\.\.\)"):
+        await run(Fallback(last_good=kept), function, {"id": 1})
+    assert function.calls == []
+
+
+async def test_in_a_transport_the_request_is_the_key(run):
+    class Exchange:
+        def __init__(self, path):
+            self.path = path
+
+        def may_repeat(self):
+            return True
+
+        def identity(self):
+            return self.path
+
+    policy = Fallback(last_good=LastGood())
+    function = FaultyFunction(["alice's page"], then=OSError)
+
+    async def get(path):
+        before = IN_PROGRESS.set(Exchange(path))
+        try:
+            return await run(policy, function)
+        finally:
+            IN_PROGRESS.reset(before)
+
+    assert await get("/alice") == "alice's page"
+    with pytest.raises(OSError):
+        await get("/bob")
+    assert await get("/alice") == "alice's page"

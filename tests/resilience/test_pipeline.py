@@ -156,7 +156,7 @@ async def test_around_blocks():
         async with pipeline:
             raise KeyError
     assert told == ["+a", "+b", "-b", "-a"]
-    assert pipeline._open == {}
+    assert len(pipeline._blocks) == 0
     counted = {attributes["outcome"]: value for _, value, attributes in pipeline.measures()}
     assert (counted["success"], counted["failure"]) == (2, 1)
 
@@ -170,7 +170,7 @@ async def test_a_block_that_is_refused_leaves_what_it_entered():
     with pytest.raises(CircuitOpen), pipeline:
         told.append("in")
     assert told == ["+a", "-a"] * 2
-    assert pipeline._open == {}
+    assert len(pipeline._blocks) == 0
 
 
 async def test_a_timeout_around_a_block_of_a_pipeline():

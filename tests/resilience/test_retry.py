@@ -9,11 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.errors import CircuitOpen, ConfigurationError, Refused
+from standfast.errors import (
+    BulkheadFull,
+    CircuitOpen,
+    ConfigurationError,
+    RateLimited,
+    Refused,
+    Rejected,
+)
 from standfast.resilience.backoff import Constant, Exponential
+from standfast.resilience.breaker import CircuitBreaker
 from standfast.resilience.budget import RetryBudget, do_not_retry, is_final, is_marked, let_pass
 from standfast.resilience.deadline import within
+from standfast.resilience.hedge import Hedge
+from standfast.resilience.pipeline import Pipeline
 from standfast.resilience.retry import Retry
+from standfast.resilience.timeout import Timeout
 from standfast.testing import FaultyFunction, ManualClock
 
 
@@ -255,7 +266,7 @@ WALL = 1_700_000_000.0
     ],
 )
 async def test_retry_after_is_honoured(run, error, waited):
-    policy = retry(clock=ManualClock(auto=True, wall=WALL))
+    policy = retry(clock=ManualClock(auto=True, wall=WALL), on=(Exception, CircuitOpen))
 
     class Raises(FaultyFunction):
         def _begin(self, args, kwargs):
@@ -385,12 +396,18 @@ def test_a_budget_never_gives_more_than_its_share(ratio, per_second, burst, step
 
 @pytest.mark.parametrize(
     ("error", "calls"),
-    [(Bad("lost"), 1), (CircuitOpen("open"), 3), (ConnectionRefusedError(), 3), (OSError(), 1)],
+    [
+        (Bad("lost"), 1),
+        (CircuitOpen("open"), 3),
+        (BulkheadFull("full"), 1),
+        (ConnectionRefusedError(), 3),
+        (OSError(), 1),
+    ],
 )
 async def test_what_is_not_idempotent_is_repeated_only_if_it_was_never_sent(run, error, calls):
     function = FaultyFunction(then=error)
     with pytest.raises(type(error)):
-        await run(retry(idempotent=False), function)
+        await run(retry(idempotent=False, on=(Exception, CircuitOpen)), function)
     assert len(function.calls) == calls
 
 
@@ -458,3 +475,182 @@ def test_a_retry_is_a_value():
     assert Retry(4, Exponential(0.2)) != Retry(4)
     with pytest.raises(AttributeError):
         Retry().attempts = 5
+
+
+# -- rejections --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["alone", "in a pipeline"])
+def wrap(request):
+    return (lambda policy: policy) if request.param == "alone" else Pipeline
+
+
+REJECTIONS = [
+    CircuitOpen("open", retry_after=2.0),
+    BulkheadFull("full", retry_after=2.0),
+    RateLimited("limited", retry_after=2.0),
+    CircuitOpen("open"),
+    ExceptionGroup("all", [OSError(), CircuitOpen("open", retry_after=2.0)]),
+]
+
+
+@pytest.mark.parametrize("rejection", REJECTIONS)
+@pytest.mark.parametrize("options", [{}, {"idempotent": False}, {"on": (Exception, OSError)}])
+async def test_a_rejection_ends_the_attempts_at_once(run, rejection, options):
+    policy, function = retry(**options), FaultyFunction(then=rejection)
+    with pytest.raises(type(rejection)):
+        await run(policy, function)
+    assert len(function.calls) == 1
+    assert policy.clock.slept == []
+
+
+@pytest.mark.parametrize(
+    ("on", "waited"),
+    [
+        ((Exception, RateLimited), [7]),
+        ((RateLimited,), [7]),
+        ((Exception, Rejected), [7]),
+        ((Exception, CircuitOpen), []),
+    ],
+)
+async def test_a_rejection_is_waited_out_where_its_class_is_named(run, on, waited):
+    policy = retry(on=on, attempts=2)
+    function = FaultyFunction([RateLimited("limited", retry_after=7.0)], then="fine")
+    if waited:
+        assert await run(policy, function) == "fine"
+    else:
+        with pytest.raises(RateLimited):
+            await run(policy, function)
+    assert policy.clock.slept == waited
+
+
+async def test_a_named_rejection_must_fit_like_any_failure(run):
+    policy = retry(on=(Exception, CircuitOpen), max_retry_after=5)
+    function = Raises(CircuitOpen("open", retry_after=6.0))
+    with pytest.raises(CircuitOpen) as caught:
+        await run(policy, function)
+    assert len(function.calls) == 1
+    assert "max_retry_after=5s" in caught.value.__notes__[0]
+
+
+async def test_a_breaker_that_opens_ends_the_retries_around_it(wrap):
+    clock = ManualClock(auto=True)
+    breaker = CircuitBreaker(consecutive_failures=1, wait="3s", clock=clock)
+    pipeline = wrap(Pipeline(retry(clock=clock), breaker))
+    function = FaultyFunction(then=OSError)
+    with pytest.raises(CircuitOpen):
+        pipeline.call(function.__call__)
+    with pytest.raises(CircuitOpen):
+        await pipeline.call(function.awaited)
+    assert len(function.calls) == 1
+    assert clock.slept == [1], "the backoff after the first failure, and not the breaker's wait"
+
+
+# -- one exception, several callers ------------------------------------------------------------
+
+
+async def test_a_shared_exception_is_marked_for_who_gave_up_and_nobody_else():
+    shared, calls = asyncio.get_running_loop().create_future(), {2: 0, 5: 0}
+
+    async def ask(attempts):
+        calls[attempts] += 1
+        await shared
+
+    shared.set_exception(Bad("away"))
+    done = await asyncio.gather(
+        *(retry(attempts=n, backoff=Constant(0)).call(ask, n) for n in calls),
+        return_exceptions=True,
+    )
+    assert calls == {2: 2, 5: 5}
+    assert len({id(error) for error in done}) == 1
+    (note,) = done[0].__notes__
+    assert "after attempt" in note, "one note, and not one of everybody"
+
+
+@pytest.mark.parametrize("mark", [do_not_retry, let_pass])
+async def test_who_marks_an_exception_that_it_caught_marks_it_for_its_own_callers(mark):
+    shared = asyncio.get_running_loop().create_future()
+    shared.set_exception(Bad("away"))
+    calls = {"marked": 0, "other": 0}
+
+    async def other():
+        calls["other"] += 1
+        await shared
+
+    async def marked():
+        calls["marked"] += 1
+        try:
+            await shared
+        except Bad as error:
+            raise mark(error)  # noqa: B904
+
+    policies = retry(backoff=Constant(0)), retry(backoff=Constant(0))
+    await asyncio.gather(policies[0].call(marked), policies[1].call(other), return_exceptions=True)
+    assert calls == {"marked": 1, "other": 3}
+    with pytest.raises(Bad) as caught:
+        await marked()
+    assert is_final(caught.value) is (mark is do_not_retry)
+    with pytest.raises(Bad) as caught:
+        await other()
+    assert not is_final(caught.value)
+
+
+class Raises:
+    """A function that raises one and the same exception object."""
+
+    def __init__(self, error):
+        self.error, self.calls = error, []
+
+    def __call__(self):
+        self.calls.append(1)
+        raise self.error
+
+    async def awaited(self):
+        return self()
+
+
+async def test_an_exception_that_is_raised_again_later_is_another_call_s(run):
+    error, policy = Bad("away"), retry(attempts=3)
+    function = Raises(error)
+    for so_far in (3, 6, 9):
+        with pytest.raises(Bad) as caught:
+            await run(policy, function)
+        assert caught.value is error
+        assert len(function.calls) == so_far
+        assert len(error.__notes__) == 1
+
+
+async def test_in_the_next_call_layers_still_make_three_calls():
+    function = Raises(Bad("away"))
+    layers = retry()(retry()(retry()(function.awaited)))
+    plain = retry()(retry()(retry()(function.__call__)))
+    for so_far in (6, 12):
+        with pytest.raises(Bad):
+            await layers()
+        with pytest.raises(Bad):
+            plain()
+        assert len(function.calls) == so_far
+
+
+@pytest.mark.parametrize("between", ["task", "hedge", "thread", "timeout", "group"])
+async def test_the_mark_passes_tasks_threads_and_groups(between):
+    function = FaultyFunction(then=Bad)
+    inner = retry()(function.awaited)
+    plain = retry()(function.__call__)
+
+    async def call():
+        if between == "task":
+            await asyncio.create_task(inner())
+        elif between == "hedge":
+            await Hedge(60).call(inner)
+        elif between == "thread":
+            await asyncio.to_thread(plain)
+        elif between == "timeout":
+            Timeout(20).call(plain)
+        else:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(inner())
+
+    with pytest.raises((Bad, ExceptionGroup)):
+        await retry().call(call)
+    assert len(function.calls) == 3

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from standfast.errors import ConfigurationError, TimedOut
 from standfast.resilience import timers
 from standfast.resilience.backoff import Constant
-from standfast.resilience.deadline import remaining, within
+from standfast.resilience.deadline import remaining, within, without_deadline
 from standfast.resilience.retry import Retry
 from standfast.resilience.timeout import Timeout
 from standfast.resilience.timers import DeadlineQueue, Scope
@@ -213,7 +214,7 @@ async def test_blocks_nest_and_tasks_share_the_policy():
 
     done = await asyncio.gather(*(work() for _ in range(5)), return_exceptions=True)
     assert [type(error) for error in done] == [TimedOut] * 5
-    assert policy._open == {}
+    assert len(policy._blocks) == 0
 
 
 async def test_a_block_gives_its_deadline():
@@ -236,6 +237,7 @@ async def test_not_even_in_a_task_of_its_own():
     inner = Timeout(LONG)(forever)
     async with Timeout(0.1):
         task = asyncio.create_task(inner())
+        await asyncio.sleep(0)
     with pytest.raises(TimedOut, match="the deadline around it"):
         await task
 
@@ -343,15 +345,15 @@ def test_each_deadline_is_met_exactly_unless_it_ended_before(begins):
                 scopes[n] = scope = Scope(FakeTask(loop), loop.now + after, None, queue)
                 queue.scopes[scope] = None
                 if not queue.armed:
-                    queue.arm(loop, scope.deadline)
+                    queue.arm(loop, scope.at)
             elif begin == 0 and n in scopes and not scopes[n].expired:
-                assert loop.now <= scopes[n].deadline
+                assert loop.now <= scopes[n].at
                 del queue.scopes[scopes[n]]
         assert not queue.armed
         assert not queue.scopes
         for n, (_, lasts) in enumerate(begins):
             late = lasts is None or lasts / 8 >= after
-            assert scopes[n].task.cancelled_at == (scopes[n].deadline if late else None)
+            assert scopes[n].owner.cancelled_at == (scopes[n].at if late else None)
         assert loop.rings <= len(begins), "each ring was armed for another scope"
     finally:
         patch.undo()
@@ -420,3 +422,117 @@ def test_outside_a_task_it_says_so():
     coroutine = Timeout(1).call(forever)
     with pytest.raises(RuntimeError, match="no running event loop"):
         coroutine.send(None)
+
+
+# -- background tasks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shed", [False, True])
+async def test_a_task_that_goes_on_afterwards_is_free_of_the_deadline(shed):
+    begun, ended = asyncio.Event(), asyncio.Event()
+    seen = []
+
+    async def goes_on():
+        seen.append(remaining())
+        begun.set()
+        await ended.wait()
+        seen.append(remaining())
+        return await Timeout(LONG).call(asyncio.sleep, 0, "fine")
+
+    async with Timeout(LONG):
+        with without_deadline() if shed else contextlib.nullcontext():
+            task = asyncio.create_task(goes_on())
+            await begun.wait()
+        assert remaining() is not None
+    ended.set()
+    async with asyncio.timeout(LONG):
+        assert await task == "fine"
+    assert (seen[0] is None) is shed
+    assert seen[1] is None
+
+
+async def test_a_task_of_a_call_that_took_too_long_sees_that():
+    tasks = []
+
+    async def outlived():
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            return remaining()
+
+    async def begins_one():
+        tasks.append(asyncio.create_task(outlived()))
+        await forever()
+
+    with pytest.raises(TimedOut):
+        await Timeout(0.01).call(begins_one)
+    tasks[0].cancel()
+    assert await tasks[0] <= 0
+
+
+async def test_shed_in_one_context_and_left_in_another():
+    def generator():
+        with without_deadline():
+            yield
+
+    async with Timeout(LONG):
+        one = generator()
+        next(one)
+        assert remaining() is None
+        contextvars.copy_context().run(one.close)
+        with without_deadline():
+            assert remaining() is None
+
+
+def test_around_def_a_thread_that_nobody_waits_for_sees_that_its_time_is_up():
+    go_on, seen = threading.Event(), []
+
+    def hang():
+        go_on.wait(LONG)
+        seen.append(remaining())
+
+    policy = Timeout(0.02)
+    with pytest.raises(TimedOut):
+        policy.call(hang)
+    go_on.set()
+    until = time.monotonic() + LONG
+    while not seen and time.monotonic() < until:
+        time.sleep(0.001)
+    assert seen[0] <= 0
+    assert remaining() is None
+
+
+# -- many lengths ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["call", "block"])
+async def test_timers_of_many_lengths_are_given_up_when_their_calls_end(way):
+    loop = asyncio.get_running_loop()
+    live = [Timeout(LONG + n / 1000) for n in range(300)]
+    async with contextlib.AsyncExitStack() as stack:
+        for timeout in live:
+            await stack.enter_async_context(timeout)
+        before = len(loop._scheduled)
+        assert before >= 300
+        for n in range(3000):
+            timeout = Timeout(LONG + n / 7)
+            if way == "call":
+                await timeout.call(asyncio.sleep, 0)
+            else:
+                async with timeout:
+                    await asyncio.sleep(0)
+        # The loop throws out the ones given up as soon as they are more than half.
+        assert len(loop._scheduled) <= 2 * before + 100
+    assert not [
+        timer for timer in loop._scheduled if not timer.cancelled() and timer.when() < LONG / 2
+    ]
+
+
+async def test_one_that_is_used_again_has_one_timer_for_all_its_calls():
+    loop, timeout = asyncio.get_running_loop(), Timeout(LONG)
+    for _ in range(3):
+        await timeout.call(asyncio.sleep, 0)
+    before = len(loop._scheduled)
+    await asyncio.gather(*(timeout.call(asyncio.sleep, 0) for _ in range(100)))
+    assert len(loop._scheduled) == before
+    assert not timeout._last_queue[1].scopes

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import gc
 import inspect
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
 
 from standfast.clock import SystemClock
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, Rejected
+from standfast.resilience.bulkhead.threads import ThreadPoolBulkhead
+from standfast.resilience.deadline import remaining
 from standfast.resilience.pipeline import Pipeline
 from standfast.resilience.policy import Policy
 from standfast.resilience.telemetry import INSTRUMENTS
 
 # Far more than anything here takes, and less than anybody wants to wait.
-LONG = 60.0
+LONG = 30.0
 
 
 class Unlisted(Exception):
@@ -58,6 +63,13 @@ class PolicySuite:
         """Skip the rest of a test, for a policy of plain functions only."""
         if not self.takes_async:
             pytest.skip("it is for plain functions only")
+
+    def needs_blocks(self, policy: Policy, enter: str) -> None:
+        """Skip the rest of a test, for a policy that can't be entered so for each call."""
+        policies = policy.flat() if isinstance(policy, Pipeline) else (policy,)
+        for one in policies:
+            if not hasattr(type(one), enter) or isinstance(one, ThreadPoolBulkhead):
+                pytest.skip("it can't stand around blocks")
 
     # -- it is transparent -------------------------------------------------------------------
 
@@ -157,6 +169,58 @@ class PolicySuite:
         if not self.repeats:
             assert len(raised) == 2
 
+    async def test_a_rejection_is_not_repeated(self, policy: Policy) -> None:
+        """What wasn't even tried is not tried again, unless a policy is told to."""
+        if self.replaces:
+            pytest.skip("it answers for failures")
+        calls = 0
+
+        def rejected() -> None:
+            nonlocal calls
+            calls += 1
+            raise Rejected("no", retry_after=0.0)
+
+        async def rejected_awaited() -> None:
+            rejected()
+
+        with pytest.raises(Rejected):
+            policy.call(rejected)
+        assert calls == 1
+        self.needs_async()
+        with pytest.raises(Rejected):
+            await policy.call(rejected_awaited)
+        assert calls == 2
+
+    async def test_one_exception_object_may_be_raised_again_and_again(self, policy: Policy) -> None:
+        """What a policy notes on it belongs to one call: the next one goes the same way."""
+        if self.replaces:
+            pytest.skip("it answers for failures")
+        error, calls = Unlisted("shared"), 0
+
+        def fail() -> None:
+            nonlocal calls
+            calls += 1
+            raise error
+
+        async def fail_awaited() -> None:
+            fail()
+
+        counted = []
+        for _ in range(2):
+            calls = 0
+            with pytest.raises(Unlisted):
+                policy.call(fail)
+            counted.append(calls)
+        assert counted[0] == counted[1]
+        self.needs_async()
+        policy = type(self).make()
+        for _ in range(2):
+            calls = 0
+            with pytest.raises(Unlisted):
+                await policy.call(fail_awaited)
+            counted.append(calls)
+        assert counted[2] == counted[3]
+
     def test_what_ends_the_program_passes_and_is_not_repeated(self, policy: Policy) -> None:
         """`KeyboardInterrupt` and the like are nobody's failures."""
         calls = 0
@@ -185,6 +249,52 @@ class PolicySuite:
                 policy(function)
         with pytest.raises(ConfigurationError, match="can't be called"):
             policy(7)  # type: ignore[arg-type]
+
+    async def test_a_function_that_answers_with_a_coroutine_is_refused(
+        self, policy: Policy
+    ) -> None:
+        """None of its work is done unprotected, decorated or called."""
+        begun = 0
+
+        async def work() -> None:
+            nonlocal begun
+            begun += 1
+
+        def answers_later() -> Any:
+            return work()
+
+        for policy_of in (policy, Pipeline(policy)):
+            with pytest.raises(ConfigurationError, match="answered with an awaitable"):
+                policy_of.call(answers_later)
+            with pytest.raises(ConfigurationError, match="answered with an awaitable"):
+                policy_of(answers_later)()
+        assert begun == 0
+
+    async def test_static_methods_partials_and_objects_are_taken_for_what_they_are(
+        self, policy: Policy
+    ) -> None:
+        """As `is_async` tells."""
+
+        class Plain:
+            def __call__(self, a: int = 7) -> int:
+                return a
+
+            @staticmethod
+            def static() -> int:
+                return 7
+
+        class Awaited:
+            async def __call__(self, a: int = 7) -> int:
+                return a
+
+        assert isinstance(policy(Plain.__dict__["static"]), staticmethod)
+        for plain in (Plain(), functools.partial(Plain(), 7), Plain.static):
+            assert policy.call(plain) == 7
+        assert isinstance(policy.call(Plain), Plain)
+        self.needs_async()
+        for awaited in (Awaited(), functools.partial(Awaited(), 7)):
+            assert await policy.call(awaited) == 7
+        assert isinstance(policy.call(Awaited), Awaited)
 
     def test_async_functions_are_taken_or_refused(self, policy: Policy) -> None:
         """Never silently passed by."""
@@ -231,6 +341,7 @@ class PolicySuite:
             thread.start()
         for thread in threads:
             thread.join(LONG)
+            assert not thread.is_alive(), "a call hangs"
         assert sorted(answers) == [0, 1, 2, 3]
 
     def test_one_policy_serves_many_event_loops(self, policy: Policy) -> None:
@@ -278,6 +389,43 @@ class PolicySuite:
         self.needs_async()
         assert await policy.call(outer) == 7
 
+    # -- blocks ------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("wrap", [lambda policy: policy, Pipeline])
+    async def test_a_block_may_end_in_another_task(self, policy: Policy, wrap: Any) -> None:
+        """As one in a generator does that the event loop closes: nothing is left behind."""
+        around = wrap(policy)
+        self.needs_blocks(policy, "__aenter__")
+
+        @contextlib.asynccontextmanager
+        async def fixture() -> AsyncIterator[None]:
+            async with around:
+                yield
+
+        async with asyncio.timeout(LONG):
+            for _ in range(100):  # more than there is room for, if any of it were lost
+                block = fixture()
+                await block.__aenter__()
+                await asyncio.create_task(block.__aexit__(None, None, None))
+        assert remaining() is None
+
+    @pytest.mark.parametrize("wrap", [lambda policy: policy, Pipeline])
+    def test_a_block_may_end_in_another_thread(self, policy: Policy, wrap: Any) -> None:
+        """As one does in a plain dependency of a web framework."""
+        around = wrap(policy)
+        self.needs_blocks(policy, "__enter__")
+
+        @contextlib.contextmanager
+        def dependency() -> Iterator[None]:
+            with around:
+                yield
+
+        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+            for _ in range(100):
+                block = dependency()
+                one.submit(block.__enter__).result(LONG)
+                other.submit(block.__exit__, None, None, None).result(LONG)
+
     # -- cancellation ------------------------------------------------------------------------
 
     async def test_cancellation_arrives_once_and_passes(self, policy: Policy) -> None:
@@ -291,6 +439,8 @@ class PolicySuite:
             nonlocal calls, cancelled
             calls += 1
             started.set()
+            if calls > 1:
+                return  # made again, which is told below, instead of hanging
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -298,10 +448,11 @@ class PolicySuite:
                 raise
 
         task = asyncio.create_task(policy.call(hang))
-        await started.wait()
-        task.cancel()
         async with asyncio.timeout(LONG):
-            await asyncio.wait([task])
+            await started.wait()
+        task.cancel()
+        await asyncio.wait([task], timeout=LONG)
+        assert task.done(), "the policy swallows the cancellation"
         assert task.cancelled()
         for _ in range(5):
             await asyncio.sleep(0)
@@ -316,7 +467,8 @@ class PolicySuite:
             await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=LONG)
+            assert all(task.done() for task in tasks), "the policy swallows the cancellation"
             assert all(task.cancelled() for task in tasks)
         await self.test_fifty_tasks_share_it(policy)
 

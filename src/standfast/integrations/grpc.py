@@ -28,8 +28,9 @@ from standfast.errors import ConfigurationError, TimedOut
 from standfast.lazy import extra
 from standfast.resilience.budget import let_pass
 from standfast.resilience.deadline import remaining, within
+from standfast.resilience.functions import plain
 from standfast.resilience.in_progress import IN_PROGRESS
-from standfast.resilience.policy import Policy, is_async
+from standfast.resilience.policy import Policy
 
 with extra("grpc", distribution="grpcio"):
     import grpc
@@ -129,12 +130,11 @@ class _Judge:
 
 def _predicate(idempotent: Idempotent) -> Callable[[str], bool]:
     if callable(idempotent):
-        if is_async(idempotent):
-            raise ConfigurationError(
-                f"idempotent={idempotent!r}: give a plain function of the method that answers a "
-                "bool, or a list of methods"
-            )
-        return idempotent
+        return plain(
+            idempotent,
+            name="idempotent",
+            wanted="a list of methods, or a function of the method that answers a bool",
+        )
     if isinstance(idempotent, str) or not all(isinstance(one, str) for one in idempotent):
         raise ConfigurationError(
             f"idempotent={idempotent!r}: give a list of methods, such as ['/shop.Stock/Look'], or "

@@ -20,8 +20,9 @@ from typing import TypeAlias
 from standfast.errors import ConfigurationError, TimedOut
 from standfast.lazy import extra
 from standfast.resilience.budget import let_pass
+from standfast.resilience.functions import plain
 from standfast.resilience.in_progress import IN_PROGRESS
-from standfast.resilience.policy import Policy, is_async
+from standfast.resilience.policy import Policy
 
 with extra("httpx"):
     import httpx
@@ -65,11 +66,11 @@ class _Judge:
     """What the two transports share: which answer is a failure, and which method is idempotent."""
 
     def __init__(self, policy: Policy, is_failure: IsFailure, idempotent: Collection[str]) -> None:
-        if is_async(is_failure):
-            raise ConfigurationError(
-                f"is_failure={is_failure!r}: give a plain function of the response that answers "
-                "a bool"
-            )
+        plain(
+            is_failure,
+            name="is_failure",
+            wanted="a function of the response that answers a bool",
+        )
         if isinstance(idempotent, str) or not all(isinstance(one, str) for one in idempotent):
             raise ConfigurationError(
                 f"idempotent={idempotent!r}: give a list of methods, such as ['GET', 'POST']"

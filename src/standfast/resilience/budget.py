@@ -13,10 +13,13 @@ quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
 from __future__ import annotations
 
 import threading
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
+from standfast.groups import lineage
+from standfast.resilience.forking import survives_fork, unlock
 
 E = TypeVar("E", bound=BaseException)
 
@@ -63,6 +66,11 @@ class RetryBudget:
         self._seen = 0
         self._settled = clock.monotonic()
         self._lock = threading.Lock()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Go on as the parent's budget stood; a thread of the parent may have held the lock."""
+        unlock(self._lock)
 
     def take(self) -> bool:
         """Take one retry, if there is one."""
@@ -99,42 +107,78 @@ def do_not_retry(error: E) -> E:
     """Mark `error` so that nothing around tries again: ``raise do_not_retry(error)``.
 
     No `Retry` does, and no retry of a saga's step or compensation: it fails at once, as if its
-    attempts were used up. (Raise `Refused` instead if the step certainly had no effect.) The mark
-    belongs to the exception object; it doesn't cross a process, a network, or an ``except`` that
-    raises something else without ``from error``.
+    attempts were used up. (Raise `Refused` instead if the step certainly had no effect.) Give it a
+    new exception, or one that you have just caught: that is marked for those who called you, and
+    for nobody else who holds the same object. The mark doesn't cross a process, a network, or an
+    ``except`` that raises something else without ``from error``.
     """
-    setattr(error, _MARK, "for good")
+    _mark(error, _Mark("for good", _holder(error), None))
     return error
 
 
-def let_pass(error: E) -> E:
+def let_pass(error: E, *, number: int | None = None) -> E:
     """Mark `error` so that no `Retry` around tries again; a saga's step may.
 
-    An exhausted `Retry` does this to the error that it lets through, and a transport to a failure
-    after which it can't send the same request again.
+    An exhausted `Retry` does this to the error that it lets through, with its `number`, and a
+    transport to a failure after which it can't send the same request again. As with `do_not_retry`,
+    an error that was caught is marked for those around only.
     """
-    if not hasattr(error, _MARK):
-        setattr(error, _MARK, "here")
+    _mark(error, _Mark("here", _holder(error), number))
     return error
 
 
-def is_marked(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, is to pass every `Retry`."""
-    return bool(_marks(error))
+def is_marked(error: BaseException, since: int = 0) -> bool:
+    """Whether `error`, one in its group, or one it was raised from, is to pass every `Retry`.
+
+    Marks of retries that gave up before number `since` are those of other calls.
+    """
+    return any(True for _ in _marks(error, since))
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether `error`, or an error that it was raised from, was given to `do_not_retry`."""
-    return "for good" in _marks(error)
+    """Whether `error`, one in its group, or one it was raised from, was given to `do_not_retry`."""
+    return any(mark.kind == "for good" for mark in _marks(error, 0))
 
 
-def _marks(error: BaseException) -> list[str]:
-    found: list[str] = []
-    cause: BaseException | None = error
-    for _ in range(20):  # chains can be circular
-        if cause is None:
-            break
-        if hasattr(cause, _MARK):
-            found.append(getattr(cause, _MARK))
-        cause = cause.__cause__
-    return found
+class _Mark(NamedTuple):
+    """One mark on an exception object, which several callers may hold.
+
+    Where the object was caught, and so may have been raised elsewhere too, the mark is for those
+    who get it through `frame` (an id): it is in their traceback then, and in nobody else's.
+    """
+
+    kind: Literal["for good", "here"]
+    frame: int | None
+    number: int | None
+
+
+def _holder(error: BaseException) -> int | None:
+    """The id of the frame that has caught `error`; None if nobody has raised it yet."""
+    traceback = error.__traceback__
+    return None if traceback is None else id(traceback.tb_frame)
+
+
+def _mark(error: BaseException, mark: _Mark) -> None:
+    # Not `setattr`, which frozen dataclasses and others refuse. A few marks are enough: an error
+    # that is raised again and again collects them.
+    attributes: dict[str, Any] = object.__getattribute__(error, "__dict__")
+    attributes[_MARK] = (*attributes.get(_MARK, ())[-15:], mark)
+
+
+def _marks(error: BaseException, since: int) -> Iterator[_Mark]:
+    for one in lineage(error):
+        marks: tuple[_Mark, ...] = object.__getattribute__(one, "__dict__").get(_MARK, ())
+        passed = _frames(one) if marks else set()
+        for mark in marks:
+            old = mark.number is not None and mark.number <= since
+            if not old and (mark.frame is None or mark.frame in passed):
+                yield mark
+
+
+def _frames(error: BaseException) -> set[int]:
+    """The frames that `error` came through, by their ids."""
+    frames, traceback = set(), error.__traceback__
+    while traceback is not None:
+        frames.add(id(traceback.tb_frame))
+        traceback = traceback.tb_next
+    return frames

@@ -2,25 +2,91 @@
 
 It travels in a context variable, so tasks and threads that copy the context inherit it. It is an
 instant of the monotonic clock, in seconds, and means nothing in another process: to pass it on,
-send what is `remaining`.
+send what is `remaining`. It holds as long as the block or call that set it lasts: when that ends in
+time, those who inherited it are free of it. When it passed, it stays passed for them, so that they
+give up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any, ClassVar
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 
-DEADLINE: ContextVar[float | None] = ContextVar("standfast_deadline", default=None)
+
+class Deadline:
+    """An instant by which work must be done, and the deadline `outer` around it."""
+
+    __slots__ = ("at", "expired", "outer", "owner")
+
+    telling: ClassVar[bool] = True
+    """Whether it tells something about a call that it ends: there was time enough for one."""
+
+    def __init__(self, at: float, outer: Deadline | None, owner: Any = True) -> None:
+        self.at: float = at
+        self.outer: Deadline | None = outer
+        self.expired: bool = False
+        self.owner: Any = owner
+        """The task it guards, if it guards one; None once it's over."""
+
+    def leave(self) -> None:
+        """End it in time: it holds for nobody any more."""
+        if DEADLINE.get() is self:
+            DEADLINE.set(self.outer)
+        self.owner = None
+
+
+class ThreadDeadline(Deadline):
+    """The deadline of a plain call in a thread of its own, for which its caller may stop waiting.
+
+    What is inside and must know of that puts a function into `on_expiry`, under a key of its own,
+    and takes it out when it is done. Whoever takes it out may act on it, the other may not.
+    """
+
+    __slots__ = ("on_expiry",)
+
+    def __init__(self, at: float, outer: Deadline | None) -> None:
+        super().__init__(at, outer)
+        self.on_expiry: dict[object, Callable[[], None]] = {}
+
+    def expire(self) -> None:
+        """Nobody waits any more."""
+        self.expired = True
+        while self.on_expiry:
+            try:
+                _, tell = self.on_expiry.popitem()
+            except KeyError:  # the thread took the last one out just now
+                break
+            tell()
+
+
+class ShortThreadDeadline(ThreadDeadline):
+    """One that a deadline around it made shorter than half of what it was meant to be."""
+
+    __slots__ = ()
+
+    telling: ClassVar[bool] = False
+
+
+DEADLINE: ContextVar[Deadline | None] = ContextVar("standfast_deadline", default=None)
+
+
+def current() -> Deadline | None:
+    """The deadline that holds here, if there is one."""
+    deadline = DEADLINE.get()
+    while deadline is not None and deadline.owner is None:
+        deadline = deadline.outer
+    return deadline
 
 
 def remaining(clock: Clock = SYSTEM_CLOCK) -> float | None:
     """Seconds until the deadline, below zero when it has passed, or None if there is none."""
-    deadline = DEADLINE.get()
-    return None if deadline is None else deadline - clock.monotonic()
+    deadline = current()
+    return None if deadline is None else deadline.at - clock.monotonic()
 
 
 @contextmanager
@@ -30,10 +96,30 @@ def within(duration: Duration, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[None]
     Nothing is interrupted: timeouts inside are shortened, and retries inside give up in time. For
     a deadline that came with a request, and for plain functions.
     """
-    outer = DEADLINE.get()
-    deadline = clock.monotonic() + seconds(duration, name="duration")
-    DEADLINE.set(deadline if outer is None else min(outer, deadline))
+    outer = current()
+    at = clock.monotonic() + seconds(duration, name="duration")
+    deadline = Deadline(at if outer is None else min(outer.at, at), outer)
+    DEADLINE.set(deadline)
     try:
         yield
     finally:
-        DEADLINE.set(outer)
+        deadline.leave()
+
+
+@contextmanager
+def without_deadline() -> Iterator[None]:
+    """Take the deadline off what is inside: for a task that is begun here and goes on afterwards.
+
+    ::
+
+        with without_deadline():
+            sending = asyncio.create_task(send_mail())
+
+    A cancellation isn't held back: it goes to the task, whatever deadline it sees.
+    """
+    before = DEADLINE.set(None)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # left in another context, where nothing is to be put back
+            DEADLINE.reset(before)

@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Literal
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, Refused
+from standfast.groups import every, some
 from standfast.resilience.degraded import Degraded, note
+from standfast.resilience.functions import Coroutine, exceptions, is_async, origin, unawaited
+from standfast.resilience.in_progress import out_of_sight
 from standfast.resilience.last_good import LastGood
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
-from standfast.resilience.retry import exceptions
 from standfast.resilience.telemetry import Instrument, span_event, watch
 
 INSTRUMENTS = {
@@ -24,7 +26,7 @@ _NONE: Any = object()
 class Fallback(Policy):
     """Answers in place of a call that failed, with what is given, tried in this order:
 
-    - `last_good`: the last good answer to the same arguments (`LastGood`);
+    - `last_good`: the last good answer of the same function to the same arguments (`LastGood`);
     - `function`: called with the error, then the call's own arguments; may be ``async def`` around
       an ``async def``. What it raises comes out, with the first error as its context;
     - `value`: the same for all.
@@ -56,8 +58,10 @@ class Fallback(Policy):
                 f"value={value!r} and function={function!r}: the function always answers, so the "
                 "value would never be used. Give one of them"
             )
-        if function is not None and not callable(function):
-            raise ConfigurationError(f"function={function!r}: give a function, or value=...")
+        if function is not None:
+            if not callable(function):
+                raise ConfigurationError(f"function={function!r}: give a function, or value=...")
+            is_async(function)  # which refuses a generator
         if last_good is not None and not isinstance(last_good, LastGood):
             raise ConfigurationError(f"last_good={last_good!r}: give LastGood(max_age=...)")
         self.on: tuple[type[BaseException], ...] = exceptions(on, name="on")
@@ -81,16 +85,16 @@ class Fallback(Policy):
 
     def around(self, call: Call) -> Call:
         """`call`, answered for when it fails."""
-        if self._function is not None and inspect.iscoroutinefunction(self._function):
+        if self._function is not None and is_async(self._function):
             raise ConfigurationError(
                 f"function={self._function!r} is async, but what it answers for isn't: give a "
                 "plain function"
             )
         self._watch()
-        kept = self._last_good
+        kept, function = self._last_good, origin(call)
 
         def answered(*args: Any, **kwargs: Any) -> Any:
-            key = None if kept is None else kept.key(args, kwargs)
+            key = None if kept is None else kept.key(function, args, kwargs)
             try:
                 result = call(*args, **kwargs)
             except Exception as error:
@@ -99,9 +103,14 @@ class Fallback(Policy):
                     return substitute
                 if self._function is None or not self._answers(error):
                     raise
-                result = self._function(error, *args, **kwargs)
+                with out_of_sight():
+                    result = self._function(error, *args, **kwargs)
+                if type(result) is Coroutine:
+                    raise unawaited(self._function, result) from error
                 self._used("function", error)
                 return result
+            if type(result) is Coroutine:
+                raise unawaited(call, result)
             if kept is not None:
                 kept.keep(key, result, self.clock.monotonic())
             return result
@@ -111,10 +120,10 @@ class Fallback(Policy):
     def around_async(self, call: AsyncCall) -> AsyncCall:
         """`call`, answered for when it fails."""
         self._watch()
-        kept = self._last_good
+        kept, function = self._last_good, origin(call)
 
         async def answered(*args: Any, **kwargs: Any) -> Any:
-            key = None if kept is None else kept.key(args, kwargs)
+            key = None if kept is None else kept.key(function, args, kwargs)
             try:
                 result = await call(*args, **kwargs)
             except Exception as error:
@@ -123,9 +132,10 @@ class Fallback(Policy):
                     return substitute
                 if self._function is None or not self._answers(error):
                     raise
-                result = self._function(error, *args, **kwargs)
-                if inspect.isawaitable(result):
-                    result = await result
+                with out_of_sight():
+                    result = self._function(error, *args, **kwargs)
+                    if inspect.isawaitable(result):
+                        result = await result
                 self._used("function", error)
                 return result
             if kept is not None:
@@ -135,7 +145,7 @@ class Fallback(Policy):
         return answered
 
     def _answers(self, error: Exception) -> bool:
-        return isinstance(error, self.on) and not isinstance(error, (Refused, *self.never_on))
+        return every(error, self.on) and not some(error, (Refused, *self.never_on))
 
     def _substitute(self, error: Exception, key: Hashable) -> Any:
         """The last good answer or the value; `_NONE` if there is neither."""

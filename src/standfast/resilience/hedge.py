@@ -16,6 +16,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
+from standfast.resilience.functions import Coroutine, unawaited, whole
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -64,8 +65,7 @@ class Hedge(Policy):
             raise ConfigurationError(
                 f"percentile={percentile!r}: a fraction between 0 and 1 (0.95), or None"
             )
-        if most < 1:
-            raise ConfigurationError(f"most={most!r}: must be 1 or more, or there is no hedge")
+        whole(most, name="most")
         if budget is not None and not isinstance(budget, RetryBudget):
             raise ConfigurationError(f"budget={budget!r}: give a RetryBudget(...), or None")
         self.delay: float = seconds(delay, name="delay")
@@ -174,6 +174,8 @@ class Hedge(Policy):
                         winner = self._first_good_call(calls, ended, None)
                     if winner is not None:
                         result = winner.result()
+                        if type(result) is Coroutine:
+                            raise unawaited(call, result)
                         self._answered(calls.index(winner), clock.monotonic() - began)
                         return result
             finally:

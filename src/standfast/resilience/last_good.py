@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError
+from standfast.resilience.forking import survives_fork, unlock
+from standfast.resilience.functions import plain, whole
+from standfast.resilience.in_progress import IN_PROGRESS
 
 
 class LastGood:
-    """The last good answers, by the call's arguments, at most `size` of them (least used go first).
+    """The last good answers, by function and arguments, at most `size` (least used go first).
 
-    One older than `max_age` (seconds or text; None: no limit) isn't used. `key` makes a hashable
-    key of the arguments; without it, they must be hashable themselves, or `TypeError` is raised by
-    the call. An answer is kept as it is, not copied: don't change it.
+    One older than `max_age` (seconds or text; None: no limit) isn't used. The arguments must be
+    hashable, or `key` makes a hashable key of them; ``TypeError`` is raised before the call where
+    neither is so. In a transport the request stands for function and arguments, and a `key` gets
+    the request. What else an answer depends on, such as a user in a context variable, must be in
+    the key. An answer is found again by the same function object only: one that is made anew for
+    each call, as a lambda is, never has one. An answer is kept as it is, not copied: don't change
+    it.
     """
 
     def __init__(
@@ -26,24 +33,47 @@ class LastGood:
         size: int = 1000,
         key: Callable[..., Hashable] | None = None,
     ) -> None:
-        if size < 1:
-            raise ConfigurationError(f"size={size!r}: must be 1 or more")
-        if key is not None and not callable(key):
-            raise ConfigurationError(f"key={key!r}: give a function of the call's arguments")
+        whole(size, name="size")
+        if key is not None:
+            plain(key, name="key", wanted="a function of the call's arguments")
         self.max_age: float | None = None if max_age is None else seconds(max_age, name="max_age")
         self.size: int = size
         self._key = key
         self._kept: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
         self._lock = threading.Lock()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Keep what the parent kept; a thread of the parent may have held the lock."""
+        unlock(self._lock)
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def key(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
-        """The key of a call."""
+    def key(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Hashable:
+        """The key of a call of `function`. Raises ``TypeError`` if it can't be hashed."""
+        transported = IN_PROGRESS.get()
+        whose = _identity(function) if transported is None else transported.identity()
+        made: Hashable = None
         if self._key is not None:
-            return self._key(*args, **kwargs)
-        return (args, tuple(sorted(kwargs.items()))) if kwargs else args
+            made = self._key(*args, **kwargs)
+            whose = whose if transported is None else None
+        elif transported is None:
+            # With their types: 1, 1.0 and True are equal, and yet not the same question.
+            named = sorted(kwargs.items()) if kwargs else ()
+            made = (args, *map(type, args), *named, *(type(value) for _, value in named))
+        key = (whose, made)
+        try:
+            hash(key)
+        except TypeError as error:
+            raise TypeError(
+                f"LastGood can't tell calls apart: {error}, in {made!r:.200}; the call was not "
+                "made. Give LastGood(key=...), a function of the arguments that makes a hashable "
+                "key"
+            ) from error
+        return key
 
     def keep(self, key: Hashable, answer: object, now: float) -> None:
         """Keep `answer`, given at `now` (monotonic seconds)."""
@@ -65,3 +95,10 @@ class LastGood:
                 return None
             self._kept.move_to_end(key)
             return age, kept[1]
+
+
+def _identity(function: Callable[..., Any]) -> Hashable:
+    """What is the same for the same function, also for one with some arguments filled in."""
+    if isinstance(function, functools.partial):
+        return _identity(function.func), function.args, tuple(sorted(function.keywords.items()))
+    return function

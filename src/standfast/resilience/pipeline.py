@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, ExitStack
 from types import TracebackType
 from typing import Any, ClassVar
 
 from standfast.errors import ConfigurationError, Rejected
+from standfast.resilience.blocks import Blocks, OpenBlocks
+from standfast.resilience.functions import origin, set_origin
 from standfast.resilience.order import check
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.telemetry import CALLS, watch
 
 
-class Pipeline(Policy):
+class Pipeline(Blocks[None]):
     """Policies around a call, the outermost first. An immutable value; share it freely.
 
     ::
@@ -53,9 +54,17 @@ class Pipeline(Policy):
         self._counts: dict[str, int] = dict.fromkeys(
             ("success", "failure", "rejected", "timeout", "cancelled"), 0
         )
-        self._open: dict[Hashable, list[Any]] = {}
+        self._blocks: OpenBlocks[PipelineBlock] = OpenBlocks()
         self._watched = False
-        check(self.flat())
+        flat = self.flat()
+        check(flat)
+        # With a deadline each block is another; without one, permits are as good as each other.
+        self._any_will_do = all(policy.label != "timeout" for policy in flat)
+        # Those whose caller may stop waiting for a plain call.
+        self._abandonable = tuple(
+            any(outer.label == "timeout" for outer in _flat(policies[:index]))
+            for index in range(len(policies))
+        )
 
     @property
     def name(self) -> str:
@@ -69,10 +78,7 @@ class Pipeline(Policy):
 
     def flat(self) -> tuple[Policy, ...]:
         """The policies, those of pipelines inside in their place."""
-        flat: list[Policy] = []
-        for policy in self._policies:
-            flat.extend(policy.flat() if isinstance(policy, Pipeline) else (policy,))
-        return tuple(flat)
+        return _flat(self._policies)
 
     def __repr__(self) -> str:
         return f"Pipeline({', '.join(map(repr, self._policies))}, name={self._name!r})"
@@ -85,14 +91,27 @@ class Pipeline(Policy):
 
     def around(self, call: Call) -> Call:
         """`call` inside all policies."""
+        return self._around(call, abandonable=False)
+
+    def around_under_deadline(self, call: Call) -> Call:
+        """`call` inside all policies, of which each must know that its caller may be gone."""
+        return self._around(call, abandonable=True)
+
+    def _around(self, call: Call, *, abandonable: bool) -> Call:
         self._watch()
-        for policy in reversed(self._policies):
-            call = policy.around(call)
-        counts = self._counts
+        function = origin(call)
+        for policy, under_deadline in zip(
+            reversed(self._policies), reversed(self._abandonable), strict=True
+        ):
+            if call is not function:
+                set_origin(call, function)
+            under = abandonable or under_deadline
+            call = policy.around_under_deadline(call) if under else policy.around(call)
+        counts, within = self._counts, call
 
         def piped(*args: Any, **kwargs: Any) -> Any:
             try:
-                result = call(*args, **kwargs)
+                result = within(*args, **kwargs)
             except BaseException as error:
                 counts[_outcome(error)] += 1
                 raise
@@ -104,7 +123,10 @@ class Pipeline(Policy):
     def around_async(self, call: AsyncCall) -> AsyncCall:
         """`call` inside all policies."""
         self._watch()
+        function = origin(call)
         for policy in reversed(self._policies):
+            if call is not function:
+                set_origin(call, function)
             call = policy.around_async(call)
         counts = self._counts
 
@@ -121,13 +143,60 @@ class Pipeline(Policy):
 
     # -- around blocks -----------------------------------------------------------------------
 
+    def block(self) -> PipelineBlock:
+        """One block under all policies; it may end in any task or thread."""
+        self._watch()
+        return PipelineBlock(self)
+
+    async def __aexit__(  # type: ignore[override]
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Leave all policies, the innermost first; one of yours may swallow the error."""
+        block = self._blocks.leave(any_will_do=self._any_will_do)
+        return await block.__aexit__(kind, error, traceback)
+
+    def __exit__(  # type: ignore[override]
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Leave all policies, the innermost first; one of yours may swallow the error."""
+        return self._blocks.leave(any_will_do=self._any_will_do).__exit__(kind, error, traceback)
+
+    def _watch(self) -> None:
+        if not self._watched:
+            self._watched = True
+            watch(self, CALLS)
+
+
+class PipelineBlock:
+    """One block under a `Pipeline`, with the blocks of its policies."""
+
+    __slots__ = ("_pipeline", "_stack")
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._stack: Any = None
+
     async def __aenter__(self) -> None:
         """Enter all policies; if one refuses, those around it are left again."""
-        self._check_blocks("__aenter__", "async with")
+        self._check("__aenter__", "async with")
         async with AsyncExitStack() as stack:
-            for policy in self._policies:
-                await stack.enter_async_context(policy)  # type: ignore[arg-type]
-            self._open.setdefault(asyncio.current_task(), []).append(stack.pop_all())
+            for policy in self._pipeline.policies:
+                await stack.enter_async_context(policy.block())
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> None:
+        """Enter all policies; if one refuses, those around it are left again."""
+        self._check("__enter__", "with")
+        with ExitStack() as stack:
+            for policy in self._pipeline.policies:
+                stack.enter_context(policy.block())
+            self._stack = stack.pop_all()
 
     async def __aexit__(
         self,
@@ -135,23 +204,15 @@ class Pipeline(Policy):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """Leave all policies, the innermost first."""
-        stack: AsyncExitStack = self._leave(asyncio.current_task())
+        stack, self._stack = self._stack, None
+        counts = self._pipeline._counts  # noqa: SLF001 - its own
         try:
             swallowed = await stack.__aexit__(kind, error, traceback)
         except BaseException as replaced:
-            self._counts[_outcome(replaced)] += 1
+            counts[_outcome(replaced)] += 1
             raise
-        self._counts["success" if error is None else _outcome(error)] += 1
+        counts["success" if error is None else _outcome(error)] += 1
         return bool(swallowed)
-
-    def __enter__(self) -> None:
-        """Enter all policies; if one refuses, those around it are left again."""
-        self._check_blocks("__enter__", "with")
-        with ExitStack() as stack:
-            for policy in self._policies:
-                stack.enter_context(policy)  # type: ignore[arg-type]
-            self._open.setdefault(threading.get_ident(), []).append(stack.pop_all())
 
     def __exit__(
         self,
@@ -159,37 +220,30 @@ class Pipeline(Policy):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        """Leave all policies, the innermost first."""
-        stack: ExitStack = self._leave(threading.get_ident())
+        stack, self._stack = self._stack, None
+        counts = self._pipeline._counts  # noqa: SLF001 - its own
         try:
             swallowed = stack.__exit__(kind, error, traceback)
         except BaseException as replaced:
-            self._counts[_outcome(replaced)] += 1
+            counts[_outcome(replaced)] += 1
             raise
-        self._counts["success" if error is None else _outcome(error)] += 1
+        counts["success" if error is None else _outcome(error)] += 1
         return bool(swallowed)
 
-    def _check_blocks(self, method: str, words: str) -> None:
-        self._watch()
-        for policy in self._policies:
+    def _check(self, method: str, words: str) -> None:
+        for policy in self._pipeline.policies:
             if not hasattr(type(policy), method):
                 raise ConfigurationError(
                     f"{policy!r} can't stand around a block (`{words}`), for it couldn't make the "
                     "call again, answer for it, or interrupt it: decorate a function, or use call()"
                 )
 
-    def _leave(self, who: Hashable) -> Any:
-        """The stack that `who` entered last."""
-        stacks = self._open[who]
-        stack = stacks.pop()
-        if not stacks:
-            del self._open[who]
-        return stack
 
-    def _watch(self) -> None:
-        if not self._watched:
-            self._watched = True
-            watch(self, CALLS)
+def _flat(policies: Iterable[Policy]) -> tuple[Policy, ...]:
+    flat: list[Policy] = []
+    for policy in policies:
+        flat.extend(policy.flat() if isinstance(policy, Pipeline) else (policy,))
+    return tuple(flat)
 
 
 def _outcome(error: BaseException) -> str:

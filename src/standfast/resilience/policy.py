@@ -8,11 +8,11 @@ shares its state among all that it wraps. To write one, subclass `Policy` and gi
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
 
-from standfast.errors import ConfigurationError
+from standfast.resilience.functions import is_async as is_async
+from standfast.resilience.functions import unawaited
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +43,21 @@ class Policy:
         """A coroutine function that applies this policy to the coroutine function `call`."""
         raise NotImplementedError
 
+    def around_under_deadline(self, call: Call) -> Call:
+        """As `around`, for where a `Timeout` stands outside and may stop waiting for the call.
+
+        Override it to hear of that: see `standfast.resilience.deadline.ThreadDeadline`.
+        """
+        return self.around(call)
+
+    def block(self) -> Any:
+        """What one ``with`` or ``async with`` block of this policy enters, and leaves again.
+
+        A policy that remembers something from a block's beginning to its end gives an object made
+        for that one block, which may be left in any task, thread or context.
+        """
+        return self
+
     def measures(self) -> Iterable[Measure]:
         """What telemetry reads off this policy's plain counters, whenever it collects."""
         return ()
@@ -52,17 +67,29 @@ class Policy:
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Decorate a ``def`` or an ``async def``; the signature stays.
 
-        Raises `ConfigurationError` for a generator function, which returns before its work is
-        done, so that no policy could see it fail.
+        A ``staticmethod`` or ``classmethod`` stays one. Raises `ConfigurationError` for a generator
+        function, which returns before its work is done, so that no policy could see it fail. A
+        plain function that turns out to answer with a coroutine raises it when it is called, before
+        any of the coroutine's work is done.
         """
+        if isinstance(function, (staticmethod, classmethod)):
+            return type(function)(self(function.__func__))
         around: Any = self.around_async if is_async(function) else self.around
         wrapper: Callable[P, R] = around(function)
         return functools.update_wrapper(wrapper, function)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call `function` under this policy; await the answer if it is an ``async def``."""
-        around: Any = self.around_async if is_async(function) else self.around
-        return around(function)(*args, **kwargs)  # type: ignore[no-any-return]
+        """Call `function` under this policy; await the answer if it is an ``async def``.
+
+        Raises `ConfigurationError` for a plain function that answers with an awaitable, which
+        `call_async` is for.
+        """
+        if is_async(function):
+            return self.around_async(function)(*args, **kwargs)  # type: ignore[arg-type, return-value]
+        result: R = self.around(function)(*args, **kwargs)
+        if hasattr(type(result), "__await__"):
+            raise unawaited(function, result)
+        return result
 
     async def call_async(
         self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
@@ -73,19 +100,3 @@ class Policy:
             return await function(*args, **kwargs)
 
         return await self.around_async(call)(*args, **kwargs)  # type: ignore[no-any-return]
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling `function` gives a coroutine. Raises `ConfigurationError` for generators."""
-    bare: Any = function
-    while isinstance(bare, functools.partial):
-        bare = bare.func
-    if not callable(bare):
-        raise ConfigurationError(f"{function!r} can't be called: give a function")
-    inner = bare if inspect.isroutine(bare) else getattr(bare, "__call__", bare)  # noqa: B004
-    if any(inspect.isgeneratorfunction(f) or inspect.isasyncgenfunction(f) for f in (bare, inner)):
-        raise ConfigurationError(
-            f"{getattr(bare, '__qualname__', bare)!r} is a generator: it returns before its work "
-            "is done, so no policy can see it fail. Wrap the function that consumes it"
-        )
-    return inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(inner)

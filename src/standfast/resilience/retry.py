@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Refused, Rejected
+from standfast.groups import every, leaves, some
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
+from standfast.resilience.functions import exceptions, plain, whole
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.retry_rules import Counts
 
@@ -24,19 +26,26 @@ class Retry(Policy):
 
     `attempts` counts calls, the first included (None: no limit). `total` bounds the time from the
     first attempt to the start of the last (seconds or text). `on` are the retriable exceptions and
-    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried. A result
-    for which `on_result` says True is retried like an exception.
+    `never_on` those that aren't, which wins; `Refused` and cancellation are never retried. An
+    exception group is retriable if all that is in it is. A result for which `on_result` says True
+    is retried like an exception.
 
     A failure may say when to come back, by its attribute ``retry_after`` (seconds) or the header
     ``Retry-After`` of its ``response.headers``: the next attempt waits at least so long. If that is
     longer than `max_retry_after`, there is none.
 
+    A `Rejected` (an open breaker, a full bulkhead, a rate limit) ends it at once, for to try again
+    is just what was said no to. Name it in `on` to wait instead, ``on=(Exception, RateLimited)``:
+    then it is a failure like any other, whose `retry_after` must fit.
+
     `budget` bounds the retries of all policies that share it. With ``idempotent=False`` only calls
-    that were certainly not made are tried again: `Rejected` and the exceptions in `unsent`.
+    that were certainly not made are tried again: the exceptions in `unsent`, and what `on` names of
+    `Rejected`.
 
     There is no attempt that would start after the deadline of a `Timeout` around. When attempts,
-    time or budget are used up, the last error comes out as it is (or the last result), marked so
-    that retries around this one let it pass (but not those of a saga's step).
+    time or budget are used up, the last error comes out as it is (or the last result), with a note
+    why, and retries around this one let it pass (but not those of a saga's step). A backoff that
+    fails, or gives something else than seconds, ends it too, and is logged.
 
     Use it as a decorator, with `call`, in a `Pipeline`, or around a block (which can't judge
     results)::
@@ -63,8 +72,8 @@ class Retry(Policy):
     counts: Counts = field(default_factory=Counts, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.attempts is not None and self.attempts < 1:
-            raise ConfigurationError(f"attempts={self.attempts!r}: must be 1 or more, or None")
+        if self.attempts is not None:
+            whole(self.attempts, name="attempts")
         if self.total is not None:
             object.__setattr__(self, "total", seconds(self.total, name="total"))
         longest = seconds(self.max_retry_after, name="max_retry_after", positive=False)
@@ -74,12 +83,14 @@ class Retry(Policy):
                 f"backoff={self.backoff!r}: give Exponential(...), Constant(...) or an object "
                 "with delay(attempt, previous, random)"
             )
+        plain(self.backoff.delay, name="backoff.delay", wanted="a function that gives seconds")
         for option in ("on", "never_on", "unsent"):
             exceptions(getattr(self, option), name=option)
-        if self.on_result is not None and not callable(self.on_result):
-            raise ConfigurationError(
-                f"on_result={self.on_result!r}: give a function of the result that says True "
-                "when it should be tried again"
+        if self.on_result is not None:
+            plain(
+                self.on_result,
+                name="on_result",
+                wanted="a function of the result that says True when it should be tried again",
             )
         if self.budget is not None and not isinstance(self.budget, RetryBudget):
             raise ConfigurationError(f"budget={self.budget!r}: give a RetryBudget(...), or None")
@@ -87,13 +98,18 @@ class Retry(Policy):
     # -- the decision: pure ------------------------------------------------------------------
 
     def is_retriable(self, error: BaseException) -> bool:
-        """Whether `error` may be tried again at all."""
+        """Whether `error` may be tried again at all; a group, if all that is in it may."""
         return (
-            isinstance(error, self.on)
-            and isinstance(error, Exception)
-            and not isinstance(error, (Refused, *self.never_on))
-            and (self.idempotent or isinstance(error, (Rejected, *self.unsent)))
+            isinstance(error, Exception)
+            and every(error, self.on)
+            and not some(error, (Refused, *self.never_on))
+            and (self.idempotent or every(error, (Rejected, *self.unsent)))
         )
+
+    def waits_out(self, error: BaseException) -> bool:
+        """Whether every `Rejected` in `error` is of a class that `on` names, below `Rejected`."""
+        named = tuple(one for one in self.on if issubclass(one, Rejected))
+        return all(isinstance(one, named) for one in leaves(error) if isinstance(one, Rejected))
 
     def next_delay(
         self, attempt: int, elapsed: float, previous: float, random: float
@@ -147,14 +163,3 @@ class Retry(Policy):
         if self.budget is not None:
             budget = self.budget.name or self.name
             yield "standfast.retry.budget", self.budget.left(), {"name": budget}
-
-
-def exceptions(value: object, *, name: str) -> tuple[type[BaseException], ...]:
-    """`value` as a tuple of exception classes; raises `ConfigurationError` if it is none."""
-    classes = value if isinstance(value, tuple) else (value,)
-    fine = all(isinstance(one, type) and issubclass(one, BaseException) for one in classes)
-    if fine and isinstance(value, tuple):
-        return value
-    raise ConfigurationError(
-        f"{name}={value!r}: give a tuple of exception classes, such as (OSError, TimeoutError)"
-    )

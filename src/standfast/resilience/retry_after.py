@@ -6,6 +6,8 @@ import math
 from datetime import UTC, timedelta
 from typing import Any
 
+from standfast.groups import leaves
+
 
 def retry_after(outcome: Any, now: float) -> float | None:
     """Seconds to wait as `outcome`, an exception or a bad result, says, or None if it doesn't.
@@ -14,17 +16,26 @@ def retry_after(outcome: Any, now: float) -> float | None:
 
     Looks at the attribute ``retry_after`` (a number of seconds or a ``timedelta``), then at
     ``response.headers`` (httpx, requests, aiohttp and others), whose ``Retry-After`` may be seconds
-    or an HTTP date. What can't be read counts as not said.
+    or an HTTP date. Of an exception group, the longest of what is in it. What can't be read counts
+    as not said.
     """
-    told = getattr(outcome, "retry_after", None)
-    if told is None:
-        headers = getattr(getattr(outcome, "response", None), "headers", None)
-        if headers is None:
-            headers = getattr(
-                outcome, "headers", None
-            )  # a response, or an error of aiohttp or urllib
-        told = _header(headers)
-    return _seconds(told, now)
+    if isinstance(outcome, BaseExceptionGroup):
+        asked = [wait for one in leaves(outcome) if (wait := _asked(one, now)) is not None]
+        return max(asked, default=None)
+    return _asked(outcome, now)
+
+
+def _asked(outcome: Any, now: float) -> float | None:
+    try:
+        told = getattr(outcome, "retry_after", None)
+        if told is None:
+            headers = getattr(getattr(outcome, "response", None), "headers", None)
+            if headers is None:  # it is a response itself, or an error of aiohttp or urllib
+                headers = getattr(outcome, "headers", None)
+            told = _header(headers)
+        return _seconds(told, now)
+    except BaseException:  # noqa: BLE001 — others' properties and mappings: what they raise would
+        return None  # hide the failure that they belong to
 
 
 def _header(headers: Any) -> Any:

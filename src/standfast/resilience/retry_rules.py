@@ -35,6 +35,11 @@ class RetryRules(Protocol):
         ...
 
     @property
+    def backoff(self) -> Any:
+        """How long to wait between calls."""
+        ...
+
+    @property
     def on_result(self) -> Any:
         """Which results are tried again."""
         ...
@@ -66,6 +71,10 @@ class RetryRules(Protocol):
 
     def is_retriable(self, error: BaseException) -> bool:
         """Whether `error` may be tried again at all."""
+        ...
+
+    def waits_out(self, error: BaseException) -> bool:
+        """Whether a rejection in `error` is waited for, rather than the end."""
         ...
 
     def next_delay(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, cast
@@ -12,6 +14,8 @@ from standfast.clock import pause
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import is_marked, let_pass
 from standfast.resilience.deadline import remaining
+from standfast.resilience.functions import Coroutine, unawaited
+from standfast.resilience.functions import delay as checked_delay
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.policy import AsyncCall, Call, Policy
 from standfast.resilience.retry_after import retry_after
@@ -29,14 +33,24 @@ INSTRUMENTS = {
 }
 
 
+_NOTE = "standfast: not tried again"
+_log = logging.getLogger("standfast.resilience")
+
+# The number of the last retry that gave up. Who begins a call looks at it, and knows later which
+# marks on an error are older than the call.
+_numbers = itertools.count(1)
+_given_up = 0
+
+
 class Tries:
     """What one call has been through so far. Made at its first failure."""
 
-    __slots__ = ("delay", "made", "retry", "started")
+    __slots__ = ("delay", "made", "retry", "since", "started")
 
-    def __init__(self, retry: RetryRules, started: float) -> None:
+    def __init__(self, retry: RetryRules, started: float, since: int) -> None:
         self.retry = retry
         self.started = started
+        self.since = since
         self.made = 0
         self.delay = 0.0
 
@@ -44,7 +58,12 @@ class Tries:
         """Seconds until the next attempt after `error`, or None: then it must be raised."""
         self.made += 1
         retry = self.retry
-        if isinstance(error, CancelledError) or not retry.is_retriable(error) or is_marked(error):
+        if (
+            isinstance(error, CancelledError)
+            or not retry.is_retriable(error)
+            or not retry.waits_out(error)
+            or is_marked(error, self.since)
+        ):
             retry.counts.failed += 1
             return None
         asked = retry_after(error, retry.clock.now())
@@ -55,8 +74,10 @@ class Tries:
             )
             return self.delay
         if retry.attempts != 1:  # who makes one attempt has amplified nothing
-            let_pass(error)
-            error.add_note(f"standfast: not tried again after attempt {self.made}: {why}")
+            global _given_up
+            _given_up = next(_numbers)
+            let_pass(error, number=_given_up)
+            _note(error, f"{_NOTE} after attempt {self.made}: {why}")
         self._gave_up(why, error)
         return None
 
@@ -77,7 +98,13 @@ class Tries:
         retry = self.retry
         total: float | None = retry.total
         elapsed = 0.0 if total is None else retry.clock.monotonic() - self.started
-        delay = retry.next_delay(self.made, elapsed, self.delay, random.random())  # noqa: S311
+        try:
+            delay = retry.next_delay(self.made, elapsed, self.delay, random.random())  # noqa: S311
+            if delay is not None:
+                checked_delay(delay)
+        except Exception as error:  # noqa: BLE001 - the failure itself is what the caller must see
+            _log.exception("backoff=%r failed, so there is no other attempt", retry.backoff)
+            return f"the backoff failed: {type(error).__name__}: {error}"
         if delay is None:
             if retry.attempts is not None and self.made >= retry.attempts:
                 return f"attempts={retry.attempts}"
@@ -106,6 +133,17 @@ class Tries:
         )
 
 
+def _note(error: Exception, text: str) -> None:
+    """Tell on the error why it came out, instead of what another retry has told before."""
+    try:
+        notes = getattr(error, "__notes__", None)
+        if notes:
+            notes[:] = [note for note in notes if not str(note).startswith(_NOTE)]
+        error.add_note(text)
+    except Exception:  # noqa: BLE001, S110 - some errors can't be written to; they come out as they are
+        pass
+
+
 def _kind(error: Exception | None) -> str:
     return "" if error is None else type(error).__qualname__
 
@@ -116,6 +154,14 @@ def _observed(retry: RetryRules) -> None:
         watch(cast(Policy, retry), INSTRUMENTS)
 
 
+def wants_again(unwanted: Callable[[Any], Any], result: Any) -> bool:
+    """What `on_result` says. Raises `ConfigurationError` if its answer must be awaited."""
+    answer = unwanted(result)
+    if type(answer) is Coroutine:
+        raise unawaited(unwanted, answer)
+    return bool(answer)
+
+
 def around(retry: RetryRules, call: Call) -> Call:
     """`call`, tried again in this thread."""
     _observed(retry)
@@ -123,7 +169,7 @@ def around(retry: RetryRules, call: Call) -> Call:
     clock, timed = retry.clock, retry.total is not None
 
     def retried(*args: Any, **kwargs: Any) -> Any:
-        started = clock.monotonic() if timed else 0.0
+        started, since = clock.monotonic() if timed else 0.0, _given_up
         if budget is not None:
             budget.calls += 1
         tries = None
@@ -132,16 +178,18 @@ def around(retry: RetryRules, call: Call) -> Call:
                 result = call(*args, **kwargs)
             except Exception as error:
                 if tries is None:
-                    tries = Tries(retry, started)
+                    tries = Tries(retry, started, since)
                 delay = tries.failed(error)
                 if delay is None:
                     raise
             else:
-                if unwanted is None or not unwanted(result):
+                if type(result) is Coroutine:
+                    raise unawaited(call, result)
+                if unwanted is None or not wants_again(unwanted, result):
                     counts.succeeded += 1
                     return result
                 if tries is None:
-                    tries = Tries(retry, started)
+                    tries = Tries(retry, started, since)
                 delay = tries.unwanted()
                 if delay is None:
                     return result
@@ -157,7 +205,7 @@ def around_async(retry: RetryRules, call: AsyncCall) -> AsyncCall:
     clock, timed = retry.clock, retry.total is not None
 
     async def retried(*args: Any, **kwargs: Any) -> Any:
-        started = clock.monotonic() if timed else 0.0
+        started, since = clock.monotonic() if timed else 0.0, _given_up
         if budget is not None:
             budget.calls += 1
         tries = None
@@ -170,16 +218,16 @@ def around_async(retry: RetryRules, call: AsyncCall) -> AsyncCall:
                 if cancel_requests() > cancels:
                     raise  # a library turned our cancellation into an error of its own
                 if tries is None:
-                    tries = Tries(retry, started)
+                    tries = Tries(retry, started, since)
                 delay = tries.failed(error)
                 if delay is None:
                     raise
             else:
-                if unwanted is None or not unwanted(result):
+                if unwanted is None or not wants_again(unwanted, result):
                     counts.succeeded += 1
                     return result
                 if tries is None:
-                    tries = Tries(retry, started)
+                    tries = Tries(retry, started, since)
                 delay = tries.unwanted()
                 if delay is None or cancel_requests() > cancels:
                     return result
@@ -220,7 +268,7 @@ class Attempt:
 class _Block:
     """The attempts of one run through one block."""
 
-    __slots__ = ("cancels", "entered", "next_delay", "retry", "tries")
+    __slots__ = ("cancels", "entered", "next_delay", "retry", "since", "tries")
 
     def __init__(self, retry: RetryRules) -> None:
         _observed(retry)
@@ -229,6 +277,7 @@ class _Block:
         self.next_delay: float | None = 0.0
         self.entered = True
         self.cancels = 0
+        self.since = _given_up
 
     def ended(self, error: BaseException | None) -> bool:
         """Take note of how the attempt ended; True if another follows."""
@@ -252,7 +301,7 @@ class _Block:
             )
         self.entered = False
         if self.tries is None:
-            self.tries = Tries(self.retry, self.retry.clock.monotonic())
+            self.tries = Tries(self.retry, self.retry.clock.monotonic(), self.since)
             if self.retry.budget is not None:
                 self.retry.budget.calls += 1
         return Attempt(self, self.tries.made + 1)

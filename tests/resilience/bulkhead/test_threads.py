@@ -3,6 +3,9 @@
 import asyncio
 import contextvars
 import gc
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -164,3 +167,113 @@ def test_coroutine_functions_are_refused() -> None:
 def test_bad_options_are_refused_when_it_is_built(options: Any, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         ThreadPoolBulkhead(**options)
+
+
+# -- a pool that calls itself, StopIteration, fork ---------------------------------------------
+
+HANGS = 20.0
+
+
+@pytest.mark.parametrize("way", ["decorated", "submitted"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_pool_whose_calls_all_wait_for_each_other_says_so(way: str, threads: int) -> None:
+    pool = ThreadPoolBulkhead(threads, queue=10, name="reports")
+    together = threading.Barrier(threads, timeout=HANGS)
+    answers: list[str] = []
+
+    def inner() -> str:
+        return "done"
+
+    def outer() -> None:
+        together.wait()
+        try:
+            answers.append(pool(inner)() if way == "decorated" else pool.submit(inner).result())
+        except BulkheadFull as full:
+            answers.append(str(full))
+
+    for future in [pool.submit(outer) for _ in range(threads)]:
+        future.result(HANGS)
+    refused = [answer for answer in answers if "called from inside itself" in answer]
+    assert len(answers) == threads
+    assert len(refused) == 1, "the others are served when that one has given up"
+    assert "'reports'" in refused[0]
+    assert pool.queued == 0
+
+
+def test_a_pool_that_calls_itself_takes_another_thread_if_it_may() -> None:
+    pool = ThreadPoolBulkhead(1, 3, queue=10)
+
+    def nested(depth: int) -> int:
+        return depth if depth == 0 else pool(nested)(depth - 1) + 1
+
+    assert pool.submit(nested, 2).result(HANGS) == 2
+    with pytest.raises(BulkheadFull, match="all of its 3 threads"):
+        pool.submit(nested, 3).result(HANGS)
+    assert pool.submit(nested, 2).result(HANGS) == 2
+
+
+async def test_stop_iteration_comes_out_as_of_a_coroutine() -> None:
+    pool = ThreadPoolBulkhead(1)
+    async with asyncio.timeout(HANGS):
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            await pool.run(next, iter(()))
+        assert isinstance(caught.value.__cause__, StopIteration)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wrap_future(pool.submit(next, iter(())))
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        pool(next)(iter(()))
+
+
+async def test_a_coroutine_is_no_answer_of_a_thread() -> None:
+    pool = ThreadPoolBulkhead(1)
+    async with asyncio.timeout(HANGS):
+        with pytest.raises(ConfigurationError, match="awaitable"):
+            await pool.run(lambda: asyncio.sleep(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_pool_and_a_bulkhead_that_were_used_work_after_a_fork() -> None:
+    """In a process of its own, for forking this one would fork its other threads' locks too."""
+    code = """
+import os, signal, threading
+from standfast.resilience import Bulkhead, CircuitBreaker, Pipeline, ThreadPoolBulkhead
+
+pool, bulkhead, go_on = ThreadPoolBulkhead(2), Bulkhead(2), threading.Event()
+policy, breaker = Pipeline(bulkhead), CircuitBreaker()
+begun = threading.Barrier(5, timeout=20)
+
+def hang():
+    with breaker._lock:
+        pass
+    begun.wait()
+    go_on.wait(20)
+
+for around in (pool, bulkhead):
+    for _ in range(2):
+        threading.Thread(target=around.call, args=(hang,), daemon=True).start()
+begun.wait()
+
+def holds():
+    with breaker._lock, bulkhead._lock, pool._pool.lock:
+        held.set()
+        go_on.wait(20)
+
+held = threading.Event()
+threading.Thread(target=holds, daemon=True).start()
+held.wait(20)
+child = os.fork()
+if child == 0:
+    signal.alarm(15)
+    assert (pool.active, bulkhead.active) == (0, 0)
+    assert pool.call(int) == policy.call(int) == breaker.call(int) == 0
+    with bulkhead:
+        pass
+    assert bulkhead.active == 0
+    os._exit(7)
+go_on.set()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANGS, check=False
+    )
+    assert done.stdout.strip() == "7", done.stderr

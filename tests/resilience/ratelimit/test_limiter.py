@@ -166,8 +166,9 @@ async def test_a_cost_that_can_never_pass_is_refused(make, cost):
         ({"on_store_failure": "maybe"}, "on_store_failure='maybe': choose"),
         ({"store": MemoryRateLimits()}, "name='': limiters that share a store"),
         ({"store": Distant, "name": "x"}, "on_store_failure=None: say what to do"),
-        ({"key": call_async}, "key=.*: give a text, or a plain function"),
-        ({"key": 7}, "7 can't be called"),
+        ({"key": call_async}, "key=.* is async, and its answer would be a coroutine"),
+        ({"key": 7}, "key=7: give a text, or a function"),
+        ({"max_waiters": 1.5}, "max_waiters=1.5: must be a whole number"),
         ({"burst": 2**60}, "can't be counted; at most"),
     ],
 )

@@ -4,11 +4,11 @@ from standfast.resilience.breaker.breaker import (
     CircuitBreaker,
     CircuitRegistry,
     Listener,
-    Permit,
     circuits,
 )
 from standfast.resilience.breaker.machine import Change, State
 from standfast.resilience.breaker.options import Verdict
+from standfast.resilience.breaker.permit import Permit
 
 __all__ = [
     "Change",

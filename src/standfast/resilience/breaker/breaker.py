@@ -12,37 +12,37 @@ Tasks and threads may share a breaker.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from random import random
-from types import TracebackType
 from typing import Any, TypeAlias
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import CircuitOpen, Refused, Rejected
+from standfast.errors import CircuitOpen, Refused, Rejected, TimedOut
 from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
-from standfast.resilience.breaker.machine import NOTED, Change, Machine, State
+from standfast.resilience.blocks import Blocks, OpenBlocks
+from standfast.resilience.breaker.machine import NOTED, REJECTED, Change, Machine, State
 from standfast.resilience.breaker.options import Verdict, check
+from standfast.resilience.breaker.permit import Permit
 from standfast.resilience.breaker.registry import Registry
-from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
-from standfast.resilience.retry_after import retry_after as asked_wait
+from standfast.resilience.breaker.verdicts import Errors, Judge, checked_wait
+from standfast.resilience.deadline import ThreadDeadline, current
+from standfast.resilience.forking import survives_fork, unlock
+from standfast.resilience.functions import Coroutine, plain, unawaited
+from standfast.resilience.policy import AsyncCall, Call, Measure
 
-Errors: TypeAlias = tuple[type[BaseException], ...]
 Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
 
 _FOR_EVER = float("inf")
 _new = CircuitOpen.__new__
 
 logger = logging.getLogger(__name__)
-
-# What `with breaker:` has entered in this context: (permit, what was entered before).
-_entered: ContextVar[Any] = ContextVar("standfast_circuit_permits", default=None)
 
 
 class CircuitRegistry(Registry["CircuitBreaker"]):
@@ -57,7 +57,7 @@ circuits: CircuitRegistry = CircuitRegistry()
 """The registry of every breaker that isn't given another."""
 
 
-class CircuitBreaker(Policy):
+class CircuitBreaker(Blocks[Permit]):
     """Rejects calls with `CircuitOpen` while what they call keeps failing.
 
     What opens it: `failure_rate` (share of the calls in the window), `failure_count` (in the
@@ -80,7 +80,10 @@ class CircuitBreaker(Policy):
     nothing was called), of `success_on` as success (default: `Refused`, for the other side works),
     of `failure_on` as failure, any other as success. `judge_result` does the same for results.
     Cancellation, and whatever else isn't an ``Exception``, counts as `on_cancellation`: ignored,
-    unless you say otherwise. An ignored probe gives its permit back.
+    unless you say otherwise. An exception group fails if anything in it does. An ignored probe
+    gives its permit back. A call that a `Timeout` around
+    the breaker ended counts as if it had raised `TimedOut`, unless a deadline around that one had
+    left it less than half of its time; around plain functions, in a `Pipeline` only.
 
     Each call that is let through is counted once at most, in the state in which it began: what
     comes back after a change of state is dropped. Time is monotonic. Raises `CircuitOpen`, with
@@ -126,8 +129,18 @@ class CircuitBreaker(Policy):
             maximum_retry_after=maximum_retry_after,
             half_open_calls=half_open_calls,
             half_open_timeout=half_open_timeout,
-            on_cancellation=on_cancellation,
         )
+        settings = replace(settings, wait=checked_wait(settings.wait))
+        self._judge = Judge(
+            failure_on=failure_on,
+            success_on=success_on,
+            ignore_on=ignore_on,
+            judge_result=judge_result,
+            on_cancellation=on_cancellation,
+            retry_after=retry_after,
+            now=clock.now,
+        )
+        self._listeners: list[Listener] = [_listener(one) for one in listeners]
         self._machine = Machine(settings, random())  # noqa: S311
         self._slow = (
             _FOR_EVER
@@ -138,11 +151,7 @@ class CircuitBreaker(Policy):
         self._quick = self._slow if judge_result is None else -_FOR_EVER
         # Whether that depends on the clock.
         self._timed = self._quick != _FOR_EVER or not isinstance(window, int)
-        self._failure_on, self._success_on, self._ignore_on = failure_on, success_on, ignore_on
-        self._judge_result = judge_result
-        self._on_cancellation: Verdict = on_cancellation
-        self._retry_after = retry_after or (lambda outcome: asked_wait(outcome, clock.now()))
-        self._listeners = list(listeners)
+        self._blocks: OpenBlocks[Permit] = OpenBlocks()
         self._monotonic = clock.monotonic
         self._lock = threading.RLock()
         self.failures: int = 0
@@ -152,6 +161,7 @@ class CircuitBreaker(Policy):
         self.name: str = registry.add(self, name)
         self._message = f"circuit {self.name!r} is open: the call was not made"
         telemetry.watch(self, INSTRUMENTS)
+        survives_fork(self)
 
     def __repr__(self) -> str:
         return f"CircuitBreaker({self.name!r}, {self.state.value})"
@@ -174,6 +184,8 @@ class CircuitBreaker(Policy):
             started = monotonic() if timed else 0.0
             try:
                 result = call(*args, **kwargs)
+                if type(result) is Coroutine:
+                    raise unawaited(call, result)
             except BaseException as error:
                 raised(ticket, started, error)
                 raise
@@ -220,6 +232,30 @@ class CircuitBreaker(Policy):
 
         return wrapper
 
+    def around_under_deadline(self, call: Call) -> Call:
+        """As `around`; a call that its caller stops waiting for counts then, as `TimedOut`."""
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            permit, deadline = self.acquire(), current()
+            pending: dict[object, Callable[[], None]] = {}
+            if isinstance(deadline, ThreadDeadline) and deadline.telling:
+                pending = deadline.on_expiry
+            pending[permit] = partial(permit.failure, TimedOut())
+            try:
+                result = call(*args, **kwargs)
+                if type(result) is Coroutine:
+                    raise unawaited(call, result)
+            except BaseException as error:
+                if pending.pop(permit, None) is not None:
+                    permit.failure(error)
+                raise
+            if pending.pop(permit, None) is not None:
+                permit.settled = True
+                self._ok(*permit.begun, result)
+            return result
+
+        return wrapper
+
     def acquire(self) -> Permit:
         """A permit for one call, to be settled by hand. Raises `CircuitOpen`.
 
@@ -230,43 +266,9 @@ class CircuitBreaker(Policy):
             raise self._rejection(now)
         return Permit(self, ticket, now)
 
-    def __enter__(self) -> Permit:
-        permit = self.acquire()
-        _entered.set((permit, _entered.get()))
-        return permit
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        passed, entry = [], _entered.get()
-        while entry is not None and entry[0].breaker is not self:
-            passed.append(entry[0])
-            entry = entry[1]
-        if entry is None:
-            raise RuntimeError(
-                f"circuit {self.name!r} was left in another context than it was entered in: "
-                "use acquire() and settle the permit by hand"
-            )
-        permit, rest = entry
-        for other in reversed(passed):
-            rest = (other, rest)
-        _entered.set(rest)
-        if not permit.settled:
-            permit.success() if error is None else permit.failure(error)
-
-    async def __aenter__(self) -> Permit:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, traceback)
+    def block(self) -> Permit:
+        """As `acquire`, for a ``with`` or ``async with`` block, in which the permit begins."""
+        return Permit(self, REJECTED, 0.0)
 
     # -- to look at and to operate ---------------------------------------------------------------
 
@@ -299,7 +301,7 @@ class CircuitBreaker(Policy):
         It runs in the thread that caused the change, outside the lock; what it raises is logged
         and goes no further. Changes made by two threads at once may be told in either order.
         """
-        self._listeners.append(listener)
+        self._listeners.append(_listener(listener))
 
     def forget(self, listener: Listener) -> None:
         """Call `listener` no more."""
@@ -342,6 +344,10 @@ class CircuitBreaker(Policy):
             self._machine.force(state, self._monotonic(), reason)
         self._tell()
 
+    def after_fork(self) -> None:
+        """Go on as the parent's breaker stood; a thread of the parent may have held the lock."""
+        unlock(self._lock)
+
     # -- inside ----------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> int:
@@ -368,28 +374,18 @@ class CircuitBreaker(Policy):
         return rejection
 
     def _ok(self, ticket: int, started: float, result: Any) -> None:
-        verdict: Verdict = "success"
-        if self._judge_result is not None:
-            try:
-                verdict = self._judge_result(result)
-            except BaseException:
-                self._settle(ticket, started, "ignored", None)
-                raise
+        try:
+            verdict = self._judge.of_result(result)
+        except BaseException:
+            self._settle(ticket, started, "ignored", None)
+            raise
         self._settle(ticket, started, verdict, result)
 
     def _raised(self, ticket: int, started: float, error: BaseException) -> None:
-        if isinstance(error, self._ignore_on):
-            verdict: Verdict = "ignored"
-        elif isinstance(error, self._success_on):
-            verdict = "success"
-        elif not isinstance(error, Exception) or isinstance(error, asyncio.CancelledError):
-            verdict = self._on_cancellation
-        else:
-            verdict = "failure" if isinstance(error, self._failure_on) else "success"
-        self._settle(ticket, started, verdict, error)
+        self._settle(ticket, started, self._judge.of_error(error), error)
 
     def _settle(self, ticket: int, started: float, verdict: Verdict, outcome: Any) -> None:
-        wait = self._retry_after(outcome) if verdict == "failure" else None
+        wait = self._judge.wait(outcome) if verdict == "failure" else None
         with self._lock:
             now = self._monotonic()
             slow = now - started > self._slow
@@ -462,36 +458,5 @@ INSTRUMENTS = {
 }
 
 
-class Permit:
-    """Leave for one call. Settle it exactly once; a second time raises ``RuntimeError``."""
-
-    __slots__ = ("_started", "_ticket", "breaker", "settled")
-
-    def __init__(self, breaker: CircuitBreaker, ticket: int, started: float) -> None:
-        self.breaker: CircuitBreaker = breaker
-        self._ticket = ticket
-        self._started = started
-        self.settled: bool = False
-
-    def success(self) -> None:
-        """The call worked."""
-        self._once()
-        self.breaker._settle(self._ticket, self._started, "success", None)  # noqa: SLF001 - its own
-
-    def failure(self, error: BaseException | None = None) -> None:
-        """The call failed; an `error` is judged as the breaker judges exceptions."""
-        self._once()
-        if error is None:
-            self.breaker._settle(self._ticket, self._started, "failure", None)  # noqa: SLF001 - its own
-        else:
-            self.breaker._raised(self._ticket, self._started, error)  # noqa: SLF001 - its own
-
-    def ignore(self) -> None:
-        """The call says nothing about the other side."""
-        self._once()
-        self.breaker._settle(self._ticket, self._started, "ignored", None)  # noqa: SLF001 - its own
-
-    def _once(self) -> None:
-        if self.settled:
-            raise RuntimeError("this permit is settled already: settle each exactly once")
-        self.settled = True
+def _listener(listener: Listener) -> Listener:
+    return plain(listener, name="listener", wanted="a function of the breaker and the change")

@@ -11,6 +11,7 @@ from standfast.errors import ConfigurationError
 from standfast.resilience.backoff import Backoff, Constant
 from standfast.resilience.breaker.machine import Settings
 from standfast.resilience.breaker.window import CountWindow, TimeWindow, Window
+from standfast.resilience.functions import whole
 
 Verdict: TypeAlias = Literal["success", "failure", "ignored"]
 """What a call counts as."""
@@ -29,20 +30,19 @@ def check(
     maximum_retry_after: Duration,
     half_open_calls: int,
     half_open_timeout: Duration,
-    on_cancellation: Verdict,
 ) -> Settings:
     """The settings for these options of `CircuitBreaker`. Raises `ConfigurationError`."""
     for option, rate in (("failure_rate", failure_rate), ("slow_call_rate", slow_call_rate)):
         if rate is not None and not 0 < rate <= 1:
             raise ConfigurationError(f"{option}={rate!r}: give a share above 0 and up to 1")
-    for option, count in (
+    for option, calls in (
         ("failure_count", failure_count),
         ("consecutive_failures", consecutive_failures),
         ("minimum_calls", minimum_calls),
         ("half_open_calls", half_open_calls),
     ):
-        if count is not None and count < 1:
-            raise ConfigurationError(f"{option}={count!r}: must be 1 or more")
+        if calls is not None:
+            whole(calls, name=option)
     if (slow_call_rate is None) != (slow_call_duration is None):
         raise ConfigurationError(
             f"slow_call_rate={slow_call_rate!r}, slow_call_duration={slow_call_duration!r}: "
@@ -50,15 +50,11 @@ def check(
         )
     if (failure_rate, failure_count, consecutive_failures, slow_call_rate) == (None,) * 4:
         raise ConfigurationError("failure_rate=None: nothing could open it; give a threshold")
-    if on_cancellation not in ("success", "failure", "ignored"):
-        raise ConfigurationError(
-            f'on_cancellation={on_cancellation!r}: choose "success", "failure" or "ignored"'
-        )
     make_window = _window(window)
-    for option, count in (("minimum_calls", minimum_calls), ("failure_count", failure_count or 0)):
-        if isinstance(window, int) and count > window:
+    for option, calls in (("minimum_calls", minimum_calls), ("failure_count", failure_count or 0)):
+        if isinstance(window, int) and calls > window:
             raise ConfigurationError(
-                f"{option}={count!r}: never reached in a window of {window} calls; "
+                f"{option}={calls!r}: never reached in a window of {window} calls; "
                 "widen the window or lower it"
             )
     return Settings(

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+import asyncio
 from types import TracebackType
 from typing import Any
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError
+from standfast.resilience.blocks import Blocks, OpenBlocks
 from standfast.resilience.bulkhead.gradient import Gradient2, GradientSettings
 from standfast.resilience.bulkhead.semaphore import Bulkhead
+from standfast.resilience.deadline import current
+from standfast.resilience.functions import whole
 from standfast.resilience.policy import AsyncCall, Call
 
-# When the `with` blocks of this context began, the innermost first: (seconds, the rest).
-_began: ContextVar[Any] = ContextVar("standfast_adaptive_bulkhead", default=None)
 
-
-class AdaptiveBulkhead(Bulkhead):
+class AdaptiveBulkhead(Blocks[None], Bulkhead):
     """A `Bulkhead` whose limit follows how long calls take (Gradient2; see `gradient.py`).
 
     The limit starts at `initial` and stays between `minimum` and `maximum`; it is reconsidered each
     second that has at least ten calls. While fewer than half the permits are used it stays as it
-    is. Calls that succeed or time out (``TimeoutError``) are measured; other failures and cancelled
-    calls aren't, for they say nothing about the load. A lowered limit stops no call that runs.
+    is. Calls that succeed or time out (``TimeoutError``, or a `Timeout` around that ends them)
+    are measured; other failures and cancelled calls aren't, for they say nothing about the load. A
+    lowered limit stops no call that runs.
     """
 
     label = "adaptive_bulkhead"
@@ -41,6 +42,8 @@ class AdaptiveBulkhead(Bulkhead):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        for option, number in (("minimum", minimum), ("initial", initial), ("maximum", maximum)):
+            whole(number, name=option)
         if not 1 <= minimum <= initial <= maximum:
             raise ConfigurationError(
                 f"minimum={minimum!r}, initial={initial!r}, maximum={maximum!r}: "
@@ -51,6 +54,7 @@ class AdaptiveBulkhead(Bulkhead):
         if not tolerance >= 1:
             raise ConfigurationError(f"tolerance={tolerance!r}: must be 1 or more")
         super().__init__(initial, max_wait=max_wait, queue=queue, name=name, clock=clock)
+        self._blocks: OpenBlocks[_MeasuredBlock] = OpenBlocks()
         self._gradient = Gradient2(
             initial,
             GradientSettings(
@@ -65,8 +69,8 @@ class AdaptiveBulkhead(Bulkhead):
             began = self._monotonic()
             try:
                 result = call(*args, **kwargs)
-            except TimeoutError:
-                self._sample(began)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                self._ended(began, error)
                 raise
             self._sample(began)
             return result
@@ -80,46 +84,26 @@ class AdaptiveBulkhead(Bulkhead):
             began = self._monotonic()
             try:
                 result = await call(*args, **kwargs)
-            except TimeoutError:
-                self._sample(began)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                self._ended(began, error)
                 raise
             self._sample(began)
             return result
 
         return super().around_async(measured)
 
-    def __enter__(self) -> None:
-        super().__enter__()
-        _began.set((self._monotonic(), _began.get()))
+    def block(self) -> _MeasuredBlock:
+        """One block, which holds a permit and is measured."""
+        return _MeasuredBlock(self)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave(error)
-
-    async def __aenter__(self) -> None:
-        await super().__aenter__()
-        _began.set((self._monotonic(), _began.get()))
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._leave(error)
-
-    def _leave(self, error: BaseException | None) -> None:
-        # Left in another context than it was entered in, a block isn't measured.
-        if (entered := _began.get()) is not None:
-            began, rest = entered
-            _began.set(rest)
-            if error is None or isinstance(error, TimeoutError):
-                self._sample(began)
-        self._release()
+    def _ended(self, began: float, error: BaseException | None) -> None:
+        """Measure what ended so, if that tells something about the load."""
+        if isinstance(error, asyncio.CancelledError):
+            deadline = current()
+            if deadline is None or not (deadline.expired and deadline.telling):
+                return
+        if error is None or isinstance(error, (TimeoutError, asyncio.CancelledError)):
+            self._sample(began)
 
     def _sample(self, began: float) -> None:
         permits = self._permits
@@ -130,3 +114,38 @@ class AdaptiveBulkhead(Bulkhead):
         for waiter in served:
             if not waiter.wake():
                 self._release()
+
+
+class _MeasuredBlock:
+    """One block under an `AdaptiveBulkhead`."""
+
+    __slots__ = ("_began", "_bulkhead")
+
+    def __init__(self, bulkhead: AdaptiveBulkhead) -> None:
+        self._bulkhead = bulkhead
+        self._began = 0.0
+
+    def __enter__(self) -> None:
+        Bulkhead.__enter__(self._bulkhead)
+        self._began = self._bulkhead._monotonic()  # noqa: SLF001 - its own
+
+    async def __aenter__(self) -> None:
+        await Bulkhead.__aenter__(self._bulkhead)
+        self._began = self._bulkhead._monotonic()  # noqa: SLF001 - its own
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bulkhead._ended(self._began, error)  # noqa: SLF001 - its own
+        self._bulkhead._release()  # noqa: SLF001 - its own
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)

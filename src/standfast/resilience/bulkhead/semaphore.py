@@ -19,6 +19,8 @@ from standfast.durations import Duration, seconds
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
+from standfast.resilience.forking import survives_fork, unlock
+from standfast.resilience.functions import Coroutine, unawaited, whole
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 
@@ -39,7 +41,9 @@ class Bulkhead(Policy):
     while waiting loses no capacity: a permit that was just handed over goes to the next in line.
     `BulkheadFull.retry_after` is an estimate: how fast permits came back while all were out, times
     the number of callers ahead; None before any came back. A plain function that waits blocks its
-    thread, so don't wait that way inside an event loop.
+    thread, so don't wait that way inside an event loop. A call that makes another under the same
+    bulkhead holds one permit and needs a second: with `queue` and no `max_wait` that may be for
+    ever. After ``os.fork`` all permits are free in the child.
     """
 
     label = "bulkhead"
@@ -53,10 +57,9 @@ class Bulkhead(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if limit < 1:
-            raise ConfigurationError(f"limit={limit!r}: must be 1 or more")
-        if queue is not None and queue < 0:
-            raise ConfigurationError(f"queue={queue!r}: must be 0 or more, or None for no bound")
+        whole(limit, name="limit")
+        if queue is not None:
+            whole(queue, name="queue", least=0)
         self._max_wait = (
             None if max_wait is None else seconds(max_wait, name="max_wait", positive=False)
         )
@@ -74,6 +77,7 @@ class Bulkhead(Policy):
         self.admitted: int = 0
         self.rejected: int = 0
         telemetry.watch(self, INSTRUMENTS)
+        survives_fork(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.active} of {self.limit})"
@@ -103,9 +107,12 @@ class Bulkhead(Policy):
             if not take():
                 wait()
             try:
-                return call(*args, **kwargs)
+                result = call(*args, **kwargs)
             finally:
                 release()
+            if type(result) is Coroutine:
+                raise unawaited(call, result)
+            return result
 
         return wrapper
 
@@ -163,7 +170,8 @@ class Bulkhead(Policy):
         permits = self._permits
         with self._lock:
             if permits.active < permits.limit:
-                permits.active -= 1  # as `release`: nobody waits beside a free permit
+                # As `release`: nobody waits beside a free permit.
+                permits.active -= permits.active > 0  # 0 in a child forked by who holds one
                 return
             waiter = permits.release(self._monotonic())
         # The loop of a waiting task may have been closed under it; then the next one has the turn.
@@ -254,6 +262,14 @@ class Bulkhead(Policy):
             if withdrawn:
                 raise self._full()
         self._waited(since)
+
+    def after_fork(self) -> None:
+        """Free all permits: the calls of other threads are in the parent only.
+
+        One that this thread is in gives back a permit that is counted no more, and may.
+        """
+        unlock(self._lock)
+        self._permits = Permits(self._permits.limit, self._permits.places)
 
     def measures(self) -> Iterable[Measure]:
         """Calls by outcome, and how full it is."""

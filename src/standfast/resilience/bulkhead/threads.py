@@ -24,6 +24,8 @@ from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import place_call
 from standfast.resilience.bulkhead.semaphore import INSTRUMENTS
+from standfast.resilience.forking import survives_fork
+from standfast.resilience.functions import Coroutine, unawaited, whole
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 P = ParamSpec("P")
@@ -42,6 +44,11 @@ class ThreadPoolBulkhead(Policy):
     caller. A caller that is cancelled takes its call out of the queue; a call that has begun can't
     be stopped and keeps its thread until it returns. The threads are daemons: leave a ``with``
     block or `close` the pool to wait for what runs.
+
+    A call may wait for another in the same pool as long as a thread is left to run that; when all
+    would wait for each other, the last is rejected with `BulkheadFull`. ``StopIteration`` comes out
+    as ``RuntimeError``, as it does of coroutines, for no future can carry it to an event loop.
+    After ``os.fork`` the pool is empty in the child, and makes new threads there.
     """
 
     label = "thread_pool_bulkhead"
@@ -58,12 +65,10 @@ class ThreadPoolBulkhead(Policy):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         maximum = core if maximum is None else maximum
-        if core < 1:
-            raise ConfigurationError(f"core={core!r}: must be 1 or more")
-        if maximum < core:
+        whole(core, name="core")
+        if whole(maximum, name="maximum") < core:
             raise ConfigurationError(f"maximum={maximum!r}: must be core={core!r} or more")
-        if queue < 0:
-            raise ConfigurationError(f"queue={queue!r}: must be 0 or more")
+        whole(queue, name="queue", least=0)
         self._core, self._maximum, self._capacity = core, maximum, queue
         self._max_wait = None if max_wait is None else seconds(max_wait, name="max_wait")
         self._monotonic = clock.monotonic
@@ -107,7 +112,7 @@ class ThreadPoolBulkhead(Policy):
         """
         pool = self._pool
         context = contextvars.copy_context()
-        job = _Job(lambda: context.run(function, *args, **kwargs), self._monotonic)
+        job = _Job(partial(context.run, function, *args, **kwargs), self)
         with pool.lock:
             if pool.closed:
                 raise BulkheadFull(f"thread pool {self.name!r} is closed: it takes no more calls")
@@ -174,6 +179,16 @@ class ThreadPoolBulkhead(Policy):
             if timer is not None:
                 timer.cancel()
 
+    def _needs_itself(self) -> BulkheadFull:
+        with self._pool.lock:
+            self.rejected += 1
+        telemetry.span_event("bulkhead.rejected", name=self.name)
+        return BulkheadFull(
+            f"thread pool {self.name!r} is called from inside itself, and all of its "
+            f"{self._pool.threads} threads wait for such calls, so that none is left to make them: "
+            "give the inner calls a pool of their own"
+        )
+
     def _full(self) -> BulkheadFull:
         pool = self._pool
         with pool.lock:
@@ -223,11 +238,11 @@ class _Job:
 
     __slots__ = ("began", "future", "monotonic", "submitted", "took", "work")
 
-    def __init__(self, work: Callable[[], Any], monotonic: Callable[[], float]) -> None:
+    def __init__(self, work: partial[Any], bulkhead: ThreadPoolBulkhead) -> None:
         self.work = work
-        self.future: Future[Any] = Future()
-        self.monotonic = monotonic
-        self.submitted = monotonic()
+        self.future: Future[Any] = _PoolFuture(bulkhead, self)
+        self.monotonic = bulkhead._monotonic  # noqa: SLF001 - its own
+        self.submitted = self.monotonic()
         self.began: float | None = None
         self.took = 0.0
 
@@ -238,6 +253,12 @@ class _Job:
         self.began = self.monotonic()
         try:
             result = self.work()
+            if type(result) is Coroutine:
+                raise unawaited(self.work.args[0], result)
+        except StopIteration as error:
+            ended = RuntimeError("a call in a thread pool raised StopIteration")
+            ended.__cause__ = error
+            return partial(self.future.set_exception, ended)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller
             return partial(self.future.set_exception, error)
         finally:
@@ -255,19 +276,69 @@ def _record(name: str, job: _Job, _: Future[Any]) -> None:
         )
 
 
+class _PoolFuture(Future[Any]):
+    """A future that can be waited for inside the pool too, unless that would be for ever."""
+
+    def __init__(self, bulkhead: ThreadPoolBulkhead, job: _Job) -> None:
+        super().__init__()
+        self._job = job
+        self._bulkhead = bulkhead
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As of any future. Raises `BulkheadFull` where no thread is left to make the call."""
+        pool = self._bulkhead._pool  # noqa: SLF001 - its own
+        if self.done() or not pool.runs_here():
+            return super().result(timeout)
+        if not pool.wait_inside(self._job, self._bulkhead.limit):
+            self.cancel()
+            raise self._bulkhead._needs_itself()  # noqa: SLF001 - its own
+        try:
+            return super().result(timeout)
+        finally:
+            pool.waited_inside()
+
+
 class _Pool:
     """The threads and their queue."""
 
     def __init__(self, core: int, keep_alive: float, name: str) -> None:
         self.core, self.keep_alive, self.name = core, keep_alive, name
+        self.mean: float | None = None  # of the calls' seconds, exponentially smoothed
+        self.closed = False
+        self.after_fork()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin with no thread and no job."""
         self.jobs: deque[_Job] = deque()
         # Reentrant: a finalizer that runs while it is held may close a forgotten pool.
         self.lock = threading.RLock()
         self.work = threading.Condition(self.lock)
         self.threads = self.idle = 0
-        self.mean: float | None = None  # of the calls' seconds, exponentially smoothed
-        self.closed = False
+        self.inside = 0  # threads that wait for another call of this pool
         self._running: set[threading.Thread] = set()
+
+    def runs_here(self) -> bool:
+        """Whether this thread is one of the pool."""
+        return threading.current_thread() in self._running
+
+    def wait_inside(self, job: _Job, maximum: int) -> bool:
+        """One of the threads is about to wait for `job`. False if it would be for ever."""
+        with self.lock:
+            self.inside += 1
+            if self.inside < self.threads or job not in self.jobs:
+                return True
+            if self.threads < maximum:
+                self.jobs.remove(job)
+                self.add(job, thread=True)
+                return True
+            self.inside -= 1
+            return False
+
+    def waited_inside(self) -> None:
+        """One of the threads has ended its wait."""
+        with self.lock:
+            self.inside -= 1
 
     def add(self, job: _Job, *, thread: bool) -> None:
         """Take a job in, with a thread of its own or for whoever is free. Holds the lock."""

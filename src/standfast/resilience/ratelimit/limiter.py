@@ -12,7 +12,8 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.policy import AsyncCall, Call, Measure, Policy, is_async
+from standfast.resilience.functions import plain, whole
+from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
 from standfast.resilience.ratelimit.watched import OnStoreFailure, WatchedStore
@@ -107,13 +108,9 @@ class RateLimiter(Policy):
         self._lines = Lines()
         self._allowed = self._denied = 0
         self._watched = WatchedStore(self._store, on_store_failure, name)
-        if max_waiters < 0:
-            raise ConfigurationError(f"max_waiters={max_waiters!r}: must be 0 or more")
-        if not isinstance(key, str) and is_async(key):
-            raise ConfigurationError(
-                f"key={key!r}: give a text, or a plain function of a call's arguments that answers "
-                "one"
-            )
+        whole(max_waiters, name="max_waiters", least=0)
+        if not isinstance(key, str):
+            plain(key, name="key", wanted="a text, or a function of a call's arguments")
         if on_store_failure not in ("allow", "deny", None):
             raise ConfigurationError(
                 f'on_store_failure={on_store_failure!r}: choose "allow" or "deny"'
