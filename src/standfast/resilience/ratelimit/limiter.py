@@ -12,7 +12,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, RateLimited
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.functions import plain, whole
+from standfast.resilience.functions import Coroutine, plain, unawaited, whole
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
@@ -204,12 +204,15 @@ class RateLimiter(Policy):
                 raise self._no_key(key) from None
             if not lines and passes(key):
                 self._allowed += 1
-                return call(*args, **kwargs)
-            decision = self._at_once(key, 1)
-            assert decision is not None, "a local store always answers"
-            if self._count(decision).allowed:
-                return call(*args, **kwargs)
-            raise self._reject(decision, key)
+            else:
+                decision = self._at_once(key, 1)
+                assert decision is not None, "a local store always answers"
+                if not self._count(decision).allowed:
+                    raise self._reject(decision, key)
+            result = call(*args, **kwargs)
+            if type(result) is Coroutine:
+                raise unawaited(call, result)
+            return result
 
         return limited
 
