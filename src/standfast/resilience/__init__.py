@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from standfast.resilience.breaker.control import OperatorControl
     from standfast.resilience.budget import RetryBudget, do_not_retry
     from standfast.resilience.bulkhead import AdaptiveBulkhead, Bulkhead, ThreadPoolBulkhead
-    from standfast.resilience.deadline import remaining, within
+    from standfast.resilience.deadline import remaining, within, without_deadline
     from standfast.resilience.degraded import Degraded, collect_degraded
     from standfast.resilience.fallback import Fallback
     from standfast.resilience.hedge import Hedge
@@ -39,7 +39,7 @@ _HOMES = {
     "breaker.control": ("OperatorControl",),
     "budget": ("RetryBudget", "do_not_retry"),
     "bulkhead": ("AdaptiveBulkhead", "Bulkhead", "ThreadPoolBulkhead"),
-    "deadline": ("remaining", "within"),
+    "deadline": ("remaining", "within", "without_deadline"),
     "degraded": ("Degraded", "collect_degraded"),
     "fallback": ("Fallback",),
     "hedge": ("Hedge",),
@@ -89,6 +89,7 @@ __all__ = [
     "do_not_retry",
     "remaining",
     "within",
+    "without_deadline",
 ]
 
 __getattr__, __dir__ = exports(__name__, _HOMES)
