@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
+from standfast.affinity import Affinity
 from standfast.backends import open_database
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
 from standfast.codec import JSON, Codec
@@ -56,6 +57,7 @@ class Standfast:
         self.patterns: Joined = Joined(self)
         self.supervisor: Supervisor | None = None
         self._opened: int = 0
+        self._affinity: Affinity | None = None
         self._opening = asyncio.Lock()
         self._closing = AsyncExitStack()
 
@@ -71,6 +73,8 @@ class Standfast:
     # -- life --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._affinity is not None:
+            self._affinity.check()
         async with self._opening:
             if not self._opened:
                 async with AsyncExitStack() as stack:
@@ -79,14 +83,18 @@ class Standfast:
                     await check_tables(self.database, self.patterns.ports, migrate=self.migrate)
                     await self._keep_time()
                     await stack.enter_async_context(self.patterns.opened())
+                    self._affinity = Affinity("this app")
                     self._closing = stack.pop_all()
             self._opened += 1
         return self
 
     async def __aexit__(self, *raised: object) -> None:
+        if self._affinity is not None:
+            self._affinity.check()  # what is its owner's isn't closed elsewhere
         async with self._opening:
             self._opened -= 1
             if not self._opened:
+                self._affinity = None
                 await self._closing.aclose()
 
     async def _keep_time(self) -> None:

@@ -66,9 +66,15 @@ class AdjustedClock:
         """As the inner clock's."""
         await self._inner.sleep(seconds)
 
-    async def adjust(self, measure: Callable[[Clock], Awaitable[float]]) -> None:
-        """Go by the store's clock from now on, which is ahead by what `measure` says."""
+    async def adjust(self, measure: Callable[[Clock], Awaitable[float | None]]) -> None:
+        """Go by the store's clock from now on, which is ahead by what `measure` says.
+
+        Where it says None, because it doesn't know, all stays as it is.
+        """
         offset = await measure(self._inner)
+        if offset is None:
+            _log.debug("the database's clock couldn't be read in time: this one isn't set by it")
+            return
         if abs(offset) < 1.0:
             offset = 0.0
         if abs(offset - self._offset) >= 1.0:

@@ -17,6 +17,7 @@
     ├── CodecError                        a value can't be encoded or decoded
     ├── StoreError                        the database said no
     │   ├── StoreUnavailable              away or overloaded: try again later
+    │   │   └── TransactionConflict       a deadlock or the like: run the transaction again
     │   ├── StoreFull                     no room on the device
     │   ├── MigrationNeeded               the tables are missing or old: `standfast migrate`
     │   ├── CorruptRecord                 a stored row can't be read
@@ -112,6 +113,13 @@ class StoreUnavailable(StoreError):
     def __init__(self, message: str = "", *, for_good: bool = False) -> None:
         super().__init__(message)
         self.for_good = for_good
+
+
+class TransactionConflict(StoreUnavailable):
+    """The database ended this transaction because it got in the way of another.
+
+    A deadlock, or a serialization failure. Nothing was written: run all of it again.
+    """
 
 
 class StoreFull(StoreError):

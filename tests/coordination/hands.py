@@ -39,6 +39,7 @@ class Hands:
         self.kinds.update(limits or {})
         self.journal = journal
         self.active: dict[UUID, Loaded] = {}
+        self.beginning: set[UUID] = set()
         self.taken: list[UUID] = []
         self.mails: list[Mail] = []
         self.desks: list[tuple[Desk, int]] = []

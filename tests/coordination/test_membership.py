@@ -309,7 +309,7 @@ async def test_a_new_lease_begins_with_the_note():
     port.calls.clear()
     await membership.join()
     assert await store.note() == {"kinds": [["saga", "order", 1]], "place": "there"}
-    assert port.calls == {"acquire": 1}
+    assert port.calls == {"expire": 1, "acquire": 1}
 
 
 @virtually

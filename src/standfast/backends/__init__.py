@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database
 
 
 def open_database(url: str) -> Database:
     """The (unopened) database that `url` names. Raises `ConfigurationError`."""
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0] if ":" in url else ""
     if scheme == "memory":
         from standfast.backends.memory import MemoryDatabase
 
@@ -28,6 +26,6 @@ def open_database(url: str) -> Database:
             ) from error
         return PostgresDatabase(url)
     raise ConfigurationError(
-        f"no backend for {scheme or 'an empty'!r} URLs: use sqlite:///shop.db, "
-        "postgresql://user@host/name or memory://"
+        (f"no backend for {scheme!r} URLs" if scheme else "the database isn't named by a URL")
+        + ": use sqlite:///shop.db, postgresql://user@host/name or memory://"
     )

@@ -36,7 +36,8 @@ def load_app(target: str) -> Standfast:
 
     if is_url(target):
         raise ConfigurationError(
-            f"APP={target!r}: a database's address isn't enough here, the code is needed: write "
+            # Not shown, for it may hold a password.
+            "APP: a database's address isn't enough here, the code is needed: write "
             "module:attribute, such as shop:app"
         )
     module_name, colon, path = target.partition(":")

@@ -76,7 +76,7 @@ async def services(app: Standfast, as_values: bool) -> None:
     """Print every process with how its services stand."""
     async with reading(app.database, [LeaseStore]) as database:
         found = await _processes(database)
-        now = SYSTEM_CLOCK.now() + await database.clock_offset(SYSTEM_CLOCK)
+        now = SYSTEM_CLOCK.now() + (await database.clock_offset(SYSTEM_CLOCK) or 0.0)
     if as_values:
         say(
             as_json(

@@ -12,6 +12,7 @@ from typing import Any
 
 from standfast.app import Standfast
 from standfast.cli.health import observe, serving
+from standfast.cli.leaving import run_and_leave
 from standfast.cli.loading import load_app, must_be_there
 from standfast.cli.output import note, on_one_line
 from standfast.coordination.service import ServiceOptions
@@ -46,8 +47,7 @@ def run(target: str, *, migrate: bool, log_level: str, health: str | None, **opt
         app.migrate = False
     if not app.migrate:
         must_be_there(app.database)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(until_signalled(_working(app, health, options), drain=drain))
+    run_and_leave(until_signalled(_working(app, health, options), drain=drain), _loop_factory())
 
 
 def duration(text: str) -> Duration:

@@ -262,6 +262,70 @@ class ClaimingSuite(Suite):
         await asyncio.gather(*(write(id) for id in ids), reclaim())
         assert await journal(database).owned() == {token: 10}
 
+    async def test_recoveries(self, database: Database) -> None:
+        """How often it was reclaimed in a row, as read and as claimed; a fact begins anew."""
+        token = await register(database)
+        id = await owned(database, token)
+
+        async def die() -> int:
+            nonlocal token
+            await leases(database).release([token])
+            assert await journal(database).reclaim() == 1
+            token = await register(database)
+            soon = time.time() + 60
+            (claimed,) = await journal(database).claim(token, KINDS, now=soon, limit=10)
+            assert claimed.recoveries == (await loaded(database, id)).recoveries
+            return claimed.recoveries
+
+        assert [await die() for _ in range(3)] == [1, 2, 3]
+        (done,) = await journal(database).append(token, [Append(id, 0, ["progress"])])
+        assert done is None
+        assert (await loaded(database, id)).recoveries == 0
+        assert [await die() for _ in range(2)] == [1, 2]
+
+    async def test_recoveries_are_of_the_dead_only(self, database: Database) -> None:
+        """What is given back, or comes to rest, is no recovery; neither ends a row of them."""
+        token = await register(database)
+        id = await owned(database, token)
+        await leases(database).release([token])
+        await journal(database).reclaim()
+        token = await register(database)
+        for _ in range(3):
+            await journal(database).claim(token, KINDS, now=time.time() + 60, limit=10)
+            await journal(database).release(token)
+        assert (await loaded(database, id)).recoveries == 1
+
+    async def test_a_pause_before_the_next_recovery(self, database: Database) -> None:
+        """None before the first; then it doubles, up to the longest, less up to a half."""
+        token = await register(database)
+        ids = [await owned(database, token) for _ in range(20)]
+        for shortest, longest in ((0, 0), (50, 100), (100, 200), (125, 250), (125, 250)):
+            await leases(database).release([token])
+            before = time.time()
+            assert await journal(database).reclaim(pause=100.0, longest=250.0) == 20
+            rows = [it.instance for it in await journal(database).load(ids)]
+            pauses = [(row.wake_at or 0.0) - before for row in rows]
+            assert all(shortest - 60 <= pause <= longest + 60 for pause in pauses)
+            assert (len({round(pause) for pause in pauses}) > 5) is (longest > 0)
+            token = await register(database)
+            claimed = await journal(database).claim(token, KINDS, now=time.time() + 1e4, limit=100)
+            assert len(claimed) == 20
+
+    async def test_owned_by(self, database: Database) -> None:
+        """What a token owns, whether its lease has ended or not, and nothing else."""
+        a, b = await register(database), await register(database)
+        mine = {await owned(database, a) for _ in range(3)}
+        theirs = await owned(database, b)
+        await passive(database)
+        assert set(await journal(database).owned_by(a)) == mine
+        assert list(await journal(database).owned_by(b)) == [theirs]
+        await journal(database).append(b, [finish(theirs, 0)])
+        await leases(database).release([a])
+        assert set(await journal(database).owned_by(a)) == mine
+        assert list(await journal(database).owned_by(b)) == []
+        await journal(database).reclaim()
+        assert list(await journal(database).owned_by(a)) == []
+
     async def test_owned(self, database: Database) -> None:
         """How many by owner, also where the lease has ended; none are left out."""
         assert await journal(database).owned() == {}

@@ -9,6 +9,7 @@ from uuid import UUID
 from standfast.conformance.claiming import ClaimingSuite
 from standfast.conformance.samples import (
     KINDS,
+    OTHER_KIND,
     another,
     facts,
     finish,
@@ -24,7 +25,7 @@ from standfast.conformance.samples import (
 from standfast.conformance.writing import WritingSuite
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import Append, Filter
+from standfast.ports.journal import STUCK, Append, Filter
 
 
 class JournalSuite(WritingSuite, ClaimingSuite):
@@ -194,6 +195,29 @@ class JournalSuite(WritingSuite, ClaimingSuite):
             ("invoice", "running"): 1,
         }
         assert await journal(database).count("none") == {}
+
+    async def test_stuck(self, database: Database, worker: int) -> None:
+        """What is stuck is counted by name and status, with the time since when; nothing else."""
+        starts = [
+            start(status="parked", updated_at=300.0),
+            start(status="parked", updated_at=200.0),
+            start(status="compensation_failed", updated_at=400.0),
+            start(status="parked", updated_at=500.0, kind=OTHER_KIND),
+            start(status="parked", updated_at=1.0, kind=("choreography", "order", 1)),
+            start(status="waiting", updated_at=1.0),
+            start(status="completed", updated_at=1.0),
+        ]
+        await journal(database).start(starts, owner=None)
+        counts = await journal(database).stuck("saga")
+        assert {(one.name, one.status): (one.number, one.since) for one in counts} == {
+            ("order", "parked"): (2, 200.0),
+            ("order", "compensation_failed"): (1, 400.0),
+            ("invoice", "parked"): (1, 500.0),
+        }
+        for statuses, number in ((("parked",), 3), (STUCK, 4), (("parked", "waiting"), 4)):
+            matching = await journal(database).find(Filter(statuses=statuses), limit=10)
+            assert len(matching) == number
+            assert {one.status for one in matching} == set(statuses)
 
     # purge
 

@@ -29,6 +29,45 @@ class SqlSuite(Suite):
         async with database.transaction() as tx:
             assert [row["id"] for row in await tx.fetch(f"SELECT id FROM {table}")] == [1]
 
+    @pytest.mark.parametrize(
+        "control",
+        [
+            "COMMIT",
+            "rollback",
+            "/* a /* b */ */ END",
+            "-- at last\nBegin",
+            "ABORT",
+            "START TRANSACTION",
+            "PREPARE TRANSACTION 'x'",
+            "ROLLBACK WORK",
+        ],
+    )
+    @pytest.mark.parametrize("how", ["execute", "fetch", "fetch_one", "fetch_value"])
+    async def test_control_of_the_transaction(
+        self, database: Database, table: str, control: str, how: str
+    ) -> None:
+        """Only the block ends it: raw SQL that would is refused, and nothing is written."""
+        with pytest.raises(StoreError, match="block"):
+            async with database.transaction() as tx:
+                await tx.execute(f"INSERT INTO {table} (id) VALUES ($1)", 1)
+                await getattr(tx, how)(control)
+        async with database.transaction() as tx:
+            assert await tx.fetch_value(f"SELECT count(*) FROM {table}") == 0
+
+    async def test_savepoints(self, database: Database, table: str) -> None:
+        """Part of a transaction can be undone, and the rest of it goes on."""
+        insert = f"INSERT INTO {table} (id) VALUES ($1)"
+        async with database.transaction() as tx:
+            await tx.execute(insert, 1)
+            await tx.execute("SAVEPOINT mine")
+            with pytest.raises(ConstraintViolated):
+                await tx.execute(insert, 1)
+            await tx.execute("ROLLBACK TO SAVEPOINT mine")
+            await tx.execute(insert, 2)
+            await tx.execute("RELEASE SAVEPOINT mine")
+        async with database.transaction() as tx:
+            assert await tx.fetch_value(f"SELECT count(*) FROM {table}") == 2
+
     async def test_use_after_the_block(self, database: Database, table: str) -> None:
         """A clear error, and nothing is written."""
         async with database.transaction() as tx:

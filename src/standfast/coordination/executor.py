@@ -55,10 +55,11 @@ class Desk(Protocol):
         """Make the worker poll the store now."""
         ...
 
-    def doubt(self, id: UUID) -> None:
-        """Have an instance read again for 60 s: its insert had an unknown outcome.
+    def doubt(self) -> None:
+        """Say that the token may own what isn't in memory, now or within the next 60 s.
 
-        If it was written, this token owns it, and no claim would bring it.
+        A start without an answer may be written still, say. The worker then looks for all such
+        instances, and takes them in, for no claim would bring them.
         """
         ...
 
@@ -97,6 +98,14 @@ class Executor(Protocol):
         """The instances in memory."""
         ...
 
+    @property
+    def beginning(self) -> Collection[UUID]:
+        """The instances whose start, under the desk's token, is being written just now.
+
+        They may be owned already, and will be in memory without being taken in.
+        """
+        ...
+
     def begin(self, desk: Desk) -> None:
         """Begin a new turn, with this desk's fencing token."""
         ...
@@ -114,7 +123,10 @@ class Executor(Protocol):
         ...
 
     async def cut_off(self) -> None:
-        """Cancel all running instances and wait for them; write nothing."""
+        """Cancel all running instances and wait for them; write nothing.
+
+        In bounded time: what doesn't heed its cancellation is told of, and left behind.
+        """
         ...
 
     async def end(self) -> None:

@@ -33,6 +33,8 @@ In the store a lease holds for all beats but one. So what a process had that die
 is taken over at the last beat of its lease at the latest, and one that is late by up to two beats
 (half the lease) keeps what it has.
 """
+_LEAVES_WITHIN = 5.0
+"""Seconds for the store to take leases back; a hung transaction may keep it from that."""
 
 
 class Membership:
@@ -86,6 +88,7 @@ class Membership:
 
     async def join(self) -> int:
         """Take a lease; its token. Raises `StoreError`."""
+        await self._end_overdue()
         asked, note = self._clock.monotonic(), json.dumps(self._note)
         (token,) = await self.leases.acquire(
             [f"{MEMBER}{new_id()}"], self.name, ttl=self._ttl, note=note
@@ -98,14 +101,12 @@ class Membership:
     async def leave(self) -> None:
         """Release all leases.
 
-        A `StoreError` is logged, not raised: then they expire after their time to live.
+        A `StoreError` is logged, not raised, and so is a store that doesn't answer within 5 s: then
+        they expire after their time to live.
         """
         tokens = [*self._held.values()] + ([] if self.token is None else [self.token])
         self.forget()
-        try:
-            await self.leases.release(tokens)
-        except StoreError as error:
-            log.warning("the lease couldn't be given up, so it will run out: %s", error)
+        await self._release(tokens, "the lease")
 
     def forget(self) -> None:
         """Drop the local state without releasing in the store."""
@@ -120,6 +121,7 @@ class Membership:
 
         None while another holder has it. Raises `StoreError`.
         """
+        await self._end_overdue()
         (token,) = await self.leases.acquire([name], self.name, ttl=self._ttl)
         if token is not None:
             self._held[name] = token
@@ -132,12 +134,19 @@ class Membership:
     async def let_go(self, name: str) -> None:
         """Release a named lease, if it is held. A `StoreError` is logged, as by `leave`."""
         token = self._held.pop(name, None)
-        if token is None:
-            return
+        if token is not None:
+            await self._release([token], f"lease {name!r}")
+
+    async def _release(self, tokens: Sequence[int], what: str) -> None:
         try:
-            await self.leases.release([token])
+            async with asyncio.timeout(_LEAVES_WITHIN):
+                await self.leases.release(tokens)
+        except TimeoutError:
+            log.warning(
+                "%s couldn't be given up within %g s, so it will run out", what, _LEAVES_WITHIN
+            )
         except StoreError as error:
-            log.warning("lease %r couldn't be given up, so it will run out: %s", name, error)
+            log.warning("%s couldn't be given up, so it will run out: %s", what, error)
 
     def take_lost(self) -> list[str]:
         """The names of held leases that were found lost since this was last asked."""
@@ -183,6 +192,10 @@ class Membership:
         """
         if self._keep_time is not None:
             await self._keep_time()
+        await self._end_overdue()
+
+    async def _end_overdue(self) -> None:
+        """Expire overdue leases, and tell of it: `acquire` alone would end them in silence."""
         ended = await self.leases.expire()
         if ended:
             log.warning("took over from the dead: %d lease(s) ran out", len(ended))

@@ -12,6 +12,7 @@ from standfast.clock import Clock
 from standfast.coordination.lifecycle import ServiceEvent, ServiceStatus, after
 from standfast.coordination.membership import Membership
 from standfast.coordination.service import Duty, Service
+from standfast.coordination.stacks import where
 from standfast.coordination.watchdog import Watchdog
 from standfast.errors import ConfigurationError, StaleWriter, StoreError
 from standfast.resilience.backoff import Exponential
@@ -61,6 +62,7 @@ class Supervisor:
         self._store_answers = True
         self._beat_at: float | None = None
         self._telling: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = _nothing
 
     @property
@@ -130,7 +132,7 @@ class Supervisor:
             await self._leave()
 
     async def _leave(self) -> None:
-        tasks = [task for task in (*self._tasks, self._telling) if task is not None]
+        tasks = [task for task in (*self._tasks, self._telling, self._tending) if task is not None]
         for task in tasks:
             task.cancel()
         self._unsubscribe()
@@ -174,9 +176,9 @@ class Supervisor:
     # -- the heartbeat -----------------------------------------------------------------------
 
     async def _beat(self) -> None:
-        """The heartbeat loop: renew the own leases, then expire overdue ones of others.
+        """The heartbeat loop: renew the own leases, then see to the rest.
 
-        In that order, so that a late beat doesn't expire its own.
+        In that order, so that a late beat doesn't expire its own. No renewal waits for the rest.
         """
         membership = self.membership
         loop = asyncio.get_running_loop()
@@ -189,9 +191,8 @@ class Supervisor:
                 if not await membership.check():
                     await self._lost()
                 await asyncio.gather(*map(self._lost_one, membership.take_lost()))
-                await membership.tend()
-                await membership.tell()  # what couldn't be told before
-                self._store_answers = True
+                if self._tending is None or self._tending.done():
+                    self._tending = loop.create_task(self._tend())
             except StoreError as error:
                 self._store_answers = False
                 log.error("can't reach the store to renew the lease: %s", error)
@@ -200,6 +201,18 @@ class Supervisor:
                     "renewing the lease failed; trying again in %g s", membership.beats_every
                 )
             self._beat_at = self.clock.monotonic()
+
+    async def _tend(self) -> None:
+        """Of a beat, what may wait: the clock, the leases of others, the note."""
+        try:
+            await self.membership.tend()
+            await self.membership.tell()  # what couldn't be told before
+            self._store_answers = True
+        except StoreError as error:
+            self._store_answers = False
+            log.error("can't reach the store for the leases of others: %s", error)
+        except Exception:  # the next beat tries again
+            log.exception("looking after the leases of others failed")
 
     async def _lost(self) -> None:
         """The membership was ended by others: begin everything anew under another."""
@@ -425,8 +438,9 @@ class _Post:
         if not done:
             log.error(
                 "service %r doesn't end though its lease was lost: it isn't begun again before it "
-                "has",
+                "has. It is here:\n%s",
                 self.service.name,
+                where(turn),
             )
 
     def drain(self, within: float) -> None:
@@ -453,8 +467,10 @@ class _Post:
             await asyncio.wait((self.task,), timeout=2 * _GRACE)
             if turn is not None and not turn.done():
                 log.error(
-                    "service %r doesn't heed its cancellation: going on without it",
+                    "service %r doesn't heed its cancellation: going on without it. It is "
+                    "here:\n%s",
                     self.service.name,
+                    where(turn),
                 )
         if self.status.state != "stopped":
             self._note("end")

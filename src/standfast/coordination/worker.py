@@ -26,6 +26,11 @@ log = logging.getLogger("standfast.coordination.worker")
 CLAIM_BATCH = 500
 UNCLAIMABLE_AFTER = 5.0
 DOUBTED_FOR = 60.0
+"""Seconds for which an act without an answer may still come true."""
+RECOVERY_PAUSE = 1.0
+"""Seconds before what was reclaimed a second time in a row, without progress, is run again."""
+LONGEST_PAUSE = 60.0
+"""To that the pause grows."""
 
 
 class Worker:
@@ -62,17 +67,16 @@ class Worker:
         self._emptied = asyncio.Event()
         self._membership: Membership
         self._turns = 0
-        self._owes: int | None = None
+        self._knowledge = _Knowledge(clock, poll)
 
     # -- a turn ------------------------------------------------------------------------------
 
     async def run(self, duty: Duty) -> None:
         """See `Service.run`."""
         executor, due = self._executor, self._due
+        if self.owner == duty.token:  # what the turn before couldn't give back, nobody can claim
+            self._knowledge.doubt()
         self._membership, self.owner = duty.membership, duty.token
-        if self._owes == self.owner:  # nobody can claim it while the token holds, not even we
-            await self._journal.release(self.owner)
-        self._owes = None
         self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
         await duty.membership.can_run(self.name, list(executor.kinds))
         due.everything()
@@ -108,7 +112,6 @@ class Worker:
             await self._journal.release(self.owner)
         except StoreError as error:
             log.warning("what was in hand couldn't be given back, so others wait: %s", error)
-            self._owes = self.owner
 
     async def _drain(self, within: float) -> None:
         """Let attempts in flight end; what isn't finished in time is due for others at once."""
@@ -134,9 +137,9 @@ class Worker:
         """See `Desk.wake`."""
         self._due.now()
 
-    def doubt(self, id: UUID) -> None:
-        """See `Desk.doubt`. It may still be written, and then nobody else can run it."""
-        self._due.doubts[id] = self._clock.monotonic() + DOUBTED_FOR
+    def doubt(self) -> None:
+        """See `Desk.doubt`."""
+        self._knowledge.doubt()
         self._due.now()
 
     def left(self, id: UUID, wakes_at: float | None) -> None:
@@ -159,15 +162,14 @@ class Worker:
     async def _pump(self, lease: float) -> None:
         """The polling loop: reclaim, claim, fetch mail, flag what is unclaimable.
 
-        When there is no hint, timer or doubt for a while, it asks whether anything is due before it
+        When there is no hint or timer for a while, it asks whether anything is due before it
         claims: an idle worker costs the store one query every `poll` seconds.
         """
         due, clock = self._due, self._clock
         looked_around_at = -math.inf
-        unsure_until = 0.0
         due_at = -math.inf  # when the next one is due, as far as is known
         while True:
-            if due.begin_look() or clock.monotonic() < unsure_until:
+            if due.begin_look():
                 due_at = -math.inf
             timeout = self._poll
             # Before the claim: one that leaves from now on, with mail, is due.
@@ -175,14 +177,17 @@ class Worker:
             try:
                 around = clock.monotonic() - looked_around_at > max(lease, self._poll)
                 left_over = due.take_takeover() or around
-                if left_over and await self._journal.reclaim():
+                if left_over and await self._journal.reclaim(
+                    pause=RECOVERY_PAUSE, longest=LONGEST_PAUSE
+                ):
                     due_at = -math.inf
                 if due_at > clock.now():
                     due_at = await self._next_wake()
                 is_due = due_at <= clock.now()
                 if is_due:
                     await self._claim()
-                await self._look_into_doubts()
+                if self._knowledge.is_due:
+                    await self._find_missing()
                 await self._collect(hinted)
                 if around:
                     looked_around_at = clock.monotonic()
@@ -195,9 +200,7 @@ class Worker:
                 self._membership.suspect()
                 due.forgot()
             except Exception as error:  # whatever it is, work must be taken again
-                # A claim may have been carried out though its answer was lost: the owner hears of
-                # such ones with its next claims.
-                unsure_until = clock.monotonic() + DOUBTED_FOR
+                self._knowledge.doubt()  # a claim may have been carried out
                 due.forgot()
                 if isinstance(error, StoreUnavailable):
                     log.error("can't reach the store for work: %s", error)
@@ -245,27 +248,30 @@ class Worker:
                 return
 
     async def _take_in(self, loaded: Loaded) -> None:
-        id, doubts = loaded.instance.id, self._due.doubts
+        id = loaded.instance.id
         try:
             await self._executor.take_in(loaded)
-            doubts.pop(id, None)
         except asyncio.CancelledError:
             raise
         except BaseException:  # it is owned all the same, so that no claim brings it again
             log.exception("%s %s couldn't be taken in; trying again", self._executor.pattern, id)
-            doubts.setdefault(id, self._clock.monotonic() + DOUBTED_FOR)
+            self._knowledge.doubt(patience=self._poll)
 
-    async def _look_into_doubts(self) -> None:
-        doubts, now = self._due.doubts, self._clock.monotonic()
-        for id in [id for id, until in doubts.items() if until <= now]:
-            del doubts[id]
-        found: list[Loaded] = await self._journal.load(list(doubts)) if doubts else []
+    async def _find_missing(self) -> None:
+        """Take in what the token owns and memory lacks."""
+        executor, knowledge = self._executor, self._knowledge
+        as_of = knowledge.looks()
+
+        def is_missing(id: UUID) -> bool:
+            return id not in executor.active and id not in executor.beginning
+
+        missing = list(filter(is_missing, await self._journal.owned_by(self.owner)))
+        found = await self._journal.load(missing) if missing else []
         for loaded in found:
-            id = loaded.instance.id
-            if loaded.instance.owner == self.owner and id not in self._executor.active:
+            # Since it was told of, it may have begun here, and even come to rest.
+            if loaded.instance.owner == self.owner and is_missing(loaded.instance.id):
                 await self._take_in(loaded)
-            else:
-                doubts.pop(id, None)
+        knowledge.knows(as_of)
 
     async def _collect(self, hinted: Collection[UUID]) -> None:
         """Fetch the mail of instances in memory; one that has left meanwhile must be claimed."""
@@ -296,13 +302,50 @@ class Worker:
             )
 
 
+class _Knowledge:
+    """Whether all that the token owns is surely in memory, or will be without a look.
+
+    A doubt is about acts whose outcome isn't known: they may come true for `DOUBTED_FOR` seconds
+    more. So only a look that begins after that, and gets to its end, ends it; until then there is
+    one at once, and another within every `poll` seconds.
+    """
+
+    def __init__(self, clock: Clock, poll: float) -> None:
+        self._clock = clock
+        self._poll = poll
+        self._unsure_until = -math.inf
+        self._sure_as_of = -math.inf
+        self._looks_at = -math.inf
+
+    @property
+    def is_due(self) -> bool:
+        """Whether to look now."""
+        if self._sure_as_of >= self._unsure_until:
+            return False
+        return self._clock.monotonic() >= self._looks_at
+
+    def doubt(self, *, patience: float = 0.0) -> None:
+        """Look after `patience` seconds, and then for a while."""
+        now = self._clock.monotonic()
+        self._unsure_until = now + DOUBTED_FOR
+        self._looks_at = now + patience
+
+    def looks(self) -> float:
+        """A look begins; at which time."""
+        now = self._clock.monotonic()
+        self._looks_at = now + self._poll / 2
+        return now
+
+    def knows(self, as_of: float) -> None:
+        """A look that began then got to its end."""
+        self._sure_as_of = as_of
+
+
 class _Due:
-    """Pending wake-up reasons of the polling loop: hints, doubts, takeovers, and time."""
+    """Pending wake-up reasons of the polling loop: hints, takeovers, and time."""
 
     def __init__(self, clock: Clock) -> None:
         self.hints: set[UUID] = set()
-        self.doubts: dict[UUID, float] = {}
-        """Starts without a known outcome, and until when to look for them (monotonic)."""
         self.looks_at: float = math.inf
         """When it looks by itself; infinite while it is looking."""
         self._clock = clock

@@ -166,8 +166,11 @@ class Database(Protocol):
         """Finish what was accepted, then disconnect. Closing twice is fine."""
         ...
 
-    async def clock_offset(self, clock: Clock) -> float:
-        """By how many seconds the store's own clock is ahead of `clock`; 0 if it has none."""
+    async def clock_offset(self, clock: Clock) -> float | None:
+        """By how many seconds the store's own clock is ahead of `clock`; 0 if it has none.
+
+        None if its answer took so long that nobody knows.
+        """
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:

@@ -12,13 +12,20 @@ passed; None means that only mail wakes it. All times are wall-clock seconds sin
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from standfast.errors import StandfastError
 from standfast.ports.database import StoreTransaction
+
+STUCK: Final = ("parked", "compensation_failed")
+"""Statuses, of whatever pattern, in which nothing goes on until an operator acts.
+
+Stores find such instances without a look at the others, of which there are far more.
+"""
 
 
 @dataclass(slots=True)
@@ -120,11 +127,15 @@ class Append:
 
 @dataclass(slots=True)
 class Loaded:
-    """An instance with its whole journal in order, and the mail that waits for it in order."""
+    """An instance with its whole journal in order, and the mail that waits for it in order.
+
+    `recoveries`: how often in a row it was reclaimed without a fact since.
+    """
 
     instance: Instance
     facts: list[str]
     mails: list[Mail] = field(default_factory=list)
+    recoveries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,31 @@ class Filter:
     created_before: float | None = None
     created_after: float | None = None
     ids: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """How many instances of a name are stuck with a status, and since when the first of them is.
+
+    `since` is in seconds since the epoch.
+    """
+
+    name: str
+    status: str
+    number: int
+    since: float
+
+
+def recovery_pause(recoveries: int, pause: float, longest: float) -> float:
+    """After how many seconds an instance is due that was reclaimed for that many times in a row.
+
+    For backends that don't compute it in SQL; see `JournalStore.reclaim`.
+    """
+    if recoveries < 2 or not pause:
+        return 0.0
+    # Doubled more often than that it is longer than anybody waits.
+    whole = min(longest, pause * 2.0 ** min(recoveries - 2, 60))
+    return whole * (1 + random.random()) / 2  # noqa: S311 - only jitter
 
 
 class JournalWriter(Protocol):
@@ -212,7 +248,8 @@ class JournalStore(Protocol):
         """Take up to `limit` passive instances that are due, the longest due first, and load them.
 
         Only of the given (pattern, name, version) `kinds`. Two workers never get the same one.
-        With an owner whose lease is lost: `StaleWriter`.
+        With an owner whose lease is lost: `StaleWriter`. A claim that fails otherwise, or is
+        cancelled, may have been carried out all the same: `owned_by` tells.
         """
         ...
 
@@ -260,8 +297,18 @@ class JournalStore(Protocol):
         """Make all that `owner` owns passive and due now. Its lease stays as it is."""
         ...
 
-    async def reclaim(self) -> int:
-        """Make what is owned under leases that were ended passive and due now; how many."""
+    async def reclaim(self, *, pause: float = 0.0, longest: float = 0.0) -> int:
+        """Make what is owned under leases that were ended passive and due; how many.
+
+        Each is due now, unless it was reclaimed before and no fact has come since: then it may be
+        what its owners died of, and is due after `pause` seconds, the double each further time, but
+        `longest` at most. A random part of up to half is taken off, so that those which died
+        together are apart the next time. `Loaded.recoveries` tells how often that was.
+        """
+        ...
+
+    async def owned_by(self, owner: int) -> Sequence[UUID]:
+        """The instances that `owner` owns, in any order."""
         ...
 
     async def owned(self) -> Mapping[int, int]:
@@ -287,7 +334,14 @@ class JournalStore(Protocol):
         ...
 
     async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
-        """How many instances there are, by (name, status)."""
+        """How many instances there are, by (name, status). It reads all of them."""
+        ...
+
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """How many instances have one of the statuses `STUCK`, by name and status.
+
+        It reads those and no others.
+        """
         ...
 
     async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:

@@ -32,6 +32,9 @@ CALLS: dict[str, Instrument] = {
 }
 """The instrument that several policies share."""
 
+WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Seconds: bounds of the buckets that are advised for waits."""
+
 # The table in docs/reference/resilience-telemetry.md is made from this.
 INSTRUMENTS: dict[str, Instrument] = {}
 
@@ -86,13 +89,18 @@ def _observe(name: str, instrument: Instrument) -> None:
 
 
 def record(name: str, value: float, attributes: dict[str, str], *, description: str) -> None:
-    """Record `value` seconds in the histogram `name`. For slow paths, such as a wait."""
+    """Record `value` seconds in the histogram `name`. For slow paths, such as a wait.
+
+    Its buckets, where the SDK has none of its own, are `WAITS`.
+    """
     histogram = _histograms.get(name)
     if histogram is None:
         from opentelemetry import metrics
 
         meter = metrics.get_meter("standfast.resilience", __version__)
-        histogram = meter.create_histogram(name, unit="s", description=description)
+        histogram = meter.create_histogram(
+            name, "s", description, explicit_bucket_boundaries_advisory=WAITS
+        )
         _histograms[name] = histogram
     histogram.record(value, attributes)
 

@@ -37,6 +37,7 @@ class Definition:
         self.name: str = cls.saga_name()
         self.version: int = cls.version
         self.max_in_flight: int | None = cls.max_in_flight
+        self.max_recoveries: int | None = cls.max_recoveries
         self.input_type: Any = input_type(cls)
         self.input_class: type | None = _class_of(self.input_type)
         if not self.name or len(self.name) > 200 or not is_storable(self.name):
@@ -50,6 +51,14 @@ class Definition:
         if self.max_in_flight is not None and self.max_in_flight < 1:
             raise DefinitionError(
                 f"saga {self.name!r}: max_in_flight={self.max_in_flight} must be 1 or more, or None"
+            )
+        bound: object = self.max_recoveries
+        if bound is not None and (
+            not isinstance(bound, int) or isinstance(bound, bool) or bound < 0
+        ):
+            raise DefinitionError(
+                f"saga {self.name!r}: max_recoveries={bound!r} must be 0 or more, or None for no "
+                "bound"
             )
         self.steps: dict[str, Step[Any, Any]] = steps_of(cls)
         for current in self.steps.values():

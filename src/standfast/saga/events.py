@@ -20,6 +20,12 @@ class Tick(Event):
     """Time passed, or the instance was just begun or loaded."""
 
 
+class Died(Event):
+    """The processes that ran it died, so many times in a row, before anything was done."""
+
+    times: int
+
+
 class Succeeded(Event):
     """An action returned."""
 

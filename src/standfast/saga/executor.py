@@ -10,9 +10,11 @@ from uuid import UUID
 from standfast.clock import Clock
 from standfast.coordination.executor import Desk, Orphaned
 from standfast.coordination.slots import Slots
+from standfast.coordination.stacks import where
 from standfast.errors import StandfastError
 from standfast.pattern import Host
 from standfast.ports.journal import JournalStore, Loaded, Mail
+from standfast.saga import events as ev
 from standfast.saga.active import Active
 from standfast.saga.attempt import ERROR_LENGTH, describe
 from standfast.saga.definition import Definition
@@ -26,6 +28,9 @@ from standfast.saga.watchers import Watchers
 from standfast.text import told
 
 log = logging.getLogger("standfast.saga")
+
+ENDS_WITHIN = 0.8
+"""Seconds for what was cut off to end: less than a supervisor waits for the whole service."""
 
 
 class SagaExecutor:
@@ -47,6 +52,7 @@ class SagaExecutor:
         self.definitions: Definitions = definitions
         self.telemetry: SagaTelemetry = telemetry
         self.active: dict[UUID, Active] = {}
+        self.beginning: set[UUID] = set()
         self.watchers: Watchers = Watchers()
         self._desk: Desk | None = None
         self._runner: Runner | None = None
@@ -97,9 +103,33 @@ class SagaExecutor:
         self.telemetry.recovered += 1
         active = Active(opened.definition, opened.machine, opened.input)
         active.shown = (instance.status, instance.step, instance.cause)
+        if loaded.recoveries > 1 and opened.move is None:  # a move may well be the remedy
+            self._suspect(active, loaded.recoveries)
         active.open(opened, loaded.mails)
         runner.desk.slots.take(active.definition.name)
         self._launch(runner, active)
+
+    def _suspect(self, active: Active, recoveries: int) -> None:
+        """Park one that may be what its processes died of, if that was too often; tell of it."""
+        name, bound = active.definition.name, active.definition.max_recoveries
+        if bound is None or recoveries <= bound:
+            log.warning(
+                "saga %s (%s): its process died %d times in a row, with nothing done in between; "
+                "trying again",
+                active.id,
+                name,
+                recoveries,
+            )
+            return
+        log.error(
+            "saga %s (%s): its process died %d times in a row, with nothing done in between: it "
+            "isn't tried again before an operator says so (max_recoveries=%d)",
+            active.id,
+            name,
+            recoveries,
+            bound,
+        )
+        active.post(ev.Died(recoveries))
 
     def deliver(self, mails: Sequence[Mail]) -> None:
         """See `Executor.deliver`."""
@@ -119,14 +149,33 @@ class SagaExecutor:
     async def cut_off(self) -> None:
         """See `Executor.cut_off`."""
         self._desk = None
-        actives = list(self.active.values())
-        for active in actives:
+        if self._runner is not None:
+            self._runner.cut_off()
+        tasks: dict[asyncio.Task[None], Active] = {}
+        for active in self.active.values():
             if active.task is not None:
+                tasks[active.task] = active
                 active.task.cancel()
-        attempts = [task for active in actives for task in active.tasks]
-        drivers = [active.task for active in actives if active.task is not None]
-        await asyncio.gather(*drivers, *attempts, return_exceptions=True)
+            tasks.update(dict.fromkeys(active.tasks, active))
+        if tasks:
+            await asyncio.wait(tasks, timeout=ENDS_WITHIN)
+        for task, active in tasks.items():
+            if not task.done():
+                self._abandon(active, task)
         self.telemetry.slots = None
+
+    def _abandon(self, active: Active, task: asyncio.Task[None]) -> None:
+        """Go on without an instance whose code doesn't heed its cancellation."""
+        log.error(
+            "saga %s (%s) doesn't heed its cancellation in step %s: going on without it, and "
+            "another process may run the step beside it. It is here:\n%s",
+            active.id,
+            active.definition.name,
+            ", ".join(sorted(active.machine.running)) or "none",
+            where(task),
+        )
+        if self.active.pop(active.id, None) is not None:
+            self.watchers.forget(active.id)
 
     async def end(self) -> None:
         """See `Executor.end`."""

@@ -358,6 +358,24 @@ class Machine(SagaState):
                 )
             )
 
+    def _died(self, event: ev.Died, now: float, random: float) -> None:
+        """Run nothing of what would run now: it may be what its processes died of."""
+        error = (
+            f"its process died {event.times} times in a row while it ran (killed, out of memory, "
+            "or crashed in native code): find out why before you retry"
+        )
+        for command in self.commands(now):
+            branch = command.branch
+            self.running.discard(branch.id)
+            if type(command) is not Undo:
+                attempt = branch.action_attempt
+                self._emit(fx.StepParked(at=now, branch=branch.id, error=error, attempt=attempt))
+            elif branch.step.form != "child":  # the undo of a child is a mail, and no code
+                attempt = branch.attempt + 1
+                self._emit(
+                    fx.CompensationFailed(at=now, branch=branch.id, error=error, attempt=attempt)
+                )
+
     def _ticked(self, event: ev.Tick, now: float, random: float) -> None:
         """Time passed: `_settle` does the rest."""
 
@@ -425,4 +443,5 @@ class Machine(SagaState):
         ev.UndoAsked: _undo_asked,
         ev.MigrateAsked: _migrated,
         ev.Tick: _ticked,
+        ev.Died: _died,
     }

@@ -93,6 +93,7 @@ class Runner:
         self._clock = clock = home.host.clock
         self._linger = desk.linger
         self._draining = False
+        self._is_cut_off = False
         self.attempts: AttemptRunner = AttemptRunner(home.definitions, home.telemetry, clock)
         lanes = home.host.database.capabilities.write_lanes
         self.appends: Batcher[Append, None] = Batcher(
@@ -136,8 +137,11 @@ class Runner:
                     again = partial(self._read_if_ours, active)
                     goes_on = await self._insist(active, "it must be read anew", again)
         except Exception as error:
-            log.exception("saga %s can't go on here", active.id)
-            await self.set_aside(active.id, describe(error))
+            if self._is_cut_off:  # and didn't heed that: it is somebody else's to run by now
+                log.warning("saga %s ended after it was cut off: %s", active.id, describe(error))
+            else:
+                log.exception("saga %s can't go on here", active.id)
+                await self.set_aside(active.id, describe(error))
         finally:
             for task in active.tasks:
                 task.cancel()
@@ -181,8 +185,8 @@ class Runner:
         try:
             await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
-            # Its owner's lease ends with this process: then another worker finds it and tries.
-            log.exception("saga %s couldn't be set aside", id)
+            log.exception("saga %s couldn't be set aside; trying again", id)
+            self.desk.doubt()
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
         """Hand an instance that can't move back to the workers of its own version."""
@@ -194,6 +198,10 @@ class Runner:
         append.change = RowChange(instance.status, instance.step, instance.cause, refused.version)
         append.release, append.wake_at = True, now
         await self.appends.submit(append)
+
+    def cut_off(self) -> None:
+        """What fails from now on is no fault of the instance."""
+        self._is_cut_off = True
 
     def drain(self) -> None:
         """Let every instance come to rest after the attempts in flight."""

@@ -52,7 +52,9 @@ class Saga(Generic[I], metaclass=_SagaType):
 
     Class attributes: `name` (default: the class name in kebab case), `version` (raise it when the
     steps change), `deadline` (time for the whole forward part, seconds or text), `max_in_flight`
-    (how many instances one worker runs at once), `migrations` (from older versions).
+    (how many instances one worker runs at once), `migrations` (from older versions),
+    `max_recoveries` (how often in a row, without anything done in between, an instance is run again
+    whose process died; after that it is parked; None: without a bound).
     """
 
     name: ClassVar[str] = ""
@@ -60,6 +62,7 @@ class Saga(Generic[I], metaclass=_SagaType):
     deadline: ClassVar[Duration | None] = None
     max_in_flight: ClassVar[int | None] = None
     migrations: ClassVar[dict[int, Migration]] = {}
+    max_recoveries: ClassVar[int | None] = 10
 
     @classmethod
     def saga_name(cls) -> str:

@@ -27,6 +27,7 @@ from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
 from standfast.saga.status import AT_REST, FINISHED, Status
+from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.verdict import Sight, judge
 from standfast.saga.watchers import Gone
@@ -64,7 +65,7 @@ class Sagas(Pattern):
 
     def add(self, part: Any) -> None:
         """Register a saga, as an instance. Raises `DefinitionError`."""
-        self.definitions.add(part)
+        self.telemetry.expect(self.definitions.add(part))
 
     async def open(self) -> None:
         """See `Pattern.open`. An OpenTelemetry SDK may be set until then."""
@@ -76,8 +77,12 @@ class Sagas(Pattern):
         await self.starter.close()
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
-        """The worker. Raises `DefinitionError` where a saga has a child that isn't added."""
+        """The worker, and the count of what is stuck where an OpenTelemetry SDK is set.
+
+        Raises `DefinitionError` where a saga has a child that isn't added.
+        """
         self.definitions.check_children()
+        counting = StuckCount(self.store, self.telemetry, self.clock)
         return [
             Worker(
                 "sagas",
@@ -88,7 +93,9 @@ class Sagas(Pattern):
                 max_in_flight=options.max_in_flight,
                 poll=options.poll_seconds,
                 linger=options.linger_seconds,
-            )
+            ),
+            # One that tells nobody would keep it from those that do.
+            *([counting] if is_measured() else []),
         ]
 
     # -- speaking ----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from standfast.affinity import Affinity, running_loop
 from standfast.batching import Batcher
 from standfast.errors import ConfigurationError, SagaConflict, StaleWriter
 from standfast.ports.journal import JournalStore, Start, StartAnswer
@@ -33,9 +34,11 @@ class Starter:
         self._journal = journal
         self._sagas = sagas
         self._passive: Batcher[Start, StartAnswer] | None = None
+        self._affinity: Affinity
 
     def open(self, lanes: int) -> None:
         """Accept starts, with up to `lanes` concurrent commits."""
+        self._affinity = Affinity("this app")
         self._passive = Batcher(partial(self._journal.start, owner=None), lanes=lanes)
 
     async def close(self) -> None:
@@ -66,6 +69,8 @@ class Starter:
             definition = self._definitions.of(saga)
         if passive is None:
             raise ConfigurationError("the app isn't open: use `async with app:` or app.running()")
+        if running_loop() is not self._affinity.loop:
+            self._affinity.refuse()
         prepared = prepare(
             definition,
             input,
@@ -79,6 +84,8 @@ class Starter:
         if runner is None:
             return self._answered(prepared, await passive.submit(prepared.start), None)
         owner, slots = runner.desk.owner, runner.desk.slots
+        new = prepared.start.instance.id
+        executor.beginning.add(new)
         try:
             # One that is alone has nobody to share a commit with.
             alone = runner.desk.slots.taken <= 1
@@ -90,8 +97,10 @@ class Starter:
         except BaseException:
             # Its caller gives up, but it may be written all the same, as this worker's own.
             executor.give_back(definition, slots)
-            runner.desk.doubt(prepared.start.instance.id)
+            runner.desk.doubt()
             raise
+        finally:
+            executor.beginning.discard(new)
         if not answer.created:
             executor.give_back(definition, slots)
         return self._answered(prepared, answer, owner)

@@ -6,7 +6,7 @@ Counting costs an integer addition; spans and histograms cost nothing until an S
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import metrics
@@ -16,8 +16,19 @@ from standfast._version import __version__
 from standfast.coordination.slots import Slots
 from standfast.saga import facts as fx
 from standfast.saga.branch import Branch
+from standfast.saga.definition import Definition
 from standfast.saga.spans import Spans, is_tracing
 from standfast.saga.state import SagaState
+from standfast.saga.status import STUCK
+
+DURATIONS = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    *(60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0, 2592000.0),
+)
+"""Seconds: bounds of the buckets that are advised for what takes from milliseconds to a month."""
+
+FAILURES = ("retried", "refused", "exhausted", "parked")
+UNDOS = ("completed", "retried", "failed")
 
 
 class SagaTelemetry:
@@ -31,10 +42,29 @@ class SagaTelemetry:
         self.parked: Counter[tuple[str, str]] = Counter()
         self.recovered: int = 0
         self.set_aside: int = 0
+        self.stuck: Callable[[], Mapping[tuple[str, str], tuple[int, float]]] | None = None
+        """By saga and status, how many are stuck, and for how many seconds the first of them; None
+        where another process counts."""
         self.slots: Slots | None = None
         """The places of the worker in this process, while there is one."""
         self.spans: Spans | None = None
+        self._stuck_at_first: dict[tuple[str, str], tuple[int, float]] = {}
         self._duration: metrics.Histogram | None = None
+
+    def expect(self, definition: Definition) -> None:
+        """Let the counters of a saga begin at 0, so that a rise to the first event can be seen."""
+        name = definition.name
+        self.started[name] += 0
+        for outcome in ("completed", "compensated"):
+            self.finished[name, outcome] += 0
+        for status in STUCK:
+            self._stuck_at_first[name, status] = 0, 0.0
+        for step in definition.plan.steps.values():
+            self.parked[name, step.name] += 0
+            for how in FAILURES:
+                self.failures[name, step.name, how] += 0
+            for how in UNDOS if step.undo else ():
+                self.compensations[name, step.name, how] += 0
 
     def connect(self) -> None:
         """Speak to the OpenTelemetry SDK that is set by now; before that it only counts."""
@@ -43,50 +73,66 @@ class SagaTelemetry:
         self.spans = Spans() if is_tracing() else None
         meter = metrics.get_meter("standfast.saga", __version__)
         self._duration = meter.create_histogram(
-            "standfast.saga.duration", unit="s", description="From start to end, by outcome"
+            "standfast.saga.duration",
+            unit="s",
+            description="From start to end, by outcome",
+            explicit_bucket_boundaries_advisory=DURATIONS,
         )
         self._observe(meter)
 
     def _observe(self, meter: metrics.Meter) -> None:
-        def counter(name: str, what: str, read: Callable[[], Iterable[Observation]]) -> None:
+        def counter(
+            name: str, unit: str, what: str, read: Callable[[], Iterable[Observation]]
+        ) -> None:
             def callback(options: CallbackOptions) -> Iterable[Observation]:
                 return read()
 
-            meter.create_observable_counter(name, callbacks=[callback], description=what)
+            meter.create_observable_counter(name, [callback], unit, what)
 
         def by(counts: Counter[Any], *names: str) -> Iterator[Observation]:
             for key, count in list(counts.items()):
                 values = key if isinstance(key, tuple) else (key,)
                 yield Observation(count, dict(zip(names, values, strict=True)))
 
-        counter("standfast.saga.started", "Sagas started", lambda: by(self.started, "saga"))
+        counter(
+            "standfast.saga.started",
+            "{saga}",
+            "Sagas started",
+            lambda: by(self.started, "saga"),
+        )
         counter(
             "standfast.saga.finished",
+            "{saga}",
             "Sagas ended, by outcome",
             lambda: by(self.finished, "saga", "outcome"),
         )
         counter(
             "standfast.saga.step.failures",
-            "Failed attempts, by step and outcome",
+            "{attempt}",
+            "Failed attempts, by step and what followed",
             lambda: by(self.failures, "saga", "step", "outcome"),
         )
         counter(
             "standfast.saga.compensations",
+            "{attempt}",
             "Compensations, by step and outcome",
             lambda: by(self.compensations, "saga", "step", "outcome"),
         )
         counter(
             "standfast.saga.parked",
+            "{saga}",
             "Sagas that came to wait for an operator, by step",
             lambda: by(self.parked, "saga", "step"),
         )
         counter(
             "standfast.saga.recovered",
+            "{saga}",
             "Instances taken over from a worker that died, or resumed from the store",
             lambda: [Observation(self.recovered)],
         )
         counter(
             "standfast.saga.set_aside",
+            "{saga}",
             "Instances that this worker couldn't run",
             lambda: [Observation(self.set_aside)],
         )
@@ -96,7 +142,25 @@ class SagaTelemetry:
             return [Observation(count, {"saga": name}) for name, count in taken.items()]
 
         meter.create_observable_up_down_counter(
-            "standfast.saga.in_flight", callbacks=[flying], description="Instances in memory"
+            "standfast.saga.in_flight", [flying], "{saga}", "Instances in memory"
+        )
+
+        def stuck(which: int) -> Callable[[CallbackOptions], Iterable[Observation]]:
+            def read(options: CallbackOptions) -> Iterable[Observation]:
+                if self.stuck is not None:
+                    for (saga, status), told in {**self._stuck_at_first, **self.stuck()}.items():
+                        yield Observation(told[which], {"saga": saga, "status": status})
+
+            return read
+
+        meter.create_observable_gauge(
+            "standfast.saga.stuck", [stuck(0)], "{saga}", "Sagas that wait for an operator now"
+        )
+        meter.create_observable_gauge(
+            "standfast.saga.stuck.age",
+            [stuck(1)],
+            "s",
+            "For how long the first of them has been waiting",
         )
 
     def begun(self, saga: str) -> None:

@@ -182,7 +182,7 @@ async def test_leases_belong_to_one_loop():
     await store.check([RateRequest("k", Rate(10, "1h"))])
 
     async def elsewhere():
-        with pytest.raises(ConfigurationError, match="make one for each event loop"):
+        with pytest.raises(ConfigurationError, match="was opened in another event loop"):
             await store.check([RateRequest("another", Rate(10, "1h"))])
 
     join = in_thread(elsewhere)

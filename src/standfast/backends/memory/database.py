@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, cast
 
+from standfast.affinity import Affinity
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, StoreError, Unsupported
 from standfast.ports.database import Capabilities, Row, StoreTransaction
@@ -126,6 +127,7 @@ class MemoryDatabase:
         self._states: dict[type, Any] = {}
         self._lock = asyncio.Lock()
         self._holder: asyncio.Task[Any] | None = None
+        self._affinity: Affinity | None = None
 
     def port(self, protocol: type[P]) -> P:
         """See `Database.port`."""
@@ -150,10 +152,14 @@ class MemoryDatabase:
         return cast(S, state)
 
     async def open(self) -> None:
-        """Nothing to connect to."""
+        """Nothing to connect to: from now on it belongs to this event loop, until it is closed."""
+        if self._affinity is not None:
+            self._affinity.check()
+        self._affinity = Affinity(self.url)
 
     async def close(self) -> None:
         """End all subscriptions. What was stored stays with this object."""
+        self._affinity = None
         for port in (*self._ports.made(), *self._own.values()):
             if hasattr(port, "close"):
                 await port.close()
@@ -198,6 +204,8 @@ class MemoryDatabase:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[MemoryTransaction]:
+        if self._affinity is not None:
+            self._affinity.check()
         async with self._lock:
             tx = self.begin()
             try:

@@ -26,7 +26,8 @@ class HeldLease:
 class LeaseState:
     """All leases that nobody has ended, by token.
 
-    They are changed directly, in a writer's turn: nothing that changes them can fail half-way.
+    They are changed directly, for nothing that changes them can fail half-way; taken and ended in a
+    writer's turn, so that what was written under one came before its end.
     """
 
     def __init__(self) -> None:
@@ -88,20 +89,18 @@ class MemoryLeases:
             return [self._acquire(HeldLease(name, holder, note, 0.0), ttl) for name in names]
 
     async def renew(self, tokens: Sequence[int], *, ttl: float) -> list[bool]:
-        """See `LeaseStore.renew`."""
-        async with self._database.exclusive():
-            leases = [self._state.held.get(token) for token in tokens]
-            for lease in leases:
-                if lease is not None:
-                    lease.expires_at = self._database.now() + ttl
-            return [lease is not None for lease in leases]
+        """See `LeaseStore.renew`. It waits for no writer: none minds."""
+        leases = [self._state.held.get(token) for token in tokens]
+        for lease in leases:
+            if lease is not None:
+                lease.expires_at = self._database.now() + ttl
+        return [lease is not None for lease in leases]
 
     async def annotate(self, token: int, note: str) -> None:
-        """See `LeaseStore.annotate`."""
-        async with self._database.exclusive():
-            lease = self._state.held.get(token)
-            if lease is not None:
-                lease.note = note
+        """See `LeaseStore.annotate`. It waits for no writer, as `renew`."""
+        lease = self._state.held.get(token)
+        if lease is not None:
+            lease.note = note
 
     async def release(self, tokens: Sequence[int]) -> None:
         """See `LeaseStore.release`."""

@@ -17,6 +17,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from standfast.backends.postgres.clock import NOW
+from standfast.backends.postgres.connecting import Connector
+from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.options import PostgresOptions, parse, redact
 from standfast.backends.postgres.pool import Pool
@@ -28,6 +30,11 @@ from standfast.ports.schema import SchemaLine
 
 P = TypeVar("P")
 
+VITAL = 2
+"""Connections for leases: a renewal doesn't wait for one that waits for a lock."""
+_WITHIN = 0.5
+"""Seconds that the server's clock may take to answer."""
+
 
 class PostgresDatabase:
     """A `Database` on PostgreSQL 13 or newer.
@@ -36,7 +43,9 @@ class PostgresDatabase:
     `PostgresOptions` and the driver's own (``sslmode=require``). Options given by name win over
     `options`, and the URL's win over both. The attribute `url` is without the password.
 
-    `pool` and `listener` are for the ports of this backend.
+    `pool`, `vital` and `listener` are for the ports of this backend: `vital` has up to two
+    connections more, made when they are needed, for what keeps the process in its rights: its
+    leases and the time. They never wait behind the transactions of users.
 
     Raises `ConfigurationError` for a wrong option.
     """
@@ -48,7 +57,9 @@ class PostgresDatabase:
         dsn, found = parse(url, replace(options or PostgresOptions(), **given))
         self.url = redact(url)
         self.options = found
-        self.pool = Pool(dsn, redact(dsn), found)
+        connector = Connector(dsn, redact(dsn), found)
+        self.pool = Pool(connector, found)
+        self.vital = Pool(connector, found, size=VITAL)
         self.listener = Listener(self.pool)
         self._ports = Ports(self, "standfast.backends.postgres")
 
@@ -66,6 +77,7 @@ class PostgresDatabase:
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""
         await self.pool.open()
+        await self.vital.open()
 
     async def close(self) -> None:
         """Finish what was accepted, then disconnect. Closing twice is fine."""
@@ -73,14 +85,25 @@ class PostgresDatabase:
             if hasattr(port, "close"):
                 await port.close()
         await self.listener.close()
+        await self.vital.close()
         await self.pool.close()
 
-    async def clock_offset(self, clock: Clock) -> float:
-        """See `Database.clock_offset`. Right to half the time that the server's answer takes."""
-        asked = clock.now()
-        rows = await self.pool.fetch(f"SELECT {NOW}")
-        server: float = rows[0][0]
-        return server - (asked + clock.now()) / 2
+    async def clock_offset(self, clock: Clock) -> float | None:
+        """See `Database.clock_offset`. Right to half the time that the server's answer takes.
+
+        The wait for a connection doesn't count. An answer that took longer than half a second, or
+        during which `clock` was set, says nothing.
+        """
+        try:
+            async with self.vital.acquire() as connection:
+                asked = clock.now()
+                server: float = await connection.fetchval(f"SELECT {NOW}")
+                answered = clock.now()
+        except DRIVER_ERRORS as error:
+            raise translate(error, self.vital.place) from error
+        if not 0.0 <= answered - asked <= _WITHIN:
+            return None
+        return server - (asked + answered) / 2
 
     def transaction(self) -> AbstractAsyncContextManager[StoreTransaction]:
         """See `Database.transaction`. READ COMMITTED, on one connection of the pool.

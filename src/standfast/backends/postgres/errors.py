@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import ssl
+from urllib.parse import unquote
+
 import asyncpg
 
 from standfast.errors import (
+    ConfigurationError,
     ConstraintViolated,
     MigrationNeeded,
     StandfastError,
     StoreError,
     StoreFull,
     StoreUnavailable,
+    TransactionConflict,
 )
 
 DRIVER_ERRORS: tuple[type[Exception], ...] = (
@@ -23,7 +29,13 @@ DRIVER_ERRORS: tuple[type[Exception], ...] = (
 TRANSIENT = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 """The server chose this transaction as a victim: nothing was written, run it again."""
 
+# What asyncpg keeps in a session isn't there, or is another client's.
+_POOLED = ("26000", "42P05")
 _UNDEFINED = ("42P01", "42703", "42883", "3F000")
+_CONFLICT = {
+    "40001": "the transaction conflicted with another",
+    "40P01": "the transaction deadlocked with another",
+}
 _AWAY = {
     "53000": "it is out of resources",
     "53200": "it is out of memory",
@@ -36,10 +48,10 @@ _AWAY = {
     "57P04": "the database was dropped",
     "57P05": "the connection was idle for too long",
     "55P03": "a lock was held for too long",
-    "40001": "the transaction conflicted with another: run it again",
-    "40P01": "the transaction deadlocked with another: run it again",
     "25P03": "the transaction was idle for longer than idle_timeout and was ended",
-    "25006": "it is read-only: is it a standby?",
+    "25P04": "the transaction took longer than the server's transaction_timeout and was ended",
+    "25006": "it is read-only: is it a standby? Or default_transaction_read_only is on for this "
+    "role, database or transaction",
     "3D000": "the server has no such database: check the name in the URL",
     "28000": "it refused the login: check user, password and pg_hba.conf",
     "28P01": "it refused the login: check user and password",
@@ -56,10 +68,17 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     """
     if isinstance(error, StandfastError):
         return error
+    if isinstance(error, asyncpg.ClientConfigurationError):
+        return ConfigurationError(f"the address of PostgreSQL: {error}")
     if isinstance(error, TimeoutError):
         return StoreUnavailable(
             f"PostgreSQL at {place} didn't answer in time: check its load and the network, or "
             "raise the timeout. A write may have been done"
+        )
+    if isinstance(error, ssl.SSLError):
+        return StoreUnavailable(
+            f"PostgreSQL at {place}: no secure connection came about ({error}): check sslmode, "
+            "sslrootcert, sslcert and sslkey, and the server's certificate"
         )
     if isinstance(error, OSError):
         return StoreUnavailable(
@@ -68,6 +87,12 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, place, own)
     text = str(error)
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return StoreUnavailable(
+            f"PostgreSQL at {place}: no server there is of the kind that is asked for; a standby "
+            "takes no writes. Once one is promoted, or the address leads to the primary, it goes "
+            "on. To read from a standby, say target_session_attrs=any in the URL"
+        )
     # What asyncpg says when the server dies while it prepares a statement.
     if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in text:
         return StoreUnavailable(f"The connection to PostgreSQL at {place} was lost ({text})")
@@ -76,12 +101,59 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     return StoreError(f"PostgreSQL at {place}: {text}")
 
 
+def translate_commit(error: BaseException, place: str) -> StandfastError:
+    """As `translate`, for an error of a user's COMMIT: whether it took effect may not be known."""
+    found = translate(error, place, own=False)
+    answered = isinstance(error, asyncpg.PostgresError) and not _state(error).startswith(
+        ("08", "57P")
+    )
+    if answered or not isinstance(found, StoreUnavailable):
+        return found
+    return StoreUnavailable(
+        f"{found}. It was lost during COMMIT, so whether the transaction was committed isn't "
+        "known: look before you do it again"
+    )
+
+
+def translate_migration(error: BaseException, place: str) -> StandfastError:
+    """As `translate`, for an error of a schema migration: which right its role lacks."""
+    if not isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return translate(error, place, own=False)
+    role = _role(place)
+    if "owner" in str(error):
+        remedy = "migrate as the role that owns the tables, or make this one a member of it"
+    elif "schema" in str(error):
+        remedy = f"run `GRANT USAGE, CREATE ON SCHEMA standfast TO {role}` as the schema's owner"
+    else:
+        remedy = (
+            f"run `CREATE SCHEMA standfast AUTHORIZATION {role}` as one who may, or `GRANT CREATE "
+            f"ON DATABASE … TO {role}`"
+        )
+    return StoreError(f"PostgreSQL at {place}: {error}. To migrate, {remedy}. Nothing was changed")
+
+
+def _role(place: str) -> str:
+    """The role in the address, as SQL writes it."""
+    login = place.partition("//")[2].rpartition("@")[0].partition(":")[0]
+    role = unquote(login) or "the_role"
+    return role if re.fullmatch(r"[a-z_][a-z0-9_]*", role) else '"' + role.replace('"', '""') + '"'
+
+
+def _state(error: asyncpg.PostgresError) -> str:
+    return getattr(error, "sqlstate", None) or ""
+
+
 def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> StandfastError:
-    state: str = getattr(error, "sqlstate", None) or ""
+    state = _state(error)
     if state == "53100":
         return StoreFull(
             f"PostgreSQL at {place} has no room left on its device ({error}): free some space; "
             "nothing was written"
+        )
+    if state in _CONFLICT:
+        return TransactionConflict(
+            f"PostgreSQL at {place}: {_CONFLICT[state]} ({error}). Nothing was written: run all of "
+            "it again"
         )
     if state in _AWAY:
         return StoreUnavailable(
@@ -94,6 +166,19 @@ def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> Standfast
         return StoreUnavailable(
             f"The connection to PostgreSQL at {place} was lost ({error}): check that the server "
             "runs. A write may have been done"
+        )
+    if state == "42501" and own:
+        role = _role(place)
+        return StoreError(
+            f"PostgreSQL at {place}: {error}. As the owner of the schema run `GRANT USAGE ON "
+            f"SCHEMA standfast TO {role}` and `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES "
+            f"IN SCHEMA standfast TO {role}`; to look only, SELECT is enough"
+        )
+    if state in _POOLED and "__asyncpg" in str(error):
+        return StoreUnavailable(
+            f"PostgreSQL at {place}: a prepared statement isn't where it was prepared ({error}): "
+            "behind a pooler in transaction mode, such as pgbouncer, say statement_cache_size=0 in "
+            "the URL. Nothing was written"
         )
     if state in _UNDEFINED and (own or "standfast." in str(error)):
         return MigrationNeeded(

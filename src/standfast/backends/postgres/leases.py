@@ -101,7 +101,9 @@ SELECT name, token, holder, note::text,
 FROM standfast.leases WHERE starts_with(name, $1) ORDER BY token
 """
 
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '2s'"
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = {}"
+_PATIENCE = 2000
+"""Milliseconds for which holders in the middle of a write are waited for."""
 
 
 def holding(token: int) -> Script[None]:
@@ -183,17 +185,18 @@ class PostgresLeases:
     async def expire(self) -> list[int]:
         """See `LeaseStore.expire`.
 
-        A holder in the middle of a write is waited for, but one that stopped there (a transaction
-        whose process is frozen) only for 2 s: its lease is ended by a later call, once the server
-        has ended its transaction (`idle_timeout` of the options).
+        A holder in the middle of a write is waited for, but those that stopped there (transactions
+        whose processes are frozen) only for 2 s in all: their leases are ended by a later call,
+        once the server has ended the transactions (`idle_timeout` of the options).
         """
         overdue = [row[0] for row in await self._pool.fetch(_OVERDUE)]
         if not overdue:
             return []
         ended: list[int] = [row[0] for row in await self._pool.fetch(_END_OVERDUE_AT_ONCE, overdue)]
-        for token in sorted(set(overdue) - set(ended)):
+        busy = sorted(set(overdue) - set(ended))
+        for token in busy:
             try:
-                ended += await self._end(_END_OVERDUE, (token,))
+                ended += await self._end(_END_OVERDUE, (token,), patience=_PATIENCE // len(busy))
             except asyncpg.LockNotAvailableError:
                 _log.warning(
                     "lease %d is overdue but in the middle of a transaction: ended later", token
@@ -210,14 +213,16 @@ class PostgresLeases:
         """See `LeaseStore.on_freed`. After a lost connection comes a hint as well."""
         return self._listener.subscribe(CHANNEL, lambda _: callback())
 
-    async def _end(self, statement: str, tokens: Sequence[int]) -> list[int]:
+    async def _end(
+        self, statement: str, tokens: Sequence[int], *, patience: int = _PATIENCE
+    ) -> list[int]:
         if not tokens:
             return []
         attempts = 8
         while True:
             try:
                 async with self._pool.begin() as connection:
-                    await connection.execute(_LOCK_TIMEOUT)
+                    await connection.execute(_LOCK_TIMEOUT.format(max(1, patience)))
                     return [row[0] for row in await connection.fetch(statement, list(tokens))]
             except TRANSIENT:
                 attempts -= 1
@@ -226,7 +231,7 @@ class PostgresLeases:
 
 
 def _make(database: PostgresDatabase) -> PostgresLeases:
-    return PostgresLeases(database.pool, database.listener)
+    return PostgresLeases(database.vital, database.listener)
 
 
 PROVIDES: dict[type, Provided] = {LeaseStore: Provided(_make, LINE)}

@@ -29,6 +29,8 @@ class Listener:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        pool.on_leaving(self._leave)
+        self._lost = asyncio.Event()
         self._callbacks: dict[str, list[Hear]] = {}
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -84,16 +86,16 @@ class Listener:
                 connection.terminate()
             await asyncio.sleep(_BACKOFF.delay(max(1, attempt), 0.0, random.random()))  # noqa: S311
 
+    def _leave(self, _: Any = None) -> None:
+        """The connection is gone, or leads to the wrong server: take another."""
+        self._lost.set()
+        self._news.set()
+
     async def _stay(self, connection: Any) -> None:
-        lost = asyncio.Event()
-
-        def end(_: Any) -> None:
-            lost.set()
-            self._news.set()
-
-        connection.add_termination_listener(end)
+        self._lost.clear()
+        connection.add_termination_listener(self._leave)
         heard: set[str] = set()
-        while not lost.is_set():
+        while not self._lost.is_set():
             self._news.clear()
             for channel in [name for name in self._callbacks if name not in heard]:
                 heard.add(channel)

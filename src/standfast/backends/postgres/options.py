@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import configparser
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlencode
 
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
@@ -60,28 +65,81 @@ class PostgresOptions:
 
 _INTEGERS = ("min_size", "max_size", "statement_cache_size")
 _DURATIONS = ("timeout", "connect_timeout", "idle_timeout")
+_CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": (
+        "any",
+        "primary",
+        "standby",
+        "prefer-standby",
+        "read-write",
+        "read-only",
+    ),
+}
+# What libpq or other drivers understand and asyncpg doesn't: it would ask the server for a setting
+# of that name, and some of them are there for security.
+_UNKNOWN = frozenset(
+    {
+        "channel_binding",
+        "fallback_application_name",
+        "gssencmode",
+        "hostaddr",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "replication",
+        "require_auth",
+        "requiressl",
+        "ssl",
+        "sslcompression",
+        "sslsni",
+        "tcp_user_timeout",
+    }
+)
+_INSTEAD = {"ssl": "write sslmode=require", "hostaddr": "write the address as the host"}
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+_OPTION = re.compile(r"[A-Za-z_][\w.]*")
+_HOST = re.compile(r"(\[[0-9A-Za-z:.%]+\]|[^:\[\]]+)(?::(\d*))?")
+_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+_WRITE = (
+    "write postgresql://user:password@host:5432/database, and percent-encode special characters in "
+    "user and password: # is %23, / is %2F, ? is %3F, @ is %40, [ is %5B, % is %25"
+)
 
 
 def parse(url: str, options: PostgresOptions | None = None) -> tuple[str, PostgresOptions]:
     """The driver's own URL, and `options` with what the query of `url` says.
 
-    Raises `ConfigurationError` for another scheme or a malformed option.
+    Raises `ConfigurationError` for another scheme, a malformed URL or option. No message holds what
+    may be part of a password.
     """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
+    scheme, _, rest = url.partition(":")
+    if scheme not in ("postgresql", "postgres"):
         raise ConfigurationError(
-            "the PostgreSQL URL is malformed; write postgresql://user:password@host:5432/database, "
-            "with special characters percent-encoded"
-        ) from error
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise ConfigurationError(
-            f"scheme {parts.scheme!r}: a PostgreSQL URL begins with postgresql://"
+            "this isn't a PostgreSQL URL, which begins with postgresql://"
+            + (f", not {scheme}:" if scheme.isalnum() and rest else "")
         )
-    rest: list[tuple[str, str]] = []
+    netloc, path, query = _split(url)
+    login, _, hosts = netloc.rpartition("@")
+    asked = parse_qsl(query, keep_blank_values=True)
+    if (
+        _ESCAPED.search(login)
+        or set(login) & set("@[]")
+        or "@" in path
+        or ("@" in query and not login)
+        or "#" in url
+        or not all(_OPTION.fullmatch(name) for name, _ in asked)
+    ):
+        # What is in the wrong place may be a part of the password: it isn't shown.
+        raise ConfigurationError(f"the PostgreSQL URL is malformed: {_WRITE}")
+    if hosts:
+        _check_hosts(hosts)
+    kept: list[tuple[str, str]] = []
     given: dict[str, int | str] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in asked:
         if name in _INTEGERS:
             try:
                 given[name] = int(value)
@@ -90,9 +148,108 @@ def parse(url: str, options: PostgresOptions | None = None) -> tuple[str, Postgr
         elif name in _DURATIONS:
             given[name] = _number_or_text(value)
         else:
-            rest.append((name, value))
+            _check(name, value)
+            kept.append((name, value))
+    if not netloc and os.environ.get("PGSERVICE") and not {"host", "service"} & set(dict(kept)):
+        kept.append(("service", os.environ["PGSERVICE"]))
     found = replace(options or PostgresOptions(), **given)  # type: ignore[arg-type]
-    return urlunsplit(parts._replace(query=urlencode(rest, quote_via=quote))), found
+    return _joined(scheme, netloc, path, kept), found
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """What stands for login and hosts, the path, and the query."""
+    rest, _, query = url.partition(":")[2].partition("?")
+    if not rest.startswith("//"):
+        return "", rest, query
+    netloc, slash, path = rest[2:].partition("/")
+    return netloc, slash + path, query
+
+
+def _joined(scheme: str, netloc: str, path: str, query: Sequence[tuple[str, str]]) -> str:
+    # With a path that names no database the driver would forget that of a service or PGDATABASE.
+    path = "" if path == "/" else path
+    told = f"?{urlencode(query, quote_via=quote)}" if query else ""
+    return f"{scheme}://{netloc}{path}{told}"
+
+
+def _check_hosts(hosts: str) -> None:
+    for host in hosts.split(","):
+        match = _HOST.fullmatch(host)
+        port = match and match[2]
+        if not match or (port is not None and not 0 < int(port or 0) < 65536):
+            # A raw "/" or "?" in a password makes a part of it look like a host and its port.
+            raise ConfigurationError(
+                "the PostgreSQL URL is malformed: a host with its port isn't of the form name:5432 "
+                f"or [::1]:5432, or several of these with commas between. {_WRITE}"
+            )
+
+
+def _check(name: str, value: str) -> None:
+    if name in _UNKNOWN:
+        raise ConfigurationError(
+            f"{name} isn't an option of the driver, asyncpg: {_INSTEAD.get(name, 'leave it out')}"
+        )
+    choices = _CHOICES.get(name)
+    if choices and value not in choices:
+        raise ConfigurationError(f"{name}={value!r}: must be one of {', '.join(choices)}")
+    if name == "port" and not all(one.isdigit() for one in value.split(",")):
+        raise ConfigurationError(f"port={value!r}: must be a whole number, or one for each host")
+
+
+def option_of(dsn: str, name: str) -> str:
+    """The option of that name in the query of `dsn`, "" where there is none."""
+    return dict(parse_qsl(_split(dsn)[2])).get(name, "")
+
+
+def each_host(dsn: str) -> list[str]:
+    """`dsn` once for each of the hosts that stand before its path, in their order."""
+    netloc, path, query = _split(dsn)
+    login, at, hosts = netloc.rpartition("@")
+    options = parse_qsl(query, keep_blank_values=True)
+    if "," not in hosts or option_of(dsn, "target_session_attrs") == "prefer-standby":
+        return [dsn]
+    scheme = dsn.partition(":")[0]
+    return [_joined(scheme, login + at + host, path, options) for host in hosts.split(",")]
+
+
+def check_surroundings(dsn: str) -> None:
+    """Raise `ConfigurationError` for a file that `dsn` names and there isn't, or a service.
+
+    The driver would tell no more than that a file is missing, or go to another server.
+    """
+    mode = option_of(dsn, "sslmode") or os.environ.get("PGSSLMODE", "")
+    verified = mode in ("require", "verify-ca", "verify-full")
+    for name in _FILES:
+        variable = f"PG{name.upper()}"
+        value = option_of(dsn, name) or (os.environ.get(variable, "") if verified else "")
+        if value and not Path(value).is_file():
+            raise ConfigurationError(
+                f"{name}={value!r} (of the URL, or of {variable}): there is no such file, or it "
+                "can't be read: give the path of one that this process can read"
+            )
+    service = option_of(dsn, "service")
+    if service:
+        _check_service(service)
+
+
+def _check_service(name: str) -> None:
+    file = Path(os.environ.get("PGSERVICEFILE") or Path.home() / ".pg_service.conf")
+    known = configparser.ConfigParser()
+    try:
+        known.read(file)
+        if known.has_section(name):
+            known.items(name)
+            return
+    except configparser.Error:
+        # Its own text would show a line of the file, which may hold a password.
+        raise ConfigurationError(
+            f"service={name!r}: {file} can't be read: each line is [name], key=value or a comment, "
+            "and % is written %%"
+        ) from None
+    raise ConfigurationError(
+        f"service={name!r}: {file} has no such service: add it there, or name another file in "
+        "PGSERVICEFILE"
+    )
 
 
 def _number_or_text(value: str) -> str:
@@ -101,13 +258,13 @@ def _number_or_text(value: str) -> str:
 
 def redact(url: str) -> str:
     """`url` with its password, wherever it stands, replaced by ``***``."""
-    parts = urlsplit(url)
-    netloc = parts.netloc
+    netloc, path, query = _split(url)
     login, at, host = netloc.rpartition("@")
     if at and ":" in login:
         netloc = f"{login.partition(':')[0]}:***@{host}"
-    query = [
+    shown = [
         (name, "***" if "password" in name.lower() else value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+        for name, value in parse_qsl(query, keep_blank_values=True)
     ]
-    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query, safe="*/")))
+    told = f"?{urlencode(shown, safe='*/')}" if shown else ""
+    return f"{url.partition(':')[0]}://{netloc}{path}{told}"

@@ -9,8 +9,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
+from standfast.affinity import Affinity, running_loop
+from standfast.backends.postgres.connecting import Connector
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
-from standfast.backends.postgres.options import PostgresOptions
+from standfast.backends.postgres.options import PostgresOptions, check_surroundings
 from standfast.errors import StoreError, StoreUnavailable
 from standfast.ports.database import Script
 
@@ -20,20 +22,9 @@ Fetch: TypeAlias = Callable[..., Awaitable[Any]]
 """``fetch(sql, *args)``: run a statement, give its rows."""
 
 _VICTIM_ATTEMPTS = 8
-
-# The statements of the library are kept as prepared plans, made when a table may still be small;
-# without these a plan that walks through the whole table (or its index, to join it with a list)
-# could stay in use while the table grows. Left to choose, the server would plan most writes anew
-# each time, since it takes a list of one for cheaper than a list whose length it doesn't know:
-# dearer than the write itself.
-_PLANNING = {
-    "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "jit": "off",
-    "default_transaction_isolation": "read committed",
-}
+RESTS_FOR = 300.0
+"""Seconds for which a connection may have nothing to do before it is closed."""
+RESTS_BRIEFLY = 60.0
 
 _BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {idle}"
@@ -54,15 +45,24 @@ class Pool:
     A connection that comes back sound stays at hand for the next call, `min_size` of them at most
     and only while nobody waits for one: each loan of asyncpg's pool takes tasks and turns of the
     event loop, a good part of a lone commit.
+
+    With `size` it has up to that many, none of which is made before it is needed, or kept for long.
     """
 
-    def __init__(self, dsn: str, place: str, options: PostgresOptions) -> None:
-        self._dsn = dsn
-        self.place = place
+    def __init__(
+        self, connector: Connector, options: PostgresOptions, *, size: int | None = None
+    ) -> None:
+        self._connector = connector
+        self._leaving: list[Callable[[], None]] = []
+        self.place = connector.place
         self.options = options
+        self._lazy = size is not None
+        self._kept = 0 if self._lazy else options.min_size
+        self._max_size = options.max_size if size is None else size
         self.timeout = options.timeout_seconds
         self._begin = _BEGIN.format(idle=options.idle_milliseconds)
         self._begin_freely = self._begin + _PLAN_FREELY
+        self._affinity: Affinity | None = None
         self._pool: asyncpg.Pool | None = None
         self._at_hand: list[Any] = []
         self._spoiled: list[Any] = []
@@ -71,23 +71,22 @@ class Pool:
         self._idle = asyncio.Event()
 
     async def open(self) -> None:
-        """Connect. Raises `StoreUnavailable`."""
+        """Connect. Raises `StoreUnavailable`, `ConfigurationError`."""
         if self._pool is not None:
             return
+        check_surroundings(self._connector.dsn)
+        self._affinity = Affinity(f"the connection to PostgreSQL at {self.place}")
         try:
             self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=self.options.min_size,
-                max_size=self.options.max_size,
-                timeout=self.options.connect_seconds,
-                command_timeout=self.timeout,
-                max_inactive_connection_lifetime=300.0,
+                min_size=self._kept,
+                max_size=self._max_size,
+                max_inactive_connection_lifetime=RESTS_BRIEFLY if self._lazy else RESTS_FOR,
+                connect=self._connector.connect,
                 reset=_reset,
-                **self._settings(),
             )
         except DRIVER_ERRORS as error:
             raise translate(error, self.place) from error
-        if self.options.min_size == 0:
+        if not self._kept and not self._lazy:
             try:
                 await self.fetch("SELECT 1")
             except BaseException:  # also a cancellation: a pool that isn't open holds nothing
@@ -119,12 +118,11 @@ class Pool:
 
     async def connect(self) -> asyncpg.Connection:
         """A connection of its own, outside the pool. Driver errors come through."""
-        return await asyncpg.connect(
-            self._dsn,
-            timeout=self.options.connect_seconds,  # pyright: ignore[reportArgumentType]
-            command_timeout=self.timeout,
-            **self._settings(),
-        )
+        return await self._connector.connect()
+
+    def on_leaving(self, act: Callable[[], None]) -> None:
+        """Call `act` when connections are left because their server takes no writes any more."""
+        self._leaving.append(act)
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         """Run one statement in a transaction of its own; its rows."""
@@ -149,8 +147,8 @@ class Pool:
         try:
             rows: list[Any] = await connection.fetch(sql, *args)
         except BaseException as error:
-            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-                await self._leave_the_standby(connection)
+            if self.is_astray(connection, error):
+                await self.leave(connection)
             await self._give_back(connection, _is_sound(connection))
             raise
         # It answered a statement that leaves nothing behind: no need to look at it again.
@@ -164,14 +162,32 @@ class Pool:
         connection = self._at_once() or await self._wait_for_one()
         try:
             yield connection
-        except asyncpg.ReadOnlySQLTransactionError:
-            await self._leave_the_standby(connection)
+        except asyncpg.PostgresError as error:
+            if self.is_astray(connection, error):
+                await self.leave(connection)
             raise
         finally:
             await self._give_back(connection, _is_sound(connection))
 
-    async def _leave_the_standby(self, connection: Any) -> None:
-        """Use no connection of now any more: they lead to a server that takes no writes.
+    def is_astray(self, connection: Any, error: BaseException) -> bool:
+        """Whether `error` says that the connection leads to a server that takes no writes.
+
+        After a failover that is a standby, or a former primary that was set to read only.
+        """
+        if not isinstance(error, asyncpg.PostgresError) or is_closed(connection):
+            return False
+        read_only = isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+        settings = connection.get_settings()
+        standby = getattr(settings, "in_hot_standby", None)
+        if standby is None or self._connector.is_pooled:  # older than 14, or a pooler's old word
+            return read_only or "recovery" in str(error)
+        # Not every statement fails as read-only there: one on an unlogged table, say, is refused
+        # otherwise. And a user's own transaction may be read-only on a server that isn't.
+        fenced = getattr(settings, "default_transaction_read_only", "on") == "on"
+        return standby == "on" or (read_only and fenced)
+
+    async def leave(self, connection: Any) -> None:
+        """Use this connection, and all others of now, no more: they lead to the wrong server.
 
         The address may lead to the primary by now, or soon.
         """
@@ -182,12 +198,17 @@ class Pool:
         self._spoiled += at_hand
         if self._pool is not None:
             await self._pool.expire_connections()
+        for act in self._leaving:
+            act()
 
     def _at_once(self) -> Any:
         """A connection that is at hand, or None."""
+        affinity = self._affinity
+        if affinity is not None and running_loop() is not affinity.loop:
+            affinity.refuse()
         while self._at_hand:
             connection = self._at_hand.pop()
-            if not _is_closed(connection):
+            if not is_closed(connection):
                 self._users += 1
                 return connection
             self._spoiled.append(connection)
@@ -206,11 +227,11 @@ class Pool:
                 await pool.release(self._spoiled.pop(), timeout=self.timeout)
             return await pool.acquire(timeout=self.timeout)
         except BaseException as error:
-            self._left()
+            self._gone()
             if isinstance(error, TimeoutError):
                 raise StoreUnavailable(
                     f"no connection to PostgreSQL at {self.place} within {self.timeout:g} s: check "
-                    f"that it answers, or raise max_size={self.options.max_size}"
+                    f"that it answers, or raise max_size={self._max_size}"
                 ) from error
             raise
         finally:
@@ -218,10 +239,10 @@ class Pool:
 
     def _keep(self, connection: Any) -> bool:
         """Put a sound connection at hand if there is room; whether there was."""
-        if self._waiting or len(self._at_hand) >= self.options.min_size:
+        if self._waiting or len(self._at_hand) >= self._kept:
             return False
         self._at_hand.append(connection)
-        self._left()
+        self._gone()
         return True
 
     async def _give_back(self, connection: Any, sound: bool) -> None:
@@ -234,9 +255,9 @@ class Pool:
             else:
                 await pool.release(connection, timeout=self.timeout)
         finally:
-            self._left()
+            self._gone()
 
-    def _left(self) -> None:
+    def _gone(self) -> None:
         self._users -= 1
         if not self._users:
             self._idle.set()
@@ -261,7 +282,10 @@ class Pool:
         await connection.execute(self._begin_freely if freely else self._begin)
 
     async def commit(self, connection: Any) -> None:
-        """COMMIT. Raises `StoreError` when the transaction had failed: nothing is written."""
+        """COMMIT. Raises `StoreError` when the transaction had failed: nothing is written.
+
+        Driver errors come through; then it may have been committed.
+        """
         # PostgreSQL answers COMMIT in a failed transaction with a friendly ROLLBACK.
         if await connection.execute("COMMIT") != "COMMIT":
             raise StoreError(
@@ -278,14 +302,6 @@ class Pool:
             drop(connection)
             if not isinstance(error, DRIVER_ERRORS):
                 raise
-
-    def _settings(self) -> dict[str, Any]:
-        size = self.options.statement_cache_size
-        settings = {"application_name": "standfast"}
-        # Behind pgbouncer (no cache) they would be refused, and every plan is made anew anyway.
-        if size:
-            settings |= _PLANNING
-        return {"statement_cache_size": size, "server_settings": settings}
 
 
 async def run(fetch: Fetch, script: Script[T]) -> T:
@@ -306,7 +322,8 @@ def drop(connection: Any) -> None:
         connection.terminate()
 
 
-def _is_closed(connection: Any) -> bool:
+def is_closed(connection: Any) -> bool:
+    """Whether the connection is gone."""
     try:
         closed: bool = connection.is_closed()
     except asyncpg.InterfaceError:  # It is gone, and asyncpg's pool knows.
@@ -316,7 +333,7 @@ def _is_closed(connection: Any) -> bool:
 
 def _is_sound(connection: Any) -> bool:
     """Whether it is open and in no transaction: as good as new for the next call."""
-    return not (_is_closed(connection) or connection.is_in_transaction())
+    return not (is_closed(connection) or connection.is_in_transaction())
 
 
 async def _reset(connection: Any) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from standfast.backends.postgres.database import PostgresDatabase
-from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
+from standfast.backends.postgres.errors import DRIVER_ERRORS, translate_migration
 from standfast.backends.postgres.pool import Pool
 from standfast.durations import human
 from standfast.errors import MigrationNeeded, StoreError, StoreUnavailable
@@ -39,7 +39,12 @@ _LOOK_EVERY = 0.25
 _NO_TIMEOUT = 1e9
 
 _BOOKKEEPING = """\
-CREATE SCHEMA IF NOT EXISTS standfast;
+DO $standfast$ BEGIN
+    -- IF NOT EXISTS would ask for CREATE on the database even where there is nothing to create.
+    IF to_regnamespace('standfast') IS NULL THEN
+        CREATE SCHEMA standfast;
+    END IF;
+END $standfast$;
 CREATE TABLE IF NOT EXISTS standfast.schema_migrations (
     line       text NOT NULL,
     number     int NOT NULL,
@@ -157,7 +162,7 @@ class PostgresSchema:
                     if await connection.fetchval(_TRY_LOCK):
                         return await self._migrate(connection, lines)
             except DRIVER_ERRORS as error:
-                raise translate(error, self._pool.place, own=False) from error
+                raise translate_migration(error, self._pool.place) from error
             waited = time.monotonic() - began
             if waited >= PATIENCE:
                 raise StoreUnavailable(

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
-from standfast.backends.postgres.pool import Pool, drop
+from standfast.backends.control import refuse_control
+from standfast.backends.postgres.errors import DRIVER_ERRORS, translate, translate_commit
+from standfast.backends.postgres.pool import Pool, drop, is_closed
 from standfast.errors import StoreError
 from standfast.ports.database import Row, Script
 from standfast.ports.providing import Dialect
@@ -29,7 +30,7 @@ class PostgresTransaction:
         self._stack = AsyncExitStack()
         self._connection: Any = None
         self._entered = self._left = False
-        self._foreign = False
+        self._foreign = self._astray = False
 
     async def __aenter__(self) -> PostgresTransaction:
         if self._entered:
@@ -51,35 +52,45 @@ class PostgresTransaction:
             async with self._stack:
                 try:
                     if error is None:
-                        await self._pool.commit(connection)
+                        await self._commit(connection)
                     else:
                         await self._pool.roll_back(connection)
                 except BaseException:
                     # The connection's state isn't known any more.
                     drop(connection)
                     raise
-                if self._foreign:
+                if self._astray:
+                    await self._pool.leave(connection)
+                elif self._foreign:
                     await self._reset(connection)
+
+    async def _commit(self, connection: Any) -> None:
+        if not is_closed(connection) and not connection.is_in_transaction():
+            raise StoreError(
+                f"PostgreSQL at {self._pool.place}: a statement ended the transaction before its "
+                "block did, so what came after it may be committed or not: look what is there"
+            )
+        try:
+            await self._pool.commit(connection)
+        except DRIVER_ERRORS as error:
+            raise translate_commit(error, self._pool.place) from error
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
-        connection = await self._begun()
-        self._foreign = True
+        connection = await self._begun_for(sql)
         with self._errors(own=False):
             return _touched(await connection.execute(sql, *args))
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
-        connection = await self._begun()
-        self._foreign = True
+        connection = await self._begun_for(sql)
         with self._errors(own=False):
             rows: Sequence[Row] = await connection.fetch(sql, *args)
             return rows
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
         """See `StoreTransaction.fetch_one`."""
-        connection = await self._begun()
-        self._foreign = True
+        connection = await self._begun_for(sql)
         with self._errors(own=False):
             row: Row | None = await connection.fetchrow(sql, *args)
             return row
@@ -104,6 +115,13 @@ class PostgresTransaction:
                     rows = [(sum([_touched(await connection.execute(sql, *one)) for one in args]),)]
                 else:
                     rows = await connection.fetch(sql, *args)
+
+    async def _begun_for(self, sql: str) -> Any:
+        """The connection, for a statement of the user's."""
+        refuse_control(sql, "postgresql")
+        connection = await self._begun()
+        self._foreign = True
+        return connection
 
     async def _begun(self) -> Any:
         if self._connection is None:
@@ -132,6 +150,8 @@ class PostgresTransaction:
         try:
             yield
         except DRIVER_ERRORS as error:
+            if self._connection is not None and self._pool.is_astray(self._connection, error):
+                self._astray = True
             raise translate(error, self._pool.place, own=own) from error
 
 

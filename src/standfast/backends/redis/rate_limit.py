@@ -14,8 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError
 
+from standfast.affinity import Affinity, running_loop
 from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
-from standfast.batching import Batcher, only_loop
+from standfast.batching import Batcher
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
 from standfast.ports.rate_limit import RateRequest, storable
@@ -156,7 +157,7 @@ class RedisRateLimits:
         self._batcher: Batcher[RateRequest, Decision] = Batcher(
             self._decide, max_batch=max_batch, timeout=limit, late=self._too_late
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._affinity: Affinity | None = None
         self._looked = False
 
     async def __aenter__(self) -> RedisRateLimits:
@@ -172,9 +173,10 @@ class RedisRateLimits:
 
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
         """See `RateLimitStore.check`."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = only_loop(self, self._loop, loop)
+        if self._affinity is None:
+            self._affinity = Affinity(f"the connection to Redis at {self.place}")
+        elif running_loop() is not self._affinity.loop:
+            self._affinity.refuse()
         if len(requests) == 1:
             return [await self._batcher.submit(requests[0])]
         decisions: list[Decision] = []

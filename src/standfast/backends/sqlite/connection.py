@@ -10,7 +10,9 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from standfast.errors import StoreError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
+Tell = Callable[[Any, Exception | None], None]
 
 CHECKPOINT_PAGES = 8000
 
@@ -111,6 +114,42 @@ def settle(future: asyncio.Future[T], result: T | None, error: Exception | None)
         future.set_exception(error)
 
 
+class Urgent:
+    """Work for the one writer that goes before all that waits, and rides an open transaction.
+
+    While a transaction of this process is open nobody else can write, in any process. What it takes
+    along is carried out at its end, as part of it; and after it, where it is rolled back.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: deque[tuple[Work[Any], Tell]] = deque()
+        self._lock = threading.Lock()
+        self._is_open = False
+
+    def add(self, work: Work[Any], tell: Tell) -> bool:
+        """Add work, and who is to be told; whether a transaction is open that takes it along."""
+        with self._lock:
+            self.jobs.append((work, tell))
+            return self._is_open
+
+    def opened(self) -> bool:
+        """On the thread: a transaction has begun. False where work has come before: do that first.
+
+        Whoever added it was told that it rides no transaction.
+        """
+        with self._lock:
+            self._is_open = not self.jobs
+            return self._is_open
+
+    def take(self) -> list[tuple[Work[Any], Tell]]:
+        """On the thread: what there is. An open transaction takes no more along."""
+        with self._lock:
+            self._is_open = False
+            jobs = list(self.jobs)
+            self.jobs.clear()
+        return jobs
+
+
 class ConnectionThreads:
     """`count` threads with a connection each, that serve one queue.
 
@@ -126,6 +165,7 @@ class ConnectionThreads:
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsettled = 0
+        self.urgent = Urgent()
 
     async def open(self) -> None:
         """Start the threads and connect. Raises `StoreError`."""
@@ -166,15 +206,19 @@ class ConnectionThreads:
     def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
         try:
             con = connect(self._path, busy_timeout=self._busy_timeout)
-        except DRIVER_ERRORS as driver_error:
-            translated = translate(driver_error, self._path)
-            translated.__cause__ = driver_error
-            post(loop, settle, ready, None, translated)
+        except Exception as problem:  # noqa: BLE001 — who opens waits for it, and would for ever
+            told: Exception = problem
+            if isinstance(problem, DRIVER_ERRORS):
+                told = translate(problem, self._path)
+                told.__cause__ = problem
+            post(loop, settle, ready, None, told)
             return
         self._connected(con)
         post(loop, settle, ready, None, None)
         try:
             while (job := self._queue.get()) is not None:
+                if self.urgent.jobs:
+                    self._hurry(con)
                 future, work = job
                 result, error = None, None
                 if not future.cancelled():
@@ -186,6 +230,11 @@ class ConnectionThreads:
 
     def _connected(self, con: sqlite3.Connection) -> None:
         """On the thread: its connection is there."""
+
+    def _hurry(self, con: sqlite3.Connection) -> None:
+        """On the thread: do what is urgent."""
+        for work, tell in self.urgent.take():
+            tell(*self._do(partial(transact, work=work), con))
 
     def _do(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
         """On the thread: do one piece of work."""
@@ -199,12 +248,14 @@ class ConnectionThreads:
 class Session:
     """Exclusive use of a connection for one transaction, driven from the event loop.
 
-    `run` is given to a thread as work; it holds the thread until `commit` or `rollback`.
+    `run` is given to a thread as work; it holds the thread until `commit` or `rollback`. What is
+    `urgent` rides along.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, urgent: Urgent) -> None:
         self._loop = loop
         self._path = path
+        self._urgent = urgent
         self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any] | None, bool]] = SimpleQueue()
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
@@ -213,12 +264,14 @@ class Session:
         self._queue.put((future, work, False))
         return future
 
-    def commit(self) -> asyncio.Future[None]:
+    def commit(self) -> asyncio.Future[bool]:
         """Commit, unless the future is cancelled before its turn: then roll back."""
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[bool] = self._loop.create_future()
 
-        def work(con: sqlite3.Connection) -> None:
-            con.execute("ROLLBACK" if future.cancelled() else "COMMIT")
+        def work(con: sqlite3.Connection) -> bool:
+            commits = not future.cancelled()
+            con.execute("COMMIT" if commits else "ROLLBACK")
+            return commits
 
         self._queue.put((future, work, True))
         return future
@@ -229,12 +282,23 @@ class Session:
         self._queue.put((future, None, True))
         return future
 
+    def _begin(self, con: sqlite3.Connection) -> Exception | None:
+        while True:
+            _, failed = outcome(lambda con: con.execute("BEGIN IMMEDIATE"), con, self._path)
+            if failed is not None or self._urgent.opened():
+                return failed
+            rollback(con)
+            for work, tell in self._urgent.take():
+                tell(*outcome(partial(transact, work=work), con, self._path))
+
     def run(self, con: sqlite3.Connection) -> None:
         """Serve the session, on the connection's thread."""
-        _, failed = outcome(lambda con: con.execute("BEGIN IMMEDIATE"), con, self._path)
+        failed = self._begin(con)
         last = False
         while not last:
             future, work, last = self._queue.get()
+            riders = self._urgent.take() if last else []
+            rode: list[tuple[Any, Exception | None]] = []
             result: Any = None
             error: Exception | None = None
             if work is not None:
@@ -244,11 +308,17 @@ class Session:
                     )
                 error = failed
                 if error is None:
+                    rode = [outcome(rider, con, self._path) for rider, _ in riders]
                     result, error = outcome(work, con, self._path)
             if last:
                 _, undone = outcome(rollback, con, self._path)
                 error = error or undone
+                if riders and result is not True:  # what rode along was rolled back
+                    anew = [partial(transact, work=rider) for rider, _ in riders]
+                    rode = [outcome(rider, con, self._path) for rider in anew]
             post(self._loop, settle, future, result, error)
+            for (_, tell), (answer, problem) in zip(riders, rode, strict=True):
+                tell(answer, problem)
             del future, work
 
 

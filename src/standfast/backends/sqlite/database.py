@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.backends.sqlite.transaction import SqliteTransaction
@@ -25,18 +26,24 @@ from standfast.ports.schema import SchemaLine
 
 P = TypeVar("P")
 _PREFIX = "sqlite:///"
+_OPTIONS = ("busy_timeout", "readers", "inline_below")
 _OLDEST = (3, 37, 0)
 
 
 class SqliteDatabase:
     """A `Database` in an SQLite file.
 
-    `url` is ``sqlite:///relative.db`` or ``sqlite:////absolute/path.db``; the file is made when it
-    isn't there, its folder isn't. `busy_timeout` is how long to wait for another process's write,
-    then it is `StoreUnavailable`. `readers` is how many reads may run at once. As long as commits
-    lately took less than `inline_below`, a small one that finds no other under way is made by the
-    event loop's own thread, which it holds up for that long; 0 leaves every commit to the writer's
-    thread. `clock` tells the time of leases: the machine's own, unless you test.
+    `url` is ``sqlite:///relative.db``, ``sqlite:///~/at_home.db`` or
+    ``sqlite:////absolute/path.db``; the file is made when it isn't there, its folder isn't. Its
+    query may hold options, which win over those given by name:
+    ``sqlite:///shop.db?busy_timeout=10s&readers=4``. A ``?`` in the name of a file is written
+    ``%3F``, all else as it is.
+
+    `busy_timeout` is how long to wait for another process's write, then it is `StoreUnavailable`.
+    `readers` is how many reads may run at once. As long as commits lately took less than
+    `inline_below`, a small one that finds no other under way is made by the event loop's own
+    thread, which it holds up for that long; 0 leaves every commit to the writer's thread. `clock`
+    tells the time of leases: the machine's own, unless you test.
 
     Raises `ConfigurationError` for a wrong option.
     """
@@ -55,10 +62,14 @@ class SqliteDatabase:
         inline_below: Duration = "1ms",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self.url = url
+        self.path, options = parse(url)
+        if "readers" in options:
+            readers = _whole(options["readers"])
         if readers < 1:
             raise ConfigurationError(f"readers={readers!r}: must be at least 1")
-        self.url = url
-        self.path = _path(url)
+        busy_timeout = _duration(options.get("busy_timeout", "")) or busy_timeout
+        inline_below = _duration(options.get("inline_below", "")) or inline_below
         self.file = SqliteFile(
             self.path,
             busy_timeout=seconds(busy_timeout, name="busy_timeout", positive=False),
@@ -86,9 +97,7 @@ class SqliteDatabase:
                 f"SQLite {sqlite3.sqlite_version} is too old: Python must be linked with "
                 f"{'.'.join(map(str, _OLDEST))} or newer"
             )
-        folder = Path(self.path).parent
-        if not folder.is_dir():
-            raise StoreUnavailable(f"{self.path}: the folder {folder} doesn't exist: create it")
+        _check_place(Path(self.path))
         await self.file.open()
         self._open = True
 
@@ -114,15 +123,45 @@ class SqliteDatabase:
         return SqliteTransaction(self.file)
 
 
-def _path(url: str) -> str:
-    if not url.startswith(_PREFIX) or len(url) == len(_PREFIX):
+def parse(url: str) -> tuple[str, dict[str, str]]:
+    """The path of the file, and the options in the query. Raises `ConfigurationError`."""
+    named, _, query = url.partition("?")
+    path = named.removeprefix(_PREFIX).replace("%3F", "?").replace("%3f", "?")
+    if not path or not named.startswith(_PREFIX):
         raise ConfigurationError(
             f"url={url!r}: write sqlite:///relative.db or sqlite:////absolute/path.db"
         )
-    path = url[len(_PREFIX) :]
     if path == ":memory:" or path.startswith("file:"):
         raise ConfigurationError(
             f"url={url!r}: a file is needed, for several connections share it. "
             "For a store in memory use memory://"
         )
-    return path
+    if "\0" in path:
+        raise ConfigurationError(f"url={url!r}: a path can't hold a NUL character")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = ", ".join(sorted(options.keys() - set(_OPTIONS)))
+    if unknown:
+        raise ConfigurationError(
+            f"url={url!r}: there is no option {unknown}; there are {', '.join(_OPTIONS)}"
+        )
+    return str(Path(path).expanduser()) if path.startswith("~") else path, options
+
+
+def _check_place(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise StoreUnavailable(
+            f"{path}: the folder {path.parent.absolute()} doesn't exist: create it"
+        )
+    if path.is_dir():
+        raise StoreUnavailable(f"{path} is a folder: name a file in it")
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigurationError(f"readers={text!r}: must be a whole number") from error
+
+
+def _duration(text: str) -> str:
+    return f"{text}s" if text.replace(".", "", 1).isdigit() else text

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from standfast.affinity import Affinity, running_loop
 from standfast.backends.sqlite.connection import (
     ConnectionThreads,
     Session,
@@ -43,12 +44,14 @@ class SqliteFile:
         self._readers = ConnectionThreads(
             path, count=readers, busy_timeout=busy_timeout, name="standfast-sqlite-reader"
         )
+        self._affinity: Affinity | None = None
         self._sessions: dict[Session, asyncio.Task[Any] | None] = {}
         # Asked on the writer's connection, for which the commits of this process don't count.
         self.hints = Hints(lambda: self.write(_data_version, brief=True))
 
     async def open(self) -> None:
         """Connect. Raises `StoreError`."""
+        self._affinity = Affinity(f"{self.path}")
         await self._writer.open()
         await self._readers.open()
 
@@ -64,6 +67,9 @@ class SqliteFile:
         `brief` work may be done at once, in the caller's thread; if the lock is taken then, it is
         begun anew on the writer's.
         """
+        affinity = self._affinity
+        if affinity is not None and running_loop() is not affinity.loop:
+            affinity.refuse()
         if self._sessions:
             self.refuse_nesting()
         return self._writer.write(work) if brief else self._writer.submit(work)
@@ -72,13 +78,27 @@ class SqliteFile:
         """As `write`, in a transaction: committed when `work` returns."""
         return self.write(lambda con: transact(con, work), brief=brief)
 
+    def hurry(self, work: Work[T]) -> tuple[asyncio.Future[T], bool]:
+        """As `transact`, before all that waits for the writer, or with the end of a transaction.
+
+        The second answer: a transaction of this process is open, so nobody else can write before it
+        has ended, when `work` is done as part of it.
+        """
+        return self._writer.hurry(work)
+
     def read(self, work: Work[T]) -> asyncio.Future[T]:
         """Have `work` done on a reader's connection, in a transaction: it sees one moment."""
+        affinity = self._affinity
+        if affinity is not None and running_loop() is not affinity.loop:
+            affinity.refuse()
         return self._readers.submit(lambda con: snapshot(con, work))
 
     def begin(self, task: asyncio.Task[Any] | None) -> Session:
         """Take the writer for a transaction of that task, in turn."""
-        session = Session(asyncio.get_running_loop(), self.path)
+        affinity = self._affinity
+        if affinity is not None and running_loop() is not affinity.loop:
+            affinity.refuse()
+        session = Session(asyncio.get_running_loop(), self.path, self._writer.urgent)
         self._writer.submit(session.run)
         self._sessions[session] = task
         return session

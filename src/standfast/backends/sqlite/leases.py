@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from asyncio import Future
 from collections.abc import Callable, Sequence
 
 from standfast.backends.sqlite.database import SqliteDatabase
@@ -79,12 +80,16 @@ class SqliteLeases:
         return tokens
 
     async def renew(self, tokens: Sequence[int], *, ttl: float) -> list[bool]:
-        """See `LeaseStore.renew`."""
+        """See `LeaseStore.renew`. It goes before all other writes of this process.
+
+        While one of its transactions is open nobody can end a lease, and it renews them at its end:
+        so what stands at that time is answered at once.
+        """
         if not tokens:
             return []
-        expires_at = self._file.now() + ttl
 
         def work(con: sqlite3.Connection) -> list[bool]:
+            expires_at = self._file.now() + ttl
             return [
                 con.execute(
                     "UPDATE standfast_leases SET expires_at = ? WHERE token = ?",
@@ -94,7 +99,15 @@ class SqliteLeases:
                 for token in tokens
             ]
 
-        return await self._file.transact(work)
+        def look(con: sqlite3.Connection) -> list[bool]:
+            sql = "SELECT 1 FROM standfast_leases WHERE token = ?"
+            return [con.execute(sql, (token,)).fetchone() is not None for token in tokens]
+
+        renewing, rides = self._file.hurry(work)
+        if not rides:
+            return await renewing
+        renewing.add_done_callback(_heard)
+        return await self._file.read(look)
 
     async def annotate(self, token: int, note: str) -> None:
         """See `LeaseStore.annotate`."""
@@ -154,6 +167,12 @@ class SqliteLeases:
     def _tell(self, ended: Sequence[int]) -> None:
         if ended:
             self._file.hints.tell("freed")
+
+
+def _heard(renewing: Future[list[bool]]) -> None:
+    """What comes of a renewal that nobody awaits: the next one will tell."""
+    if not renewing.cancelled():
+        renewing.exception()
 
 
 def _acquire(

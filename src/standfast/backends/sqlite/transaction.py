@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sqlite3
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
+from standfast.backends.control import refuse_control
 from standfast.backends.sqlite.connection import Session, Work
 from standfast.backends.sqlite.driver import native, run
 from standfast.backends.sqlite.file import SqliteFile
@@ -17,7 +17,6 @@ from standfast.ports.database import Row, Script
 from standfast.ports.providing import Dialect
 
 T = TypeVar("T")
-_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|END|ROLLBACK)\b(?!\s+(TRANSACTION\s+)?TO\b)", re.I)
 
 
 class SqliteTransaction:
@@ -85,11 +84,7 @@ class SqliteTransaction:
     ) -> T:
         text, arrange, numbers = native(sql)
         _check_arguments(sql, numbers, len(args))
-        if _CONTROL.match(sql):
-            raise StoreError(
-                f"{sql!r}: the block ends its transaction itself. Leave it to commit, raise to "
-                "roll back"
-            )
+        refuse_control(sql, "sqlite")
         arranged = args if arrange is None else arrange(args)
 
         def work(con: sqlite3.Connection) -> T:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from functools import partial
 from typing import TypeVar
 
 from standfast.backends.sqlite.connection import (
@@ -19,8 +20,10 @@ from standfast.backends.sqlite.connection import (
     ConnectionThreads,
     Work,
     outcome,
+    post,
     settle,
 )
+from standfast.errors import StoreError
 
 T = TypeVar("T")
 
@@ -42,6 +45,21 @@ class Writer(ConnectionThreads):
         self._lately = _SLOW_AT_FIRST
         self._in_a_row = 0
         self._waits = True
+
+    def hurry(self, work: Work[T]) -> tuple[asyncio.Future[T], bool]:
+        """Have `work` done in a transaction, before all that waits.
+
+        Also answers whether a transaction of this process is open, which it rides: then it is done
+        only at the end of that, and nobody else can write before.
+        """
+        loop = self._loop
+        if loop is None:
+            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
+        future: asyncio.Future[T] = loop.create_future()
+        self._unsettled += 1
+        rides = self.urgent.add(work, partial(post, loop, self._done, future))
+        self.submit(_nothing)  # so that the thread looks
+        return future, rides
 
     def write(self, work: Work[T]) -> asyncio.Future[T]:
         """As `submit`, for what is brief: at once, in the caller's thread, if that is faster."""
@@ -86,6 +104,10 @@ class Writer(ConnectionThreads):
         self._waits = waits
         con.execute(f"PRAGMA busy_timeout = {round(1000 * self._busy_timeout) if waits else 0}")
         con.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if waits else 0}")
+
+
+def _nothing(con: sqlite3.Connection) -> None:
+    pass
 
 
 def _is_busy(error: BaseException | None) -> bool:

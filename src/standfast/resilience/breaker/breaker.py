@@ -157,7 +157,7 @@ class CircuitBreaker(Blocks[Permit]):
         self.failures: int = 0
         self.ignored: int = 0
         self.rejected: int = 0
-        self._transitions: dict[State, int] = {}
+        self._transitions: dict[State, int] = dict.fromkeys(State, 0)
         self.name: str = registry.add(self, name)
         self._message = f"circuit {self.name!r} is open: the call was not made"
         telemetry.watch(self, INSTRUMENTS)
@@ -407,7 +407,7 @@ class CircuitBreaker(Blocks[Permit]):
             changes, machine.changes = machine.changes, []
             machine.chance = random()  # noqa: S311
             for change in changes:
-                self._transitions[change.new] = self._transitions.get(change.new, 0) + 1
+                self._transitions[change.new] += 1
         for change in changes:
             telemetry.span_event(
                 "circuit_breaker.changed",
@@ -447,7 +447,7 @@ class CircuitBreaker(Blocks[Permit]):
 INSTRUMENTS = {
     **telemetry.CALLS,
     "standfast.circuit_breaker.state": telemetry.Instrument(
-        "gauge", "1", "1 for the state that the breaker is in, 0 for the others"
+        "gauge", "{circuit_breaker}", "1 for the state that the breaker is in, 0 for the others"
     ),
     "standfast.circuit_breaker.transitions": telemetry.Instrument(
         "counter", "{transition}", "Changes of state, by the state it came to"

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from standfast.batching import only_loop
+from standfast.affinity import Affinity
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
@@ -60,7 +60,7 @@ class LeasedRateLimits:
         self._store = store
         self._lease_time = seconds(lease_time, name="lease_time")
         self._monotonic = clock.monotonic
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._affinity: Affinity | None = None
         self._leases: dict[str, _Lease] = {}
         self._keys: deque[str] = deque()
 
@@ -86,7 +86,9 @@ class LeasedRateLimits:
         decision = self.take(key, rate, cost)
         if decision is not None:
             return decision
-        self._loop = only_loop(self, self._loop, asyncio.get_running_loop())
+        if self._affinity is None:
+            self._affinity = Affinity("this store of leased units")
+        self._affinity.check()
         if cost < 0:
             return (await self._store.check([RateRequest(key, rate, cost)]))[0]
         # A task, for a caller that is cancelled must not take a lease of many with it.

@@ -20,17 +20,27 @@ class Record:
     facts: list[str]
     mails: list[Mail] = field(default_factory=list)
     mail_ids: set[str] = field(default_factory=set)
+    recoveries: int = 0
+    """How often in a row it was reclaimed with `stood_at` facts."""
+    stood_at: int = 0
 
     def copy(self) -> Record:
         """A copy that can be changed alone."""
-        return Record(
-            replace(self.instance), list(self.facts), list(self.mails), set(self.mail_ids)
+        return replace(
+            self,
+            instance=replace(self.instance),
+            facts=list(self.facts),
+            mails=list(self.mails),
+            mail_ids=set(self.mail_ids),
         )
 
     def loaded(self) -> Loaded:
         """A copy for a caller to keep."""
         return Loaded(
-            replace(self.instance), list(self.facts), [replace(mail) for mail in self.mails]
+            replace(self.instance),
+            list(self.facts),
+            [replace(mail) for mail in self.mails],
+            self.recoveries if self.stood_at == len(self.facts) else 0,
         )
 
 
@@ -191,16 +201,16 @@ class StagedJournal:
         inner.commit()
         return None
 
-    def free(self, owner: int, ids: Iterable[UUID], *, now: float) -> int:
-        """Make those that `owner` owns passive and due now; how many."""
-        count = 0
+    def free(self, owner: int, ids: Iterable[UUID], *, now: float) -> list[Record]:
+        """Make those that `owner` owns passive and due now."""
+        freed: list[Record] = []
         for id in ids:
             record = self.edit(id)
             if record is not None and record.instance.owner == owner:
                 record.instance.owner, record.instance.wake_at = None, now
                 self.due.append(id)
-                count += 1
-        return count
+                freed.append(record)
+        return freed
 
     def _write(self, append: Append, now: float) -> None:
         record = self.edit(append.id)

@@ -14,6 +14,7 @@ from standfast.backends.memory.leases import LeaseState
 from standfast.errors import StaleWriter, StandfastError
 from standfast.ports.database import StoreTransaction
 from standfast.ports.journal import (
+    STUCK,
     Append,
     Filter,
     Instance,
@@ -22,6 +23,8 @@ from standfast.ports.journal import (
     Mail,
     Start,
     StartAnswer,
+    Stuck,
+    recovery_pause,
 )
 
 Kinds = Sequence[tuple[str, str, int]]
@@ -163,17 +166,28 @@ class MemoryJournal:
             ids = self._state.owned.get(owner, ())
             self.staged(tx).free(owner, ids, now=self._database.now())
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, *, pause: float = 0.0, longest: float = 0.0) -> int:
         """See `JournalStore.reclaim`."""
         if all(owner in self._leases.held for owner in self._state.owned):
             return 0  # without waiting for the writer's turn
         async with self._database.exclusive() as tx:
             staged, now = self.staged(tx), self._database.now()
-            return sum(
-                staged.free(owner, ids, now=now)
+            freed = [
+                record
                 for owner, ids in self._state.owned.items()
                 if owner not in self._leases.held
-            )
+                for record in staged.free(owner, ids, now=now)
+            ]
+            for record in freed:
+                again = record.stood_at == len(record.facts)
+                record.recoveries = record.recoveries + 1 if again else 1
+                record.stood_at = len(record.facts)
+                record.instance.wake_at = now + recovery_pause(record.recoveries, pause, longest)
+            return len(freed)
+
+    async def owned_by(self, owner: int) -> Sequence[UUID]:
+        """See `JournalStore.owned_by`."""
+        return sorted(self._state.owned.get(owner, ()))  # as one seed of a simulation tells it
 
     async def owned(self) -> Mapping[int, int]:
         """See `JournalStore.owned`."""
@@ -202,6 +216,15 @@ class MemoryJournal:
         """See `JournalStore.count`."""
         rows = (record.instance for record in self._state.records.values())
         return Counter((row.name, row.status) for row in rows if row.pattern == pattern)
+
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """See `JournalStore.stuck`."""
+        found: dict[tuple[str, str], list[float]] = {}
+        for record in self._state.records.values():
+            row = record.instance
+            if row.pattern == pattern and row.status in STUCK:
+                found.setdefault((row.name, row.status), []).append(row.updated_at)
+        return [Stuck(*of, len(times), min(times)) for of, times in found.items()]
 
     async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""

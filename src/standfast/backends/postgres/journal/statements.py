@@ -40,6 +40,7 @@ from __future__ import annotations
 import re
 
 from standfast.backends.postgres.clock import NOW
+from standfast.backends.postgres.journal.tables import STUCK as IS_STUCK
 from standfast.backends.postgres.leases import HOLDS
 
 # ruff: noqa: S608 - only constants of this module are put into the SQL text
@@ -155,7 +156,6 @@ WITH {_LEASE}, locked AS MATERIALIZED (
         finished_at = CASE WHEN c.replaces THEN c.finished_at ELSE i.finished_at END,
         updated_at = {NOW},
         owner = CASE WHEN c.release THEN NULL ELSE i.owner END,
-        claim = CASE WHEN c.release THEN NULL ELSE i.claim END,
         wake_at = CASE WHEN NOT c.release THEN i.wake_at
                        WHEN i.unread > c.folded THEN least(c.wake_at, i.mailed_at, {NOW})
                        ELSE c.wake_at END,
@@ -243,7 +243,7 @@ SELECT ARRAY(SELECT DISTINCT instance FROM input) AS known,
         FROM woken HAVING count(*) > 0)
 """
 
-# $2, $3, $4: kinds; $5 now; $6 limit; $7 the number of this claim.
+# $2, $3, $4: kinds; $5 now; $6 limit.
 CLAIM = f"""\
 WITH {_LEASE}, due AS MATERIALIZED (
     SELECT d.id, d.wake_at
@@ -255,14 +255,14 @@ WITH {_LEASE}, due AS MATERIALIZED (
         ORDER BY i.wake_at LIMIT $6 FOR NO KEY UPDATE SKIP LOCKED
     ) d ORDER BY d.wake_at LIMIT $6
 ), claimed AS (
-    UPDATE standfast.instances i SET owner = $1, wake_at = NULL, claim = $7
+    UPDATE standfast.instances i SET owner = $1, wake_at = NULL
     FROM due WHERE i.id = due.id RETURNING i.id, due.wake_at
 )
 SELECT EXISTS (SELECT FROM lease) AS alive,
        ARRAY(SELECT id FROM claimed ORDER BY claimed.wake_at) AS ids
 """
 
-CLAIMED = "SELECT id, claim FROM standfast.instances WHERE owner = $1 AND claim = ANY($2::bigint[])"
+OWNED_BY = "SELECT id FROM standfast.instances WHERE owner = $1"
 
 NEXT_WAKE = """\
 SELECT min(w.wake_at) FROM unnest($1::text[], $2::text[], $3::int[]) AS k (pattern, name, version)
@@ -292,7 +292,7 @@ WHERE m.instance = ANY($1::uuid[]) AND m.body IS NOT NULL ORDER BY m.instance, m
 LOAD = f"""\
 SELECT {", ".join("i." + column for column in COLUMNS.split(", "))},
        ARRAY(SELECT j.fact FROM standfast.journal j WHERE j.id = i.id ORDER BY j.seq) AS facts,
-       i.unread
+       i.unread, i.recoveries, i.stood_at
 FROM unnest($1::uuid[]) WITH ORDINALITY AS a (id, n)
 JOIN standfast.instances i ON i.id = a.id ORDER BY a.n
 """
@@ -300,7 +300,7 @@ JOIN standfast.instances i ON i.id = a.id ORDER BY a.n
 SET_ASIDE = f"""\
 WITH {_LEASE}
 UPDATE standfast.instances i
-SET status = $3, cause = $4, owner = NULL, claim = NULL, wake_at = NULL, updated_at = {NOW}
+SET status = $3, cause = $4, owner = NULL, wake_at = NULL, updated_at = {NOW}
 FROM lease WHERE i.id = $2 AND i.owner = lease.token
 RETURNING i.id
 """
@@ -356,6 +356,11 @@ COUNT = (
     "GROUP BY name, status"
 )
 
+STUCK = f"""\
+SELECT name, status, count(*), min(updated_at) FROM standfast.instances
+WHERE pattern = $1 AND {IS_STUCK} GROUP BY name, status
+"""
+
 DOOMED = """\
 SELECT id FROM standfast.instances WHERE pattern = $1 AND finished_at < $2 AND owner IS NULL
 LIMIT $3 FOR UPDATE SKIP LOCKED
@@ -370,7 +375,7 @@ RELEASE = f"""\
 WITH mine AS MATERIALIZED (
     SELECT id FROM standfast.instances WHERE owner = $1 ORDER BY id FOR NO KEY UPDATE
 ), freed AS (
-    UPDATE standfast.instances i SET owner = NULL, claim = NULL, wake_at = {NOW}
+    UPDATE standfast.instances i SET owner = NULL, wake_at = {NOW}
     FROM mine WHERE i.id = mine.id RETURNING i.id
 )
 SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0
@@ -393,14 +398,21 @@ _RECLAIM = f"""\
 {_ORPHANED}, mine AS MATERIALIZED (
     SELECT i.id FROM gone JOIN standfast.instances i ON i.owner = gone.token
     ORDER BY i.id FOR NO KEY UPDATE OF i{{unless_locked}}
+), stood AS (
+    SELECT m.id, (SELECT max(j.seq) FROM standfast.journal j WHERE j.id = m.id) AS at FROM mine m
 ), freed AS (
-    UPDATE standfast.instances i SET owner = NULL, claim = NULL, wake_at = {NOW}
-    FROM mine WHERE i.id = mine.id RETURNING i.id
+    UPDATE standfast.instances i SET owner = NULL, stood_at = stood.at,
+        recoveries = CASE WHEN i.stood_at = stood.at THEN i.recoveries + 1 ELSE 1 END,
+        wake_at = {NOW} + CASE WHEN i.stood_at = stood.at
+            THEN least($2, $1 * power(2, least(i.recoveries - 1, 60))) * (1 + random()) / 2
+            ELSE 0 END
+    FROM stood WHERE i.id = stood.id RETURNING i.id
 )
 SELECT (SELECT count(*) FROM gone) AS owners, (SELECT count(*) FROM freed) AS freed,
        (SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0)
 """
-# Those that nobody is about to change come first, and wait for none of the others.
+# $1, $2: the pause after the second time in a row, and the longest. Those that nobody is about to
+# change come first, and wait for none of the others.
 RECLAIM_AT_ONCE = _RECLAIM.format(unless_locked=" SKIP LOCKED")
 RECLAIM = _RECLAIM.format(unless_locked="")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -14,13 +11,24 @@ import asyncpg
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
 from standfast.backends.postgres.journal import scripts
 from standfast.backends.postgres.journal import statements as sql
+from standfast.backends.postgres.journal.tables import STUCK as IS_STUCK
 from standfast.backends.postgres.journal.writer import PostgresJournalWriter, instance_of
 from standfast.backends.postgres.listener import Listener
 from standfast.backends.postgres.pool import Pool, run
-from standfast.errors import ConstraintViolated, StaleWriter, StandfastError
+from standfast.errors import ConstraintViolated, StandfastError
 from standfast.ids import parse_id
 from standfast.ports.database import StoreTransaction
-from standfast.ports.journal import Append, Filter, Instance, Loaded, Mail, Start, StartAnswer
+from standfast.ports.journal import (
+    STUCK,
+    Append,
+    Filter,
+    Instance,
+    Loaded,
+    Mail,
+    Start,
+    StartAnswer,
+    Stuck,
+)
 
 Kinds: TypeAlias = Sequence[tuple[str, str, int]]
 
@@ -33,9 +41,6 @@ class PostgresJournal:
     def __init__(self, pool: Pool, listener: Listener) -> None:
         self._pool = pool
         self._listener = listener
-        # By owner: the numbers of claims whose outcome isn't known, and until when to ask for it.
-        self._doubts: dict[int, dict[int, float]] = {}
-        self._numbers = itertools.count(secrets.randbits(62))
 
     async def start(self, starts: Sequence[Start], *, owner: int | None) -> list[StartAnswer]:
         """See `JournalStore.start`."""
@@ -99,39 +104,11 @@ class PostgresJournal:
         return {row[0] for row in rows}
 
     async def claim(self, owner: int, kinds: Kinds, *, now: float, limit: int) -> list[Loaded]:
-        """See `JournalStore.claim`.
-
-        When the answer of a claim was lost or it was cancelled, what it may have claimed comes with
-        the owner's next claim, beyond `limit`.
-        """
-        # Taken out while this call looks into them, so that calls at the same time don't.
-        doubts = self._doubts.pop(owner, {})
-        number = next(self._numbers)
-        try:
-            rows = await self._pool.fetch(sql.CLAIM, owner, *_columns(kinds), now, limit, number)
-            if not rows[0][0]:
-                raise scripts.lost(owner)
-            ids = list(rows[0][1])
-            if doubts:
-                found = await self._pool.fetch(sql.CLAIMED, owner, list(doubts))
-                ids += [row[0] for row in found]
-                for row in found:
-                    doubts.pop(row[1], None)
-            loaded = await self.load(ids)
-        except StaleWriter:
-            raise
-        except BaseException:
-            # What it claimed, or what it was about to tell, is owned without the owner's knowledge.
-            self._doubt(owner, {number: time.monotonic() + 2 * self._pool.timeout, **doubts})
-            raise
-        self._doubt(owner, doubts)
-        return [one for one in loaded if one.instance.owner == owner]
-
-    def _doubt(self, owner: int, doubts: dict[int, float]) -> None:
-        """Look into these claims with the next; a statement can't come through after its time."""
-        doubts = {number: until for number, until in doubts.items() if until > time.monotonic()}
-        if doubts:
-            self._doubts.setdefault(owner, {}).update(doubts)
+        """See `JournalStore.claim`."""
+        rows = await self._pool.fetch(sql.CLAIM, owner, *_columns(kinds), now, limit)
+        if not rows[0][0]:
+            raise scripts.lost(owner)
+        return [one for one in await self.load(rows[0][1]) if one.instance.owner == owner]
 
     async def next_wake(self, kinds: Kinds) -> float | None:
         """See `JournalStore.next_wake`."""
@@ -172,12 +149,16 @@ class PostgresJournal:
         """
         await self._pool.fetch(sql.RELEASE, owner)
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, *, pause: float = 0.0, longest: float = 0.0) -> int:
         """See `JournalStore.reclaim`. Mail on its way to one of them is waited for."""
-        owners, freed = (await self._pool.fetch(sql.RECLAIM_AT_ONCE))[0][:2]
+        owners, freed = (await self._pool.fetch(sql.RECLAIM_AT_ONCE, pause, longest))[0][:2]
         if owners:
-            freed += (await self._pool.fetch(sql.RECLAIM))[0][1]
+            freed += (await self._pool.fetch(sql.RECLAIM, pause, longest))[0][1]
         return int(freed)
+
+    async def owned_by(self, owner: int) -> Sequence[UUID]:
+        """See `JournalStore.owned_by`."""
+        return [scripts.plain(row[0]) for row in await self._pool.fetch(sql.OWNED_BY, owner)]
 
     async def owned(self) -> Mapping[int, int]:
         """See `JournalStore.owned`."""
@@ -196,7 +177,7 @@ class PostgresJournal:
         for _ in range(5 if ids else 0):
             rows = await self._pool.fetch(sql.LOAD, left)
             unread = {row["id"]: row["unread"] for row in rows if row["unread"]}
-            loaded |= {row["id"]: Loaded(instance_of(row), row["facts"]) for row in rows}
+            loaded |= {row["id"]: _loaded(row) for row in rows}
             if unread:
                 for row in await self._pool.fetch(sql.UNREAD, list(unread)):
                     loaded[row[0]].mails.append(_mail(row))
@@ -211,6 +192,8 @@ class PostgresJournal:
         """See `JournalStore.find`."""
         conditions = ["true"]
         args: list[Any] = []
+        if filter.statuses and set(filter.statuses) <= set(STUCK):
+            conditions.append(IS_STUCK)
         for condition, value in (
             ("pattern = ${}", filter.pattern or None),
             ("name = ${}", filter.name or None),
@@ -248,6 +231,10 @@ class PostgresJournal:
             raise translate(error, self._pool.place) from error
         return {(row[0], row[1]): row[2] for row in rows}
 
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """See `JournalStore.stuck`."""
+        return [Stuck(*row) for row in await self._pool.fetch(sql.STUCK, pattern)]
+
     async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
         try:
@@ -271,6 +258,12 @@ class PostgresJournal:
 
 def _columns(kinds: Kinds) -> tuple[list[str], list[str], list[int]]:
     return [kind[0] for kind in kinds], [kind[1] for kind in kinds], [kind[2] for kind in kinds]
+
+
+def _loaded(row: Any) -> Loaded:
+    facts = row["facts"]
+    stands = row["stood_at"] == len(facts) - 1
+    return Loaded(instance_of(row), facts, recoveries=row["recoveries"] if stands else 0)
 
 
 def _mail(row: Any) -> Mail:

@@ -3,7 +3,10 @@
 Indexes are few, because each one is paid on every start. `instances_passive` holds only passive
 instances with a time to wake, ordered within their kind, so that neither the finished ones nor
 those of other kinds cost a worker anything. `instances_owner` holds only active ones. The BRIN
-index serves retention and is a few pages whatever the size of the table.
+index serves retention and is a few pages whatever the size of the table. `instances_stuck`
+holds only what waits for an operator; a statement uses it when it says the very same condition
+(`STUCK`), for a plan that is made once can't look into a parameter. No column of it changes while
+an instance runs well, so that nothing is written twice for it (HOT).
 
 No foreign keys: journal and mail are only written beside a check of their instance's row, and the
 checks of a foreign key would lock that row on every append.
@@ -12,6 +15,8 @@ checks of a foreign key would lock that row on every append.
 from __future__ import annotations
 
 from standfast.ports.schema import SchemaLine, SchemaMigration
+
+STUCK = "status IN ('parked', 'compensation_failed')"
 
 LINE = SchemaLine(
     "journal",
@@ -73,6 +78,27 @@ CREATE TABLE standfast.mail (
 COMMENT ON COLUMN standfast.mail.body IS
     'NULL once folded into the journal: the row stays, so that a repeated id is known';
 CREATE INDEX mail_unread ON standfast.mail (instance, number) WHERE body IS NOT NULL;
+""",
+        ),
+        SchemaMigration(
+            2,
+            "recoveries",
+            """\
+ALTER TABLE standfast.instances
+    ADD COLUMN recoveries int NOT NULL DEFAULT 0,
+    ADD COLUMN stood_at int NOT NULL DEFAULT -1;
+COMMENT ON COLUMN standfast.instances.recoveries IS
+    'how often in a row it was reclaimed without a fact since; only a takeover writes it';
+COMMENT ON COLUMN standfast.instances.stood_at IS 'the number of its last fact then';
+COMMENT ON COLUMN standfast.instances.claim IS 'not used any more';
+""",
+        ),
+        SchemaMigration(
+            3,
+            "an index of what is stuck",
+            """\
+CREATE INDEX instances_stuck ON standfast.instances (pattern, name, status)
+    WHERE status IN ('parked', 'compensation_failed');
 """,
         ),
     ),

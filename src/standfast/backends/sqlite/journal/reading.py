@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from standfast.ports.journal import Filter, Instance, Loaded, Mail
+from standfast.backends.sqlite.journal.tables import STUCK as IS_STUCK
+from standfast.ports.journal import STUCK, Filter, Instance, Loaded, Mail, Stuck
 
 COLUMNS = (
     "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner,"
@@ -46,12 +47,16 @@ def load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
 
 def _load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
     found: dict[bytes, Loaded] = {}
+    stood: dict[bytes, int] = {}
     wanted = list(dict.fromkeys(id.bytes for id in ids))
     for chunk, marks in _chunks(wanted):
-        for row in con.execute(
-            f"SELECT {COLUMNS} FROM standfast_instances WHERE id IN ({marks})", chunk
+        for *row, recoveries, stood_at in con.execute(
+            f"SELECT {COLUMNS}, recoveries, stood_at FROM standfast_instances"
+            f" WHERE id IN ({marks})",
+            chunk,
         ).fetchall():
-            found[row[0]] = Loaded(instance(row), [])
+            found[row[0]] = Loaded(instance(row), [], recoveries=recoveries)
+            stood[row[0]] = stood_at
         for key, fact in con.execute(
             f"SELECT id, fact FROM standfast_journal WHERE id IN ({marks}) ORDER BY id, seq", chunk
         ).fetchall():
@@ -60,6 +65,9 @@ def _load(con: sqlite3.Connection, ids: Sequence[UUID]) -> list[Loaded]:
         for row in _mail(con, f"recipient IN ({marks})", chunk):
             if row[1] in found:
                 found[row[1]].mails.append(_as_mail(row))
+    for key, loaded in found.items():
+        if loaded.recoveries and stood[key] != len(loaded.facts) - 1:
+            loaded.recoveries = 0  # there was progress since
     return [found[key] for key in wanted if key in found]
 
 
@@ -170,6 +178,12 @@ def orphaned(con: sqlite3.Connection) -> list[int]:
     return [token for (token,) in rows]
 
 
+def owned_by(con: sqlite3.Connection, owner: int) -> Sequence[UUID]:
+    """`JournalStore.owned_by`."""
+    rows = con.execute("SELECT id FROM standfast_instances WHERE owner = ?", (owner,)).fetchall()
+    return [UUID(bytes=key) for (key,) in rows]
+
+
 def owned(con: sqlite3.Connection) -> Mapping[int, int]:
     """`JournalStore.owned`."""
     rows = con.execute(
@@ -193,9 +207,12 @@ def find(
         terms.append(term)
         args.extend(values)
 
+    stuck = bool(filter.statuses) and set(filter.statuses) <= set(STUCK)
     # A unary + keeps SQLite from using the index of keys for a pattern alone: newest first by id
     # is the primary key's own order.
-    keyed = "" if filter.key else "+"
+    keyed = "" if filter.key or stuck else "+"
+    if stuck:
+        restrict(IS_STUCK)
     if filter.pattern:
         restrict(f"{keyed}pattern = ?", filter.pattern)
     if filter.name:
@@ -241,6 +258,16 @@ def count(con: sqlite3.Connection, pattern: str) -> Mapping[tuple[str, str], int
         (pattern,),
     ).fetchall()
     return {(name, status): number for name, status, number in rows}
+
+
+def stuck(con: sqlite3.Connection, pattern: str) -> list[Stuck]:
+    """`JournalStore.stuck`."""
+    rows = con.execute(
+        "SELECT name, status, count(*), min(updated_at) FROM standfast_instances"
+        f" WHERE pattern = ? AND {IS_STUCK} GROUP BY name, status",
+        (pattern,),
+    ).fetchall()
+    return [Stuck(*row) for row in rows]
 
 
 def _chunks(keys: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], str]]:

@@ -26,6 +26,8 @@ from standfast.ports.journal import (
     Mail,
     Start,
     StartAnswer,
+    Stuck,
+    recovery_pause,
 )
 
 Kinds = Sequence[tuple[str, str, int]]
@@ -33,6 +35,17 @@ _BRIEF = 16_384
 """Characters that are written in about the time of a commit's flush."""
 _FEW = 4
 _FREE = "UPDATE standfast_instances SET owner = NULL, wake_at = ? WHERE owner = ?"
+# What an owner has, how often each was reclaimed in a row with this time, and its last fact.
+_RECOVERIES = (
+    "SELECT id, CASE WHEN stood_at = last THEN recoveries + 1 ELSE 1 END, last FROM ("
+    " SELECT i.id, i.recoveries, i.stood_at,"
+    " (SELECT max(j.seq) FROM standfast_journal AS j WHERE j.id = i.id) AS last"
+    " FROM standfast_instances AS i WHERE i.owner = ?)"
+)
+_RECLAIM = (
+    "UPDATE standfast_instances SET owner = NULL, wake_at = ?, recoveries = ?, stood_at = ?"
+    " WHERE id = ?"
+)
 
 
 class SqliteJournalWriter:
@@ -189,17 +202,27 @@ class SqliteJournal:
         now = self._file.now()
         await self._file.transact(lambda con: con.execute(_FREE, (now, owner)).rowcount)
 
-    async def reclaim(self) -> int:
+    async def reclaim(self, *, pause: float = 0.0, longest: float = 0.0) -> int:
         """See `JournalStore.reclaim`."""
         now = self._file.now()
 
         def work(con: sqlite3.Connection) -> int:
-            return sum(con.execute(_FREE, (now, owner)).rowcount for owner in reading.orphaned(con))
+            freed = [
+                (now + recovery_pause(times, pause, longest), times, last, id)
+                for owner in reading.orphaned(con)
+                for id, times, last in con.execute(_RECOVERIES, (owner,)).fetchall()
+            ]
+            con.executemany(_RECLAIM, freed)
+            return len(freed)
 
         # As above.
         if not await self._file.read(reading.orphaned):
             return 0
         return await self._file.transact(work)
+
+    async def owned_by(self, owner: int) -> Sequence[UUID]:
+        """See `JournalStore.owned_by`."""
+        return await self._file.read(lambda con: reading.owned_by(con, owner))
 
     async def owned(self) -> Mapping[int, int]:
         """See `JournalStore.owned`."""
@@ -228,6 +251,10 @@ class SqliteJournal:
     async def count(self, pattern: str) -> Mapping[tuple[str, str], int]:
         """See `JournalStore.count`. Reads the whole table."""
         return await self._file.read(lambda con: reading.count(con, pattern))
+
+    async def stuck(self, pattern: str) -> list[Stuck]:
+        """See `JournalStore.stuck`."""
+        return await self._file.read(lambda con: reading.stuck(con, pattern))
 
     async def purge(self, pattern: str, *, finished_before: float, limit: int) -> int:
         """See `JournalStore.purge`. Leaves those that a worker owns."""

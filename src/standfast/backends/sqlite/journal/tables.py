@@ -7,6 +7,10 @@ from standfast.ports.schema import SchemaLine, SchemaMigration
 # Mail that was folded into the journal stays, with a NULL body, so that a repeated id is known.
 # One partial index serves ownership (owner = ?) and waking (owner IS NULL, per kind by wake_at): an
 # instance is in it only while it is owned or due some time, so finished ones cost nothing there.
+# What is stuck has an index of its own, which costs others nothing. A statement uses it when it
+# says the very same condition (`STUCK`).
+STUCK = "status IN ('parked', 'compensation_failed')"
+
 LINE = SchemaLine(
     "journal",
     (
@@ -53,6 +57,24 @@ CREATE TABLE standfast_mail (
     at REAL NOT NULL,
     UNIQUE (recipient, id)
 ) STRICT;
+""",
+        ),
+        # How often in a row it was reclaimed, and the number of its last fact then. Nothing but a
+        # takeover writes them.
+        SchemaMigration(
+            2,
+            "recoveries",
+            """\
+ALTER TABLE standfast_instances ADD COLUMN recoveries INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE standfast_instances ADD COLUMN stood_at INTEGER NOT NULL DEFAULT -1;
+""",
+        ),
+        SchemaMigration(
+            3,
+            "an index of what is stuck",
+            """\
+CREATE INDEX standfast_instances_stuck ON standfast_instances (pattern, name, status)
+    WHERE status IN ('parked', 'compensation_failed');
 """,
         ),
     ),

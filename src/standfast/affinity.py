@@ -1,0 +1,52 @@
+"""Where something may be used that was opened: in its process and its event loop, nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import NoReturn
+
+from standfast.errors import ConfigurationError
+
+running_loop = asyncio._get_running_loop  # noqa: SLF001 - None where none runs, and no call of ours
+"""The event loop that runs here; None in a process that was forked by one that runs."""
+
+
+class Affinity:
+    """The process and the event loop in which `what` (named for messages) is opened just now.
+
+    A forked process has the sockets, files and locks of its parent, but neither its threads nor its
+    loop; another thread's loop can't wake this one's. What is used there all the same would hang,
+    or break what its owner has. So whoever uses it asks first, which costs next to nothing::
+
+        if running_loop() is not affinity.loop:
+            affinity.refuse()
+    """
+
+    __slots__ = ("_pid", "_thread", "_what", "loop")
+
+    def __init__(self, what: str) -> None:
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self._what = what
+        self._pid = os.getpid()
+        self._thread = threading.current_thread().name
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` in any other process, and in any other event loop."""
+        if running_loop() is not self.loop:
+            self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise the `ConfigurationError` that says where it belongs, and what to do."""
+        if os.getpid() != self._pid:
+            raise ConfigurationError(
+                f"{self._what} was opened in process {self._pid}, and this is process "
+                f"{os.getpid()}, forked from it: make and open one of its own here, or start the "
+                "process by spawn"
+            )
+        raise ConfigurationError(
+            f"{self._what} was opened in another event loop (of thread {self._thread!r}): use it "
+            "there, by asyncio.run_coroutine_threadsafe from other threads, or make and open one "
+            "of its own here"
+        )

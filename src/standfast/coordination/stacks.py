@@ -1,0 +1,25 @@
+"""Where a task stands: for the log, when it doesn't do what it should."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any
+
+_DEEPEST = 20
+
+
+def where(task: asyncio.Task[Any]) -> str:
+    """The lines at which a suspended task stands, through all that it awaits, the innermost last.
+
+    At most the last twenty. Empty for a task that has ended, or runs just now.
+    """
+    summary = traceback.StackSummary()
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        for kind in ("cr", "gi", "ag"):
+            frame = getattr(awaited, f"{kind}_frame", None)
+            if frame is not None:
+                summary += traceback.StackSummary.extract([(frame, frame.f_lineno)])
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return "".join(summary.format()[-_DEEPEST:])
