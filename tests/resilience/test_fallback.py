@@ -249,7 +249,7 @@ def test_equal_arguments_of_different_types_are_not_the_same_question():
 @pytest.mark.parametrize("kept", [LastGood(), LastGood(key=lambda order: [order])])
 async def test_arguments_that_can_not_be_hashed_are_refused_before_the_call(run, kept):
     function = FaultyFunction(then="charged")
-    with pytest.raises(TypeError, match=r"unhashable.*not made.*LastGood\(key=\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"not made: unhashable.*LastGood\(key=\.\.\.\)"):
         await run(Fallback(last_good=kept), function, {"id": 1})
     assert function.calls == []
 
@@ -279,3 +279,13 @@ async def test_in_a_transport_the_request_is_the_key(run):
     with pytest.raises(OSError):
         await get("/bob")
     assert await get("/alice") == "alice's page"
+
+
+async def test_what_call_async_makes_is_the_function_that_it_was_given():
+    policy, function = Fallback(last_good=LastGood()), fails_after_one_call("stock")
+
+    def answers_later(number):
+        return of(function, "async def")(number)
+
+    for _ in range(2):
+        assert await policy.call_async(answers_later, 7) == "stock is up(7,)"

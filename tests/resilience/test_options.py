@@ -11,15 +11,17 @@ from standfast.resilience import (
     AdaptiveBulkhead,
     Bulkhead,
     CircuitBreaker,
+    CircuitRegistry,
     Fallback,
     Hedge,
     LastGood,
     Pipeline,
     Retry,
+    RetryBudget,
     ThreadPoolBulkhead,
     Timeout,
 )
-from standfast.resilience.backoff import Constant
+from standfast.resilience.backoff import Constant, Exponential
 from standfast.resilience.budget import is_marked
 from standfast.testing import ManualClock
 
@@ -67,6 +69,7 @@ ANSWERS_LATER = [awaited, functools.partial(awaited, 1), AsyncCallable(), genera
         ("retry_after", lambda f: CircuitBreaker(retry_after=f)),
         ("listener", lambda f: CircuitBreaker(listeners=[f])),
         ("listener", lambda f: CircuitBreaker().on_change(f)),
+        ("watcher", lambda f: CircuitRegistry().on_add(f)),
     ],
 )
 def test_functions_that_answer_later_are_refused_when_it_is_built(option, build, function):
@@ -119,6 +122,25 @@ def test_filters_of_a_breaker_are_tuples_of_exception_classes(option, value):
 )
 def test_numbers_are_whole(option, build, value):
     with pytest.raises(ConfigurationError, match=rf"{option}={value!r}: must be a whole number"):
+        build(value)
+
+
+@pytest.mark.parametrize("value", ["0.5", True, float("nan"), None])
+@pytest.mark.parametrize(
+    ("option", "build"),
+    [
+        ("ratio", lambda n: RetryBudget(n)),
+        ("per_second", lambda n: RetryBudget(per_second=n)),
+        ("burst", lambda n: RetryBudget(burst=n)),
+        ("factor", lambda n: Exponential(factor=n)),
+        ("smoothing", lambda n: AdaptiveBulkhead(smoothing=n)),
+        ("tolerance", lambda n: AdaptiveBulkhead(tolerance=n)),
+        ("percentile", lambda n: Hedge(1, percentile=n or "none")),
+        ("failure_rate", lambda n: CircuitBreaker(failure_rate=n or "none")),
+    ],
+)
+def test_shares_and_factors_are_numbers(option, build, value):
+    with pytest.raises(ConfigurationError, match=rf"{option}=.*: must be a number"):
         build(value)
 
 

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from standfast.resilience.backoff import Backoff, Constant, Decorrelated, Exponential
     from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, circuits
     from standfast.resilience.breaker.control import OperatorControl
-    from standfast.resilience.budget import RetryBudget, do_not_retry
+    from standfast.resilience.budget import RetryBudget
     from standfast.resilience.bulkhead import AdaptiveBulkhead, Bulkhead, ThreadPoolBulkhead
     from standfast.resilience.deadline import remaining, within, without_deadline
     from standfast.resilience.degraded import Degraded, collect_degraded
     from standfast.resilience.fallback import Fallback
     from standfast.resilience.hedge import Hedge
     from standfast.resilience.last_good import LastGood
+    from standfast.resilience.marks import do_not_retry
     from standfast.resilience.pipeline import Pipeline
     from standfast.resilience.policy import Policy
     from standfast.resilience.ratelimit import (
@@ -37,13 +38,14 @@ _HOMES = {
     "backoff": ("Backoff", "Constant", "Decorrelated", "Exponential"),
     "breaker": ("CircuitBreaker", "CircuitRegistry", "circuits"),
     "breaker.control": ("OperatorControl",),
-    "budget": ("RetryBudget", "do_not_retry"),
+    "budget": ("RetryBudget",),
     "bulkhead": ("AdaptiveBulkhead", "Bulkhead", "ThreadPoolBulkhead"),
     "deadline": ("remaining", "within", "without_deadline"),
     "degraded": ("Degraded", "collect_degraded"),
     "fallback": ("Fallback",),
     "hedge": ("Hedge",),
     "last_good": ("LastGood",),
+    "marks": ("do_not_retry",),
     "pipeline": ("Pipeline",),
     "policy": ("Policy",),
     "ratelimit": (

@@ -14,6 +14,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
+from standfast.resilience.functions import number
 
 Jitter: TypeAlias = Literal["full", "equal", "none"]
 
@@ -57,7 +58,7 @@ class Exponential:
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", seconds(self.initial, name="initial"))
         object.__setattr__(self, "maximum", seconds(self.maximum, name="maximum"))
-        if not self.factor >= 1:
+        if not number(self.factor, name="factor") >= 1:
             raise ConfigurationError(f"factor={self.factor!r}: must be 1 or more")
         if self.jitter not in ("full", "equal", "none"):
             raise ConfigurationError(f'jitter={self.jitter!r}: choose "full", "equal" or "none"')

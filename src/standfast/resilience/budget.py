@@ -1,10 +1,8 @@
-"""How many retries one dependency bears, shared by all who call it, and the mark "don't retry".
+"""How many retries one dependency bears, shared by all who call it.
 
 Retries help while few calls fail. When most fail, each retry is load on something that is already
-down, and layers that retry around layers that retry multiply it. A `RetryBudget` bounds retries to
-a share of the calls; the mark that an exhausted retry leaves on its exception stops the layers
-around it. A saga's step is no such layer: its retries are durable and far apart, so what was
-exhausted inside it counts as one attempt. Only a mark made by you ends those too.
+down. A `RetryBudget` bounds retries to a share of the calls; the mark that an exhausted retry
+leaves on its exception (`marks.py`) stops the layers around it.
 
 Source of the budget: Finagle's ``RetryBudget`` (a share of the calls, and a few per second for the
 quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
@@ -13,17 +11,15 @@ quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, TypeVar
 
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
-from standfast.groups import lineage
 from standfast.resilience.forking import survives_fork, unlock
-
-E = TypeVar("E", bound=BaseException)
-
-_MARK = "__standfast_do_not_retry__"
+from standfast.resilience.functions import number
+from standfast.resilience.marks import do_not_retry as do_not_retry
+from standfast.resilience.marks import is_final as is_final
+from standfast.resilience.marks import is_marked as is_marked
+from standfast.resilience.marks import let_pass as let_pass
 
 
 class RetryBudget:
@@ -45,6 +41,8 @@ class RetryBudget:
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        for option, value in (("ratio", ratio), ("per_second", per_second), ("burst", burst)):
+            number(value, name=option)
         if not 0 <= ratio <= 1:
             raise ConfigurationError(
                 f"ratio={ratio!r}: retries per call, from 0 to 1 (0.2: one for five calls)"
@@ -101,84 +99,3 @@ class RetryBudget:
             f"RetryBudget({self.ratio!r}, per_second={self.per_second!r}, burst={self.burst!r}, "
             f"name={self.name!r})"
         )
-
-
-def do_not_retry(error: E) -> E:
-    """Mark `error` so that nothing around tries again: ``raise do_not_retry(error)``.
-
-    No `Retry` does, and no retry of a saga's step or compensation: it fails at once, as if its
-    attempts were used up. (Raise `Refused` instead if the step certainly had no effect.) Give it a
-    new exception, or one that you have just caught: that is marked for those who called you, and
-    for nobody else who holds the same object. The mark doesn't cross a process, a network, or an
-    ``except`` that raises something else without ``from error``.
-    """
-    _mark(error, _Mark("for good", _holder(error), None))
-    return error
-
-
-def let_pass(error: E, *, number: int | None = None) -> E:
-    """Mark `error` so that no `Retry` around tries again; a saga's step may.
-
-    An exhausted `Retry` does this to the error that it lets through, with its `number`, and a
-    transport to a failure after which it can't send the same request again. As with `do_not_retry`,
-    an error that was caught is marked for those around only.
-    """
-    _mark(error, _Mark("here", _holder(error), number))
-    return error
-
-
-def is_marked(error: BaseException, since: int = 0) -> bool:
-    """Whether `error`, one in its group, or one it was raised from, is to pass every `Retry`.
-
-    Marks of retries that gave up before number `since` are those of other calls.
-    """
-    return any(True for _ in _marks(error, since))
-
-
-def is_final(error: BaseException) -> bool:
-    """Whether `error`, one in its group, or one it was raised from, was given to `do_not_retry`."""
-    return any(mark.kind == "for good" for mark in _marks(error, 0))
-
-
-class _Mark(NamedTuple):
-    """One mark on an exception object, which several callers may hold.
-
-    Where the object was caught, and so may have been raised elsewhere too, the mark is for those
-    who get it through `frame` (an id): it is in their traceback then, and in nobody else's.
-    """
-
-    kind: Literal["for good", "here"]
-    frame: int | None
-    number: int | None
-
-
-def _holder(error: BaseException) -> int | None:
-    """The id of the frame that has caught `error`; None if nobody has raised it yet."""
-    traceback = error.__traceback__
-    return None if traceback is None else id(traceback.tb_frame)
-
-
-def _mark(error: BaseException, mark: _Mark) -> None:
-    # Not `setattr`, which frozen dataclasses and others refuse. A few marks are enough: an error
-    # that is raised again and again collects them.
-    attributes: dict[str, Any] = object.__getattribute__(error, "__dict__")
-    attributes[_MARK] = (*attributes.get(_MARK, ())[-15:], mark)
-
-
-def _marks(error: BaseException, since: int) -> Iterator[_Mark]:
-    for one in lineage(error):
-        marks: tuple[_Mark, ...] = object.__getattribute__(one, "__dict__").get(_MARK, ())
-        passed = _frames(one) if marks else set()
-        for mark in marks:
-            old = mark.number is not None and mark.number <= since
-            if not old and (mark.frame is None or mark.frame in passed):
-                yield mark
-
-
-def _frames(error: BaseException) -> set[int]:
-    """The frames that `error` came through, by their ids."""
-    frames, traceback = set(), error.__traceback__
-    while traceback is not None:
-        frames.add(id(traceback.tb_frame))
-        traceback = traceback.tb_next
-    return frames

@@ -24,7 +24,7 @@ class Deadline:
     __slots__ = ("at", "expired", "outer", "owner")
 
     telling: ClassVar[bool] = True
-    """Whether it tells something about a call that it ends: there was time enough for one."""
+    """Whether it tells something about a call that it ends: it had half the time it was to have."""
 
     def __init__(self, at: float, outer: Deadline | None, owner: Any = True) -> None:
         self.at: float = at

@@ -11,7 +11,7 @@ from types import CoroutineType, MappingProxyType
 from typing import Any, TypeVar
 
 from standfast.errors import ConfigurationError
-from standfast.resilience.budget import do_not_retry
+from standfast.resilience.marks import do_not_retry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,6 +105,13 @@ def whole(value: int, *, name: str, least: int = 1) -> int:
     if value < least:
         raise ConfigurationError(f"{name}={value!r}: must be {least} or more")
     return value
+
+
+def number(value: Any, *, name: str) -> float:
+    """`value`, if it is a number, and no NaN. Raises `ConfigurationError`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ConfigurationError(f"{name}={value!r}: must be a number")
+    return float(value)
 
 
 def delay(value: Any) -> float:

@@ -16,7 +16,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
-from standfast.resilience.functions import Coroutine, unawaited, whole
+from standfast.resilience.functions import Coroutine, number, unawaited, whole
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -61,7 +61,7 @@ class Hedge(Policy):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        if percentile is not None and not 0 < percentile < 1:
+        if percentile is not None and not 0 < number(percentile, name="percentile") < 1:
             raise ConfigurationError(
                 f"percentile={percentile!r}: a fraction between 0 and 1 (0.95), or None"
             )

@@ -69,9 +69,8 @@ class LastGood:
             hash(key)
         except TypeError as error:
             raise TypeError(
-                f"LastGood can't tell calls apart: {error}, in {made!r:.200}; the call was not "
-                "made. Give LastGood(key=...), a function of the arguments that makes a hashable "
-                "key"
+                f"LastGood can't tell calls apart, so this one was not made: {error}. Give "
+                "LastGood(key=...), a function of the arguments that makes a hashable key"
             ) from error
         return key
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
 
 from standfast.resilience.functions import is_async as is_async
-from standfast.resilience.functions import unawaited
+from standfast.resilience.functions import set_origin, unawaited
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -99,4 +99,5 @@ class Policy:
         async def call(*args: Any, **kwargs: Any) -> R:
             return await function(*args, **kwargs)
 
+        set_origin(call, function)
         return await self.around_async(call)(*args, **kwargs)  # type: ignore[no-any-return]

@@ -12,11 +12,11 @@ from typing import Any, cast
 
 from standfast.clock import pause
 from standfast.errors import ConfigurationError
-from standfast.resilience.budget import is_marked, let_pass
 from standfast.resilience.deadline import remaining
 from standfast.resilience.functions import Coroutine, unawaited
 from standfast.resilience.functions import delay as checked_delay
 from standfast.resilience.in_progress import may_repeat
+from standfast.resilience.marks import is_marked, let_pass
 from standfast.resilience.policy import AsyncCall, Call, Policy
 from standfast.resilience.retry_after import retry_after
 from standfast.resilience.retry_rules import RetryRules

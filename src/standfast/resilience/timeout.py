@@ -96,13 +96,9 @@ class Timeout(AsyncBlocks[None]):
         clock = self.clock
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            outer, now = current(), clock.monotonic()
-            at, kind = now + self.after, ThreadDeadline
-            if outer is not None and outer.at < at:
-                at, kind = self._clip(outer, now), ShortThreadDeadline
-                if 2 * (at - now) >= self.after:
-                    kind = ThreadDeadline
-            deadline = kind(at, outer)
+            now, outer = clock.monotonic(), current()
+            at, short = self._ends(now, outer)
+            deadline = ShortThreadDeadline(at, outer) if short else ThreadDeadline(at, outer)
             before = DEADLINE.set(deadline)  # the thread starts with a copy of the context
             try:
                 running = start(call, args, kwargs, name=f"standfast-timeout-{self.name}")
@@ -173,17 +169,13 @@ class Timeout(AsyncBlocks[None]):
         task = current_task()
         if task is None:
             raise RuntimeError("a Timeout works inside a task only: there is nothing to cancel")
-        now, outer, kind = self.clock.monotonic(), current(), Scope
-        at, clipped = now + self.after, False
-        if outer is not None and outer.at < at:
-            at, clipped = self._clip(outer, now), True
-            if 2 * (at - now) < self.after:
-                kind = ShortScope
-        loop = task.get_loop()
+        now, outer, loop = self.clock.monotonic(), current(), task.get_loop()
+        at, short = self._ends(now, outer)
         # Only what is `after` seconds long by the loop's own clock can stand in the queue.
+        clipped = outer is not None and at == outer.at
         own_timer = clipped or generator is not None or self.clock is not SYSTEM_CLOCK
         queue = None if own_timer else self._queue_on(loop)
-        scope = kind(task, at, outer, queue)
+        scope = (ShortScope if short else Scope)(task, at, outer, queue)
         if generator is not None:
             scope = GeneratorScope(task, at, outer, generator, self.after)
         if queue is not None:
@@ -236,12 +228,18 @@ class Timeout(AsyncBlocks[None]):
 
     # -- both --------------------------------------------------------------------------------
 
-    def _clip(self, outer: Deadline, now: float) -> float:
-        """The instant of the deadline around; raises `TimedOut` if that has passed."""
+    def _ends(self, now: float, outer: Deadline | None) -> tuple[float, bool]:
+        """When it ends, and whether `outer` leaves it less than half of its time.
+
+        Raises `TimedOut` if `outer` has passed.
+        """
+        at = now + self.after
+        if outer is None or outer.at >= at:
+            return at, False
         if outer.at <= now:
             self.expired += 1
             raise TimedOut(f"{self!r}: not called, for the deadline around it has passed")
-        return outer.at
+        return outer.at, 2 * (outer.at - now) < self.after
 
     def _too_late(self, deadline: Deadline) -> TimedOut:
         self.expired += 1

@@ -11,7 +11,7 @@ from standfast.errors import ConfigurationError
 from standfast.resilience.backoff import Backoff, Constant
 from standfast.resilience.breaker.machine import Settings
 from standfast.resilience.breaker.window import CountWindow, TimeWindow, Window
-from standfast.resilience.functions import whole
+from standfast.resilience.functions import number, whole
 
 Verdict: TypeAlias = Literal["success", "failure", "ignored"]
 """What a call counts as."""
@@ -33,7 +33,7 @@ def check(
 ) -> Settings:
     """The settings for these options of `CircuitBreaker`. Raises `ConfigurationError`."""
     for option, rate in (("failure_rate", failure_rate), ("slow_call_rate", slow_call_rate)):
-        if rate is not None and not 0 < rate <= 1:
+        if rate is not None and not 0 < number(rate, name=option) <= 1:
             raise ConfigurationError(f"{option}={rate!r}: give a share above 0 and up to 1")
     for option, calls in (
         ("failure_count", failure_count),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakSet
 
+from standfast.resilience.functions import plain
+
 
 class Named(Protocol):
     """A breaker, as far as a registry needs it."""
@@ -48,6 +50,7 @@ class Registry(Generic[B]):
 
     def on_add(self, watcher: Callable[[B], None]) -> Callable[[], None]:
         """Call `watcher` with every breaker to come. Returns a function that ends that."""
+        plain(watcher, name="watcher", wanted="a function of the breaker")
         with self._lock:
             self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)

@@ -13,7 +13,7 @@ from standfast.resilience.blocks import Blocks, OpenBlocks
 from standfast.resilience.bulkhead.gradient import Gradient2, GradientSettings
 from standfast.resilience.bulkhead.semaphore import Bulkhead
 from standfast.resilience.deadline import current
-from standfast.resilience.functions import whole
+from standfast.resilience.functions import number, whole
 from standfast.resilience.policy import AsyncCall, Call
 
 
@@ -42,16 +42,16 @@ class AdaptiveBulkhead(Blocks[None], Bulkhead):
         name: str = "",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        for option, number in (("minimum", minimum), ("initial", initial), ("maximum", maximum)):
-            whole(number, name=option)
+        for option, limit in (("minimum", minimum), ("initial", initial), ("maximum", maximum)):
+            whole(limit, name=option)
         if not 1 <= minimum <= initial <= maximum:
             raise ConfigurationError(
                 f"minimum={minimum!r}, initial={initial!r}, maximum={maximum!r}: "
                 "must be 1 or more and in this order"
             )
-        if not 0 < smoothing <= 1:
+        if not 0 < number(smoothing, name="smoothing") <= 1:
             raise ConfigurationError(f"smoothing={smoothing!r}: must be above 0 and up to 1")
-        if not tolerance >= 1:
+        if not number(tolerance, name="tolerance") >= 1:
             raise ConfigurationError(f"tolerance={tolerance!r}: must be 1 or more")
         super().__init__(initial, max_wait=max_wait, queue=queue, name=name, clock=clock)
         self._blocks: OpenBlocks[_MeasuredBlock] = OpenBlocks()
