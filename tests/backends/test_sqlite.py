@@ -35,6 +35,7 @@ from standfast.conformance.samples import (
 )
 from standfast.errors import (
     ConfigurationError,
+    ConstraintViolated,
     CorruptRecord,
     StoreError,
     StoreFull,
@@ -137,7 +138,7 @@ async def test_a_missing_folder(tmp_path):
 
 
 async def test_a_folder_in_place_of_the_file(tmp_path):
-    with pytest.raises(StoreUnavailable, match="can't be opened"):
+    with pytest.raises(StoreUnavailable, match="is a folder"):
         await SqliteDatabase(f"sqlite:///{tmp_path}").open()
 
 
@@ -295,10 +296,14 @@ async def test_savepoints_are_the_users_own(database):
         assert await mark(database, tx, "k") is None
 
 
-async def test_nothing_follows_a_commit_that_slipped_through(database):
+async def test_nothing_follows_a_rollback_that_slipped_through(database):
+    """A conflict may be set to roll all of the transaction back."""
     with pytest.raises(StoreError, match="ended the transaction"):
         async with database.transaction() as tx:
-            await tx.execute("-- sly\nROLLBACK")
+            await tx.execute("CREATE TABLE t (n PRIMARY KEY)")
+            await tx.execute("INSERT INTO t VALUES (1)")
+            with pytest.raises(ConstraintViolated):
+                await tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)")
             await mark(database, tx, "k")
     async with database.transaction() as tx:
         assert await mark(database, tx, "k") is None

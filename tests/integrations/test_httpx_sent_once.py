@@ -427,6 +427,44 @@ async def test_the_answer_of_one_that_resists_cancellation_is_closed():
         await eventually(lambda: all(body.closed for body in bodies))
 
 
+async def test_cancelled_while_losers_are_closed_everything_is_closed():
+    """Also the answer, which the caller doesn't get then."""
+    closing = asyncio.Event()
+    bodies = []
+
+    class Slow(Body):
+        async def aclose(self):
+            closing.set()
+            await asyncio.sleep(0 if self.closed else 0.05)
+            self.closed += 1
+
+    class Twice(Policy):
+        """Makes two calls, and answers with the second."""
+
+        def around_async(self, call):
+            async def twice(request):
+                await call(request)
+                await call(request)
+                return await call(request)
+
+            return twice
+
+    class Inner(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            bodies.append(Slow() if len(bodies) == 0 else Body())
+            return httpx.Response(200, stream=bodies[-1])
+
+    async with httpx.AsyncClient(transport=AsyncPolicyTransport(Twice(), Inner())) as client:
+        asking = asyncio.create_task(client.get("http://shop"))
+        async with asyncio.timeout(PATIENCE):
+            await closing.wait()
+        asking.cancel()
+        await asyncio.wait((asking,), timeout=PATIENCE)
+    assert asking.cancelled()
+    assert len(bodies) == 3
+    assert all(body.closed for body in bodies[1:])
+
+
 async def test_a_response_that_does_not_close_fails_nothing(ask):
     class Broken(Body):
         def close(self):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, TypeAlias
 
+from standfast.durations import Duration, seconds
 from standfast.errors import Rejected
 from standfast.integrations.refusing import TITLES, TRY_AGAIN_LATER, Check, problem
 from standfast.integrations.refusing import Headers as Headers
@@ -99,15 +100,17 @@ class BulkheadMiddleware:
 
     `bulkhead` is an asynchronous context manager that can be entered many times at once and raises
     a `Rejected` on entry to say no: a `Bulkhead`, say. It is held until the response is complete.
-    `retry_after` (seconds) is told when the rejection doesn't know one.
+    `retry_after` (seconds or text) is told when the rejection doesn't know one.
+
+    Raises `ConfigurationError` for a `retry_after` that is no duration.
     """
 
     def __init__(
-        self, app: App, bulkhead: AbstractAsyncContextManager[Any], *, retry_after: float = 1.0
+        self, app: App, bulkhead: AbstractAsyncContextManager[Any], *, retry_after: Duration = 1.0
     ) -> None:
         self.app = app
         self.bulkhead = bulkhead
-        self._retry_after = retry_after
+        self._retry_after = seconds(retry_after, name="retry_after", positive=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

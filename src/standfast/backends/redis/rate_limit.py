@@ -7,15 +7,14 @@ import json
 from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from standfast.affinity import Affinity, running_loop
-from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
+from standfast.backends.redis.errors import ERRORS, is_demoted, place_of, unavailable
 from standfast.batching import Batcher
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
@@ -138,21 +137,19 @@ class RedisRateLimits:
         timeout: Duration = 1.0,
         max_batch: int = 500,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ConfigurationError(
-                f"scheme {parts.scheme!r}: a Redis URL begins with redis://, rediss:// or unix://"
-            )
+        self.place = place_of(url)
         self._timeout = limit = seconds(timeout, name="timeout")
-        self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
         self._prefix = prefix
-        self._redis: Any = Redis.from_url(
-            url,
-            socket_timeout=limit,
-            socket_connect_timeout=limit,
-            # The connection of before a restart breaks when it is used.
-            retry=Retry(NoBackoff(), 1),
-        )
+        try:
+            self._redis: Any = Redis.from_url(
+                url,
+                socket_timeout=limit,
+                socket_connect_timeout=limit,
+                # The connection of before a restart breaks when it is used.
+                retry=Retry(NoBackoff(), 1),
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"the URL of Redis at {self.place}: {error}") from error
         self._max_batch = max_batch
         self._batcher: Batcher[RateRequest, Decision] = Batcher(
             self._decide, max_batch=max_batch, timeout=limit, late=self._too_late
@@ -227,8 +224,8 @@ class RedisRateLimits:
         """Refuse a cluster, where lone checks would work, and several at once would not."""
         try:
             cluster = (await self._redis.info("cluster")).get("cluster_enabled")
-        except NoPermissionError:
-            cluster = 0  # It may be one; the script will tell.
+        except ResponseError:  # Not allowed, or not known to a proxy. The script will tell.
+            cluster = 0
         if cluster:
             raise Unsupported(
                 f"Redis at {self.place} belongs to a Redis Cluster, whose nodes can't decide "
