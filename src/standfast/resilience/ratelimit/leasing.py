@@ -86,9 +86,14 @@ class LeasedRateLimits:
         decision = self.take(key, rate, cost)
         if decision is not None:
             return decision
-        if self._affinity is None:
+        affinity = self._affinity
+        if affinity is None or affinity.loop.is_closed():
+            # Who renewed a lease in a loop that has ended, will never be done.
+            self._leases.clear()
+            self._keys.clear()
             self._affinity = Affinity("this store of leased units")
-        self._affinity.check()
+        else:
+            affinity.check()
         if cost < 0:
             return (await self._store.check([RateRequest(key, rate, cost)]))[0]
         # A task, for a caller that is cancelled must not take a lease of many with it.
