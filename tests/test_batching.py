@@ -207,6 +207,22 @@ async def test_alone_a_write_whose_submitter_is_cancelled_is_finished():
         await batcher.write_alone(2)
 
 
+async def test_what_was_submitted_just_before_close_is_written():
+    """It stands in the queue, and no write has begun."""
+    written = []
+
+    async def write(items):
+        written.extend(items)
+        return items
+
+    batcher = Batcher(write)
+    futures = [batcher.submit(n) for n in range(3)]
+    async with asyncio.timeout(10):
+        await batcher.close()
+    assert written == [0, 1, 2]
+    assert [future.result() for future in futures] == [0, 1, 2]
+
+
 async def test_close_drains():
     go = asyncio.Event()
     writes = Writes(go)

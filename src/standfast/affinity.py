@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from asyncio.events import _get_running_loop  # what `get_running_loop` is made of, without a raise
 from typing import NoReturn
 
 from standfast.errors import ConfigurationError
 
-running_loop = asyncio._get_running_loop  # noqa: SLF001 - None where none runs, and no call of ours
-"""The event loop that runs here; None in a process that was forked by one that runs."""
+running_loop = _get_running_loop
+"""The event loop that runs here; None where none runs, as in a process that was forked by one."""
 
 
 class Affinity:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ import pytest
 
 from standfast.backends.postgres import PostgresDatabase, PostgresOptions
 from standfast.backends.postgres.journal import statements
+from standfast.clock import SYSTEM_CLOCK
 from standfast.conformance.samples import (
     KINDS,
     journal,
@@ -231,6 +232,55 @@ async def test_what_a_claim_took_while_its_answer_was_lost_is_known(database, mo
     (rest,) = await journal(database).claim(token, KINDS, now=time.time() + 1, limit=9)
     assert taken | {rest.instance.id} == {one.instance.id for one in starts}
     assert len(taken) == 2
+
+
+class Stepping:
+    """A clock that is `step` seconds on whenever it is asked."""
+
+    def __init__(self, step: float) -> None:
+        self.at, self.step = time.time(), step
+
+    def now(self) -> float:
+        self.at += self.step
+        return self.at
+
+
+async def test_the_wait_for_a_connection_is_no_difference_of_clocks(database, direct):
+    """The connections of both pools are taken for a while: the clocks agree all the same."""
+    others = [*[database.pool.acquire() for _ in range(2)]]
+    others += [database.vital.acquire() for _ in range(2)]
+    async with AsyncExitStack() as stack:
+        for other in others:
+            await stack.enter_async_context(other)
+        measuring = asyncio.create_task(database.clock_offset(SYSTEM_CLOCK))
+        await asyncio.sleep(0.4)
+        assert not measuring.done()
+    offset = await measuring
+    server = await direct.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+    assert offset is not None
+    assert abs(offset - (server - time.time())) < 0.15
+
+
+async def test_an_answer_that_took_long_tells_nothing_of_the_clock(database):
+    assert await database.clock_offset(Stepping(0.01)) is not None
+    assert await database.clock_offset(Stepping(0.6)) is None
+    assert await database.clock_offset(Stepping(-0.1)) is None, "it was set meanwhile"
+
+
+async def test_leases_and_the_clock_have_connections_of_their_own(database):
+    """Transactions of users have taken all others, and go on."""
+    token = await register(database, ttl=60)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            tx = await stack.enter_async_context(database.transaction())
+            await tx.execute("SELECT 1")
+        async with asyncio.timeout(10):
+            assert await leases(database).renew([token], ttl=60) == [True]
+            await leases(database).annotate(token, "{}")
+            assert await leases(database).expire() == []
+            (other,) = await leases(database).acquire(["a"], "me", ttl=60)
+            await leases(database).release([other])
+            assert await database.clock_offset(SYSTEM_CLOCK) is not None
 
 
 async def test_no_room_left(database, direct):

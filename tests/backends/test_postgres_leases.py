@@ -185,3 +185,39 @@ async def test_reclaiming_beside_each_other_counts_each_once(database, other, ov
     assert await journal(other).owned() == {tokens[2]: 25, tokens[3]: 25}
     assert await leases(other).expire() == [tokens[2]]
     assert await journal(other).reclaim() == 25
+
+
+async def test_a_lease_that_is_being_renewed_while_others_end_it_holds(database, direct):
+    """It ran out, as they read it; but what it was renewed to comes first."""
+    token = await register(database, ttl=0.001)
+    renewing = direct.transaction()
+    await renewing.start()
+    await direct.execute(
+        "UPDATE standfast.leases SET expires_at = clock_timestamp() + interval '1 hour' "
+        "WHERE token = $1",
+        token,
+    )
+    expiring = asyncio.create_task(leases(database).expire())
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with asyncio.timeout(10):
+        while not await direct.fetchval(query):
+            await asyncio.sleep(0.01)
+    await renewing.commit()
+    async with asyncio.timeout(10):
+        assert await expiring == []
+    assert await leases(database).renew([token], ttl=60) == [True]
+
+
+async def test_many_that_froze_in_a_write_hold_up_the_others_briefly(database, direct):
+    """Their locks are waited for, two seconds in all and not for each."""
+    *frozen, free = [await register(database) for _ in range(5)]
+    await direct.execute("UPDATE standfast.leases SET expires_at = clock_timestamp()")
+    async with direct.transaction():
+        for token in frozen:
+            await direct.execute(
+                "SELECT FROM standfast.leases WHERE token = $1 FOR KEY SHARE", token
+            )
+        begun = time.monotonic()
+        assert await leases(database).expire() == [free]
+        assert time.monotonic() - begun < 4
+    assert await leases(database).expire() == frozen

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from standfast.conformance import (
 )
 from standfast.conformance.samples import (
     KINDS,
+    Undo,
     journal,
     leases,
     loaded,
@@ -43,6 +46,7 @@ from standfast.errors import (
 )
 from standfast.ports.journal import Append, Filter, RowChange
 from standfast.ports.schema import Schema
+from standfast.testing import ManualClock
 
 ROOT = Path(__file__).parents[2]
 
@@ -409,3 +413,78 @@ async def test_sigkill_loses_nothing_acknowledged_and_tears_no_batch(tmp_path):
     assert orders == {row.key.removeprefix("tx-") for row in rows if row.key.startswith("tx-")}
     unheard = (batches.keys() - acknowledged["started"]) | (orders - acknowledged["ordered"])
     assert len(unheard) <= 5  # at most the one batch in flight of each life
+
+
+async def test_a_transaction_longer_than_the_lease_loses_nothing(tmp_path):
+    """While it is open nobody else can end the lease; at its end that is renewed with it."""
+    clocks = [ManualClock(), ManualClock()]
+    one, other = (SqliteDatabase(f"sqlite:///{tmp_path}/app.db", clock=each) for each in clocks)
+    async with AsyncExitStack() as stack:
+        for database in (one, other):
+            await database.open()
+            stack.push_async_callback(database.close)
+        await migrate(one)
+        token = await register(one, ttl=7.5)
+        for ends in ("commit", "rollback", "savepoint"):
+            with suppress(Undo):
+                async with one.transaction() as tx:
+                    await tx.execute("CREATE TABLE IF NOT EXISTS mine (n int)")
+                    await tx.execute("SAVEPOINT a")
+                    for _ in range(10):  # a beat each
+                        for each in clocks:
+                            each.advance(2.5)
+                        async with asyncio.timeout(10):
+                            assert await leases(one).renew([token], ttl=7.5) == [True]
+                    await tx.execute("ROLLBACK TO a")
+                    if ends == "rollback":
+                        raise Undo
+            async with asyncio.timeout(10):
+                await one.file.write(lambda con: None)  # all before it is done
+            assert await leases(other).expire() == []
+            assert await leases(one).renew([token], ttl=7.5) == [True]
+
+
+async def test_a_renewal_goes_before_all_writes_that_wait(tmp_path):
+    """Those of many users at once, each of which takes its time."""
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/app.db")
+    await database.open()
+    try:
+        await migrate(database)
+        token = await register(database)
+        goes_on, order = threading.Event(), []
+
+        def slow(con, name):
+            assert goes_on.wait(10)
+            order.append(name)
+
+        writes = [database.file.write(partial(slow, name=f"{n}")) for n in range(5)]
+        renewing = asyncio.create_task(leases(database).renew([token], ttl=60))
+        renewing.add_done_callback(lambda _: order.append("renewed"))
+        await asyncio.sleep(0.01)
+        goes_on.set()
+        assert await asyncio.wait_for(renewing, 10) == [True]
+        await asyncio.gather(*writes)
+        assert order.index("renewed") <= 3, order  # told on the loop, while the next are done
+    finally:
+        await database.close()
+
+
+async def test_a_file_that_is_locked_for_less_than_half_the_lease_loses_nothing(tmp_path):
+    """By another program, say a backup: the renewal waits for it, and is written."""
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/app.db", busy_timeout="5s")
+    await database.open()
+    try:
+        await migrate(database)
+        token = await register(database, ttl=60)
+        other = sqlite3.connect(database.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        renewing = asyncio.create_task(leases(database).renew([token], ttl=600))
+        await asyncio.sleep(0.1)
+        assert not renewing.done()
+        other.execute("ROLLBACK")
+        other.close()
+        assert await asyncio.wait_for(renewing, 10) == [True]
+        (lease,) = await leases(database).leases()
+        assert lease.expires_in > 300
+    finally:
+        await database.close()

@@ -385,3 +385,21 @@ async def test_two_processes_and_one_lease_on_sqlite(tmp_path):
         names = {lease.holder: json.loads(lease.note) for lease in await late.leases.leases(MEMBER)}
         assert names == {"1": {}}
         await other.leave()
+
+
+@virtually
+@pytest.mark.parametrize("asks", ["join", "hold"])
+async def test_who_asks_for_a_lease_tells_of_the_dead_whose_leases_that_ends(asks, caplog):
+    store = Store()
+    membership, _ = store.membership()
+    acted = []
+    membership.on_takeover(lambda: acted.append("now"))
+    await store.leases.acquire(["member:dead", "service:x"], "dead", ttl=1.0)
+    await asyncio.sleep(2.0)
+    if asks == "join":
+        await membership.join()
+    else:
+        assert await membership.hold("service:x") is not None
+    assert acted == ["now"]
+    (told,) = [r for r in caplog.records if "took over from the dead" in r.getMessage()]
+    assert "2 lease(s) ran out" in told.getMessage()

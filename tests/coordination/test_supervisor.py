@@ -659,3 +659,22 @@ async def test_a_first_failure_names_the_service():
     with pytest.raises(OSError, match="no") as caught:
         await process.supervisor.start()
     assert caught.value.__notes__ == ["standfast: service 'bad' failed at its start"]
+
+
+@virtually
+async def test_a_renewal_waits_for_none_of_what_a_beat_does_besides():
+    """The leases of others, the clock and the note may take their time, or never end."""
+    store = Store()
+    process = store.process(Scripted("a"))
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    async with process.running():
+        await until(lambda: process.states == {"a": "running"})
+        process.port.before["expire"] = hangs
+        process.port.calls.clear()
+        await asyncio.sleep(10 * LEASE)
+        assert process.port.calls["renew"] >= 39
+        assert process.port.calls["expire"] == 1
+        assert process.membership.is_held

@@ -25,7 +25,7 @@ from standfast.conformance.samples import (
 from standfast.conformance.writing import WritingSuite
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import STUCK, Append, Filter
+from standfast.ports.journal import STUCK, Append, Filter, RowChange
 
 
 class JournalSuite(WritingSuite, ClaimingSuite):
@@ -85,6 +85,21 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         await journal(database).send([mail(later), mail(never, at=now + 1e6)])
         claimed = await journal(database).claim(worker, KINDS, now=time.time(), limit=10)
         assert {it.instance.id for it in claimed} == {later, never}
+
+    async def test_a_release_beside_mail_of_a_clock_that_is_ahead(
+        self, database: Database, worker: int
+    ) -> None:
+        """Due now, not when the mail says that it was sent; nor when it was to wake."""
+        now = time.time()
+        for wake_at in (now + 1e6, None):
+            for change in (RowChange("waiting"), None):
+                id = await owned(database, worker)
+                await journal(database).send([mail(id, at=now + 7200)])
+                append = Append(id, 0, ["{}"], change, release=True, wake_at=wake_at)
+                assert list(await journal(database).append(worker, [append])) == [None]
+                due = (await loaded(database, id)).instance.wake_at
+                assert due is not None
+                assert abs(due - now) < 600
 
     async def test_send_does_not_make_one_less_due(self, database: Database, worker: int) -> None:
         """The longest due stays the first."""

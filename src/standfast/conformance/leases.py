@@ -9,6 +9,7 @@ import pytest
 from standfast.conformance.samples import (
     LONG,
     Suite,
+    Undo,
     acquire,
     another,
     facts,
@@ -238,6 +239,30 @@ class LeasesSuite(Suite):
         assert await leases(database).renew([stale], ttl=60) == [False]
         assert await leases(database).renew([stale + 1000], ttl=60) == [False]
         assert await leases(database).leases() == []
+
+    @pytest.mark.parametrize("end", ["commit", "rollback"])
+    async def test_renew_waits_for_no_transaction(self, database: Database, end: str) -> None:
+        """Neither for the users' that are open nor for those that wait, and however they end."""
+        token = await register(database, ttl=60.0)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def use() -> None:
+            async with database.transaction() as tx:
+                await leases(database).within(tx).hold(token)
+                begun.set()
+                await go_on.wait()
+                if end == "rollback":
+                    raise Undo
+
+        users = [asyncio.create_task(use()) for _ in range(12)]
+        await begun.wait()
+        async with asyncio.timeout(10):
+            assert await leases(database).renew([token, token + 1], ttl=LONG) == [True, False]
+            assert await leases(database).renew([token], ttl=LONG) == [True]
+        go_on.set()
+        await asyncio.gather(*users, return_exceptions=True)
+        assert await leases(database).renew([], ttl=1.0) == []
+        assert (await only_lease(database)).expires_in > LONG / 2
 
     async def test_the_overdue_hold_until_they_are_ended(self, database: Database) -> None:
         """They write, and renew to hold on."""

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.affinity import Affinity
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -49,6 +50,7 @@ class Sagas(Pattern):
         self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
         self.poll: float = 0.5
         self._given = definitions
+        self._affinity: Affinity | None = None
 
     # -- as a pattern ------------------------------------------------------------------------
 
@@ -69,11 +71,13 @@ class Sagas(Pattern):
 
     async def open(self) -> None:
         """See `Pattern.open`. An OpenTelemetry SDK may be set until then."""
+        self._affinity = Affinity("this app")
         self.telemetry.connect()
         self.starter.open(self._database.capabilities.write_lanes)
 
     async def close(self) -> None:
         """See `Pattern.close`."""
+        self._affinity = None
         await self.starter.close()
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
@@ -221,6 +225,8 @@ class Sagas(Pattern):
         Where it isn't run in this process, it is looked for in the store, every `poll` seconds at
         last and much more often at first, in one query for all who wait.
         """
+        if self._affinity is not None:
+            self._affinity.check()  # here is what a watcher, of another loop, would wait for
         begun = self.clock.monotonic()
         while True:
             if id in self.executor.active:

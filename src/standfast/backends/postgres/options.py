@@ -18,7 +18,8 @@ from standfast.errors import ConfigurationError
 class PostgresOptions:
     """Options of a `PostgresDatabase`; each may also be given in the URL's query.
 
-    `min_size` and `max_size`: connections in the pool (one more listens). `timeout`: the longest
+    `min_size` and `max_size`: connections in the pool (one more listens, and up to two more keep
+    the leases of a process that runs services, and ask for the time). `timeout`: the longest
     that one statement, or waiting for a connection, may take (seconds or text). `connect_timeout`:
     the longest that connecting may take. `idle_timeout`: the server ends a transaction whose client
     has been silent for this long, so that a stopped process doesn't hold its locks for ever.
