@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from copy import copy
 from hashlib import sha256
 from itertools import count
@@ -282,7 +282,7 @@ class _Answer(grpc.Call, grpc.Future):  # type: ignore[misc]
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> None:
+    def time_remaining(self) -> Any:
         return None
 
     def cancel(self) -> bool:
@@ -350,9 +350,9 @@ class PolicyInterceptor(_Judge, grpc.UnaryUnaryClientInterceptor):  # type: igno
             try:
                 call = continuation(details, request)
                 exchange.under_way(call)
-                call.exception()  # Waits for the end.
-            except grpc.FutureCancelledError:
-                pass  # By us, or by the caller who has the future: its code tells.
+                # Cancelled by us, or by the caller who has the future: its code tells.
+                with suppress(grpc.FutureCancelledError):
+                    call.exception()  # Waits for the end.
             finally:
                 IN_PROGRESS.set(exchange)
             exchange.judge(call, call.code(), call.details(), call.trailing_metadata())
