@@ -210,20 +210,3 @@ class Batcher(Generic[T, R]):
             # After the submitters woken above have run, so that their next items come along.
             self._scheduled = True
             write.get_loop().call_soon(self._flush, self._patience)
-
-
-def only_loop(
-    owner: object, first: asyncio.AbstractEventLoop | None, running: asyncio.AbstractEventLoop
-) -> asyncio.AbstractEventLoop:
-    """`running`, if `owner` was used in no event loop before it: its `first`.
-
-    Raises `ConfigurationError` otherwise, for what would hang: connections and futures belong to
-    the loop that made them. So does a child process after ``fork``, which runs another.
-    """
-    if first is None or first is running:
-        return running
-    how = "has ended" if first.is_closed() else "runs in another thread or process"
-    raise ConfigurationError(
-        f"this {type(owner).__name__} belongs to the event loop that used it first, and that one "
-        f"{how}: make one for each event loop"
-    )

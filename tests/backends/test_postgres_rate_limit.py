@@ -140,13 +140,13 @@ async def test_postgres_killed_during_use(postgres_server, policy):
         postgres_server.start()
         # A connection that broke may fail once more; then it counts again, from nothing (unlogged).
         failures = None
-        while failures != limiter._store_failures:
-            failures = limiter._store_failures
+        while failures != limiter._watched.failures:
+            failures = limiter._watched.failures
             await limiter.check()
         for _ in range(3):
             await limiter.check()
         assert not (await limiter.check()).allowed
-        assert limiter._store_failures == failures
+        assert limiter._watched.failures == failures
 
 
 async def test_on_a_database_it_shares_connections(dsn):

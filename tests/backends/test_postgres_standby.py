@@ -17,6 +17,7 @@ from standfast.conformance.samples import journal, leases, migrate, register, st
 from standfast.errors import StoreUnavailable
 from standfast.ports.rate_limit import RateRequest
 from standfast.rates import Rate
+from standfast.resilience.ratelimit import RateLimiter
 
 pytestmark = pytest.mark.slow
 
@@ -200,3 +201,21 @@ async def test_of_several_hosts_the_primary_is_found(pair):
     await connection.close()
     assert await until_it_works(lambda: register(database)) < 5
     await database.close()
+
+
+async def test_a_limiter_follows_a_failover(pair):
+    """Its policy answers until the standby was promoted, and no longer."""
+    await pair.proxy.restore()
+    async with PostgresRateLimits(through(pair), timeout=2) as store:
+        await store.migrate()
+        limiter = RateLimiter(1000, "1h", store=store, name="n", on_store_failure="deny")
+        assert (await limiter.check("k")).counted
+        await pair.fail_over_early(Blow(0.0, "early failovers", 0.5, 0.0))
+
+        async def counted():
+            if not (await limiter.check("k")).counted:
+                raise StoreUnavailable("not yet")
+
+        assert await until_it_works(counted, within=20) < 10
+        answers = await asyncio.gather(*(limiter.check(str(n)) for n in range(20)))
+        assert all(decision.counted for decision in answers)

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import time
+import traceback
 
 import pytest
 import redis
 from tests.servers.redis import Redis
 
 from standfast.backends.redis import RedisCircuitControl, RedisRateLimits
+from standfast.backends.redis.errors import unavailable
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
 from standfast.ports.rate_limit import RateRequest
 from standfast.rates import Rate
@@ -223,6 +225,54 @@ async def test_orders_to_breakers_follow_a_failover(pair):
     await control.close()
 
 
+# -- addresses -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [RedisRateLimits, RedisCircuitControl])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret#word@host:6379",
+        "redis://:secret/word@host",
+        "redis://user:secret@[host",
+        "redis://host:secret",
+    ],
+)
+def test_an_address_that_can_not_be_read_is_refused_without_its_password(kind, url):
+    with pytest.raises(ConfigurationError, match="by their codes") as told:
+        kind(url)
+    assert "secret" not in "".join(traceback.format_exception(told.value))
+
+
+@pytest.mark.parametrize("kind", [RedisRateLimits, RedisCircuitControl])
+def test_another_scheme_is_refused(kind):
+    with pytest.raises(ConfigurationError, match="scheme 'http': a Redis URL begins with"):
+        kind("http://localhost")
+
+
+def test_options_in_the_address_are_checked():
+    with pytest.raises(ConfigurationError, match="the URL of Redis at host:6379"):
+        RedisRateLimits("redis://host?health_check_interval=often")
+
+
+@pytest.mark.parametrize(
+    ("error", "for_good", "remedy"),
+    [
+        (redis.exceptions.ClusterCrossSlotError("x"), True, "without cluster mode"),
+        (redis.exceptions.MovedError("1 127.0.0.1:7"), True, "without cluster mode"),
+        (redis.exceptions.NoPermissionError("x"), True, "what that user may do"),
+        (redis.exceptions.ReadOnlyError("READONLY x"), False, "leads to a replica"),
+        (redis.exceptions.ResponseError("@user_script: 3: -READONLY x"), False, "to a replica"),
+        (redis.exceptions.ConnectionError("x"), False, "check that it answers"),
+        (TimeoutError(), False, "(TimeoutError): check that it answers"),
+    ],
+)
+def test_errors_say_what_to_do(error, for_good, remedy):
+    found = unavailable("host:6379", "doesn't answer", error)
+    assert found.for_good == for_good
+    assert remedy in str(found)
+
+
 # -- event loops --------------------------------------------------------------------------------
 
 
@@ -231,7 +281,7 @@ async def test_another_threads_event_loop_is_refused(redis_url):
         await store.check([RateRequest("k", RATE)])
 
         async def elsewhere():
-            with pytest.raises(ConfigurationError, match=r"make one for each event loop"):
+            with pytest.raises(ConfigurationError, match="was opened in another event loop"):
                 await store.check([RateRequest("k", RATE)])
 
         async with asyncio.timeout(PATIENCE):

@@ -226,6 +226,11 @@ async def test_503_when_the_bulkhead_is_full(serve, framework, retry_after, told
     assert answer.headers["Retry-After"] == told
 
 
+def test_a_retry_after_that_is_no_duration_is_refused_when_built():
+    with pytest.raises(ConfigurationError, match="retry_after='soon'"):
+        BulkheadMiddleware(None, Bulkhead(1), retry_after="soon")
+
+
 async def test_the_slot_is_held_until_the_response_is_complete(serve):
     inside, leave = asyncio.Event(), asyncio.Event()
     app = FastAPI()

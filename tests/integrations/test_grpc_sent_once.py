@@ -375,13 +375,41 @@ async def test_keys_come_from_the_request(ask):
         assert await ask(stock.address, limiter, request=b"salt") == b"done"
 
 
+async def test_each_call_has_its_own_last_good_answer(ask):
+    interceptor = PolicyInterceptor if ask.kind == "sync" else AioPolicyInterceptor
+    shared = interceptor(Pipeline(Fallback(last_good=LastGood()), retry(2)))
+
+    def blocking(address, request, metadata):
+        with grpc.insecure_channel(address) as bare:
+            method = grpc.intercept_channel(bare, shared).unary_unary(METHOD)
+            return method(request, metadata=metadata, timeout=PATIENCE)
+
+    async def asynchronous(address, request, metadata):
+        async with grpc.aio.insecure_channel(address, interceptors=[shared]) as channel:
+            return await channel.unary_unary(METHOD)(request, metadata=metadata, timeout=PATIENCE)
+
+    async def call(request, user):
+        metadata = (("authorization", user), ("traceparent", str(time.monotonic())))
+        if ask.kind == "sync":
+            return await asyncio.to_thread(blocking, stock.address, request, metadata)
+        return await asynchronous(stock.address, request, metadata)
+
+    with Stock(b"1", b"2", b"3", grpc.StatusCode.INTERNAL) as stock:
+        asked = [(b"tea", "ann"), (b"tea", "bob"), (b"salt", "ann")]
+        fresh = [await call(*one) for one in asked]
+        assert fresh == [b"1", b"2", b"3"]
+        assert [await call(*one) for one in asked] == fresh
+        with pytest.raises(grpc.RpcError):
+            await call(b"salt", "bob")
+
+
 def test_bad_options_are_refused():
     async def idempotent(method):
         return True
 
     for kind in (PolicyInterceptor, AioPolicyInterceptor):
         for wrong in (idempotent, METHOD, [b"x"]):
-            with pytest.raises(ConfigurationError, match=r"idempotent=.*: give a"):
+            with pytest.raises(ConfigurationError, match=r"idempotent=.*: give a list of methods"):
                 kind(retry(), idempotent=wrong)
         with pytest.raises(ConfigurationError, match=r"14 is no grpc\.StatusCode"):
             kind(retry(), failures=[14])

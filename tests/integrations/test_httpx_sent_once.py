@@ -14,6 +14,7 @@ from standfast.resilience import (
     CircuitBreaker,
     Fallback,
     Hedge,
+    LastGood,
     Pipeline,
     RateLimiter,
     Retry,
@@ -426,6 +427,44 @@ async def test_the_answer_of_one_that_resists_cancellation_is_closed():
         await eventually(lambda: all(body.closed for body in bodies))
 
 
+async def test_cancelled_while_losers_are_closed_everything_is_closed():
+    """Also the answer, which the caller doesn't get then."""
+    closing = asyncio.Event()
+    bodies = []
+
+    class Slow(Body):
+        async def aclose(self):
+            closing.set()
+            await asyncio.sleep(0 if self.closed else 0.05)
+            self.closed += 1
+
+    class Twice(Policy):
+        """Makes two calls, and answers with the second."""
+
+        def around_async(self, call):
+            async def twice(request):
+                await call(request)
+                await call(request)
+                return await call(request)
+
+            return twice
+
+    class Inner(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            bodies.append(Slow() if len(bodies) == 0 else Body())
+            return httpx.Response(200, stream=bodies[-1])
+
+    async with httpx.AsyncClient(transport=AsyncPolicyTransport(Twice(), Inner())) as client:
+        asking = asyncio.create_task(client.get("http://shop"))
+        async with asyncio.timeout(PATIENCE):
+            await closing.wait()
+        asking.cancel()
+        await asyncio.wait((asking,), timeout=PATIENCE)
+    assert asking.cancelled()
+    assert len(bodies) == 3
+    assert all(body.closed for body in bodies[1:])
+
+
 async def test_a_response_that_does_not_close_fails_nothing(ask):
     class Broken(Body):
         def close(self):
@@ -490,6 +529,144 @@ async def test_a_substitute_can_be_read_by_each_caller(ask):
     assert [answer.json() for answer in answers] == [{"in": "stock"}] * 2
     assert answers[0] is not answers[1]
     assert answers[0].headers["x-from"] == "fallback"
+
+
+async def test_what_a_fallback_calls_instead_may_be_repeated(ask):
+    """It is another call than the POST that failed."""
+    made = []
+
+    def read_the_replica():
+        made.append(1)
+        if len(made) < 3:
+            raise OSError("not yet")
+        return httpx.Response(200, text="from the replica")
+
+    policy = Fallback(function=lambda error, request: retry().call(read_the_replica))
+    assert (await ask(policy, Server(503))).text == "from the replica"
+    assert len(made) == 3
+
+
+# -- the last good answer ------------------------------------------------------------------------
+
+
+class Shop(httpx.BaseTransport, httpx.AsyncBaseTransport):
+    """Tells who asked for what, until it breaks down."""
+
+    def __init__(self):
+        self.broken = False
+
+    def handle_request(self, request):
+        if self.broken:
+            raise httpx.ReadTimeout("down")
+        who = request.headers.get("authorization", "nobody")
+        body = request.content if isinstance(request.stream, httpx.ByteStream) else b"a stream"
+        text = f"{request.method} {request.url} {body.decode()} for {who}"
+        content = gzip.compress(text.encode())
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=Body(content))
+
+    async def handle_async_request(self, request):
+        return self.handle_request(request)
+
+
+ANN, BOB = {"authorization": "ann"}, {"authorization": "bob"}
+
+
+@pytest.fixture(params=["sync", "async"])
+def client(request):
+    """A client whose transport keeps last good answers, and its server; `get` makes a request."""
+
+    class Client:
+        def __init__(self):
+            self.policy = Pipeline(Fallback(last_good=LastGood()), retry(2))
+            self.shop = Shop()
+            kind = PolicyTransport if request.param == "sync" else AsyncPolicyTransport
+            self.transport = kind(self.policy, self.shop)
+
+        async def ask(self, method, url, **given):
+            if request.param == "sync":
+                with httpx.Client(transport=self.transport) as inner:
+                    return inner.request(method, url, **given)
+            async with httpx.AsyncClient(transport=self.transport) as inner:
+                return await inner.request(method, url, **given)
+
+    return Client()
+
+
+async def test_each_request_has_its_own_last_good_answer(client):
+    asked = [
+        ("GET", "http://shop/a", {"headers": ANN}),
+        ("GET", "http://shop/a", {"headers": BOB}),
+        ("GET", "http://shop/a?page=2", {"headers": ANN}),
+        ("GET", "http://other/a", {"headers": ANN}),
+        ("POST", "http://shop/a", {"headers": ANN, "content": "x"}),
+        ("POST", "http://shop/a", {"headers": ANN, "content": "y"}),
+    ]
+    fresh = [(await client.ask(method, url, **given)).text for method, url, given in asked]
+    assert len(set(fresh)) == len(asked)
+    client.shop.broken = True
+    for _ in range(2):
+        kept = [(await client.ask(method, url, **given)).text for method, url, given in asked]
+        assert kept == fresh
+
+
+async def test_nobody_gets_what_another_asked_for(client):
+    await client.ask("GET", "http://shop/a", headers=ANN)
+    client.shop.broken = True
+    for method, url, given in (
+        ("GET", "http://shop/a", {"headers": BOB}),
+        ("GET", "http://shop/a", {}),
+        ("GET", "http://shop/b", {"headers": ANN}),
+        ("HEAD", "http://shop/a", {"headers": ANN}),
+    ):
+        with pytest.raises(httpx.ReadTimeout):
+            await client.ask(method, url, **given)
+
+
+async def test_fields_that_differ_from_request_to_request_do_not_count(client):
+    for number in range(2):
+        client.shop.broken = bool(number)
+        headers = ANN | {"traceparent": f"00-{number}", "x-request-id": str(number)}
+        assert (await client.ask("GET", "http://shop/a", headers=headers)).status_code == 200
+
+
+async def test_a_streamed_body_has_no_last_good_answer(client):
+    def chunks():
+        yield b"x"
+
+    async def chunks_async():
+        yield b"x"
+
+    sync = isinstance(client.transport, PolicyTransport)
+    for broken in (False, True):
+        client.shop.broken = broken
+        content = chunks() if sync else chunks_async()
+        try:
+            answer = await client.ask("PUT", "http://shop/a", content=content)
+        except httpx.ReadTimeout:
+            assert broken
+        else:
+            assert (broken, answer.status_code) == (False, 200)
+
+
+async def test_two_transports_do_not_share_answers():
+    """One may log in as another, by its certificate say, which no header tells."""
+    policy = Fallback(last_good=LastGood())
+    shops = [Shop(), Shop()]
+    transports = [AsyncPolicyTransport(policy, shop) for shop in shops]
+    async with httpx.AsyncClient(transport=transports[0]) as one:
+        assert (await one.get("http://shop/a")).status_code == 200
+    shops[1].broken = True
+    async with httpx.AsyncClient(transport=transports[1]) as other:
+        with pytest.raises(httpx.ReadTimeout):
+            await other.get("http://shop/a")
+
+
+async def test_a_key_of_ones_own_gets_the_request(client):
+    client.policy = Fallback(last_good=LastGood(key=lambda request: request.url.path))
+    client.transport._judge.policy = client.policy
+    fresh = (await client.ask("GET", "http://shop/a", headers=ANN)).text
+    client.shop.broken = True
+    assert (await client.ask("GET", "http://shop/a", headers=BOB)).text == fresh
 
 
 async def eventually(holds):

@@ -63,6 +63,7 @@ async def test_a_limited_plain_route_is_429(serve):
         (CircuitOpen("breaker 'payments' of 10.0.0.7 is open", retry_after=12.2), 503, "13"),
         (BulkheadFull("full"), 503, "1"),
         (RateLimited("of key 'sk-secret'", retry_after=0.01), 429, "1"),
+        (RateLimited("never", retry_after=float("inf")), 429, "1"),
     ],
 )
 async def test_rejections_by_kind_tell_nothing_of_their_text(serve, error, status, wait):

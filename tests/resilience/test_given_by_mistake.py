@@ -165,6 +165,6 @@ async def test_a_coroutine_instead_of_its_function():
         pass
 
     coroutine = work()
-    with pytest.raises(ConfigurationError, match="can't be called: give a function"):
+    with pytest.raises(ConfigurationError, match="was called already"):
         await Retry().call_async(coroutine)
     coroutine.close()

@@ -12,7 +12,7 @@ from ipaddress import IPv6Address
 from typing import Any, Literal, TypeAlias
 
 from standfast.checks import provides, text
-from standfast.durations import seconds
+from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Rejected
 from standfast.integrations.rejections import TITLES, TRY_AGAIN_LATER, Check, problem
 from standfast.integrations.rejections import Headers as Headers
@@ -126,13 +126,14 @@ class BulkheadMiddleware:
 
     `bulkhead` is an asynchronous context manager that can be entered many times at once and raises
     a `Rejected` on entry to say no: a `Bulkhead`, say. It is held until the response is complete.
-    `retry_after` (seconds) is told when the rejection doesn't know one.
+    `retry_after` (seconds or text) is told when the rejection doesn't know one.
 
-    Raises `ConfigurationError` for what can't be entered so, such as a `Retry`.
+    Raises `ConfigurationError` for what can't be entered so, such as a `Retry`, and for a
+    `retry_after` that is no duration.
     """
 
     def __init__(
-        self, app: App, bulkhead: AbstractAsyncContextManager[Any], *, retry_after: float = 1.0
+        self, app: App, bulkhead: AbstractAsyncContextManager[Any], *, retry_after: Duration = 1.0
     ) -> None:
         # What can't stand around a block would be told at the first request only.
         for one in bulkhead.flat() if isinstance(bulkhead, Pipeline) else (bulkhead,):

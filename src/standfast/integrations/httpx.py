@@ -310,7 +310,11 @@ class PolicyTransport(httpx.BaseTransport):
             raise
         finally:
             IN_PROGRESS.set(around)
-        _close(left)
+        try:
+            _close(left)
+        except BaseException:  # an interrupt: the caller doesn't get this one either
+            _close([result])
+            raise
         return result
 
     def close(self) -> None:
@@ -385,7 +389,11 @@ class AsyncPolicyTransport(httpx.AsyncBaseTransport):
             raise
         finally:
             IN_PROGRESS.set(around)
-        await _aclose(left)
+        try:
+            await _aclose(left)
+        except BaseException:  # a cancellation: the caller doesn't get this one either
+            await _aclose([result])
+            raise
         return result
 
     async def aclose(self) -> None:
@@ -408,16 +416,28 @@ def _wrong_client(transport: object, client: str, wanted: str) -> ConfigurationE
 
 
 def _close(responses: Iterable[httpx.Response]) -> None:
+    """Close each, whatever becomes of the others."""
+    stopped: BaseException | None = None
     for response in responses:
         try:
             response.close()
         except Exception:  # noqa: BLE001 - nobody gets it, so it mustn't fail what somebody gets
             _log.debug("a response that nobody gets didn't close", exc_info=True)
+        except BaseException as error:  # noqa: BLE001 - raised below, once all had their turn
+            stopped = error
+    if stopped is not None:
+        raise stopped
 
 
 async def _aclose(responses: Iterable[httpx.Response]) -> None:
+    """Close each, whatever becomes of the others; also when cancelled meanwhile."""
+    stopped: BaseException | None = None
     for response in responses:
         try:
             await response.aclose()
         except Exception:  # noqa: BLE001 - as above
             _log.debug("a response that nobody gets didn't close", exc_info=True)
+        except BaseException as error:  # noqa: BLE001 - raised below, once all had their turn
+            stopped = error
+    if stopped is not None:
+        raise stopped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from math import ceil
+from math import ceil, isfinite
 from typing import Any, Literal, TypeAlias
 
 from standfast.checks import whole
@@ -68,13 +68,14 @@ class Check:
         return decision, self._emit(self._name or "default", self._limiter.rate, decision)
 
 
-def problem(status: Literal[429, 503], retry_after: float) -> tuple[bytes, Headers]:
+def problem(status: Literal[429, 503], retry_after: float | None) -> tuple[bytes, Headers]:
     """The body and header fields of a rejection: ``Retry-After``, and problem details (RFC 9457).
 
-    `retry_after` (seconds) is rounded up, to a second at least. Nothing of an error's text is told,
-    which may name keys and services.
+    `retry_after` (seconds) is rounded up, to a second at least; None and infinity are a second too.
+    Nothing of an error's text is told, which may name keys and services.
     """
-    wait = _ceil(max(1.0, retry_after))
+    known = retry_after is not None and isfinite(retry_after)
+    wait = max(1, _ceil(retry_after)) if known else 1  # type: ignore[arg-type]
     told = {
         "type": "about:blank",
         "title": TITLES[status],

@@ -50,7 +50,7 @@ async def answer_rejection(connection: HTTPConnection, error: Exception) -> Resp
     if isinstance(connection, WebSocket):
         await connection.close(TRY_AGAIN_LATER)
         return None
-    body, fields = problem(status, error.retry_after or 0.0)
+    body, fields = problem(status, error.retry_after)
     response = Response(body, status)
     response.raw_headers = [
         *fields,

@@ -12,6 +12,7 @@ from standfast.errors import ConfigurationError, Refused
 from standfast.groups import every, some
 from standfast.resilience.degraded import Degraded, note
 from standfast.resilience.functions import Coroutine, exceptions, must_await, origin, unawaited
+from standfast.resilience.in_progress import out_of_sight
 from standfast.resilience.last_good import LastGood
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -111,7 +112,8 @@ class Fallback(Policy):
                     return substitute
                 if self._function is None or not self._answers(error):
                     raise
-                result = self._function(error, *args, **kwargs)
+                with out_of_sight():
+                    result = self._function(error, *args, **kwargs)
                 if type(result) is Coroutine:
                     raise unawaited(self._function, result) from error
                 self._used("function", error)
@@ -139,9 +141,10 @@ class Fallback(Policy):
                     return substitute
                 if self._function is None or not self._answers(error):
                     raise
-                result = self._function(error, *args, **kwargs)
-                if inspect.isawaitable(result):
-                    result = await result
+                with out_of_sight():
+                    result = self._function(error, *args, **kwargs)
+                    if inspect.isawaitable(result):
+                        result = await result
                 self._used("function", error)
                 return result
             if kept is not None:

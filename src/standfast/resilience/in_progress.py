@@ -10,7 +10,8 @@ transport itself is at work it is out of sight: what that calls is another matte
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -36,3 +37,14 @@ def may_repeat() -> bool:
     """Whether the call in progress may be made once more, as far as its transport says."""
     call = IN_PROGRESS.get()
     return call is None or call.may_repeat()
+
+
+@contextmanager
+def out_of_sight() -> Iterator[None]:
+    """For what is called instead of the call in progress: it is another one."""
+    call = IN_PROGRESS.get()
+    IN_PROGRESS.set(None)
+    try:
+        yield
+    finally:
+        IN_PROGRESS.set(call)

@@ -168,6 +168,7 @@ async def test_a_cost_that_can_never_pass_is_refused(make, cost):
         ({"store": Distant(ManualClock()), "name": "x"}, "on_store_failure=None: say what to do"),
         ({"key": call_async}, "key=.* is async.*: give a text, or a function"),
         ({"key": 7}, "key=7: give a text, or a function"),
+        ({"max_waiters": 1.5}, "max_waiters=1.5: must be a whole number"),
         ({"burst": 2**60}, "can't be counted; at most"),
     ],
 )

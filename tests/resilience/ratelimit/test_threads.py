@@ -182,11 +182,38 @@ async def test_leases_belong_to_one_loop():
     await store.check([RateRequest("k", Rate(10, "1h"))])
 
     async def elsewhere():
-        with pytest.raises(ConfigurationError, match="make one for each event loop"):
+        with pytest.raises(ConfigurationError, match="was opened in another event loop"):
             await store.check([RateRequest("another", Rate(10, "1h"))])
 
     join = in_thread(elsewhere)
     await asyncio.to_thread(join)
+
+
+def test_leases_go_on_in_the_next_loop():
+    """Also of a key whose renewal ended with the loop before."""
+
+    class Hangs(MemoryRateLimits):
+        __slots__ = ("hangs",)
+
+        async def check(self, requests):
+            if self.hangs:
+                await asyncio.Event().wait()
+            return await super().check(requests)
+
+    inner = Hangs()
+    inner.hangs = True
+    store = LeasedRateLimits(inner, tokens=5)
+    loop = asyncio.new_event_loop()
+    asking = loop.create_task(store.check([RateRequest("k", Rate(10, "1h"))]))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    inner.hangs = False
+
+    async def again():
+        return (await store.check([RateRequest("k", Rate(10, "1h"))]))[0].allowed
+
+    assert in_thread(again)()
+    asking._log_destroy_pending = False
 
 
 FORKING = """

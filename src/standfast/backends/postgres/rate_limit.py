@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from standfast.affinity import Affinity, running_loop
 from standfast.backends.postgres.database import PostgresDatabase
 from standfast.backends.postgres.options import PostgresOptions
 from standfast.backends.postgres.schema import PostgresSchema
-from standfast.batching import Batcher, only_loop
+from standfast.batching import Batcher
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.ports.providing import Provided
@@ -198,7 +198,7 @@ class PostgresRateLimits:
             self._pool = self._own.pool
         self._max_batch = max_batch
         self._batcher = self._new_batcher()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._affinity: Affinity | None = None
         self._purge_every = seconds(purge_every, name="purge_every")
         self._purge_limit = purge_limit
         self._purged_at = time.monotonic()
@@ -219,7 +219,7 @@ class PostgresRateLimits:
         """Finish what was asked, then disconnect; not from a `PostgresDatabase` that was given."""
         # A new one, since a database may be opened again, in another event loop too.
         batcher, self._batcher = self._batcher, self._new_batcher()
-        self._loop = None
+        self._affinity = None
         await batcher.close()
         if self._own is not None:
             await self._own.close()
@@ -230,12 +230,14 @@ class PostgresRateLimits:
 
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
         """See `RateLimitStore.check`."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None and self._loop.is_closed():
-                # Its database was closed with that loop, and opened again in this one.
-                self._loop, self._batcher = None, self._new_batcher()
-            self._loop = only_loop(self, self._loop, loop)
+        if self._affinity is None:
+            self._affinity = Affinity(f"the rate limits at {self._pool.place}")
+        elif running_loop() is not self._affinity.loop:
+            if not self._affinity.loop.is_closed():
+                self._affinity.refuse()
+            # Its database was closed with that loop, and opened again in this one.
+            self._affinity = Affinity(f"the rate limits at {self._pool.place}")
+            self._batcher = self._new_batcher()
         if len(requests) == 1:
             return [await self._batcher.submit(requests[0])]
         decisions: list[Decision] = []

@@ -7,11 +7,10 @@ import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from redis import asyncio as redis
 
-from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
+from standfast.backends.redis.errors import ERRORS, is_demoted, place_of, unavailable
 from standfast.checks import text
 from standfast.durations import Duration, seconds
 from standfast.ports.circuit_control import Hint, Order
@@ -36,6 +35,7 @@ class RedisCircuitControl:
         refresh: Duration = "5s",
         timeout: Duration = "5s",
     ) -> None:
+        self.place = place_of(url)
         self._refresh = seconds(refresh, name="refresh")
         limit = seconds(timeout, name="timeout")
         self._redis: Any = redis.Redis.from_url(
@@ -43,8 +43,6 @@ class RedisCircuitControl:
         )
         text(prefix, name="prefix")
         self._key = f"{prefix}:circuits"
-        parts = urlsplit(url)
-        self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
     async def order(self, name: str, order: Order | None) -> None:
         """As `CircuitControl.order`; the change and the message are one transaction."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
     AuthorizationError,
+    ClusterCrossSlotError,
+    ClusterError,
     NoPermissionError,
     RedisError,
 )
 
-from standfast.errors import StoreUnavailable
+from standfast.errors import ConfigurationError, StoreUnavailable
 
 ERRORS: tuple[type[Exception], ...] = (RedisError, OSError)
 """What a call of the driver raises; TimeoutError is an OSError."""
@@ -21,6 +26,28 @@ _REFUSED = (
     AuthorizationError,
     NoPermissionError,
 )
+_OF_A_CLUSTER = (ClusterError, ClusterCrossSlotError, AskError)  # MovedError is an AskError
+
+
+def place_of(url: str) -> str:
+    """Host and port, or path, of a Redis URL, for messages: nothing secret.
+
+    Raises `ConfigurationError` for what is none.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        # Its text could hold a part of the password.
+        raise ConfigurationError(
+            "the Redis URL can't be read: write special characters of a password by their codes "
+            "(%23 for #, %2F for /, %40 for @), and an IPv6 address in brackets"
+        ) from None
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise ConfigurationError(
+            f"scheme {parts.scheme!r}: a Redis URL begins with redis://, rediss:// or unix://"
+        )
+    return parts.path if parts.scheme == "unix" else f"{host or 'localhost'}:{port or 6379}"
 
 
 def is_demoted(error: Exception) -> bool:
@@ -39,6 +66,12 @@ def unavailable(place: str, what: str, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(
             f"Redis at {place} {what} ({error}): check the user and password in its URL, and what "
             "that user may do",
+            for_good=True,
+        )
+    if isinstance(error, _OF_A_CLUSTER):
+        return StoreUnavailable(
+            f"Redis at {place} {what} ({error}): it belongs to a Redis Cluster, which isn't "
+            "supported; use a Redis without cluster mode",
             for_good=True,
         )
     if is_demoted(error):

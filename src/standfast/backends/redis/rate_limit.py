@@ -7,15 +7,15 @@ import json
 from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
-from standfast.backends.redis.errors import ERRORS, is_demoted, unavailable
-from standfast.batching import Batcher, only_loop
+from standfast.affinity import Affinity, running_loop
+from standfast.backends.redis.errors import ERRORS, is_demoted, place_of, unavailable
+from standfast.batching import Batcher
 from standfast.checks import text
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
@@ -145,26 +145,24 @@ class RedisRateLimits:
         timeout: Duration = 1.0,
         max_batch: int = 500,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss", "unix"):
-            raise ConfigurationError(
-                f"scheme {parts.scheme!r}: a Redis URL begins with redis://, rediss:// or unix://"
-            )
+        self.place = place_of(url)
         self._timeout = limit = seconds(timeout, name="timeout")
-        self.place = f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
         self._prefix = text(prefix, name="prefix")
-        self._redis: Any = Redis.from_url(
-            url,
-            socket_timeout=limit,
-            socket_connect_timeout=limit,
-            # The connection of before a restart breaks when it is used.
-            retry=Retry(NoBackoff(), 1),
-        )
+        try:
+            self._redis: Any = Redis.from_url(
+                url,
+                socket_timeout=limit,
+                socket_connect_timeout=limit,
+                # The connection of before a restart breaks when it is used.
+                retry=Retry(NoBackoff(), 1),
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"the URL of Redis at {self.place}: {error}") from error
         self._max_batch = max_batch
         self._batcher: Batcher[RateRequest, Decision] = Batcher(
             self._decide_for_all, max_batch=max_batch, timeout=limit, late=self._too_late
         )
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._affinity: Affinity | None = None
         self._looked = False
 
     async def __aenter__(self) -> RedisRateLimits:
@@ -180,9 +178,10 @@ class RedisRateLimits:
 
     async def check(self, requests: Sequence[RateRequest]) -> list[Decision]:
         """See `RateLimitStore.check`."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = only_loop(self, self._loop, loop)
+        if self._affinity is None:
+            self._affinity = Affinity(f"the connection to Redis at {self.place}")
+        elif running_loop() is not self._affinity.loop:
+            self._affinity.refuse()
         if len(requests) == 1:
             return [await self._batcher.submit(requests[0])]
         decisions: list[Decision] = []
@@ -237,8 +236,8 @@ class RedisRateLimits:
         """Refuse a cluster, where lone checks would work, and several at once would not."""
         try:
             cluster = (await self._redis.info("cluster")).get("cluster_enabled")
-        except NoPermissionError:
-            cluster = 0  # It may be one; the script will tell.
+        except ResponseError:  # Not allowed, or not known to a proxy. The script will tell.
+            cluster = 0
         if cluster:
             raise Unsupported(
                 f"Redis at {self.place} belongs to a Redis Cluster, whose nodes can't decide "

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from standfast.batching import only_loop
+from standfast.affinity import Affinity
 from standfast.checks import provides, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
@@ -63,7 +63,7 @@ class LeasedRateLimits:
         self._store = store
         self._lease_time = seconds(lease_time, name="lease_time")
         self._monotonic = clock.monotonic
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._affinity: Affinity | None = None
         self._leases: dict[str, _Lease] = {}
         self._keys: deque[str] = deque()
 
@@ -89,7 +89,14 @@ class LeasedRateLimits:
         decision = self.take(key, rate, cost)
         if decision is not None:
             return decision
-        self._loop = only_loop(self, self._loop, asyncio.get_running_loop())
+        affinity = self._affinity
+        if affinity is None or affinity.loop.is_closed():
+            # Who renewed a lease in a loop that has ended, will never be done.
+            self._leases.clear()
+            self._keys.clear()
+            self._affinity = Affinity("this store of leased units")
+        else:
+            affinity.check()
         if cost < 0:
             return (await self._store.check([RateRequest(key, rate, cost)]))[0]
         # A task, for a caller that is cancelled must not take a lease of many with it.

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from standfast.checks import provides, text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError, RateLimited, StoreUnavailable
-from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore, RateRequest
+from standfast.errors import ConfigurationError, RateLimited
+from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.deadline import without_deadline
 from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
+from standfast.resilience.ratelimit.watched import OnStoreFailure, WatchedStore
 from standfast.resilience.telemetry import Instrument, record, span_event, watch
 
-OnStoreFailure: TypeAlias = Literal["allow", "deny"]
 Key: TypeAlias = str | Callable[..., str]
-
-_log = logging.getLogger("standfast.resilience.ratelimit")
 
 # How often a waiter looks whether the event loop of another thread, whose turn it is, still runs.
 _LOOK_EVERY = 1.0
@@ -64,7 +60,6 @@ class RateLimiter(Policy):
     __slots__ = (
         "__weakref__",
         "_allowed",
-        "_away",
         "_clock",
         "_denied",
         "_key",
@@ -73,8 +68,8 @@ class RateLimiter(Policy):
         "_max_wait",
         "_prefix",
         "_store",
-        "_store_failures",
         "_take",
+        "_watched",
         "max_waiters",
         "name",
         "on_store_failure",
@@ -118,8 +113,8 @@ class RateLimiter(Policy):
         )
         self._prefix = "" if store is None else f"{name}:"
         self._lines = Lines()
-        self._allowed = self._denied = self._store_failures = 0
-        self._away = ""
+        self._allowed = self._denied = 0
+        self._watched = WatchedStore(self._store, on_store_failure, name)
         whole(max_waiters, name="max_waiters", least=0)
         if max_waiters == 0 and self._max_wait:
             raise ConfigurationError(
@@ -157,7 +152,7 @@ class RateLimiter(Policy):
         full_key = self._prefix + key
         decision = self._at_once(full_key, cost)
         if decision is None:
-            decision = await self._ask(full_key, cost)
+            decision = await self._watched.ask(full_key, self.rate, cost)
         return self._count(decision)
 
     def check_now(self, key: str = "", cost: int = 1) -> Decision:
@@ -183,7 +178,7 @@ class RateLimiter(Policy):
         in_line = bool(wait) and full_key in self._lines.by_key
         decision = self._at_once(full_key, cost)
         if decision is None:
-            decision = await self._ask_safely(full_key, cost)
+            decision = await self._watched.ask_safely(full_key, self.rate, cost)
         if not decision.allowed:
             turn = None
             if wait >= decision.retry_after or in_line:
@@ -264,7 +259,7 @@ class RateLimiter(Policy):
                 return await call(*args, **kwargs)
             decision = self._at_once(key, 1)
             if decision is None:
-                decision = await self._ask(key, 1)
+                decision = await self._watched.ask(key, self.rate, 1)
             if self._count(decision).allowed:
                 return await call(*args, **kwargs)
             raise self._reject(decision, key)
@@ -302,7 +297,7 @@ class RateLimiter(Policy):
         name = {"name": self.name}
         yield "standfast.rate_limiter.allowed", self._allowed, name
         yield "standfast.rate_limiter.denied", self._denied, name
-        yield "standfast.rate_limiter.store_failures", self._store_failures, name
+        yield "standfast.rate_limiter.store_failures", self._watched.failures, name
         yield "standfast.rate_limiter.waiting", self._lines.waiting, name
 
     # -- deciding ----------------------------------------------------------------------------
@@ -316,49 +311,6 @@ class RateLimiter(Policy):
             # be said without it is that the line must move first.
             return Decision(False, 0, self.rate.interval * cost, self.rate.window)
         return self._take(key, self.rate, cost)
-
-    async def _ask(self, key: str, cost: int) -> Decision:
-        try:
-            decision = (await self._store.check([RateRequest(key, self.rate, cost)]))[0]
-        except StoreUnavailable as error:
-            self._store_failures += 1
-            self._note_away(error)
-            if self.on_store_failure == "allow":
-                return Decision(True, 0, 0.0, 0.0, counted=False)
-            window = self.rate.window
-            return Decision(False, 0, min(1.0, window), window, counted=False)
-        if self._away:
-            self._away = ""
-            _log.warning("rate limiter %r: its store answers again", self.name)
-        return decision
-
-    def _note_away(self, error: StoreUnavailable) -> None:
-        how = "error" if error.for_good else "warning"
-        if self._away not in (how, "error"):  # Once, and once more if it turns out to be for good.
-            _log.log(
-                logging.ERROR if error.for_good else logging.WARNING,
-                "rate limiter %r: %s. Until it answers, every check is %s",
-                self.name,
-                error,
-                "allowed" if self.on_store_failure == "allow" else "denied",
-            )
-            self._away = how
-
-    async def _ask_safely(self, key: str, cost: int) -> Decision:
-        """As `_ask`; when cancelled, what the store hands out nevertheless is given back."""
-        asked = asyncio.ensure_future(self._ask(key, cost))
-        try:
-            return await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            with without_deadline():  # it passed, maybe, and that is why this caller goes
-                task = asyncio.ensure_future(self._give_back(asked, key, cost))
-            _returning.add(task)
-            task.add_done_callback(_returning.discard)
-            raise
-
-    async def _give_back(self, asked: asyncio.Future[Decision], key: str, cost: int) -> None:
-        if (await asked).allowed:
-            await self._ask(key, -cost)
 
     def _count(self, decision: Decision) -> Decision:
         if decision[0]:
@@ -425,7 +377,9 @@ class RateLimiter(Policy):
 
     async def _ask_store(self, key: str, cost: int) -> Decision:
         decision = self._take(key, self.rate, cost)
-        return await self._ask_safely(key, cost) if decision is None else decision
+        return (
+            await self._watched.ask_safely(key, self.rate, cost) if decision is None else decision
+        )
 
     async def _comes(self, turn: Turn, key: str, wait: float) -> bool:
         """Whether `turn` came within `wait` seconds of the limiter's clock."""
@@ -441,10 +395,6 @@ class RateLimiter(Policy):
                 self._lines.held(key)  # Takes out the dead, and wakes the next.
                 await asyncio.sleep(0)
         return turn.come.done()
-
-
-_returning: set[asyncio.Future[None]] = set()
-"""Keeps the tasks that give units back from being collected."""
 
 
 def _ask_the_store(key: str, rate: Rate, cost: int) -> None:
