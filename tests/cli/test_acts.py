@@ -147,6 +147,7 @@ def test_acts_hold_a_page_and_not_all(shop, standfast, monkeypatch):
     assert 0 < most < 30
 
 
+@pytest.mark.slow
 def test_one_story_from_start_to_end(shared_shop, monkeypatch):
     """Everything in processes of their own: a parked saga is retried and ends well."""
     monkeypatch.setenv("STANDFAST_APP", "shop:app")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,17 @@ def run_page(page: Page, folder: Path, dsn: str | None = None) -> str:
     return printed
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.path.relative_to(ROOT)))
+def _cases() -> list[Any]:
+    """All pages; `make quick` runs those that everybody reads first."""
+    first = ("README.md", "docs/index.md")
+    names = [str(page.path.relative_to(ROOT)) for page in pages()]
+    return [
+        pytest.param(page, id=name, marks=() if name in first else pytest.mark.slow)
+        for page, name in zip(pages(), names, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("page", _cases())
 def test_page(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     dsn = request.getfixturevalue("postgres_dsn") if page.needs_postgres else None
     print(run_page(page, tmp_path, dsn))

@@ -14,6 +14,7 @@ PAGES = [
         path for path in (ROOT / "docs" / "tutorial").glob("*.md") if "```text" in path.read_text()
     ),
 ]
+pytestmark = pytest.mark.slow
 _OUTPUT = re.compile(r"^```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Written by the runner of pages itself.
 _RUNNER = re.compile(r"^(run|import|skip) [\w-]+\.md:\d+")

@@ -147,8 +147,8 @@ class SlidingWindowMachine(RuleBasedStateMachine):
         assert all(taken <= self.rate.limit for taken in self.log.values())
 
 
-TestGcra = GcraMachine.TestCase
-TestSlidingWindow = SlidingWindowMachine.TestCase
+TestGcra = pytest.mark.slow(GcraMachine.TestCase)
+TestSlidingWindow = pytest.mark.slow(SlidingWindowMachine.TestCase)
 TestGcra.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 TestSlidingWindow.settings = TestGcra.settings
 
