@@ -242,8 +242,7 @@ async def test_writes_are_not_planned_anew(postgres_dsn, database, direct):
 
 async def test_who_waits_gets_the_next_connection(database):
     async def hold(entered, leave):
-        async with database.transaction() as tx:
-            await tx.fetch_value("SELECT 1")
+        async with database.pool.acquire():
             entered.set()
             await leave.wait()
 

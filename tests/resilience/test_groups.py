@@ -96,15 +96,13 @@ def test_what_a_subclass_says_is_in_it_counts_for_nothing() -> None:
 
 def test_a_mark_for_everybody_outlasts_those_for_some() -> None:
     error = do_not_retry(OSError())
-    for number in range(100):
-        let_pass(error, number=number + 1)
     for _ in range(100):
         try:
             raise error
         except OSError:
             let_pass(error)
     assert is_final(error)
-    assert is_marked(error, since=1000)
+    assert is_marked(error, since=10**9)
 
 
 def test_every_and_some() -> None:
