@@ -49,7 +49,6 @@ from standfast.saga.prepared import Prepared
 from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog
 from standfast.saga.state import SagaState
-from standfast.saga.status import AT_REST
 from standfast.saga.telemetry import SagaTelemetry
 
 log = logging.getLogger("standfast.saga")
@@ -167,7 +166,8 @@ class Runner:
         finally:
             active.drop_attempts()
             # Cut short, the machine may be ahead of what is stored, and another worker differ.
-            settled = at_rest and active.machine.status in AT_REST
+            # One that is parked may have mail that nobody has read yet: waiters look at the store.
+            settled = at_rest and active.machine.outcome
             self._home.rested(active, active.machine if settled else None)
             if not at_rest:
                 self.desk.wake()  # how it stands in the store isn't known: it may be due
