@@ -105,7 +105,7 @@ class Supervisor:
         try:
             for post in self._posts:
                 await post.begin()
-        except BaseException:
+        except BaseException:  # also when it is cancelled: those that have begun must end
             await self.stop(drain)
             raise
 

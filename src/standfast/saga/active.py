@@ -14,6 +14,7 @@ from standfast.ports.journal import Mail
 from standfast.saga import events as ev
 from standfast.saga.context import log_fields
 from standfast.saga.definition import Definition
+from standfast.saga.isolation import Isolation
 from standfast.saga.machine import Machine
 from standfast.saga.move import Opened
 from standfast.saga.prepared import Prepared
@@ -34,6 +35,7 @@ class Active:
         "input",
         "input_reader",
         "is_cut_off",
+        "isolation",
         "last_mail",
         "machine",
         "moves_to",
@@ -52,6 +54,7 @@ class Active:
         self.input: Any = input
         self.input_reader: object = None
         """Whose `input` that is, if its type allows for changing it."""
+        self.isolation: Isolation = Isolation()
         self.is_cut_off: bool = False
         """Whether the worker has ended all of it: what still comes out counts for nothing."""
         self.slots: Slots | None = None

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextvars import Context as ContextVars
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -34,7 +33,6 @@ from standfast.saga.active import Active
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import Context
 from standfast.saga.definition import Unreadable
-from standfast.saga.isolation import InContext
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
@@ -92,7 +90,8 @@ class AttemptRunner:
         scope = Scope()
         try:
             if isinstance(command, Resolve):
-                return copy_context().run(self._answer, active, command.branch)
+                SCOPE.set(scope)
+                return active.isolation.context().run(self._answer, active, command.branch)
             return self.success(active, command, await self.call(active, command, None, scope))
         except BaseException as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             self.raise_if_ended(active, error)
@@ -101,7 +100,7 @@ class AttemptRunner:
     async def call(self, active: Active, command: Run | Undo, tx: Any, scope: Scope) -> Any:
         """Run the user's method for one attempt, with the transaction if there is one.
 
-        It has a copy of the worker's context, with the attempt's span and `scope`, for itself.
+        It sees the worker's context, with the attempt's span and `scope`, and nothing of others.
         """
         definition, branch = active.definition, command.branch
         step = definition.steps[branch.step.name]
@@ -114,12 +113,12 @@ class AttemptRunner:
         if tx is not None:
             args.append(tx)
         spans = self.telemetry.spans
+        SCOPE.set(scope)
         try:
-            if spans is None:
-                value = await InContext(_context_of(scope), _within(timeout, function, args))
-            else:
-                with spans.attempt(active.machine, ctx, branch):
-                    value = await InContext(_context_of(scope), _within(timeout, function, args))
+            attempt = _within(timeout, function, args)
+            if spans is not None:
+                attempt = _in_span(spans.attempt(active.machine, ctx, branch), attempt)
+            value = await active.isolation.run(attempt)
         finally:
             assert active.task is not None
             if active.task.cancelling() and not self._has_ended(active):
@@ -341,10 +340,9 @@ def _input(active: Active, branch: Branch, attempt: int) -> Any:
     return active.input
 
 
-def _context_of(scope: Scope) -> ContextVars:
-    context = copy_context()
-    context.run(SCOPE.set, scope)
-    return context
+async def _in_span(span: AbstractContextManager[None], attempt: Coroutine[Any, Any, Any]) -> Any:
+    with span:
+        return await attempt
 
 
 async def _within(

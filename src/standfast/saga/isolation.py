@@ -1,12 +1,61 @@
-"""Awaiting a coroutine in a context of its own, without a task of its own."""
+"""What keeps the attempts of one saga apart: none sees what another left in its context."""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
+_MISSING = object()
+
+
+class Isolation:
+    """Gives each attempt of a saga the context of the worker, with nothing of earlier attempts.
+
+    Hardly any attempt leaves something behind, and a context of its own is dear: it is entered anew
+    each time that the attempt goes on. So an attempt has that of the task which drives its saga,
+    and afterwards this one looks whether it is as it was. A variable can't be unset from outside:
+    once something was left, all later attempts run in copies of what there was before, with what
+    the engine itself has set since, such as an open transaction.
+    """
+
+    __slots__ = ("_before", "_left")
+
+    def __init__(self) -> None:
+        self._before: Context | None = None
+        self._left: Context | None = None
+
+    async def run(self, attempt: Coroutine[Any, Any, T]) -> T:
+        """Await an attempt, in this task."""
+        if self._before is not None:
+            return await InContext(self.context(), attempt)
+        before = copy_context()
+        try:
+            return await attempt
+        finally:
+            after = copy_context()
+            if not _is_same(before, after):
+                self._before, self._left = before, after
+
+    def context(self) -> Context:
+        """A copy of this task's context, without what attempts left there."""
+        current = copy_context()
+        if self._before is None or self._left is None:
+            return current
+        context = self._before.copy()
+        for variable, value in current.items():
+            if self._left.get(variable, _MISSING) is not value:
+                context.run(variable.set, value)
+        return context
+
+
+def _is_same(before: Context, after: Context) -> bool:
+    # Where nothing was set they share their content, and this takes no time.
+    try:
+        return before == after
+    except BaseException:  # noqa: BLE001 - raised by the user's `__eq__`, so they differ
+        return False
 
 
 class InContext(Generic[T]):

@@ -302,20 +302,23 @@ class Runner:
                 active.machine.running.discard(command.branch.id)
         return own
 
-    async def _carry_out(self, active: Active, command: Command) -> ev.Event:
+    def _carry_out(self, active: Active, command: Command) -> Awaitable[ev.Event]:
         """See `AttemptRunner.carry_out`; a child saga is asked by mail, so it must be there."""
         child = command.branch.child
-        if not isinstance(command, Undo) or child is None:
-            return await self.attempts.carry_out(active, command)
+        if child is not None and isinstance(command, Undo):
+            return self._ask_child(active, command.branch.id, child)
+        return self.attempts.carry_out(active, command)
+
+    async def _ask_child(self, active: Active, branch: str, child: UUID) -> ev.Event:
         look = partial(self._journal.find, Filter(ids=(child,)), limit=1)
         try:
             known = await self._insist(active, f"its child saga {child} is to undo itself", look)
         except StoreError as error:
-            return ev.UndoFailed(command.branch.id, describe(error))
+            return ev.UndoFailed(branch, describe(error))
         if known:
-            return ev.Undone(command.branch.id)
+            return ev.Undone(branch)
         text = f"child saga {child} isn't in the store: undo by hand what it did, then skip this"
-        return ev.UndoFailed(command.branch.id, text, retriable=False)
+        return ev.UndoFailed(branch, text, retriable=False)
 
     async def _await_event(self, active: Active, wake_at: float | None) -> None:
         if active.inbox:

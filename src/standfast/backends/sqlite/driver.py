@@ -92,7 +92,7 @@ def commit(con: sqlite3.Connection, script: Callable[[], Script[T]]) -> T:
     try:
         result = run(con, script())
         con.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # whatever ended it, nothing of it may stay
         if con.in_transaction:  # SQLite may have undone it itself
             con.execute("ROLLBACK")
         raise

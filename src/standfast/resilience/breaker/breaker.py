@@ -388,7 +388,7 @@ class CircuitBreaker(Blocks[Permit]):
     def _ok(self, ticket: int, started: float, result: Any) -> None:
         try:
             verdict = self._judge.of_result(result)
-        except BaseException:
+        except BaseException:  # the user's function: the call is over, whatever it says
             self._settle(ticket, started, "ignored", None)
             raise
         self._settle(ticket, started, verdict, result)

@@ -236,7 +236,7 @@ class Bulkhead(Policy):
             timer = asyncio.create_task(self._expire(waiter, self._max_wait))
         try:
             await waiter.future
-        except BaseException:
+        except BaseException:  # also a cancellation: its place in the line goes to the next
             if not waiter.expired:
                 self._abandon(waiter)
             raise
