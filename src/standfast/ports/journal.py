@@ -63,7 +63,7 @@ class Instance:
 
 @dataclass(slots=True)
 class Start:
-    """A new instance: its row, and fact 0 as JSON text."""
+    """A new instance: its row, which says that it hasn't ended, and fact 0 as JSON text."""
 
     instance: Instance
     fact: str

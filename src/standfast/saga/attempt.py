@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from typing import Any
 
 import msgspec
@@ -67,10 +68,11 @@ class AttemptRunner:
         now = self.clock.now()
         forward = type(command) is Run
         timeout = step.timeout if forward else step.undo_timeout
-        due_by = machine.due_by if forward and not step.pivot else None
-        if due_by is not None:
-            left = max(0.0, due_by - now)
-            timeout = left if timeout is None else min(timeout, left)
+        if machine.deadline_at is not None and forward and not step.pivot:
+            due_by = machine.due_by
+            if due_by is not None:
+                left = max(0.0, due_by - now)
+                timeout = left if timeout is None else min(timeout, left)
         deadline = None if timeout is None else now + timeout
         operation = "action" if forward else "compensation"
         return (
@@ -112,15 +114,18 @@ class AttemptRunner:
             args.append(self._item(active, branch))
         if tx is not None:
             args.append(tx)
-        spans = self.telemetry.spans
+        spans, isolation = self.telemetry.spans, active.isolation
         SCOPE.set(scope)
+        before = copy_context()
         try:
-            attempt = _within(timeout, function, args)
-            if spans is not None:
-                attempt = _in_span(spans.attempt(active.machine, ctx, branch), attempt)
-            value = await active.isolation.run(attempt)
+            if timeout is None and spans is None and not isolation.is_needed:
+                value = await function(*args)
+            else:
+                span = None if spans is None else spans.attempt(active.machine, ctx, branch)
+                value = await isolation.enclosed(_bounded(function, args, timeout, span))
         finally:
             assert active.task is not None
+            isolation.look(before, active.task)
             if active.task.cancelling() and not self._has_ended(active):
                 await self.take_back(active)
         if active.is_cut_off:
@@ -340,18 +345,15 @@ def _input(active: Active, branch: Branch, attempt: int) -> Any:
     return active.input
 
 
-async def _in_span(span: AbstractContextManager[None], attempt: Coroutine[Any, Any, Any]) -> Any:
-    with span:
-        return await attempt
-
-
-async def _within(
-    timeout: float | None, function: Callable[..., Awaitable[Any]], args: list[Any]
+async def _bounded(
+    function: Callable[..., Awaitable[Any]],
+    args: list[Any],
+    timeout: float | None,
+    span: AbstractContextManager[None] | None,
 ) -> Any:
-    if timeout is None:
-        return await function(*args)
-    async with asyncio.timeout(timeout):
-        return await function(*args)
+    with nullcontext() if span is None else span:
+        async with asyncio.timeout(timeout):
+            return await function(*args)
 
 
 def is_transactional(command: Command) -> bool:

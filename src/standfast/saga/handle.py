@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
 from uuid import UUID
@@ -71,7 +71,7 @@ class Reachable(Protocol):
         """The searchable row."""
         ...
 
-    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult[Any]:
+    def outcome(self, id: UUID, limit: float | None = None) -> Awaitable[SagaResult[Any]]:
         """Wait until the instance ends or parks, for so many seconds."""
         ...
 

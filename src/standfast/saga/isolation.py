@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from asyncio import Task, current_task
+from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, cast
 
@@ -18,25 +19,30 @@ class Isolation:
     and afterwards this one looks whether it is as it was. A variable can't be unset from outside:
     once something was left, all later attempts run in copies of what there was before, with what
     the engine itself has set since, such as an open transaction.
+
+    What an attempt in a task of its own leaves ends with that task.
     """
 
-    __slots__ = ("_before", "_left")
+    __slots__ = ("_before", "_left", "is_needed")
 
     def __init__(self) -> None:
         self._before: Context | None = None
         self._left: Context | None = None
+        self.is_needed: bool = False
+        """Whether an attempt must be `enclosed`, lest it see what others left."""
 
-    async def run(self, attempt: Coroutine[Any, Any, T]) -> T:
-        """Await an attempt, in this task."""
-        if self._before is not None:
-            return await InContext(self.context(), attempt)
-        before = copy_context()
-        try:
-            return await attempt
-        finally:
-            after = copy_context()
-            if not _is_same(before, after):
-                self._before, self._left = before, after
+    def enclosed(self, attempt: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """The attempt, in a context of its own where it needs one."""
+        return InContext(self.context(), attempt) if self.is_needed else attempt
+
+    def look(self, before: Context, driver: Task[Any]) -> None:
+        """Look at what an attempt left that has ended in this task, since its context was `before`.
+
+        `driver` is the task that drives its saga.
+        """
+        after = copy_context()
+        if not _is_same(before, after) and current_task() is driver:
+            self._before, self._left, self.is_needed = before, after, True
 
     def context(self) -> Context:
         """A copy of this task's context, without what attempts left there."""

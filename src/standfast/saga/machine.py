@@ -82,20 +82,24 @@ class Machine(SagaState):
             for branch in self.open.values():
                 if branch.id in self.running or branch.retry_at > now:
                     continue
-                asks = branch.needs_answer
-                if not (asks or branch.is_runnable):
+                plain = branch.step.is_plain and branch.state == "open"
+                asks = not plain and branch.needs_answer
+                if not (plain or asks or branch.is_runnable):
                     continue
-                if branch.step.limit is not None and not self.has_room(branch):
-                    continue
+                if branch.step.limit is not None:
+                    if not self.has_room(branch):
+                        continue
+                    self.running.add(branch.id)  # so that `has_room` counts it
                 if asks:
                     out.append(Resolve(branch))
                 else:
                     branch.touched = True
                     out.append(Run(branch, branch.attempt + 1))
-                self.running.add(branch.id)  # `has_room` counts them
         for command in out:
-            self.running.add(command.branch.id)
-            command.branch.since = command.branch.since or now
+            branch = command.branch
+            self.running.add(branch.id)
+            if not branch.since:
+                branch.since = now
         return out
 
     def child_id(self, branch: Branch) -> UUID:
@@ -409,7 +413,7 @@ class Machine(SagaState):
                 self._settle_sleep(branch, now) for branch in self.open_sleeps()
             ):
                 pass
-        if self.past_pivot:
+        if (self.deadline_at is None and self.cancel is None) or self.past_pivot:
             return
         if self.cancel is not None and (self.cancel.force or not self.pivot_in_doubt):
             reason = f": {self.cancel.reason}" if self.cancel.reason else ""

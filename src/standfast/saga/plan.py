@@ -25,7 +25,8 @@ class StepPlan:
     `after` names the steps that must be done first. `conditional`: it has a ``when=``. `fans_out`:
     it has an ``each=``, run at most `limit` items at a time. `undo` says that it has a
     compensation. `signal` and `on_timeout` belong to waits. `duration` is how long a sleep lasts,
-    None where its definition must be asked for the time.
+    None where its definition must be asked for the time. `is_plain`: it is run as soon as all
+    before it are done, with nothing to be asked first, and once.
     """
 
     name: str
@@ -47,6 +48,11 @@ class StepPlan:
     signal: str = ""
     on_timeout: OnTimeout = "compensate"
     duration: float | None = None
+    is_plain: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        plain = self.form == "action" and not self.conditional and not self.fans_out
+        object.__setattr__(self, "is_plain", plain)
 
 
 class Plan:
@@ -61,6 +67,7 @@ class Plan:
         "deadline",
         "deadline_ends_parked",
         "descendants",
+        "has_children",
         "has_sleeps",
         "has_waits",
         "name",
@@ -109,6 +116,7 @@ class Plan:
                 self.successors[before].append(step.name)
         self.descendants: dict[str, frozenset[str]] = self._reach()
         self.waiting_for: dict[str, int] = {n: len(s.after) for n, s in self.steps.items()}
+        self.has_children: bool = any(step.form == "child" for step in self.steps.values())
         self.has_waits: bool = any(step.form == "wait" for step in self.steps.values())
         self.has_sleeps: bool = any(step.form == "sleep" for step in self.steps.values())
         pivots = [s.name for s in self.steps.values() if s.pivot]

@@ -164,7 +164,8 @@ class Runner:
             log.exception("saga %s can't go on here", active.id, extra=fields)
             await self.set_aside(active.id, describe(error), fields)
         finally:
-            active.drop_attempts()
+            if active.tasks:
+                active.drop_attempts()
             # Cut short, the machine may be ahead of what is stored, and another worker differ.
             # One that is parked may have mail that nobody has read yet: waiters look at the store.
             settled = at_rest and active.machine.outcome
@@ -268,7 +269,8 @@ class Runner:
                     active.sleeps_until = now if active.inbox else None
                     return  # the commit let it go too
             else:
-                event = await self._carry_out(active, own)
+                carry_out = self._carry_out if type(own) is Undo else self.attempts.carry_out
+                event = await carry_out(active, own)
                 facts = machine.handle(event, self._clock.now(), random.random())  # noqa: S311
             if active.inbox:
                 facts.extend(self._digest(active))
@@ -356,7 +358,7 @@ class Runner:
         try:
             # A step forward of the only one here has nobody to share a commit with. All else goes
             # through the event loop: attempts without a pause between them would starve it.
-            if facts and type(facts[-1]) is fx.StepCompleted and self._is_alone():
+            if facts and type(facts[-1]) is fx.StepCompleted and self.desk.slots.taken <= 1:
                 await self.appends.write_alone(append)
             else:
                 await self.appends.submit(append)
@@ -364,9 +366,6 @@ class Runner:
             again = partial(self.appends.submit, append)
             await self._insist(active, "its facts wait to be stored", again)
         self._stored(active, append, facts)
-
-    def _is_alone(self) -> bool:
-        return self.desk.slots.taken <= 1
 
     def _append_of(
         self, active: Active, facts: list[fx.Fact], *, release: bool, wake_at: float | None
@@ -387,7 +386,7 @@ class Runner:
             append.change = RowChange(*shown, moves or machine.started.version, finished)
         starts: list[Prepared] = []
         mails: list[Mail] = []
-        for number, fact in enumerate(facts, append.after + 1):
+        for number, fact in enumerate(facts if machine.plan.has_children else (), append.after + 1):
             if type(fact) is fx.ChildStarted:
                 starts.append(active.child_starts.pop(fact.branch))
             elif type(fact) is fx.ChildUndoRequested:
@@ -424,9 +423,12 @@ class Runner:
         return self._mail(machine.started.parent, f"end:{machine.id}:{machine.sequence}", event)
 
     def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
-        if facts:
-            self._telemetry.stored(active.definition.name, active.machine, facts)
-            self._log.stored(active, facts)
+        if self._telemetry.spans is not None:
+            self._telemetry.spans.stored(active.machine, facts)
+        for fact in facts:
+            if type(fact) is not fx.StepCompleted:  # of which there is nothing to tell
+                self._telemetry.stored(active.definition.name, fact)
+                self._log.stored(active, fact)
         if append.change is not None and append.change.finished_at is not None and facts:
             self._telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
             self._log.ended(active)

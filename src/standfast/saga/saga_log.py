@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from standfast.clock import Clock
@@ -169,21 +168,18 @@ class SagaLog:
 
     # -- what was stored ---------------------------------------------------------------------
 
-    def stored(self, active: Active, facts: Sequence[fx.Fact]) -> None:
-        """Facts were stored: what an operator must know of is an error."""
-        for fact in facts:
-            kind = type(fact)
-            if kind is fx.StepCompleted:
-                continue
-            if kind is fx.StepParked or kind is fx.CompensationFailed:
-                self._stuck(active, fact)
-            elif kind in _TOLD or (isinstance(fact, fx.StepSkipped) and fact.reason):
-                if log.isEnabledFor(logging.INFO):
-                    told, extra = self._about(active, fact)
-                    log.info("saga %s %s: %s", active.definition.name, active.id, told, extra=extra)
-            elif log.isEnabledFor(logging.DEBUG):
+    def stored(self, active: Active, fact: fx.Fact) -> None:
+        """A fact was stored: what an operator must know of is an error."""
+        kind = type(fact)
+        if kind is fx.StepParked or kind is fx.CompensationFailed:
+            self._stuck(active, fact)
+        elif kind in _TOLD or (isinstance(fact, fx.StepSkipped) and fact.reason):
+            if log.isEnabledFor(logging.INFO):
                 told, extra = self._about(active, fact)
-                log.debug("saga %s %s: %s", active.definition.name, active.id, told, extra=extra)
+                log.info("saga %s %s: %s", active.definition.name, active.id, told, extra=extra)
+        elif log.isEnabledFor(logging.DEBUG):
+            told, extra = self._about(active, fact)
+            log.debug("saga %s %s: %s", active.definition.name, active.id, told, extra=extra)
 
     def _stuck(self, active: Active, fact: fx.Fact) -> None:
         assert isinstance(fact, (fx.StepParked, fx.CompensationFailed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 from uuid import UUID
@@ -279,16 +279,19 @@ class Sagas(Pattern):
             problem=story.problem,
         )
 
-    async def outcome(self, id: UUID, limit: float | None = None) -> SagaResult[Any]:
+    def outcome(self, id: UUID, limit: float | None = None) -> Awaitable[SagaResult[Any]]:
         """Wait until the instance ends or parks, for `limit` seconds at most.
 
         Errors as in `SagaHandle.result`. Where it isn't run in this process, it is looked for in
         the store, every `poll` seconds at last and much more often at first, in one query for all
         who wait.
         """
-        seen = Seen()
         if limit is None:
-            return await self._outcome(id, seen, LOOK_FOR_WORKERS)
+            return self._outcome(id, Seen(), LOOK_FOR_WORKERS)
+        return self._outcome_within(id, limit)
+
+    async def _outcome_within(self, id: UUID, limit: float) -> SagaResult[Any]:
+        seen = Seen()
         bound = asyncio.timeout(limit)
         try:
             async with bound:
@@ -307,8 +310,9 @@ class Sagas(Pattern):
         begun = self.clock.monotonic()
         looks_at = begun + patience
         while True:
-            if id in self.executor.active:
-                seen.here, seen.status = True, self.executor.active[id].machine.status
+            active = self.executor.active.get(id)
+            if active is not None:
+                seen.here = active
                 try:
                     definition, state = await self.executor.watchers.watch(id)
                 except Gone:
@@ -321,7 +325,7 @@ class Sagas(Pattern):
                 result = await self._result_at_rest(id)
                 if result is not None:
                     return result
-            seen.here, seen.status = False, row.status
+            seen.here, seen.status = None, row.status
             seen.name, seen.version, seen.key = row.name, row.version, row.key
             now = self.clock.monotonic()
             if now >= looks_at:

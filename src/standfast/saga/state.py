@@ -129,7 +129,7 @@ class SagaState:
         for branch in self.open.values():
             if branch.state == "parked":
                 parked = True
-            elif not branch.is_passive and self.has_room(branch):
+            elif branch.step.is_plain or (not branch.is_passive and self.has_room(branch)):
                 return "running"
         return "parked" if parked else "waiting"
 
@@ -229,7 +229,8 @@ class SagaState:
 
     def _close(self, branch: Branch, state: str, at: float) -> None:
         """A forward branch is settled; when its step is done, its successors open."""
-        self._left(branch)
+        if branch.child is not None:
+            self._left(branch)
         if branch.state == "parked":
             self._unpark(at)
         branch.state = state

@@ -6,7 +6,7 @@ Counting costs an integer addition; spans and histograms cost nothing until an S
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from opentelemetry import metrics
@@ -167,15 +167,8 @@ class SagaTelemetry:
         """Count a start that was committed here."""
         self.started[saga] += 1
 
-    def stored(self, saga: str, state: SagaState, facts: Sequence[fx.Fact]) -> None:
-        """Tell what facts say that were just stored, and folded into `state`."""
-        for fact in facts:
-            if type(fact) is not fx.StepCompleted:
-                self._count(saga, fact)
-        if self.spans is not None:
-            self.spans.stored(state, facts)
-
-    def _count(self, saga: str, fact: fx.Fact) -> None:
+    def stored(self, saga: str, fact: fx.Fact) -> None:
+        """Count what a fact says that was just stored."""
         if isinstance(fact, fx.AttemptFailed):
             how = "rejected" if fact.rejected else "retried"
             self.failures[saga, _step(fact.branch), how] += 1

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from standfast.durations import human
+from standfast.saga.active import Active
 
 Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
 """``ended``: its outcome is what the journal says. ``stuck``: an operator must decide.
@@ -45,23 +46,25 @@ def judge(sight: Sight) -> Verdict:
 class Seen:
     """What somebody who waits for a result has seen so far, for the case that it takes too long.
 
-    `status` is "" before the first look. `here`: it is run in this very process. `lacks_worker`: no
-    live worker has its saga in its version.
+    `status` is "" before the first look. `here`: the instance, if it is run in this very
+    process. `lacks_worker`: no live worker has its saga in its version.
     """
 
     name: str = ""
     version: int = 0
     key: str = ""
     status: str = ""
-    here: bool = False
+    here: Active | None = None
     lacks_worker: bool = False
 
     def too_long(self, id: object, limit: float) -> str:
         """Why there is no result after `limit` seconds, and what to do."""
         what = f"saga {self.name!r} with key {self.key!r}" if self.name else f"saga {id}"
-        where = " in this process" if self.here else ""
-        stands = f"it is {self.status}{where}" if self.status else "the database didn't answer"
-        if self.lacks_worker and not self.here:
+        if self.here is not None:
+            stands = f"it is {self.here.machine.status} in this process"
+        else:
+            stands = f"it is {self.status}" if self.status else "the database didn't answer"
+        if self.lacks_worker and self.here is None:
             stands += f", and {self.nobody}"
         return (
             f"{what} didn't end within {human(limit)}: {stands} (see `standfast sagas show {id}`)"

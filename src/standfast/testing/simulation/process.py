@@ -49,7 +49,7 @@ class Silent(SagaTelemetry):
     def begun(self, saga: str) -> None:
         """Not counted."""
 
-    def stored(self, saga: str, state: SagaState, facts: Sequence[fx.Fact]) -> None:
+    def stored(self, saga: str, fact: fx.Fact) -> None:
         """Not counted."""
 
     def ended(self, saga: str, state: SagaState, at: float) -> None:

@@ -19,17 +19,20 @@ from standfast.errors import StaleWriter
 from standfast.ports.database import Script, Statement
 from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
 
+# What is written with every fact is bound as a bytearray, and as NULL only where it must be: the
+# driver takes numbers, text and bytearrays as they are. Of all else it looks first for an adapter,
+# which takes longer than to bind the rest of the row.
 _INSERT = (
     "INSERT INTO standfast_instances (id, pattern, name, version, key, correlation_id, input_hash,"
-    " status, step, cause, owner, wake_at, deadline_at, created_at, updated_at, finished_at)"
+    " status, step, cause, owner, wake_at, deadline_at, created_at, updated_at)"
 )
 _INSERT_PASSIVE = (
-    f"{_INSERT} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12, $13, $14, $15)"
+    f"{_INSERT} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12, $13, $14)"
     " ON CONFLICT (pattern, name, key) DO NOTHING"
 )
 _INSERT_OWNED = (
-    f"{_INSERT} SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, token, NULL, $11, $12, $13, $14"
-    " FROM standfast_leases WHERE token = $15 ON CONFLICT (pattern, name, key) DO NOTHING"
+    f"{_INSERT} SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, token, NULL, $11, $12, $13"
+    " FROM standfast_leases WHERE token = $14 ON CONFLICT (pattern, name, key) DO NOTHING"
 )
 _INSERT_FIRST_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES ($1, $2, $3)"
 _INSERT_MISSING_FACT = (
@@ -73,9 +76,10 @@ _CHANGE = (
 )
 _OWNED = f" WHERE id = $1 AND owner = {_LIVING_OWNER.format('$2')}"
 _UPDATES = {
-    (True, False): f"UPDATE standfast_instances SET {_CHANGE}{_OWNED}",
-    (False, True): f"UPDATE standfast_instances SET {_release('$4')}{_OWNED}",
-    (True, True): f"UPDATE standfast_instances SET {_CHANGE}, {_release('$9')}{_OWNED}",
+    "change": f"UPDATE standfast_instances SET {_CHANGE}{_OWNED}",
+    "release": f"UPDATE standfast_instances SET {_release('$4')}{_OWNED}",
+    "both": f"UPDATE standfast_instances SET {_CHANGE}, {_release('$9')}{_OWNED}",
+    "finish": f"UPDATE standfast_instances SET {_CHANGE}, {_release('NULL')}{_OWNED}",
 }
 _WAKE = (
     "UPDATE standfast_instances SET wake_at = min(coalesce(wake_at, $2), $2, $3)"
@@ -90,7 +94,7 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
     for one in starts:
         row = one.instance
         common = (
-            row.id.bytes,
+            bytearray(row.id.bytes),
             row.pattern,
             row.name,
             row.version,
@@ -101,12 +105,12 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
             row.step,
             row.cause,
         )
-        times = (row.deadline_at, row.created_at, row.updated_at, row.finished_at)
+        times = (row.deadline_at, row.created_at, row.updated_at)
         values.append((*common, row.wake_at, *times) if owner is None else (*common, *times, owner))
     # Run as one of many, a statement is answered with the number of rows that it touched.
     rows = yield Statement(sql, values, True)
     if rows[0][0] == len(starts):
-        facts = [(s.instance.id.bytes, 0, s.fact) for s in starts]
+        facts = [(bytearray(s.instance.id.bytes), 0, s.fact) for s in starts]
         yield Statement(_INSERT_FIRST_FACT, facts, True)
         return [StartAnswer(s.instance.id, True, s.instance.input_hash) for s in starts]
     if owner is not None:
@@ -130,7 +134,7 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
 
 def append_fact(owner: int, append: Append) -> Script[None]:
     """As `append`, for what `is_one_fact`: one statement, that needs no transaction around it."""
-    row = (append.id.bytes, append.after + 1, append.facts[0], owner)
+    row = (bytearray(append.id.bytes), append.after + 1, append.facts[0], owner)
     rows = yield Statement(_INSERT_OWNED_FACT, [row], True)
     if rows[0][0] != 1:
         yield from _refuse(owner, (append,))
@@ -147,13 +151,13 @@ def is_one_fact(append: Append) -> bool:
 
 def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]:
     """Write all of `appends`. Raises `StaleWriter` if one of them can't be: then roll back."""
-    facts: list[bytes | int | str] = []
-    consumed: list[tuple[int, bytes]] = []
+    facts: list[bytearray | int | str] = []
+    consumed: list[tuple[int, bytearray]] = []
     starts: list[Start] = []
     mails: list[Mail] = []
-    updates: dict[tuple[bool, bool], list[tuple[Any, ...]]] = {}
+    updates: dict[str, list[tuple[Any, ...]]] = {}
     for append in appends:
-        id, number = append.id.bytes, append.after
+        id, number = bytearray(append.id.bytes), append.after
         for fact in append.facts:
             number += 1
             facts += (id, number, fact)
@@ -175,14 +179,14 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
                 change.version,
                 change.finished_at,
             )
-            finished = change.finished_at is not None
-            if append.release or finished:
-                row = (*row, None if finished else append.wake_at)
-                updates.setdefault((True, True), []).append(row)
+            if change.finished_at is not None:
+                updates.setdefault("finish", []).append(row)
+            elif append.release:
+                updates.setdefault("both", []).append((*row, append.wake_at))
             else:
-                updates.setdefault((True, False), []).append(row)
+                updates.setdefault("change", []).append(row)
         elif append.release:
-            updates.setdefault((False, True), []).append((id, owner, now, append.wake_at))
+            updates.setdefault("release", []).append((id, owner, now, append.wake_at))
         elif not append.facts:
             owned = yield Statement(f"SELECT 1 FROM standfast_instances{_OWNED}", (id, owner))
             if not owned:
