@@ -433,7 +433,7 @@ class ActsAfterTheUndo(Machine):
 
     def commands(self, now: float) -> list[Command]:
         commands = Machine.commands(self, now)
-        return [Run(c.branch, c.attempt) if isinstance(c, Undo) else c for c in commands]
+        return [Run(c.branch, c.attempt, False) if isinstance(c, Undo) else c for c in commands]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ class Active:
         self.input: Any = input
         self.input_reader: object = None
         """Whose `input` that is, if its type allows for changing it."""
-        self.isolation: Isolation = Isolation()
+        self.isolation: Isolation | None = None
+        """Needed once an attempt has left something in its context."""
         self.is_cut_off: bool = False
         """Whether the worker has ended all of it: what still comes out counts for nothing."""
         self.slots: Slots | None = None

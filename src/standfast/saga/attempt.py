@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from typing import Any
 
@@ -34,6 +34,7 @@ from standfast.saga.active import Active
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import Context
 from standfast.saga.definition import Unreadable
+from standfast.saga.isolation import look
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
@@ -93,7 +94,9 @@ class AttemptRunner:
         try:
             if isinstance(command, Resolve):
                 SCOPE.set(scope)
-                return active.isolation.context().run(self._answer, active, command.branch)
+                isolation = active.isolation
+                context = copy_context() if isolation is None else isolation.context()
+                return context.run(self._answer, active, command.branch)
             return self.success(active, command, await self.call(active, command, None, scope))
         except BaseException as error:  # noqa: BLE001 — becomes a fact: the machine decides on it
             self.raise_if_ended(active, error)
@@ -118,14 +121,16 @@ class AttemptRunner:
         SCOPE.set(scope)
         before = copy_context()
         try:
-            if timeout is None and spans is None and not isolation.is_needed:
+            if timeout is None and spans is None and isolation is None:
                 value = await function(*args)
             else:
-                span = None if spans is None else spans.attempt(active.machine, ctx, branch)
-                value = await isolation.enclosed(_bounded(function, args, timeout, span))
+                attempt = _within(timeout, function, args)
+                if spans is not None:
+                    attempt = _in_span(spans.attempt(active.machine, ctx, branch), attempt)
+                value = await (attempt if isolation is None else isolation.enclosed(attempt))
         finally:
             assert active.task is not None
-            isolation.look(before, active.task)
+            active.isolation = active.isolation or look(before, active.task)
             if active.task.cancelling() and not self._has_ended(active):
                 await self.take_back(active)
         if active.is_cut_off:
@@ -248,7 +253,7 @@ class AttemptRunner:
             event.retriable = False
             return
         # What a transactional one wrote before a conflict is rolled back: it had no effect.
-        free = (Rejected, TransactionConflict) if is_transactional(command) else Rejected
+        free = (Rejected, TransactionConflict) if command.transactional else Rejected
         event.rejected = every(error, free)
         step, undo = command.branch.step, isinstance(command, Undo)
         policy = step.undo_retry if undo else step.retry
@@ -345,22 +350,18 @@ def _input(active: Active, branch: Branch, attempt: int) -> Any:
     return active.input
 
 
-async def _bounded(
-    function: Callable[..., Awaitable[Any]],
-    args: list[Any],
-    timeout: float | None,
-    span: AbstractContextManager[None] | None,
+async def _in_span(span: AbstractContextManager[None], attempt: Coroutine[Any, Any, Any]) -> Any:
+    with span:
+        return await attempt
+
+
+async def _within(
+    timeout: float | None, function: Callable[..., Awaitable[Any]], args: list[Any]
 ) -> Any:
-    with nullcontext() if span is None else span:
-        async with asyncio.timeout(timeout):
-            return await function(*args)
-
-
-def is_transactional(command: Command) -> bool:
-    """Whether it runs in a transaction that commits together with its facts."""
-    if type(command) is Run:
-        return command.branch.step.transactional
-    return type(command) is Undo and command.branch.step.undo_transactional
+    if timeout is None:
+        return await function(*args)
+    async with asyncio.timeout(timeout):
+        return await function(*args)
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -86,7 +87,7 @@ class Branch:
         self.completed_at: float = 0.0
         self.child: UUID | None = None
         self.asked_child: bool = False
-        self.children: list[Branch] = []
+        self.children: Sequence[Branch] = ()
         self.unsettled_items: int = 0
         self.live: int = 0
         self.until: float = 0.0

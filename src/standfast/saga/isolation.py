@@ -12,56 +12,48 @@ _MISSING = object()
 
 
 class Isolation:
-    """Gives each attempt of a saga the context of the worker, with nothing of earlier attempts.
+    """Keeps attempts from what an earlier one of their saga left in its context.
 
     Hardly any attempt leaves something behind, and a context of its own is dear: it is entered anew
     each time that the attempt goes on. So an attempt has that of the task which drives its saga,
-    and afterwards this one looks whether it is as it was. A variable can't be unset from outside:
-    once something was left, all later attempts run in copies of what there was before, with what
-    the engine itself has set since, such as an open transaction.
-
-    What an attempt in a task of its own leaves ends with that task.
+    and afterwards `look` compares this one with what it was. A variable can't be unset from
+    outside: once something was left, all later attempts run in copies of what there was before,
+    with what the engine itself has set since, such as an open transaction.
     """
 
-    __slots__ = ("_before", "_left", "is_needed")
+    __slots__ = ("_before", "_left")
 
-    def __init__(self) -> None:
-        self._before: Context | None = None
-        self._left: Context | None = None
-        self.is_needed: bool = False
-        """Whether an attempt must be `enclosed`, lest it see what others left."""
+    def __init__(self, before: Context, left: Context) -> None:
+        self._before = before
+        self._left = left
 
     def enclosed(self, attempt: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """The attempt, in a context of its own where it needs one."""
-        return InContext(self.context(), attempt) if self.is_needed else attempt
-
-    def look(self, before: Context, driver: Task[Any]) -> None:
-        """Look at what an attempt left that has ended in this task, since its context was `before`.
-
-        `driver` is the task that drives its saga.
-        """
-        after = copy_context()
-        if not _is_same(before, after) and current_task() is driver:
-            self._before, self._left, self.is_needed = before, after, True
+        """The attempt, in a context of its own."""
+        return InContext(self.context(), attempt)
 
     def context(self) -> Context:
-        """A copy of this task's context, without what attempts left there."""
-        current = copy_context()
-        if self._before is None or self._left is None:
-            return current
+        """A copy of this task's context, without what was left there."""
         context = self._before.copy()
-        for variable, value in current.items():
+        for variable, value in copy_context().items():
             if self._left.get(variable, _MISSING) is not value:
                 context.run(variable.set, value)
         return context
 
 
-def _is_same(before: Context, after: Context) -> bool:
-    # Where nothing was set they share their content, and this takes no time.
+def look(before: Context, driver: Task[Any]) -> Isolation | None:
+    """What later attempts need, if the one that has just ended in this task left something.
+
+    `before` is what its context was, and `driver` the task that drives its saga: what one in a task
+    of its own leaves ends with that.
+    """
+    after = copy_context()
     try:
-        return before == after
-    except BaseException:  # noqa: BLE001 - raised by the user's `__eq__`, so they differ
-        return False
+        # Where nothing was set they share their content, and this takes no time.
+        if before == after:
+            return None
+    except BaseException:  # noqa: BLE001, S110 - of the user's `__eq__`, so they differ
+        pass
+    return Isolation(before, after) if current_task() is driver else None
 
 
 class InContext(Generic[T]):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 from uuid import UUID, uuid5
 
 from standfast.durations import human
@@ -35,10 +35,11 @@ ID_TIME = (1 << 48) - 1 << 80
 
 @dataclass(slots=True)
 class Run:
-    """Run a branch's action."""
+    """Run a branch's action. `transactional`: in a transaction that commits with its facts."""
 
     branch: Branch
     attempt: int
+    transactional: bool
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Undo:
 
     branch: Branch
     attempt: int
+    transactional: bool
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Resolve:
     """Ask the definition about a branch: its condition, items, child's input, or end of sleep."""
 
     branch: Branch
+    transactional: Literal[False] = False
 
 
 Command: TypeAlias = Run | Undo | Resolve
@@ -77,7 +80,11 @@ class Machine(SagaState):
             return []
         out: list[Command] = []
         if self.undoing:
-            out.extend(Undo(b, b.attempt + 1) for b in self.undo_ready() if b.retry_at <= now)
+            out.extend(
+                Undo(branch, branch.attempt + 1, branch.step.undo_transactional)
+                for branch in self.undo_ready()
+                if branch.retry_at <= now
+            )
         else:
             for branch in self.open.values():
                 if branch.id in self.running or branch.retry_at > now:
@@ -94,7 +101,7 @@ class Machine(SagaState):
                     out.append(Resolve(branch))
                 else:
                     branch.touched = True
-                    out.append(Run(branch, branch.attempt + 1))
+                    out.append(Run(branch, branch.attempt + 1, branch.step.transactional))
         for command in out:
             branch = command.branch
             self.running.add(branch.id)

@@ -42,8 +42,8 @@ from standfast.resilience.marks import Scope
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
-from standfast.saga.attempt import AttemptRunner, describe, is_transactional
-from standfast.saga.machine import Command, Resolve, Run, Undo
+from standfast.saga.attempt import AttemptRunner, describe
+from standfast.saga.machine import Command, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import Definitions
@@ -135,7 +135,8 @@ class Runner:
         Whatever goes wrong is logged, and the instance stays in the store.
         """
         at_rest = False
-        active.task = asyncio.current_task()  # an eager one begins before it is known outside
+        if active.task is None:  # an eager one begins before it is known outside
+            active.task = asyncio.current_task()
         try:
             goes_on = True
             while goes_on:
@@ -262,15 +263,13 @@ class Runner:
                 await self._await_event(active, machine.wake_at())
                 facts = self._digest(active)
                 continue
-            if is_transactional(own):
-                assert not isinstance(own, Resolve)
+            if own.transactional:
                 facts = await self._transact(active, own)
                 if machine.outcome and not facts:
                     active.sleeps_until = now if active.inbox else None
                     return  # the commit let it go too
             else:
-                carry_out = self._carry_out if type(own) is Undo else self.attempts.carry_out
-                event = await carry_out(active, own)
+                event = await self._carry_out(active, own)
                 facts = machine.handle(event, self._clock.now(), random.random())  # noqa: S311
             if active.inbox:
                 facts.extend(self._digest(active))
@@ -293,7 +292,7 @@ class Runner:
 
         own: Command | None = None
         for command in commands:
-            if not is_transactional(command):
+            if not command.transactional:
                 task = asyncio.get_running_loop().create_task(carry_out(command))
                 if not task.done():
                     active.tasks.add(task)
@@ -306,9 +305,8 @@ class Runner:
 
     def _carry_out(self, active: Active, command: Command) -> Awaitable[ev.Event]:
         """See `AttemptRunner.carry_out`; a child saga is asked by mail, so it must be there."""
-        child = command.branch.child
-        if child is not None and isinstance(command, Undo):
-            return self._ask_child(active, command.branch.id, child)
+        if type(command) is Undo and command.branch.child is not None:
+            return self._ask_child(active, command.branch.id, command.branch.child)
         return self.attempts.carry_out(active, command)
 
     async def _ask_child(self, active: Active, branch: str, child: UUID) -> ev.Event:

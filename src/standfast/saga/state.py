@@ -305,9 +305,11 @@ class SagaState:
         parent = self.branches[fact.branch]
         parent.answered = True
         parent.unsettled_items = len(fact.items)
-        for index, item in enumerate(fact.items):
-            child = Branch(f"{parent.id}[{index}]", parent.step, fact.at, index, item)
-            parent.children.append(child)
+        parent.children = [
+            Branch(f"{parent.id}[{index}]", parent.step, fact.at, index, item)
+            for index, item in enumerate(fact.items)
+        ]
+        for child in parent.children:
             self._open(child)
         if not fact.items:
             self._close(parent, "completed", fact.at)

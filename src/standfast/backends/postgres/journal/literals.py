@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-_SEPARATOR: Final = "\x1f"
+_CONTROLS: Final = tuple(map(chr, range(32)))
 _encode = msgspec.json.Encoder().encode
 
 
@@ -21,12 +21,11 @@ def numbers(values: Sequence[float | None]) -> str:
 
 def texts(values: Sequence[str]) -> str:
     """An array of any texts."""
-    if not values:
-        return "{}"
-    joined = _SEPARATOR.join(values)
-    if joined.count(_SEPARATOR) >= len(values):  # A text holds it too: one by one.
+    joined = "".join(values)
+    if any(control in joined for control in _CONTROLS):
         return "{" + ",".join([f'"{_escaped(value)}"' for value in values]) + "}"
-    return '{"' + _escaped(joined).replace(_SEPARATOR, '","') + '"}'
+    # Quotes and backslashes are escaped as JSON does it; all else stands for itself.
+    return "{" + _encode(values).decode()[1:-1] + "}"
 
 
 def _escaped(text: str) -> str:
