@@ -22,11 +22,9 @@ def numbers(values: Sequence[float | None]) -> str:
 def texts(values: Sequence[str]) -> str:
     """An array of any texts."""
     joined = "".join(values)
-    if any(control in joined for control in _CONTROLS):
-        return "{" + ",".join([f'"{_escaped(value)}"' for value in values]) + "}"
+    for control in _CONTROLS:
+        if control in joined:
+            escaped = [value.replace("\\", "\\\\").replace('"', '\\"') for value in values]
+            return '{"' + '","'.join(escaped) + '"}'
     # Quotes and backslashes are escaped as JSON does it; all else stands for itself.
     return "{" + _encode(values).decode()[1:-1] + "}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
