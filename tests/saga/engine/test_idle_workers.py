@@ -74,10 +74,13 @@ async def test_an_idle_worker_asks_less_than_twice_a_second(app_url):
         await (await app.start(Short, Order("1"))).result(timeout=10)
         await until(lambda: calls["claim"] >= 1)
         await asyncio.sleep(0.5)  # what its last steps asked for is over
-        calls.clear()
-        begun = time.monotonic()
-        await asyncio.sleep(3)
-        tenths = time.monotonic() - begun
+        for _ in range(3):
+            calls.clear()
+            begun = time.monotonic()
+            await asyncio.sleep(3)
+            tenths = time.monotonic() - begun
+            if "annotate" not in calls:
+                break  # else this machine stood still for longer than the lease
     assert calls.keys() == {
         "next_wake",
         "flag_unclaimable",
