@@ -285,7 +285,11 @@ def test_a_port_that_is_taken_is_told(night, standfast):
 def test_uvloop_is_used_where_it_is_installed(night):
     options = ["--log-level", "debug", "--only", "watch"]
     with running("night:make", *options) as (process, said):
-        assert "the event loop is " in said
+        assert "the event loop is uvloop's" in said
+        ended(process)
+    (night / "uvloop.py").write_text("raise ImportError('as if it were missing')")
+    with running("night:make", *options) as (process, said):
+        assert "the event loop is asyncio's own" in said
         ended(process)
     (night / "uvloop.py").write_text(
         "import asyncio\n\n\nclass Loop(asyncio.SelectorEventLoop):\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict
 
+import attrs
 import msgspec
 import pydantic
 import pytest
@@ -41,6 +42,19 @@ class Order:
 class Struct(msgspec.Struct, rename="camel"):
     order_id: str
     line: Line | None = None
+
+
+@attrs.define
+class Slotted:
+    id: str
+    line: Line | None = None
+
+
+@attrs.frozen(slots=False)
+class Frozen:
+    id: str
+    count: int = 1
+    notes: list[str] = attrs.Factory(list)
 
 
 class Tagged(msgspec.Struct, tag="card"):
@@ -93,6 +107,9 @@ UNKNOWN: list[tuple[Any, str, str]] = [
     ),
     (Order, '{"id": "1", "lines": [], "first": {"sku": "b", "n": 2}}', r"no field 'first\.n'"),
     (Struct, '{"order_id": "1"}', "no field 'order_id': choose from orderId, line"),
+    (Slotted, '{"id": "1", "lin": 2}', "no field 'lin': choose from id, line"),
+    (Slotted, '{"id": "1", "line": {"sku": "a", "n": 2}}', r"no field 'line\.n': .* sku, count"),
+    (Frozen, '{"id": "1", "cuont": 2}', "no field 'cuont': choose from id, count, notes"),
     (Typed, '{"id": "1", "idd": 2}', "no field 'idd': choose from id"),
     (Typed | None, '{"id": "1", "idd": 2}', "no field 'idd': choose from id"),
     (Model, '{"id": "1", "nte": "x"}', "no field 'nte': choose from id, lines, note, comment"),
@@ -112,6 +129,8 @@ async def test_a_field_that_there_isnt_is_refused(type_, text, match):
 KNOWN: list[tuple[Any, str]] = [
     (Order, '{"id": "1", "lines": [{"sku": "a", "count": 2}], "first": null}'),
     (Struct, '{"orderId": "1", "line": {"sku": "a"}}'),
+    (Slotted, '{"id": "1", "line": {"sku": "a"}}'),
+    (Frozen, '{"id": "1"}'),
     (Tagged, '{"type": "card", "id": "1"}'),
     (Tagged | OtherTagged, '{"type": "cash", "amount": 1}'),
     (Model, '{"id": "1", "comment": "x", "or": "y"}'),
@@ -134,7 +153,13 @@ async def test_what_a_type_takes_is_taken(type_, text):
 
 @pytest.mark.parametrize(
     ("type_", "first"),
-    [(Model, Model(id="1")), (Typed, {"id": "1"}), (Order, Order("1", []))],
+    [
+        (Model, Model(id="1")),
+        (Typed, {"id": "1"}),
+        (Order, Order("1", [])),
+        (Slotted, Slotted("1")),
+        (Frozen, Frozen("1")),
+    ],
 )
 async def test_a_fork_replaces_only_what_there_is(type_, first):
     app = app_of(type_)
@@ -145,6 +170,17 @@ async def test_a_fork_replaces_only_what_there_is(type_, first):
             await operations.fork(handle.id, replace={"idd": "2"})
         again = await operations.fork(handle.id, replace={"id": "2"})
         assert "'2'" in (await again.result("10s"))["act"]
+
+
+@pytest.mark.parametrize("type_", [Slotted, Frozen])
+async def test_an_attrs_class_that_took_its_defaults_is_the_same_input(type_):
+    app = app_of(type_)
+    async with app.running(drain=5):
+        first = await Operations(app.sagas).start("one", b'{"id": "1"}', key="k")
+        again = await app.start("one", type_("1"), key="k")
+        assert again.id == first.id
+        assert not again.created
+        assert (await again.result("10s"))["act"] == repr(type_("1"))
 
 
 async def test_a_typed_dict_from_a_program_is_looked_at_too():
