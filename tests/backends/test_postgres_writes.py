@@ -298,3 +298,22 @@ async def test_close_disconnects_those_at_hand(postgres_dsn, direct):
     await database.open()
     assert await database.port(Schema).applied()
     await database.close()
+
+
+async def test_mail_comes_in_its_order_whatever_the_plan(database, direct):
+    """Another index has them by their ids, and those written anew are at the table's end."""
+    await direct.execute("DROP INDEX standfast.mail_unread")
+    token = await register(database)
+    store = journal(database)
+    ids = [new_id() for _ in range(3)]
+    await store.start([start(id=id) for id in ids], owner=token)
+    for id in (*ids, *reversed(ids)):
+        await store.send([mail(id, f"z-{id}"), mail(id, f"a-{id}")])
+    numbers = [one.number for one in await store.collect(token, ids)]
+    for number in (numbers[0], numbers[-2]):
+        await direct.execute("UPDATE standfast.mail SET body = body WHERE number = $1", number)
+    mails = await store.collect(token, ids)
+    by_id = {id: [one.number for one in mails if one.to == id] for id in ids}
+    assert all(found == sorted(found) and len(found) == 2 for found in by_id.values())
+    for one in await store.load(ids):
+        assert [mail.number for mail in one.mails] == by_id[one.instance.id]

@@ -243,7 +243,7 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         ]
         await journal(database).start(starts, owner=None)
         counts = await journal(database).stuck("saga")
-        assert {(one.name, one.status): (one.number, one.since) for one in counts} == {
+        assert {(one.name, one.status): (one.count, one.since) for one in counts} == {
             ("order", "parked"): (2, 200.0),
             ("order", "compensation_failed"): (1, 400.0),
             ("invoice", "parked"): (1, 500.0),
@@ -268,7 +268,7 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         assert await purge("saga", finished_before=soon, limit=9, ids=[ids[4], other]) == nothing
         assert await journal(database).count_finished("saga", finished_before=soon) == 4
         first = await purge("saga", finished_before=soon, limit=3)
-        assert first.number == 3
+        assert first.count == 3
         assert first.after is not None
         assert await purge("saga", finished_before=soon, limit=3, after=first.after) == Purged(
             1, None
@@ -295,11 +295,11 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         assert found.instance.finished_at is not None
         purge, count = journal(database).purge, journal(database).count_finished
         assert await count("saga", finished_before=now) == 0, "nor what is below it"
-        assert (await purge("saga", finished_before=now, limit=9)).number == 0
-        assert (await purge("saga", finished_before=now, limit=9, ids=[id])).number == 0
+        assert (await purge("saga", finished_before=now, limit=9)).count == 0
+        assert (await purge("saga", finished_before=now, limit=9, ids=[id])).count == 0
         await journal(database).release(worker)
         assert await count("saga", finished_before=now) == 2
-        assert (await purge("saga", finished_before=now, limit=9)).number == 1
+        assert (await purge("saga", finished_before=now, limit=9)).count == 1
 
     async def test_purge_spares_what_has_a_parent(self, database: Database, worker: int) -> None:
         """What belongs together goes from the top, and not before its top has finished."""
@@ -343,7 +343,7 @@ class JournalSuite(WritingSuite, ClaimingSuite):
             one = await journal(database).purge(
                 "saga", finished_before=now + 60, limit=3, after=after
             )
-            found, after, calls = found + one.number, one.after, calls + 1
+            found, after, calls = found + one.count, one.after, calls + 1
         assert found == 5
         assert calls in (4, 5), "three at a time"
         left = await journal(database).load([top, *spared, *alone])

@@ -174,7 +174,7 @@ class Stuck:
 
     name: str
     status: str
-    number: int
+    count: int
     since: float
 
 
@@ -185,7 +185,7 @@ class Purged:
     What `after` is only the store knows.
     """
 
-    number: int
+    count: int
     after: object | None
 
 

@@ -21,6 +21,6 @@ async def purged(store: JournalStore, *, finished_before: float, batch: int) -> 
             done = await store.purge(
                 PATTERN, finished_before=finished_before, limit=batch, after=after
             )
-            found, after = found or done.number > 0, done.after
+            found, after = found or done.count > 0, done.after
             goes_on = after is not None
-            yield done.number
+            yield done.count

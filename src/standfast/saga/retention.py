@@ -140,8 +140,8 @@ class Retention(Pattern):
                     some = ids[begin : begin + self._batch]
                     limit = len(some)
                     done = await store.purge(PATTERN, finished_before=now, limit=limit, ids=some)
-                    deleted, spared = deleted + done.number, spared + limit - done.number
-                    yield done.number
+                    deleted, spared = deleted + done.count, spared + limit - done.count
+                    yield done.count
                 if not ids:
                     yield 0  # so that reading rests, too
                 page = await store.find(filter, limit=PAGE, after=page[-1].id)

@@ -47,7 +47,7 @@ class StuckCount:
         try:
             while True:
                 found = await self._store.stuck(PATTERN)
-                self._found = {(one.name, one.status): (one.number, one.since) for one in found}
+                self._found = {(one.name, one.status): (one.count, one.since) for one in found}
                 self._telemetry.stuck = self._standing
                 duty.ready()
                 if not await duty.pause(EVERY):
