@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from standfast.saga import facts as fx
-from standfast.saga.timeline import Timeline, as_text, entries, short
+from standfast.saga.timeline import Timeline, as_text, entries, go_on, short
 
 
 def raw(value: object) -> msgspec.Raw:
@@ -89,6 +89,14 @@ begins in 0.05s, deadline in 1m: {"id":"1"}
 
 def test_golden():
     assert as_text(entries(FACTS)) == GOLDEN
+
+
+def test_children_that_go_on_are_named_though_many():
+    ids = [UUID(int=n) for n in range(1, 6)]
+    told = go_on(ids)
+    assert told.startswith("5 child sagas go on all the same: 00000000-")
+    assert f"{ids[2]}, …; cancel or resolve them as well" in told
+    assert str(ids[3]) not in told
 
 
 def test_every_kind_of_fact_is_told():

@@ -198,11 +198,12 @@ class Resumed(Fact, frozen=True, tag="resumed"):
 
 
 class Resolved(Fact, frozen=True, tag="resolved"):
-    """An operator ended the saga by hand."""
+    """An operator ended the saga by hand. `children`: its child sagas that go on all the same."""
 
     outcome: str
     reason: str
     by: str = ""
+    children: list[UUID] = []
 
 
 class Migrated(Fact, frozen=True, tag="migrated"):

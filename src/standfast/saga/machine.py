@@ -318,7 +318,15 @@ class Machine(SagaState):
         elif not self._is_at_rest:
             self._ignore(now, "resolve", f"the saga is {self.status}: only one at rest can be")
         else:
-            self._emit(fx.Resolved(at=now, outcome=event.outcome, reason=event.reason, by=event.by))
+            self._emit(
+                fx.Resolved(
+                    at=now,
+                    outcome=event.outcome,
+                    reason=event.reason,
+                    by=event.by,
+                    children=self.live_children(),
+                )
+            )
 
     @property
     def _is_at_rest(self) -> bool:

@@ -166,6 +166,7 @@ class Operations(Finding):
     async def resolve(self, where: Where, outcome: str, *, reason: str, by: str = "") -> int:
         """End what is stuck or waits as "completed" or "compensated", without running anything.
 
+        Child sagas that it waits for go on: its timeline, and a warning in the log, names them.
         Answers how many were asked; see `retry`. Raises `ConfigurationError`.
         """
         return await self._ask(ev.ResolveAsked(outcome, reason, by), where)

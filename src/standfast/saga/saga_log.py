@@ -17,6 +17,7 @@ from standfast.saga.active import Active
 from standfast.saga.branch import Branch
 from standfast.saga.context import log_fields
 from standfast.saga.machine import Command, Resolve, Undo
+from standfast.saga.timeline import go_on
 from standfast.saga.tracebacks import can_be_printed, traceback_of, users
 
 log = logging.getLogger("standfast.saga")
@@ -173,6 +174,14 @@ class SagaLog:
         kind = type(fact)
         if kind is fx.StepParked or kind is fx.CompensationFailed:
             self._stuck(active, fact)
+        elif isinstance(fact, fx.Resolved) and fact.children:
+            log.warning(
+                "saga %s %s was resolved by hand: %s",
+                active.definition.name,
+                active.id,
+                go_on(fact.children),
+                extra=self.fields(active),
+            )
         elif kind in _TOLD or (isinstance(fact, fx.StepSkipped) and fact.reason):
             if log.isEnabledFor(logging.INFO):
                 told, extra = self._about(active, fact)

@@ -141,6 +141,14 @@ class SagaState:
         """The sleeps that time alone will settle."""
         return [b for b in self.open.values() if b.is_sleep]
 
+    def live_children(self) -> list[UUID]:
+        """The child sagas that it waits for: they go on, or are to undo themselves."""
+        return [
+            b.child
+            for b in self.branches.values()
+            if b.child is not None and (b.undo == "due" if b.asked_child else b.is_open)
+        ]
+
     def signal_for(self, wait: Branch) -> fx.SignalReceived | None:
         """The oldest signal that an open wait would take."""
         return next((s for s in self.signals if s.name == wait.step.signal), None)

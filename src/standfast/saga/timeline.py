@@ -233,7 +233,16 @@ def _resumed(fact: fx.Resumed) -> tuple[str, str]:
 
 
 def _resolved(fact: fx.Resolved) -> tuple[str, str]:
-    return f"resolved as {fact.outcome}{_by(fact.by)}{_why(fact.reason)}", ""
+    text = f"resolved as {fact.outcome}{_by(fact.by)}{_why(fact.reason)}"
+    return f"{text} ({go_on(fact.children)})" if fact.children else text, ""
+
+
+def go_on(children: Sequence[UUID]) -> str:
+    """That child sagas go on though their parent was ended by hand."""
+    named = ", ".join(map(str, children[:3])) + (", …" if len(children) > 3 else "")
+    one = len(children) == 1
+    sagas = "1 child saga goes on" if one else f"{len(children)} child sagas go on"
+    return f"{sagas} all the same: {named}; cancel or resolve {'it' if one else 'them'} as well"
 
 
 def _migrated(fact: fx.Migrated) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Child sagas: run, refused, undone though they had completed."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -299,3 +300,42 @@ async def _failed_undos(handle, number):
 async def _asked(handle, number):
     facts = (await handle.story()).facts
     return len([f for f in facts if isinstance(f, fx.ChildUndoRequested)]) >= number
+
+
+async def test_who_resolves_a_parent_by_hand_is_told_of_its_children_that_go_on(work, caplog):
+    class Inner(Saga[Order]):
+        word = wait("go")
+
+    class Outer(Saga[Order]):
+        inner = child(
+            Inner, lambda self, order, ctx, item: order, each=lambda self, order, ctx: [1, 2]
+        )
+
+    caplog.set_level(logging.WARNING, "standfast.saga")
+    app = await work(Outer(), Inner())
+    handle = await app.start(Outer, Order("1"), key="k")
+    ids = [f"{handle.id}:inner[{n}]" for n in range(2)]
+    await until(lambda: _by_keys(app, "inner", ids))
+    first, second = [await app.saga(Inner, key) for key in ids]
+    await first.signal("go")
+    await first.result(timeout=5)
+    await until(lambda: _completed(handle, "inner[0]"))
+    await app.operations.resolve(handle, "completed", reason="by phone")
+    await until(lambda: _status(handle, "completed"))
+    told = f"1 child saga goes on all the same: {second.id}; cancel or resolve it as well"
+    last = (await handle.timeline()).entries[-1]
+    assert last.text == f"resolved as completed: by phone ({told})"
+    (record,) = [r for r in caplog.records if "was resolved by hand" in r.getMessage()]
+    assert record.getMessage() == f"saga outer {handle.id} was resolved by hand: {told}"
+    assert record.saga_id == str(handle.id)
+    await app.operations.cancel(second, reason="as its parent")
+    await until(lambda: _status(second, "compensated"))
+
+
+async def _by_keys(app, name, keys):
+    return all([await app.sagas.store.by_key("saga", name, key) for key in keys])
+
+
+async def _completed(handle, branch):
+    facts = (await handle.story()).facts
+    return any(isinstance(f, fx.StepCompleted) and f.branch == branch for f in facts)
