@@ -43,7 +43,7 @@ from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
 from standfast.saga.attempt import AttemptRunner, describe
-from standfast.saga.machine import Command, Run, Undo
+from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import Definitions
@@ -264,6 +264,7 @@ class Runner:
                 facts = self._digest(active)
                 continue
             if own.transactional:
+                assert not isinstance(own, Resolve)
                 facts = await self._transact(active, own)
                 if machine.outcome and not facts:
                     active.sleeps_until = now if active.inbox else None
