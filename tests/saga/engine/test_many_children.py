@@ -149,21 +149,46 @@ async def test_all_that_had_completed_are_undone_when_a_later_step_is_refused(wo
     assert sorted(w for w in world.log if "back" in w) == [f"call back {n}" for n in ITEMS]
 
 
-async def test_a_parked_child_holds_the_parent_up_until_an_operator_acts(work, world):
-    class Stubborn(Saga[Parcel]):
-        @step(retry=SOON, on_exhausted="park", no_compensation="none")
-        async def send(self, parcel: Parcel, ctx: Context) -> str:
-            return f"{await world.act(f'send {parcel.name}')}"
+class Stubborn(Saga[Parcel]):
+    def __init__(self, world: World) -> None:
+        self.world = world
 
-    class Wholesale(Saga[Order]):
-        ships = child(
-            Stubborn,
-            lambda self, order, ctx, item: Parcel(item),
-            each=lambda self, order, ctx: order.items,
-        )
+    @step(retry=SOON, on_exhausted="park", no_compensation="none")
+    async def send(self, parcel: Parcel, ctx: Context) -> str:
+        return f"{await self.world.act(f'send {parcel.name}')}"
+
+
+class Wholesale(Saga[Order]):
+    ships = child(
+        Stubborn,
+        lambda self, order, ctx, item: Parcel(item),
+        each=lambda self, order, ctx: order.items,
+    )
+
+
+async def test_the_deadline_counts_on_while_a_child_is_parked(work, world):
+    """It stands still for the parent's own steps only."""
+
+    class Hasty(Wholesale):
+        name, deadline = "hasty", "1s"
 
     world.will("send b", *[OSError("jam")] * 3)
-    app = await work(Wholesale(), Stubborn())
+    app = await work(Hasty(), Stubborn(world))
+    handle = await app.start(Hasty, Order("1", items=ITEMS))
+    with pytest.raises(SagaCompensated, match="the deadline of 1s passed"):
+        await handle.result(timeout=10)
+    rows = await children_of(app, handle)
+    await until(lambda: _all_compensated(app, handle))
+    assert len(rows) == len(ITEMS)
+
+
+async def _all_compensated(app, handle):
+    return {row.status for row in await children_of(app, handle)} == {"compensated"}
+
+
+async def test_a_parked_child_holds_the_parent_up_until_an_operator_acts(work, world):
+    world.will("send b", *[OSError("jam")] * 3)
+    app = await work(Wholesale(), Stubborn(world))
     handle = await app.start(Wholesale, Order("1", items=ITEMS))
 
     async def parked():
