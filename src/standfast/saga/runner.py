@@ -263,7 +263,7 @@ class Runner:
                 await self._await_event(active, machine.wake_at())
                 facts = self._digest(active)
                 continue
-            if own.transactional:
+            if own.transactional is True:  # told so, type checkers know that it is no `Resolve`
                 assert not isinstance(own, Resolve)
                 facts = await self._transact(active, own)
                 if machine.outcome and not facts:
