@@ -14,6 +14,10 @@ def test_a_negative_one_is_told_so(given):
         seconds(given, positive=False)
 
 
+def test_just_below_a_minute_it_is_a_minute():
+    assert (human(59.94), human(59.96), human(60)) == ("59.9s", "1m", "1m")
+
+
 @pytest.mark.parametrize("given", ["-", "--5s", "-x", "5"])
 def test_what_is_none_is_told_so(given):
     with pytest.raises(ConfigurationError, match=r"not a duration|must be finite"):

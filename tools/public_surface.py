@@ -3,8 +3,9 @@
 `tests/public_surface.txt` holds it, so that no change of it goes unnoticed. It is read from the
 source, as written, and nothing is imported: so it is the same on every Python. What counts:
 
-- the names that a package lists in ``__all__``, and those without an underscore in the modules of
-  `MODULES`, which are public without a package that lists them;
+- the names that a package lists in ``__all__``, and those that a module of `MODULES` lists there
+  (without an ``__all__``, those that it defines without an underscore): these are public without a
+  package that lists them;
 - of a class its parameters, attributes, properties and methods, with those of its bases that aren't
   public themselves. A suite's tests aren't named: who subclasses the suite gets them all.
 
@@ -22,7 +23,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src"
 EXPECTED = Path(__file__).parents[1] / "tests" / "public_surface.txt"
 
-# Public modules in packages that have no __all__.
+# Public modules in packages that have no __all__; those that take names from others have their own.
 MODULES = (
     "standfast.errors",
     "standfast.integrations.asgi",
@@ -152,12 +153,13 @@ def public_names(source: Path = SOURCE, modules: Iterable[str] = MODULES) -> dic
         known = bindings(module, source)
         if known is None:
             raise LookupError(f"{module} is to be public, but there is no such module")
-        found[module] = sorted(
+        defined = [
             name
             for name, nodes in known.defined.items()
             # A type variable is a word of the module's own.
             if not name.startswith("_") and not _is_type_variable(nodes[-1])
-        )
+        ]
+        found[module] = sorted(listed(module, source) or defined)
     return dict(sorted(found.items()))
 
 

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.checks import whole
 from standfast.codec import with_defaults
 from standfast.durations import Age, Duration, age
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord
@@ -274,10 +275,12 @@ class Operations(Finding):
         Instances of a filter are read in pages while it goes on, newest first, so memory holds one
         page; `after` goes on below the `last` of an act that was stopped (of ids, give those that
         are left instead). With a `mail_id`, sending it again to an instance changes nothing. Raises
-        `ConfigurationError` for a skip or resolve without a reason, a wrong outcome, or an `after`
-        with ids; and `SagaNotFound`, before any is told, for one that isn't there.
+        `ConfigurationError` for a skip or resolve without a reason, a wrong outcome, a `batch`
+        below 1, or an `after` with ids; and `SagaNotFound`, before any is told, for one that isn't
+        there.
         """
         check(act)
+        whole(batch, name="batch")
         if after is not None and not isinstance(where, Filter):
             raise ConfigurationError("after= goes with a filter: give the ids that are left")
         done = 0
@@ -325,9 +328,11 @@ class Operations(Finding):
         """Delete what finished longer ago than that, in batches; after each, how many so far.
 
         A child saga is kept for as long as its parent is, which may have to undo it yet. Raises
-        `ConfigurationError` for a number without a unit, which may be meant in days.
+        `ConfigurationError` for a number without a unit, which may be meant in days, and a `batch`
+        below 1.
         """
         before, done = self.sagas.clock.now() - age(finished_for, name="finished_for"), 0
+        whole(batch, name="batch")
         async with aclosing(
             purged(self.sagas.journal, finished_before=before, batch=batch)
         ) as batches:

@@ -36,11 +36,11 @@ class Pending:
     """One thing that an instance does or waits for.
 
     `branch` is the step, or its item (``"pack[3]"``), `operation` whether it is done or undone.
-    `since` and `until` are seconds since the epoch: since when it runs (or could), waits or is
-    parked, and when the next attempt is due, or the wait ends by itself. `attempt` numbers the
-    attempt that runs or comes next; `error` is what the last one failed with. `worker` names the
-    process that has the instance, "" if none has. When exactly an attempt began isn't stored: it
-    began at `since`, or later where its worker was busy.
+    `since` and `until` are seconds since the epoch: since when it runs (or could) or waits, None
+    for what is stuck, and when the next attempt is due, or the wait ends by itself. `attempt`
+    numbers the attempt that runs or comes next; `error` is what the last one failed with. `worker`
+    names the process that has the instance, "" if none has. When exactly an attempt began isn't
+    stored: it began at `since`, or later where its worker was busy.
     """
 
     kind: PendingKind

@@ -45,10 +45,10 @@ class Retention(Pattern):
     ``standfast run`` run it with the others. Unfinished sagas are never deleted, nor what those may
     still have to undo. A deleted saga's key is free again: a start repeated after that begins anew.
     With `by_saga` each run reads the rows of all finished sagas, in pages. Raises
-    `ConfigurationError` for a duration that is none, or where nothing would ever be deleted; and
-    when the app opens, for a saga in `by_saga` that isn't there: no class or name that was added,
-    and no name that the database has a saga of, such as one whose code is gone. (A process without
-    sagas of its own only logs a warning, for it can't know the names.)
+    `ConfigurationError` for a duration that is none, for a saga named twice, or where nothing would
+    ever be deleted; and when the app opens, for a saga in `by_saga` that isn't there: no class or
+    name that was added, and no name that the database has a saga of, such as one whose code is
+    gone. (A process without sagas of its own only logs a warning, for it can't know the names.)
     """
 
     ports: Sequence[type] = (JournalStore, LeaseStore)
@@ -71,6 +71,11 @@ class Retention(Pattern):
         self._by_name = {
             _name(saga): _kept(f"by_saga[{_name(saga)!r}]", kept) for saga, kept in by_saga.items()
         }
+        if len(self._by_name) < len(by_saga):
+            raise ConfigurationError(
+                "by_saga names one saga twice, by its class and by its name: say once how long "
+                "to keep it"
+            )
         if all(kept is None for kept in (self._default, *self._by_name.values())):
             raise ConfigurationError(
                 'Retention would never delete anything: say how long to keep, as in "30d"'

@@ -138,27 +138,26 @@ class Runner:
         if active.task is None:  # an eager one begins before it is known outside
             active.task = asyncio.current_task()
         try:
-            goes_on = True
-            while goes_on:
+            again: Callable[[], Awaitable[bool]] | None = None
+            while True:
                 try:
+                    if again and not await self._insist(active, "it must be read anew", again):
+                        break
                     await self._drive(active)
                     at_rest = True
                     break
                 except _Reload as reload:
                     again = partial(self._reload, active, reload.event)
-                    goes_on = await self._insist(active, "it must be read anew", again)
                 except StaleWriter as error:
                     fields = self._log.fields(active)
                     log.warning("saga %s: %s", active.id, error, extra=fields)
                     # With the lease intact, an append that seemed to fail had been written.
                     again = partial(self._read_if_ours, active)
-                    goes_on = await self._insist(active, "it must be read anew", again)
                 except asyncio.CancelledError as error:
                     self.attempts.raise_if_ended(active, error)
                     # The user's code got hold of this task.
                     await self.attempts.take_back(active)
                     again = partial(self._read_if_ours, active)
-                    goes_on = await self._insist(active, "it must be read anew", again)
         except BaseException as error:  # of the user's types, when they are decoded, or ours
             self.attempts.raise_if_ended(active, error)
             fields = self._log.fields(active)
@@ -200,6 +199,7 @@ class Runner:
         if not found or found[0].instance.owner != self._owner:
             return False
         active.renew(open_instance(self._home.definitions, found[0]), found[0].mails)
+        self.desk.hint(active.id)  # what was delivered since it was read is gone from memory
         if event is not None:
             branch = active.machine.branches[event.branch]
             undo = isinstance(event, ev.UndoFailed)
@@ -263,7 +263,7 @@ class Runner:
                 await self._await_event(active, machine.wake_at())
                 facts = self._digest(active)
                 continue
-            if own.transactional:
+            if own.transactional is True:  # told so, type checkers know that it is no `Resolve`
                 assert not isinstance(own, Resolve)
                 facts = await self._transact(active, own)
                 if machine.outcome and not facts:

@@ -150,11 +150,21 @@ async def test_check_tells_and_never_raises(make, clock):
     assert (await limiter.check("other", 4)).allowed
 
 
+@pytest.mark.parametrize("cost", [1.5, "2", True, None])
+async def test_a_cost_that_is_no_whole_number_is_refused(make, cost):
+    limiter = make(10, burst=4)
+    for ask in (limiter.check, limiter.acquire):
+        with pytest.raises(ConfigurationError, match=r"cost=.*: must be a whole number from 1"):
+            await ask("k", cost)
+
+
 @pytest.mark.parametrize("cost", [0, -1, 5])
 async def test_a_cost_that_can_never_pass_is_refused(make, cost):
     limiter = make(10, burst=4)
     for ask in (limiter.check, limiter.acquire):
-        with pytest.raises(ConfigurationError, match=f"cost={cost}: must be from 1 to 4"):
+        with pytest.raises(
+            ConfigurationError, match=f"cost={cost}: must be a whole number from 1 to 4"
+        ):
             await ask("k", cost)
 
 

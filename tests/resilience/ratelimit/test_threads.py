@@ -12,7 +12,7 @@ from standfast.errors import ConfigurationError, RateLimited
 from standfast.ports.rate_limit import RateRequest
 from standfast.rates import Rate
 from standfast.resilience.ratelimit import LeasedRateLimits, MemoryRateLimits, RateLimiter
-from standfast.resilience.ratelimit import limiter as module
+from standfast.resilience.ratelimit import line as module
 from standfast.testing.manual_clock import ManualClock
 
 PATIENCE = 20.0

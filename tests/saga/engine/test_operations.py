@@ -226,3 +226,16 @@ async def _completed(handle):
 
 async def _at_rest(app, handle):
     return (await app.sagas.instance(handle.id)).owner is None
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5])
+async def test_a_batch_of_less_than_one_is_refused(work, world, batch):
+    app = await work(Trip(world))
+    ops = app.operations
+    acts = (
+        ops.tell(ev.RetryAsked(), ops.select(), batch=batch),
+        ops.purge(finished_for="0s", batch=batch),
+    )
+    for act in acts:
+        with pytest.raises(ConfigurationError, match=f"batch={batch}"):
+            await anext(act)

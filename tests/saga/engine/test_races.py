@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from standfast import Context, Migration, Saga, Standfast, step, wait
+from standfast import Context, Migration, Saga, SagaHandle, Standfast, step, wait
 from standfast.ids import new_id
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
@@ -130,3 +131,75 @@ def test_a_step_with_a_timeout_of_its_own_heeds_the_sagas_deadline():
     assert "the deadline of 0.3s passed" in run.cause
     assert run.time == pytest.approx(0.3, abs=0.02)
     assert len(left) == 1
+
+
+class Busy(Saga[int]):
+    """Two steps keep it in memory, while it waits for a signal."""
+
+    go = wait("go", after=())
+
+    @step(no_compensation="none", after=())
+    async def one(self, number: int, ctx: Context) -> None:
+        await asyncio.sleep(0.1)
+
+    @step(no_compensation="none", after=())
+    async def two(self, number: int, ctx: Context) -> None:
+        await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[tuple[SagaHandle[Busy], Active, Any]]:
+    """An instance of `Busy` that runs both steps, as it is in memory, and its runner's journal."""
+    app = Standfast("memory://").add(Busy())
+    async with app.running(drain=5, poll="1m"):
+        handle = await app.start(Busy, 7)
+        executor = app.sagas.executor
+        async with asyncio.timeout(10):
+            while handle.id not in executor.active or not executor.active[handle.id].tasks:
+                await asyncio.sleep(0.01)
+        assert executor._runner is not None
+        yield handle, executor.active[handle.id], executor._runner._journal
+
+
+async def test_mail_that_comes_while_an_instance_is_read_anew_is_acted_on_at_once(
+    busy, monkeypatch
+):
+    """It was delivered after the read, and before what was read replaced all that was in memory."""
+    handle, active, journal = busy
+    load, delivered = journal.load, []
+
+    async def slow(ids: Any) -> Any:
+        found = await load(ids)
+        await handle.signal("go")
+        async with asyncio.timeout(10):
+            while not active.inbox:
+                await asyncio.sleep(0.01)
+        delivered.extend(active.inbox)
+        return found
+
+    monkeypatch.setattr(journal, "load", slow)
+    active.task.cancel()
+    await handle.result("10s")
+    assert delivered
+
+
+async def test_a_driver_that_is_cancelled_while_its_saga_is_read_anew_reads_it_again(
+    busy, monkeypatch
+):
+    handle, active, journal = busy
+    load, reads = journal.load, []
+
+    async def cancelled(ids: Any) -> Any:
+        reads.append(ids)
+        if len(reads) < 3:
+            active.task.cancel()
+            await asyncio.sleep(1)
+        return await load(ids)
+
+    monkeypatch.setattr(journal, "load", cancelled)
+    active.task.cancel()
+    async with asyncio.timeout(10):
+        while len(reads) < 3:
+            await asyncio.sleep(0.01)
+    await handle.signal("go")
+    await handle.result("10s")

@@ -23,6 +23,11 @@ async def test_a_misspelt_saga_is_refused(app_url, named):
             pass
 
 
+def test_a_saga_that_is_named_twice_is_refused():
+    with pytest.raises(ConfigurationError, match="by_saga names one saga twice"):
+        Retention("1d", by_saga={Kept: None, "kept": "1d"})
+
+
 async def test_a_class_that_was_not_added_is_refused(app_url):
     app = Standfast(app_url, migrate=True).add(Retention("1d", by_saga={Trip: None}), Kept())
     with pytest.raises(ConfigurationError, match="Trip isn't known here"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, TypeAlias
@@ -21,9 +20,6 @@ from standfast.resilience.ratelimit.watched import OnStoreFailure, WatchedStore
 from standfast.resilience.telemetry import Instrument, record, span_event, watch
 
 Key: TypeAlias = str | Callable[..., str]
-
-# How often a waiter looks whether the event loop of another thread, whose turn it is, still runs.
-_LOOK_EVERY = 1.0
 
 INSTRUMENTS = {
     "standfast.rate_limiter.allowed": Instrument("counter", "{check}", "Checks allowed"),
@@ -189,11 +185,13 @@ class RateLimiter(Policy):
         return self._count(decision)
 
     def check_cost(self, cost: int) -> None:
-        """Raise `ConfigurationError` for a `cost` below 1 or above the capacity."""
-        if not 0 < cost <= self.rate.capacity:
+        """Raise `ConfigurationError` for no whole number, one below 1 or above the capacity."""
+        given: object = cost
+        is_whole = isinstance(given, int) and not isinstance(given, bool)
+        if not (is_whole and 0 < cost <= self.rate.capacity):
             raise ConfigurationError(
-                f"cost={cost!r}: must be from 1 to {self.rate.capacity}, the most that this limit "
-                "ever lets pass at once"
+                f"cost={cost!r}: must be a whole number from 1 to {self.rate.capacity}, the most "
+                "that this limit ever lets pass at once"
             )
 
     # -- as a policy -------------------------------------------------------------------------
@@ -304,7 +302,7 @@ class RateLimiter(Policy):
 
     def _at_once(self, key: str, cost: int) -> Decision | None:
         """The decision if it can be made without waiting."""
-        if not 0 < cost <= self.rate.capacity:
+        if type(cost) is not int or not 0 < cost <= self.rate.capacity:
             self.check_cost(cost)
         if self._lines.by_key and self._lines.held(key):
             # A check that takes nothing but tells how things stand would need the store; what can
@@ -363,7 +361,7 @@ class RateLimiter(Policy):
         began = monotonic()
         deadline = began + wait
         try:
-            if not await self._comes(turn, full_key, wait):
+            if not await self._lines.comes(full_key, turn, within=wait, clock=self._clock):
                 late = Decision(False, 0, self.rate.interval * cost, self.rate.window)
                 raise self._reject(self._count(late), key)
             while not (decision := await self._ask_store(full_key, cost)).allowed:
@@ -380,21 +378,6 @@ class RateLimiter(Policy):
         return (
             await self._watched.ask_safely(key, self.rate, cost) if decision is None else decision
         )
-
-    async def _comes(self, turn: Turn, key: str, wait: float) -> bool:
-        """Whether `turn` came within `wait` seconds of the limiter's clock."""
-        while not turn.come.done() and wait > 0:
-            pause = min(wait, _LOOK_EVERY) if self._lines.mixed(key, turn) else wait
-            sleep = asyncio.ensure_future(self._clock.sleep(pause))
-            try:
-                await asyncio.wait((turn.come, sleep), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleep.cancel()
-            wait -= pause
-            if not turn.come.done():
-                self._lines.held(key)  # Takes out the dead, and wakes the next.
-                await asyncio.sleep(0)
-        return turn.come.done()
 
 
 def _ask_the_store(key: str, rate: Rate, cost: int) -> None:

@@ -10,7 +10,11 @@ import asyncio
 import threading
 from collections import deque
 
+from standfast.clock import Clock
 from standfast.resilience.forking import survives_fork, unlock
+
+_LOOK_EVERY = 1.0
+"""Seconds between two looks whether the event loop of another thread, whose turn it is, runs."""
 
 
 class Turn:
@@ -96,7 +100,22 @@ class Lines:
                 self._advance(key, line)
             return key in self.by_key
 
-    def mixed(self, key: str, turn: Turn) -> bool:
+    async def comes(self, key: str, turn: Turn, *, within: float, clock: Clock) -> bool:
+        """Wait for a turn; whether it came `within` so many seconds of `clock`."""
+        while not turn.come.done() and within > 0:
+            pause = min(within, _LOOK_EVERY) if self._mixed(key, turn) else within
+            sleep = asyncio.ensure_future(clock.sleep(pause))
+            try:
+                await asyncio.wait((turn.come, sleep), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleep.cancel()
+            within -= pause
+            if not turn.come.done():
+                self.held(key)  # Takes out the dead, and wakes the next.
+                await asyncio.sleep(0)
+        return turn.come.done()
+
+    def _mixed(self, key: str, turn: Turn) -> bool:
         """Whether the first of the line waits in another event loop than `turn`, and may die."""
         with self._lock:
             line = self.by_key.get(key)

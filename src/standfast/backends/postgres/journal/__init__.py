@@ -1,7 +1,8 @@
 """The journal on PostgreSQL.
 
-`tables` makes the tables, `statements` holds the SQL and why it is safe, `scripts` decides what is
-written, `writer` writes inside a transaction and `store` by itself.
+`tables` makes the tables. `statements` holds the SQL and why it is safe, but for that of who runs
+an instance (`claiming`) and of what is deleted (`purging`). `scripts` decides what is written,
+`writer` writes inside a transaction and `store` by itself.
 """
 
 from standfast.backends.postgres.database import PostgresDatabase

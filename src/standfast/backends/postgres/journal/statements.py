@@ -1,17 +1,19 @@
-"""The SQL of the journal, and the reasons why it is safe.
+"""The SQL of starts, facts, mail and reads, and the reasons why all of the journal's is safe.
+
+Who runs an instance is told in `claiming`, what is deleted in `purging`.
 
 **Fencing.** Every write of a worker first takes ``FOR KEY SHARE`` on the row of its lease, and
 needs to find it; a lease is ended by deleting that row, which waits for those who hold such a lock:
 so a write came before the end, or is refused (see `leases`). An instance is taken from a worker
-only when its lease was ended (`RECLAIM`), so from none whose row is locked, and a plain read tells
-whether the worker owns it. A snapshot that doesn't find a lease any more sees all that was written
-under it.
+only when its lease was ended (`claiming.RECLAIM`), so from none whose row is locked, and a plain
+read tells whether the worker owns it. A snapshot that doesn't find a lease any more sees all that
+was written under it.
 
-One may also give back what it owns and keep its lease (`RELEASE`), in the middle of writes of its
-own. What changes the row of an instance (`APPEND_AND_CHANGE`) locks that row and looks again, for
-facts and row alike, so it is written whole before that or not at all. A fact alone takes no such
-lock: it may come just after, as long as no other owner was first with its number, as if it had
-come just before.
+One may also give back what it owns and keep its lease (`claiming.RELEASE`), in the middle of writes
+of its own. What changes the row of an instance (`APPEND_AND_CHANGE`) locks that row and looks
+again, for facts and row alike, so it is written whole before that or not at all. A fact alone takes
+no such lock: it may come just after, as long as no other owner was first with its number, as
+if it had come just before.
 
 **No lost wake-up.** Whoever sends mail and whoever releases an instance update its row, so one
 waits for the other, and READ COMMITTED evaluates the expressions of the second anew on the row as
@@ -53,7 +55,8 @@ COLUMNS = (
     "wake_at, deadline_at, created_at, updated_at, finished_at"
 )
 
-_LEASE = f"lease AS MATERIALIZED ({HOLDS})"
+LEASE = f"lease AS MATERIALIZED ({HOLDS})"
+"""For a WITH: the lease of $1, held until the end of the transaction, or no row."""
 
 _START = """\
 WITH {lease}created AS (
@@ -86,7 +89,7 @@ _NOTIFY_CREATED = f""",
 # $1: the owner; $2 …: columns of the instances; $17: their first facts. Answers whether the lease
 # holds, and which were created, NULL for all.
 START_OWNED = _START.format(
-    lease=f"{_LEASE}, ",
+    lease=f"{LEASE}, ",
     columns=COLUMNS,
     wake="NULL",
     from_lease=", lease",
@@ -112,7 +115,7 @@ CROSS JOIN LATERAL (SELECT * FROM standfast.instances i WHERE i.pattern = s.patt
 # $1: the owner; $2, $3, $4: instance, number and text of each fact. Answers the instances that were
 # written to, NULL for all.
 APPEND = f"""\
-WITH {_LEASE}, written AS (
+WITH {LEASE}, written AS (
     INSERT INTO standfast.journal (id, seq, fact)
     SELECT f.id, f.seq, f.fact
     FROM lease, unnest($2::uuid[], $3::text::int[], $4::text::text[]) AS f (id, seq, fact)
@@ -127,7 +130,7 @@ SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($2::uuid[])
 # the next five replace what is there, status, step, cause, version (NULL: stays), finished_at;
 # whether it is released, and its wake_at then; how many mails were folded in.
 APPEND_AND_CHANGE = f"""\
-WITH {_LEASE}, locked AS MATERIALIZED (
+WITH {LEASE}, locked AS MATERIALIZED (
     SELECT c.* FROM lease, (
         SELECT * FROM unnest($6::uuid[], $7::text::bool[], $8::text::text[],
                              $9::text::text[], $10::text::text[], $11::text::int[],
@@ -195,7 +198,7 @@ CROSS JOIN LATERAL (SELECT FROM standfast.journal j WHERE j.id = f.id AND j.seq 
 
 # Locks what a batch with mail touches, before anything is written: $2 its own, $3 all of them.
 LOCK = f"""\
-WITH {_LEASE},
+WITH {LEASE},
 locked AS MATERIALIZED (
     SELECT i.id, i.owner FROM standfast.instances i
     WHERE i.id = ANY($3::uuid[]) AND EXISTS (SELECT FROM lease) ORDER BY i.id FOR NO KEY UPDATE
@@ -243,37 +246,6 @@ SELECT ARRAY(SELECT DISTINCT instance FROM input) AS known,
         FROM woken HAVING count(*) > 0)
 """
 
-# $2, $3, $4: kinds; $5 now; $6 limit.
-CLAIM = f"""\
-WITH {_LEASE}, due AS MATERIALIZED (
-    SELECT d.id, d.wake_at
-    FROM lease, unnest($2::text[], $3::text[], $4::int[]) AS k (pattern, name, version)
-    CROSS JOIN LATERAL (
-        SELECT i.id, i.wake_at FROM standfast.instances i
-        WHERE i.pattern = k.pattern AND i.name = k.name AND i.version = k.version
-          AND i.owner IS NULL AND i.wake_at <= $5
-        ORDER BY i.wake_at LIMIT $6 FOR NO KEY UPDATE SKIP LOCKED
-    ) d ORDER BY d.wake_at LIMIT $6
-), claimed AS (
-    UPDATE standfast.instances i SET owner = $1, wake_at = NULL
-    FROM due WHERE i.id = due.id RETURNING i.id, due.wake_at
-)
-SELECT EXISTS (SELECT FROM lease) AS alive,
-       ARRAY(SELECT id FROM claimed ORDER BY claimed.wake_at) AS ids
-"""
-
-OWNED_BY = "SELECT id FROM standfast.instances WHERE owner = $1"
-
-NEXT_WAKE = """\
-SELECT min(w.wake_at) FROM unnest($1::text[], $2::text[], $3::int[]) AS k (pattern, name, version)
-CROSS JOIN LATERAL (
-    SELECT i.wake_at FROM standfast.instances i
-    WHERE i.pattern = k.pattern AND i.name = k.name AND i.version = k.version
-      AND i.owner IS NULL AND i.wake_at IS NOT NULL
-    ORDER BY i.wake_at LIMIT 1
-) w
-"""
-
 _MAIL = "m.instance, m.id, m.kind, m.body, m.at, m.number"
 
 COLLECT = f"""\
@@ -297,56 +269,6 @@ FROM unnest($1::uuid[]) WITH ORDINALITY AS a (id, n)
 JOIN standfast.instances i ON i.id = a.id ORDER BY a.n
 """
 
-SET_ASIDE = f"""\
-WITH {_LEASE}
-UPDATE standfast.instances i
-SET status = $3, cause = $4, owner = NULL, wake_at = NULL, updated_at = {NOW}
-FROM lease WHERE i.id = $2 AND i.owner = lease.token
-RETURNING i.id
-"""
-
-REASSIGN = f"""\
-WITH passive AS (
-    SELECT id FROM standfast.instances
-    WHERE id = ANY($1::uuid[]) AND owner IS NULL AND finished_at IS NULL
-    ORDER BY id FOR UPDATE
-)
-UPDATE standfast.instances i SET version = $2, updated_at = {NOW}
-FROM passive WHERE i.id = passive.id
-RETURNING i.id
-"""
-
-# The kinds that wait, by hopping from one to the next in the index, less those of live workers.
-FLAG = f"""\
-WITH RECURSIVE kind (name, version) AS (
-    (SELECT i.name, i.version FROM standfast.instances i
-     WHERE i.pattern = $1 AND i.owner IS NULL AND i.wake_at IS NOT NULL
-     ORDER BY i.name, i.version LIMIT 1)
-    UNION ALL
-    SELECT n.name, n.version FROM kind k CROSS JOIN LATERAL (
-        SELECT i.name, i.version FROM standfast.instances i
-        WHERE i.pattern = $1 AND i.owner IS NULL AND i.wake_at IS NOT NULL
-          AND (i.name, i.version) > (k.name, k.version)
-        ORDER BY i.name, i.version LIMIT 1) n
-), orphan AS MATERIALIZED (
-    SELECT k.name, k.version FROM kind k WHERE NOT EXISTS (
-        SELECT FROM standfast.leases l WHERE l.expires_at > clock_timestamp()
-        AND (l.note -> 'kinds')::jsonb
-            @> jsonb_build_array(jsonb_build_array($1::text, k.name, k.version)))
-), found AS MATERIALIZED (
-    SELECT f.id FROM orphan o CROSS JOIN LATERAL (
-        SELECT i.id FROM standfast.instances i
-        WHERE i.pattern = $1 AND i.name = o.name AND i.version = o.version
-          AND i.owner IS NULL AND i.wake_at < $2 AND i.status <> $3
-          AND i.finished_at IS NULL
-        FOR NO KEY UPDATE SKIP LOCKED) f
-)
-UPDATE standfast.instances i SET status = $3, updated_at = {NOW},
-    cause = replace(replace($4, '{{name}}', i.name), '{{version}}', i.version::text)
-FROM found WHERE i.id = found.id
-RETURNING {", ".join("i." + column for column in COLUMNS.split(", "))}
-"""
-
 BY_KEY = f"SELECT {COLUMNS} FROM standfast.instances WHERE pattern = $1 AND name = $2 AND key = $3"
 
 BY_ID = f"SELECT {COLUMNS} FROM standfast.instances WHERE id = $1"
@@ -360,95 +282,3 @@ STUCK = f"""\
 SELECT name, status, count(*), min(updated_at) FROM standfast.instances
 WHERE pattern = $1 AND {IS_STUCK} GROUP BY name, status
 """
-
-# A key that begins with an id and a colon is that of a child: `ports.journal.parent_of`.
-_PARENT = """\
-CASE WHEN {0}.key ~ '^[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}:'
-    THEN left({0}.key, 36)::uuid END"""
-# It goes from one place in the table to the next, so that it can go on behind the last: as do all
-# scans that these settings leave (by BRIN, by range of places, of the whole table).
-IN_PLACE = (
-    "SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; "
-    "SET LOCAL synchronize_seqscans = off; SET LOCAL max_parallel_workers_per_gather = 0"
-)
-DOOMED = f"""\
-WITH old AS MATERIALIZED (
-    SELECT i.id, i.ctid AS place, {_PARENT.format("i")} AS parent FROM standfast.instances i
-    WHERE i.pattern = $1 AND i.finished_at < $2 AND i.owner IS NULL AND i.ctid > $4::tid
-    LIMIT $3
-)
-SELECT o.id, o.place, (SELECT p.id FROM standfast.instances p WHERE p.id = o.parent) IS NULL
-FROM old o ORDER BY o.place
-"""
-DOOMED_OF = DOOMED.replace("LIMIT", "AND i.id = ANY($5::uuid[]) LIMIT")
-BEFORE_ALL = (0, 0)
-"""A place before the first row of a table."""
-
-_OLD = "{0}.pattern = $1 AND {0}.finished_at < $2 AND {0}.owner IS NULL"
-LOCK_DOOMED = f"""\
-SELECT i.id FROM standfast.instances i
-WHERE {_OLD.format("i")} AND i.id = ANY($3::uuid[]) FOR UPDATE SKIP LOCKED
-"""
-COUNT_FINISHED = f"""\
-SELECT count(*) FROM standfast.instances i
-WHERE {_OLD.format("i")} AND NOT EXISTS (
-    WITH RECURSIVE above (key, goes) AS (
-        SELECT p.key, coalesce({_OLD.format("p")}, false) FROM standfast.instances p
-        WHERE p.id = {_PARENT.format("i")}
-        UNION ALL
-        SELECT p.key, coalesce({_OLD.format("p")}, false)
-        FROM above a JOIN standfast.instances p ON p.id = {_PARENT.format("a")} WHERE a.goes)
-    SELECT FROM above WHERE NOT goes)
-"""
-PURGE = (
-    "DELETE FROM standfast.journal WHERE id = ANY($1::uuid[])",
-    "DELETE FROM standfast.mail WHERE instance = ANY($1::uuid[])",
-    "DELETE FROM standfast.instances WHERE id = ANY($1::uuid[])",
-)
-
-RELEASE = f"""\
-WITH mine AS MATERIALIZED (
-    SELECT id FROM standfast.instances WHERE owner = $1 ORDER BY id FOR NO KEY UPDATE
-), freed AS (
-    UPDATE standfast.instances i SET owner = NULL, wake_at = {NOW}
-    FROM mine WHERE i.id = mine.id RETURNING i.id
-)
-SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0
-"""
-
-# The owners of instances, by hopping from one to the next in the index. A token is never given
-# again, so an owner without a lease stays one.
-_ORPHANED = """\
-WITH RECURSIVE owner (token) AS (
-    (SELECT i.owner FROM standfast.instances i WHERE i.owner IS NOT NULL ORDER BY i.owner LIMIT 1)
-    UNION ALL
-    SELECT n.owner FROM owner o CROSS JOIN LATERAL (
-        SELECT i.owner FROM standfast.instances i WHERE i.owner > o.token
-        ORDER BY i.owner LIMIT 1) n
-), gone AS MATERIALIZED (
-    SELECT o.token FROM owner o
-    WHERE NOT EXISTS (SELECT FROM standfast.leases l WHERE l.token = o.token)
-)"""
-_RECLAIM = f"""\
-{_ORPHANED}, mine AS MATERIALIZED (
-    SELECT i.id FROM gone JOIN standfast.instances i ON i.owner = gone.token
-    ORDER BY i.id FOR NO KEY UPDATE OF i{{unless_locked}}
-), stood AS (
-    SELECT m.id, (SELECT max(j.seq) FROM standfast.journal j WHERE j.id = m.id) AS at FROM mine m
-), freed AS (
-    UPDATE standfast.instances i SET owner = NULL, stood_at = stood.at,
-        recoveries = CASE WHEN i.stood_at = stood.at THEN i.recoveries + 1 ELSE 1 END,
-        wake_at = {NOW} + CASE WHEN i.stood_at = stood.at
-            THEN least($2, $1 * power(2, least(i.recoveries - 1, 60))) * (1 + random()) / 2
-            ELSE 0 END
-    FROM stood WHERE i.id = stood.id RETURNING i.id
-)
-SELECT (SELECT count(*) FROM gone) AS owners, (SELECT count(*) FROM freed) AS freed,
-       (SELECT pg_notify('{CHANNEL}', '') FROM freed HAVING count(*) > 0)
-"""
-# $1, $2: the pause after the second time in a row, and the longest. Those that nobody is about to
-# change come first, and wait for none of the others.
-RECLAIM_AT_ONCE = _RECLAIM.format(unless_locked=" SKIP LOCKED")
-RECLAIM = _RECLAIM.format(unless_locked="")
-
-OWNED = "SELECT owner, count(*) FROM standfast.instances WHERE owner IS NOT NULL GROUP BY owner"

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
-from standfast.backends.postgres.journal import scripts
+from standfast.backends.postgres.journal import claiming, purging, scripts
 from standfast.backends.postgres.journal import statements as sql
 from standfast.backends.postgres.journal.tables import STUCK as IS_STUCK
 from standfast.backends.postgres.journal.writer import PostgresJournalWriter, instance_of
@@ -106,14 +106,14 @@ class PostgresJournal:
 
     async def claim(self, owner: int, kinds: Kinds, *, now: float, limit: int) -> list[Loaded]:
         """See `JournalStore.claim`."""
-        rows = await self._pool.fetch(sql.CLAIM, owner, *_columns(kinds), now, limit)
+        rows = await self._pool.fetch(claiming.CLAIM, owner, *_columns(kinds), now, limit)
         if not rows[0][0]:
             raise scripts.lost(owner)
         return [one for one in await self.load(rows[0][1]) if one.instance.owner == owner]
 
     async def next_wake(self, kinds: Kinds) -> float | None:
         """See `JournalStore.next_wake`."""
-        rows = await self._pool.fetch(sql.NEXT_WAKE, *_columns(kinds))
+        rows = await self._pool.fetch(claiming.NEXT_WAKE, *_columns(kinds))
         found: float | None = rows[0][0]
         return found
 
@@ -127,12 +127,12 @@ class PostgresJournal:
 
     async def set_aside(self, owner: int, id: UUID, *, status: str, cause: str) -> None:
         """See `JournalStore.set_aside`. Raises `StaleWriter` if `owner` doesn't own it."""
-        if not await self._pool.fetch(sql.SET_ASIDE, owner, id, status, cause):
+        if not await self._pool.fetch(claiming.SET_ASIDE, owner, id, status, cause):
             raise scripts.not_owned(owner, id)
 
     async def reassign(self, ids: Sequence[UUID], *, version: int) -> list[bool]:
         """See `JournalStore.reassign`."""
-        rows = await self._pool.fetch(sql.REASSIGN, list(ids), version)
+        rows = await self._pool.fetch(claiming.REASSIGN, list(ids), version)
         done = {scripts.plain(row[0]) for row in rows}
         return [id in done for id in ids]
 
@@ -140,7 +140,7 @@ class PostgresJournal:
         self, pattern: str, *, due_before: float, status: str, cause: str
     ) -> list[Instance]:
         """See `JournalStore.flag_unclaimable`."""
-        rows = await self._pool.fetch(sql.FLAG, pattern, due_before, status, cause)
+        rows = await self._pool.fetch(claiming.FLAG, pattern, due_before, status, cause)
         return list(map(instance_of, rows))
 
     async def release(self, owner: int) -> None:
@@ -148,22 +148,22 @@ class PostgresJournal:
 
         What the owner was just writing alone, beside no change, may still be written.
         """
-        await self._pool.fetch(sql.RELEASE, owner)
+        await self._pool.fetch(claiming.RELEASE, owner)
 
     async def reclaim(self, *, pause: float = 0.0, longest: float = 0.0) -> int:
         """See `JournalStore.reclaim`. Mail on its way to one of them is waited for."""
-        owners, freed = (await self._pool.fetch(sql.RECLAIM_AT_ONCE, pause, longest))[0][:2]
+        owners, freed = (await self._pool.fetch(claiming.RECLAIM_AT_ONCE, pause, longest))[0][:2]
         if owners:
-            freed += (await self._pool.fetch(sql.RECLAIM, pause, longest))[0][1]
+            freed += (await self._pool.fetch(claiming.RECLAIM, pause, longest))[0][1]
         return int(freed)
 
     async def owned_by(self, owner: int) -> Sequence[UUID]:
         """See `JournalStore.owned_by`."""
-        return [scripts.plain(row[0]) for row in await self._pool.fetch(sql.OWNED_BY, owner)]
+        return [scripts.plain(row[0]) for row in await self._pool.fetch(claiming.OWNED_BY, owner)]
 
     async def owned(self) -> Mapping[int, int]:
         """See `JournalStore.owned`."""
-        return {row[0]: row[1] for row in await self._pool.fetch(sql.OWNED)}
+        return {row[0]: row[1] for row in await self._pool.fetch(claiming.OWNED)}
 
     def within(self, tx: StoreTransaction) -> PostgresJournalWriter:
         """See `JournalStore.within`."""
@@ -247,22 +247,22 @@ class PostgresJournal:
         after: object | None = None,
     ) -> Purged:
         """See `JournalStore.purge`. Leaves those that a worker owns."""
-        place = sql.BEFORE_ALL if after is None else after
+        place = purging.BEFORE_ALL if after is None else after
         which = (list(ids),) if ids else ()
         try:
             async with self._pool.begin(freely=True) as connection:
-                statement = sql.DOOMED_OF if ids else sql.DOOMED
-                await connection.execute(sql.IN_PLACE)
+                statement = purging.DOOMED_OF if ids else purging.DOOMED
+                await connection.execute(purging.IN_PLACE)
                 rows = await connection.fetch(
                     statement, pattern, finished_before, limit, place, *which
                 )
                 doomed = [id for id, _, is_alone in rows if is_alone]
                 if doomed:
                     locked = await connection.fetch(
-                        sql.LOCK_DOOMED, pattern, finished_before, doomed
+                        purging.LOCK_DOOMED, pattern, finished_before, doomed
                     )
                     doomed = [row[0] for row in locked]
-                for deletion in sql.PURGE if doomed else ():
+                for deletion in purging.PURGE if doomed else ():
                     await connection.execute(deletion, doomed)
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place) from error
@@ -273,7 +273,7 @@ class PostgresJournal:
         try:
             async with self._pool.begin(freely=True) as connection:
                 number: int = await connection.fetchval(
-                    sql.COUNT_FINISHED, pattern, finished_before
+                    purging.COUNT_FINISHED, pattern, finished_before
                 )
         except DRIVER_ERRORS as error:
             raise translate(error, self._pool.place) from error
