@@ -1,6 +1,9 @@
 """What commands remark beside their answers: that no worker is there, that a name is misspelt."""
 
+import asyncio
+import importlib
 import json
+import sys
 
 import pytest
 
@@ -52,6 +55,8 @@ def test_what_lies_unread_without_a_worker_is_told(sagas):
     told = sagas("start", "place-order", "--input", order, "--key", "4")
     assert f"{NOBODY}: it begins when one runs" in told.stderr
     assert f"{NOBODY}, and 2 of these wait for one" in sagas("list").stderr
+    told = sagas("start", "place-order", "--input", order, "--key", "5", "--after", "1d")
+    assert f"{NOBODY}: when its time has come, it waits until one runs" in told.stderr
 
 
 def test_a_name_that_nothing_has_is_told_with_near_ones(sagas, standfast):
@@ -76,3 +81,50 @@ def test_a_name_that_nothing_has_is_told_with_near_ones(sagas, standfast):
     assert told == (
         "error: no saga 'place-ordr' has the key 'parked' (did you mean place-order?)\n"
     )
+
+
+PARCELS = """
+import os
+
+from standfast import Saga, Standfast, child, wait
+
+
+class Parcel(Saga[int]):
+    signature = wait("signed")
+
+
+class Batch(Saga[int]):
+    parcels = child(
+        Parcel,
+        lambda self, input, ctx, item: item,
+        each=lambda self, input, ctx: list(range(input)),
+    )
+
+
+def make():
+    return Standfast(os.environ["SHOP_DATABASE"], migrate=True).add(Batch(), Parcel())
+"""
+
+
+def test_children_that_go_on_after_their_parent_is_resolved_are_told(folder, standfast):
+    (folder / "parcels.py").write_text(PARCELS)
+    sys.path.insert(0, str(folder))
+    parcels = importlib.import_module("parcels")
+
+    async def work():
+        app = parcels.make()
+        async with app.running(drain=2):
+            for key, number in (("one", 1), ("five", 5)):
+                handle = await app.start(parcels.Batch, number, key=key)
+                while len((await handle.timeline()).pending) < number:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(work())
+    options = ["--app", "parcels:make", "--as", "completed", "--reason", "x"]
+    told = standfast("sagas", "resolve", "batch/one", *options)
+    assert "1 child saga goes on all the same: " in told.stderr
+    assert "; cancel or resolve it as well" in told.stderr
+    assert told.stdout == "resolve: asked 1 saga; a worker acts on it\n"
+    told = standfast("sagas", "resolve", "batch/five", *options, "--dry-run")
+    assert "5 child sagas go on all the same: " in told.stderr
+    assert ", …; cancel or resolve them as well" in told.stderr

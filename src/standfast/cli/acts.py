@@ -62,7 +62,7 @@ def start(
             handle = await ops.start(
                 name, data, key=key, correlation_id=correlation_id, at=begins_at, after=after
             )
-            await _note_start(ops, name)
+            await _note_start(ops, name, delayed=at is not None or after is not None)
             return handle
 
     _print_started(perform(begin()), json)
@@ -96,10 +96,11 @@ def fork(
     _print_started(perform(begin()), json)
 
 
-async def _note_start(ops: Operations, name: str) -> None:
+async def _note_start(ops: Operations, name: str, *, delayed: bool = False) -> None:
     """Remark that no worker is there to run what was started."""
     version = ops.sagas.definitions.of(name).version
-    await note_lacking(ops, [(name, version)], "it begins when")
+    then = "when its time has come, it waits until" if delayed else "it begins when"
+    await note_lacking(ops, [(name, version)], then)
 
 
 def _print_started(handle: SagaHandle[Any], json: bool) -> None:

@@ -47,6 +47,16 @@ async def note_due(ops: Operations, instances: Sequence[Instance], now: float) -
             )
 
 
+async def note_children(ops: Operations, instances: Sequence[Instance]) -> None:
+    """Remark which child sagas go on though their parent is ended by hand."""
+    from standfast.saga.timeline import go_on
+
+    for id, goes_on in (await ops.pending(instances)).items():
+        children = [one.child for one in goes_on if one.child is not None]
+        if children:
+            note(f"{id}: {go_on(children)}")
+
+
 def is_due(one: Instance, now: float) -> bool:
     """Whether a worker has to do something with it, and none has it."""
     return one.owner is None and one.wake_at is not None and one.wake_at <= now

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from standfast.cli.batches import carry_out, confirm
 from standfast.cli.loading import load, operating, perform
-from standfast.cli.notices import note_lacking, note_unknown
+from standfast.cli.notices import note_children, note_lacking, note_unknown
 from standfast.cli.options import Chosen, Found
 from standfast.cli.output import as_json, note, say, say_list
 from standfast.cli.tables import print_instances
@@ -34,6 +34,7 @@ def ask(
     `make` makes the act, which is of type `kind`, for those that were found; `verb` says it.
     """
     from standfast.saga.acts import check
+    from standfast.saga.events import ResolveAsked
 
     asked: list[UUID] = []  # only as JSON they are all told
     last = ""
@@ -43,6 +44,8 @@ def ask(
             found = await chosen.find(ops, kind, verb)
             act = make(ops, found.examples)
             check(act)
+            if kind is ResolveAsked:
+                await note_children(ops, found.examples)
             if chosen.dry_run:
                 await _show(ops, kind, chosen, found)
                 note(f"{verb}: would touch {many(found.count)}; nothing was done")
