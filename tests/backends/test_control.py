@@ -87,6 +87,7 @@ def test_what_only_looks_like_it_is_not(dialect, sql):
         ("postgresql", "SELECT $1; SELECT 'a$b$; COMMIT'"),
         ("sqlite", "CREATE TRIGGER t AFTER INSERT ON x BEGIN UPDATE y SET a = 1; END"),
         ("sqlite", "/* /* */ SELECT 1 -- */ COMMIT"),
+        ("postgresql", "/* /* */ COMMIT; */ SELECT 1"),
     ],
 )
 def test_bodies_of_functions_and_triggers_are_not(dialect, sql):

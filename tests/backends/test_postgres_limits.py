@@ -176,6 +176,8 @@ def test_an_answer_to_a_commit_is_an_answer():
     lost = asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
     assert "isn't known" in str(translate_commit(lost, "x"))
     assert "isn't known" in str(translate_commit(TimeoutError(), "x"))
+    ended = asyncpg.AdminShutdownError("terminating connection due to administrator command")
+    assert "isn't known" in str(translate_commit(ended, "x"))
 
 
 async def test_a_table_that_was_altered_says_to_run_it_again(database, direct):

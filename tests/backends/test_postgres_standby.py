@@ -175,7 +175,7 @@ async def test_a_primary_that_was_fenced_is_left_by_who_listens_too(postgres_dsn
     await database.close()
 
 
-async def test_a_standby_may_be_read_from(pair):
+async def test_a_standby_may_be_read_from(pair, monkeypatch):
     dsn = f"{pair.standby.dsn.rpartition('/')[0]}/app"
     database = PostgresDatabase(dsn)
     with pytest.raises(StoreUnavailable, match="say target_session_attrs=any"):
@@ -185,6 +185,11 @@ async def test_a_standby_may_be_read_from(pair):
         await database.open()
         assert await database.pool.fetch("SELECT pg_is_in_recovery()") == [(True,)]
         await database.close()
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "any")
+    database = PostgresDatabase(dsn)
+    await database.open()
+    assert await database.pool.fetch("SELECT pg_is_in_recovery()") == [(True,)]
+    await database.close()
 
 
 async def test_of_several_hosts_the_primary_is_found(pair):

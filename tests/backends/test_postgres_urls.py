@@ -165,6 +165,26 @@ async def test_the_host_that_answers_is_taken(postgres_dsn, tcp_proxy):
     await database.close()
 
 
+async def test_the_host_that_served_last_is_asked_first(postgres_dsn, monkeypatch):
+    asked, connect = [], asyncpg.connect
+
+    async def noted(dsn, **given):
+        asked.append(urlsplit(dsn).port)
+        return await connect(dsn, **given)
+
+    monkeypatch.setattr(asyncpg, "connect", noted)
+    parts = urlsplit(postgres_dsn)
+    hosts = f"127.0.0.1:1,{parts.hostname}:{parts.port}"
+    database = PostgresDatabase(f"postgresql://postgres@{hosts}{parts.path}", min_size=1)
+    await database.open()
+    async with database.transaction() as one, database.transaction() as other:
+        for tx in (one, other):
+            assert await tx.fetch_value("SELECT 1") == 1
+    assert asked[:2] == [1, parts.port]
+    assert set(asked[2:]) == {parts.port}
+    await database.close()
+
+
 async def test_a_service(postgres_dsn, tmp_path, monkeypatch):
     parts = urlsplit(postgres_dsn)
     file = tmp_path / "services"

@@ -1,11 +1,13 @@
 """``standfast run`` ends in bounded time, whatever the user's code does meanwhile."""
 
+import asyncio
 import json
 import signal
 import time
 
 import pytest
 
+from standfast.cli.leaving import run_and_leave
 from tests.cli.test_run import running
 
 DEAF = '''\
@@ -61,3 +63,18 @@ def test_it_ends_and_says_what_hangs(shop, standfast, way, said):
         assert text in err
     # It left as one should: its leases are given up, and others may go on.
     assert json.loads(standfast("services", "deaf:make", "--json").stdout) == []
+
+
+def test_a_call_in_a_thread_that_hadnt_begun_is_never_made():
+    made = []
+
+    def call(number: int) -> None:
+        time.sleep(0.02)
+        made.append(number)
+
+    async def work() -> None:
+        for number in range(60):  # more than there are threads
+            asyncio.get_running_loop().run_in_executor(None, call, number)
+
+    run_and_leave(work())
+    assert 0 < len(made) < 60

@@ -76,7 +76,8 @@ def test_a_name_that_nothing_has_is_told_with_near_ones(sagas, standfast):
     told = sagas("list", "--step", "chargee").stderr
     assert "note: no saga of this app has a step 'chargee' (did you mean charge?)" in told
     assert "note" not in sagas("list", "--name", "place-order", "--status", "running").stderr
-    assert "note" not in sagas("list", "--step", "ship").stderr
+    for step in ("ship", "ship[2]"):  # an item of it
+        assert "note" not in sagas("list", "--step", step).stderr
     told = sagas("show", "place-ordr/parked", code=1).stderr
     assert told == (
         "error: no saga 'place-ordr' has the key 'parked' (did you mean place-order?)\n"

@@ -1,13 +1,16 @@
-"""`standfast workers` tells of processes that have other code under one name."""
+"""`standfast workers` and `services`: who has other code under one name, and since when."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
 from standfast import Standfast
+from standfast.backends.sqlite import SqliteDatabase
+from standfast.cli.processes import services
 from standfast.coordination.membership import MEMBER
 from standfast.ports.leases import LeaseStore
 from standfast.saga.sagas import Sagas
@@ -58,3 +61,22 @@ def test_other_code_under_one_name_is_told(url, standfast):
     assert found["older:3"] == [
         {"name": "order", "version": 1, "fingerprint": None, "differs": True}
     ]
+
+
+def test_since_when_a_service_stands_is_told_by_the_clock_of_the_database(url, monkeypatch, capsys):
+    async def ahead(self: SqliteDatabase, clock: object) -> float:
+        return 5 * 3600.0
+
+    async def look() -> None:
+        app = Standfast(url)
+        async with app:
+            leases = app.database.port(LeaseStore)
+            service = {"name": "sagas", "state": "running", "since": time.time() + 2 * 3600}
+            told = json.dumps({"services": [service]})
+            await leases.acquire([f"{MEMBER}x"], "x:4", ttl=600, note=told)
+        await services(app, False)
+
+    monkeypatch.setattr(SqliteDatabase, "clock_offset", ahead)
+    asyncio.run(look())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("x:4")]
+    assert line.split()[3].startswith("3h")

@@ -204,6 +204,21 @@ async def test_one_that_was_let_go_or_taken_anew_meanwhile_isnt_told_as_lost():
 
 
 @virtually
+async def test_what_was_lost_with_the_membership_isnt_told_under_the_next():
+    """By then it may have been taken anew."""
+    store = Store()
+    membership, _ = store.membership()
+    token = await membership.join()
+    await store.take_away(await membership.hold("x"))
+    await store.take_away(token)
+    assert not await membership.check()
+    membership.forget()
+    await membership.join()
+    assert await membership.hold("x") is not None
+    assert membership.take_lost() == []
+
+
+@virtually
 async def test_leaving_gives_all_up_in_one_call():
     store = Store()
     membership, port = store.membership()

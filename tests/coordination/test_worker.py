@@ -197,6 +197,23 @@ async def test_one_that_waited_for_a_place_of_its_name_is_claimed_as_soon_as_the
 
 
 @virtually
+async def test_what_became_due_while_its_name_had_no_place_is_claimed_as_soon_as_there_is_one():
+    """The place was taken by a start here, so no claim has found that there was none."""
+    shop = Shop(Store(), limits={LIMITED: 1})
+    await shop.begin("due", kind=LIMITED, after=90.0)
+    async with shop.running():
+        await asyncio.sleep(10.0)
+        slots = shop.worker.slots
+        assert slots.take_if_free("limited", 1)
+        await asyncio.sleep(85.0)
+        assert not shop.hands.keys
+        assert slots.give_back("limited"), "somebody waits for it"
+        shop.hands.desk.wake()
+        await asyncio.sleep(SOON)
+        assert shop.hands.keys == ["due"]
+
+
+@virtually
 async def test_who_leaves_a_worker_that_has_room_makes_it_ask_nothing():
     shop = Shop(Store())
     for number in range(10):
@@ -437,7 +454,9 @@ async def test_what_cant_be_taken_in_costs_the_others_nothing(caplog):
     ids = [await shop.begin(f"{number}", after=number - 10.0) for number in range(5)]
     shop.hands.breaks_at = {ids[1], ids[3]}
     async with shop.running():
-        await asyncio.sleep(10.0)
+        await asyncio.sleep(1.0)
+        assert shop.hands.keys == ["0", "2", "4"], "not at once: it would break again, and again"
+        await asyncio.sleep(9.0)
         assert shop.hands.keys == ["0", "1", "2", "3", "4"]
         assert len(shop.hands.taken) == 5
         assert [bool(r.exc_info) for r in caplog.records] == [True, True]

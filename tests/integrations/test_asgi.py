@@ -19,6 +19,7 @@ from standfast.integrations.asgi import (
     by_header,
     client_address,
 )
+from standfast.integrations.rejections import problem
 from standfast.resilience import Bulkhead, RateLimiter
 
 
@@ -321,3 +322,11 @@ def test_how_much_of_an_ipv6_address_counts_is_an_option():
     for wrong in (0, 129):
         with pytest.raises(ConfigurationError, match=f"ipv6_prefix={wrong}"):
             client_address({"client": ("192.0.2.1", 1)}, ipv6_prefix=wrong)
+
+
+@pytest.mark.parametrize(
+    ("wait", "told"), [(1800.0000000001, b"1800"), (1800.1, b"1801"), (0.0, b"1"), (None, b"1")]
+)
+def test_a_wait_is_told_in_whole_seconds_and_no_second_for_an_error_of_rounding(wait, told):
+    _, fields = problem(429, wait)
+    assert dict(fields)[b"retry-after"] == told

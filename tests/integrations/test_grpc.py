@@ -1,17 +1,20 @@
 """The gRPC interceptors against a real server."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import grpc
 import grpc.aio
 import pytest
 
-from standfast.errors import RateLimited
+from standfast.errors import RateLimited, TimedOut
 from standfast.integrations.grpc import AioPolicyInterceptor, PolicyInterceptor
 from standfast.resilience.backoff import Constant
 from standfast.resilience.ratelimit import RateLimiter
 from standfast.resilience.retry import Retry
+from standfast.resilience.timeout import Timeout
 from standfast.testing.manual_clock import ManualClock
 
 METHOD = "/shop.Stock/Reserve"
@@ -120,3 +123,28 @@ async def test_a_rejection_comes_through(ask):
         with pytest.raises(RateLimited):
             await ask(stock, RateLimiter(2, "1h"), times=3)
         assert stock.calls == 2
+
+
+def test_a_call_that_is_sent_when_nobody_waits_any_more_is_cancelled():
+    """Its thread was held up until the policy had given up."""
+    given_up, cancelled = threading.Event(), threading.Event()
+    details = SimpleNamespace(method=METHOD, timeout=None, metadata=None)
+
+    class Late:
+        def cancel(self):
+            cancelled.set()
+
+        def exception(self):
+            return None
+
+        code = details = trailing_metadata = exception
+
+    def send(details, request):
+        given_up.wait(10)
+        return Late()
+
+    interceptor = PolicyInterceptor(Timeout("50ms"))
+    with pytest.raises(TimedOut):
+        interceptor.intercept_unary_unary(send, details, b"x")
+    given_up.set()
+    assert cancelled.wait(10)

@@ -190,6 +190,18 @@ async def test_under_a_timeout_everything_is_cancelled():
 # -- threads ---------------------------------------------------------------------------------
 
 
+def test_in_threads_each_call_comes_a_delay_after_the_one_before():
+    began: list[float] = []
+
+    def slow() -> None:
+        began.append(time.monotonic())
+        time.sleep(0.6)
+
+    Hedge(0.2, most=2)(slow)()
+    _, second, third = began
+    assert third - second >= 0.1
+
+
 def test_around_def_the_second_call_answers_and_the_first_runs_on():
     gate, numbers = threading.Event(), iter(range(5))
 

@@ -543,3 +543,14 @@ async def test_one_that_is_used_again_has_one_timer_for_all_its_calls():
     await asyncio.gather(*(timeout.call(asyncio.sleep, 0) for _ in range(100)))
     assert len(loop._scheduled) == before
     assert not timeout._last_queue[1].scopes
+
+
+async def test_one_that_a_deadline_around_makes_shorter_ends_before_longer_ones():
+    timeout = Timeout(LONG)
+    await timeout.call(asyncio.sleep, 0)  # from the second use on they share a timer
+    longer = asyncio.create_task(timeout.call(forever))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        with within(0.05), pytest.raises(TimedOut, match="the deadline around it came first"):
+            await timeout.call(forever)
+    longer.cancel()

@@ -645,10 +645,17 @@ def test_resolved_by_hand_while_undoing_and_then_undone_by_its_parent():
     assert machine.status == "compensated"
 
 
-def began(plan: Plan) -> Machine:
+def began(plan: Plan, *, deadline_at: float | None = None) -> Machine:
     machine = Machine(ID, plan)
     machine.apply(
-        fx.Started(at=T0, input=msgspec.Raw(b"1"), version=1, key="k", correlation_id="c")
+        fx.Started(
+            at=T0,
+            input=msgspec.Raw(b"1"),
+            version=1,
+            key="k",
+            correlation_id="c",
+            deadline_at=deadline_at,
+        )
     )
     machine.handle(ev.Tick(), T0)
     return machine
@@ -671,6 +678,26 @@ def test_an_undo_in_doubt_that_is_left_over_by_hand_is_done_when_the_parent_undo
     assert machine.status == "compensating"
     (undo,) = machine.commands(T0)
     assert (type(undo), undo.branch.id) == (Undo, "one")
+
+
+def test_a_child_that_was_asked_is_asked_anew_by_the_undo_of_what_was_ended_by_hand():
+    """What it answered meanwhile found nobody who waited for it."""
+    one = StepPlan("one", undo=True, undo_retry=retry.Retry(attempts=1))
+    kid = StepPlan("kid", form="child")
+    word = StepPlan("word", form="wait", after=("one", "kid"), signal="word")
+    machine = began(Plan("saga", 1, [one, kid, word]))
+    machine.commands(T0)
+    machine.handle(ev.Succeeded("one", msgspec.Raw(b"1")), T0)
+    machine.handle(ev.Answered("kid"), T0)
+    machine.handle(ev.ChildFinished("kid", "completed", msgspec.Raw(b"{}")), T0)
+    machine.handle(ev.CancelAsked("stop"), T0)
+    assert {undo.branch.id for undo in machine.commands(T0)} == {"one", "kid"}
+    machine.handle(ev.UndoFailed("one", "broke", retriable=False), T0)
+    machine.handle(ev.Undone("kid"), T0)
+    machine.handle(ev.ResolveAsked("completed", "looks fine"), T0)
+    assert machine.status == "completed"
+    machine.handle(ev.UndoAsked(), T0)
+    assert {undo.branch.id for undo in machine.commands(T0)} == {"one", "kid"}
 
 
 def test_a_saga_that_is_compensated_already_reports_to_the_parent_that_asks():
@@ -709,6 +736,16 @@ def test_a_clock_that_is_set_back_makes_no_sleep_shorter():
     assert machine.status == "waiting"
     machine.handle(ev.Tick(), T0 + 10)
     assert machine.status == "completed"
+
+
+def test_a_clock_that_is_set_back_while_it_is_parked_brings_no_deadline_nearer():
+    one = StepPlan("one", undo=True, on_exhausted="park")
+    machine = began(Plan("saga", 1, [one]), deadline_at=T0 + 60)
+    machine.commands(T0)
+    machine.handle(ev.Failed("one", "lost", retriable=False), T0 + 1)
+    assert machine.status == "parked"
+    machine.handle(ev.RetryAsked("", "ann"), T0 - 3600)
+    assert machine.deadline_at == T0 + 60
 
 
 def test_a_sleep_that_was_begun_keeps_its_time_whatever_the_code_says_now():

@@ -345,10 +345,13 @@ class ClaimingSuite(Suite):
     async def test_reassign(self, database: Database, worker: int) -> None:
         """Passive ones get the version, and are claimed by it; the others are left alone."""
         asleep, busy = await passive(database), await owned(database, worker)
-        answers = await journal(database).reassign([asleep, busy, new_id()], version=7)
-        assert answers == [True, False, False]
+        ended = await owned(database, worker)
+        await journal(database).append(worker, [finish(ended, 0)])
+        answers = await journal(database).reassign([asleep, busy, ended, new_id()], version=7)
+        assert answers == [True, False, False, False]
         assert (await loaded(database, asleep)).instance.version == 7
-        assert (await loaded(database, busy)).instance.version == 1
+        for left in (busy, ended):
+            assert (await loaded(database, left)).instance.version == 1
         assert len((await loaded(database, asleep)).facts) == 1
         assert not await is_due(database, worker, asleep)
         assert await journal(database).reassign([], version=7) == []

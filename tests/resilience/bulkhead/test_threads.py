@@ -180,8 +180,10 @@ def test_a_pool_whose_calls_all_wait_for_each_other_says_so(way: str, threads: i
     pool = ThreadPoolBulkhead(threads, queue=10, name="reports")
     together = threading.Barrier(threads, timeout=HANGS)
     answers: list[str] = []
+    made: list[str] = []
 
     def inner() -> str:
+        made.append("inner")
         return "done"
 
     def outer() -> None:
@@ -197,7 +199,9 @@ def test_a_pool_whose_calls_all_wait_for_each_other_says_so(way: str, threads: i
     assert len(answers) == threads
     assert len(refused) == 1, "the others are served when that one has given up"
     assert "'reports'" in refused[0]
+    pool.close()
     assert pool.queued == 0
+    assert len(made) == threads - 1, "what was refused isn't made later"
 
 
 def test_a_pool_that_calls_itself_takes_another_thread_if_it_may() -> None:

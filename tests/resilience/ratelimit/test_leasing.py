@@ -48,6 +48,12 @@ async def test_most_checks_stay_here(distant, clock):
     assert not (await leased.check()).allowed
 
 
+async def test_who_renews_a_lease_is_told_of_all_that_remains(distant, clock):
+    leased = limiter(LeasedRateLimits(distant, tokens=50, clock=clock), 1000, "1h")
+    assert (await leased.check()).remaining == 999
+    assert (await leased.check()).remaining == 48, "of the lease"
+
+
 async def test_concurrent_callers_share_a_lease(distant, clock):
     leased = limiter(LeasedRateLimits(distant, tokens=50, clock=clock), 1000, "1h")
     answers = await asyncio.gather(*(leased.check() for _ in range(50)))

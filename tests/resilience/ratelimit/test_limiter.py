@@ -320,6 +320,8 @@ async def test_gives_up_in_line(make, clock):
     await clock.run(5)
     with pytest.raises(RateLimited):
         await second
+    told = {name: count for name, count, _ in limiter.measures()}
+    assert told["standfast.rate_limiter.denied"] == 1
     await clock.run(5)
     assert first.done()
     await clock.run(10)
@@ -413,6 +415,29 @@ async def test_cancelled_while_the_store_answers(clock):
     await clock.settle()
     assert all(task.cancelled() for task in tasks)
     assert (await limiter.check(cost=3)).allowed
+
+
+async def test_cancelled_while_the_store_is_away_nothing_is_given_back(clock):
+    """Nothing was handed out: the store would have more than there is when it is back."""
+    asked = []
+
+    class Noting(Distant):
+        async def check(self, requests):
+            asked.extend(request.cost for request in requests)
+            return await super().check(requests)
+
+    store = Noting(clock)
+    limiter = RateLimiter(3, "1h", clock=clock, store=store, name="t", on_store_failure="allow")
+    store.away = True
+    store.gate.clear()
+    task = asyncio.create_task(limiter.acquire(cost=2, max_wait="2h"))
+    await clock.settle()
+    task.cancel()
+    await clock.settle()
+    store.gate.set()
+    await clock.settle()
+    assert task.cancelled()
+    assert asked == [2]
 
 
 async def test_setting_the_system_clock_back_or_forward_changes_nothing(make, clock):

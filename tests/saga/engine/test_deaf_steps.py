@@ -9,7 +9,7 @@ from standfast import Context, Saga, Standfast, Transaction, step
 from standfast.coordination import membership
 from standfast.ports.journal import JournalStore
 from standfast.ports.leases import LeaseStore
-from standfast.saga import executor
+from standfast.saga import executor, runner
 from tests.saga.engine.world import until
 
 BOUND = 10.0
@@ -107,3 +107,40 @@ async def test_another_takes_over_what_a_deaf_step_left(app_url, deaf, hasty):
             deaf.hears.set()
             await handle.result(timeout=BOUND)
         assert await handle.status() == "completed"
+
+
+class Stubborn(Saga[str]):
+    """Each of its attempts goes on until its run is let go, whatever is raised in it."""
+
+    def __init__(self) -> None:
+        self.may_end = [asyncio.Event(), asyncio.Event()]
+        self.begun = 0
+
+    @step(each=lambda *_: [1, 2], no_compensation="x")
+    async def each(self, word: str, ctx: Context, item: int) -> str:
+        run = self.begun // 2
+        self.begun += 1
+        while not self.may_end[run].is_set():
+            try:
+                await self.may_end[run].wait()
+            except asyncio.CancelledError:
+                pass
+        return f"run {run}"
+
+
+async def test_what_a_deaf_attempt_answers_after_its_saga_was_read_anew_counts_for_nothing(
+    app_url, monkeypatch
+):
+    """Another attempt of its step is under way by then."""
+    monkeypatch.setattr(runner, "HEEDS_WITHIN", 0.05)
+    stubborn = Stubborn()
+    app = Standfast(app_url, migrate=True).add(stubborn)
+    async with asyncio.timeout(BOUND), app.running(drain=0.05):
+        handle = await app.start(Stubborn, "x")
+        await until(lambda: stubborn.begun == 2)
+        app.sagas.executor.active[handle.id].task.cancel()  # as foreign code may do it
+        await until(lambda: stubborn.begun == 4)
+        stubborn.may_end[0].set()
+        await until(lambda: len(others()) <= 3)
+        stubborn.may_end[1].set()
+        assert (await handle.result(timeout=BOUND))["each"] == ["run 1", "run 1"]

@@ -369,6 +369,13 @@ def test_the_test_kit_can_be_told_to_raise_them():
     assert run.trace[:2] == ["first failed", "first"]
 
 
+@pytest.mark.parametrize("error", [Refused, lambda text: do_not_retry(OSError(text))])
+def test_a_very_long_error_is_stored_in_part(error):
+    run = run_saga(Tried(raising(lambda: error("x" * 100_000))), "1")
+    assert "x" * 1000 in run.cause
+    assert len(run.cause) < 5000
+
+
 # -- a context of their own ------------------------------------------------------------------------
 
 TENANT: ContextVar[str] = ContextVar("tenant", default="nobody's")

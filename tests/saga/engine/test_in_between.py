@@ -7,6 +7,7 @@ import pytest
 
 from standfast import Context, Saga, SagaParked, Standfast, Transaction, step, wait
 from standfast.backends.memory import MemoryDatabase
+from standfast.backends.memory.journal.store import MemoryJournal
 from standfast.errors import StoreUnavailable
 from standfast.ports.journal import JournalStore
 from standfast.saga.active import Active
@@ -193,3 +194,30 @@ async def test_a_transactional_step_whose_facts_cant_be_written_is_tried_again(w
     assert (result["book"], result["tell"]) == (2, 2)
     kinds = [type(fact).__name__ for fact in (await handle.story()).facts]
     assert kinds.count("StepCompleted") == 2
+
+
+class Told(Saga[int]):
+    word = wait("word")
+
+
+async def test_mail_that_comes_while_one_is_put_to_rest_is_read_at_once(monkeypatch):
+    """Not with the next look: it is due by the store, and its worker knows."""
+    resting, may_rest = asyncio.Event(), asyncio.Event()
+    append = MemoryJournal.append
+
+    async def slow(self, owner, appends):
+        if any(one.release for one in appends):
+            resting.set()
+            await may_rest.wait()
+        return await append(self, owner, appends)
+
+    monkeypatch.setattr(MemoryJournal, "append", slow)
+    app = Standfast("memory://").add(Told())
+    async with app.running(poll=60, linger=0.01):
+        handle = await app.start(Told, 1)
+        await asyncio.wait_for(resting.wait(), 5)
+        await handle.signal("word")
+        active = app.sagas.executor.active[handle.id]
+        await until(lambda: active.inbox)
+        may_rest.set()
+        await handle.result(timeout=5)

@@ -136,6 +136,23 @@ async def test_one_whose_version_no_worker_has_moves_too(durable_url, world):
         assert (await handle.result("10s"))["note"] == "two: 100 note"
 
 
+async def test_of_requests_that_nobody_has_read_the_last_counts(durable_url, world):
+    before = Standfast(durable_url, migrate=True).add(BookOne(world))
+    async with before.running(linger=0.01):
+        handle = await before.start(BookOne, Order("1"), key="k")
+        await until(lambda: waits(handle))
+    after = Standfast(durable_url).add(BookTwo(world), BookThree(world))
+    async with after:
+        handle = await after.saga("book", "k")
+        for version in (3, 2):
+            await move(after, handle, version)
+    async with after.running(poll=0.1):
+        handle = await after.saga("book", "k")
+        await handle.signal("approved")
+        assert (await handle.result("10s"))["note"] == "two: 100 note"
+        assert await facts_of(handle, fx.Ignored) == []
+
+
 async def test_an_attempt_in_flight_ends_first(work, world):
     going, may_end = asyncio.Event(), asyncio.Event()
 

@@ -1,8 +1,10 @@
 """Finding sagas and acting on them, on every backend."""
 
+import sqlite3
+
 import pytest
 
-from standfast import SagaParked
+from standfast import SagaParked, Standfast
 from standfast.errors import ConfigurationError, SagaConflict, SagaNotFound
 from standfast.ids import new_id
 from standfast.saga import events as ev
@@ -196,6 +198,41 @@ async def test_acts_of_programs_reach_those_they_are_for(work, world):
         return counts == {("approved", "completed"): 1, ("approved", "compensated"): 4}
 
     await until(ended)
+
+
+async def test_a_fork_needs_no_more_of_a_journal_than_the_input(tmp_path, world):
+    app = Standfast(f"sqlite:///{tmp_path}/app.db", migrate=True).add(Trip(world))
+    async with app.running():
+        handle = await app.start(Trip, Order("1"), key="1")
+        await handle.result(timeout=10)
+        with sqlite3.connect(tmp_path / "app.db") as con:
+            con.execute("UPDATE standfast_journal SET fact = '{' WHERE seq = 1")
+        fork = await app.operations.fork(handle.id, key="2")
+        await fork.result(timeout=10)
+
+
+async def test_any_number_may_be_named_at_once(world):
+    async with Standfast("memory://").add(Trip(world)) as app:
+        ids = [(await app.start(Trip, Order(str(number)))).id for number in range(501)]
+        assert await app.operations.ids_of(ids) == ids
+        with pytest.raises(SagaNotFound):
+            await app.operations.ids_of([*ids, new_id()])
+
+
+async def test_what_is_deleted_while_an_act_goes_on_isnt_told_of(work, world):
+    app = await work(Trip(world))
+    ops = app.operations
+    ids = []
+    for key in ("first", "second"):
+        handle = await app.start(Trip, Order(key), key=key)
+        await handle.result(timeout=10)
+        await until(lambda: _at_rest(app, handle))
+        ids.append(handle.id)
+    telling = ops.tell(ev.CancelAsked("late"), ids, batch=1)
+    assert await anext(telling) == (1, ids[:1])
+    deleted = [number async for number in ops.purge(finished_for="0s")]
+    assert deleted
+    assert [told async for told in telling] == []
 
 
 async def test_an_act_on_many_goes_on_where_it_was_stopped(work, world):

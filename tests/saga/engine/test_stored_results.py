@@ -80,6 +80,23 @@ async def test_what_one_step_changes_no_other_sees(work, id):
     assert (await handle.result(timeout=WITHIN))["first"] == ["extra"]
 
 
+class Repeated(Saga[Basket]):
+    """Both items are tried twice, and change their input when they succeed."""
+
+    @step(each=lambda self, basket, ctx: ["a", "b"], retry=SOON, no_compensation="a test")
+    async def many(self, basket: Basket, ctx: Context, item: str) -> str:
+        if ctx.attempt == 1:
+            raise OSError("once")
+        basket.items.append(item)
+        return " ".join(basket.items)
+
+
+async def test_what_an_item_that_is_tried_again_changes_no_other_sees(work):
+    app = await work(Repeated())
+    handle = await app.start(Repeated, Basket("1"))
+    assert (await handle.result(timeout=WITHIN))["many"] == ["a", "b"]
+
+
 class Pair(NamedTuple):
     left: int
     right: str
