@@ -82,6 +82,31 @@ class ClaimingSuite(Suite):
             await journal(database).claim(stale, KINDS, now=time.time() + 1, limit=10)
         assert (await loaded(database, id)).instance.owner is None
 
+    async def test_take(self, database: Database, worker: int) -> None:
+        """One by its id, whatever it is, unless another has it."""
+        take, another = journal(database).take, await register(database, "another")
+        waiting = await passive(database, wake_at=None, kind=OTHER_KIND)
+        taken = await owned(database, worker)
+        assert await take(worker, new_id()) is None
+        assert await take(another, taken) is None
+        found = await take(another, waiting)
+        assert found is not None
+        assert (found.instance.id, found.instance.owner) == (waiting, another)
+        assert len(found.facts) == 1
+        assert await take(worker, waiting) is None
+        assert await take(another, waiting) is None
+        await journal(database).append(another, [finish(waiting, 0)])
+        again = await take(worker, waiting)
+        assert again is not None
+        assert (again.instance.owner, again.instance.wake_at) == (worker, None)
+
+    async def test_take_by_a_lost_lease(self, database: Database, stale: int) -> None:
+        """It gets nothing."""
+        id = await passive(database)
+        with pytest.raises(StaleWriter):
+            await journal(database).take(stale, id)
+        assert (await loaded(database, id)).instance.owner is None
+
     async def test_next_wake(self, database: Database, worker: int) -> None:
         """The earliest of the passive ones of these kinds; owned and finished ones don't count."""
         now = time.time()

@@ -284,6 +284,13 @@ class JournalStore(Protocol):
         """
         ...
 
+    async def take(self, owner: int, id: UUID) -> Loaded | None:
+        """Take one passive instance, of whatever kind, due or not, and load it.
+
+        None where there is none, or another has it. Else as `claim`.
+        """
+        ...
+
     async def next_wake(self, kinds: Sequence[tuple[str, str, int]]) -> float | None:
         """When the next passive instance of these kinds is due, or None if there is none."""
         ...

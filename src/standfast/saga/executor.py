@@ -106,6 +106,14 @@ class SagaExecutor:
             return
         except StandfastError as error:
             extra = log_fields_of(instance, holder)
+            if await runner.settle(loaded):
+                if instance.finished_at is None:
+                    log.warning(
+                        "saga %s, which can't be run, was resolved by hand",
+                        instance.id,
+                        extra=extra,
+                    )
+                return
             log.error("saga %s can't be run: %s", instance.id, error, extra=extra)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH], extra)
             return

@@ -251,6 +251,11 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyFact] = msgspec.json.Decoder(AnyFact)
 
 
+def by_hand(reason: str) -> str:
+    """The cause of what an operator ended."""
+    return f"resolved by hand: {reason}"
+
+
 def encode(fact: Fact) -> str:
     """The fact as JSON text."""
     return _encoder.encode(fact).decode()

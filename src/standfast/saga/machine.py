@@ -315,7 +315,7 @@ class Machine(SagaState):
     def _resolved(self, event: ev.ResolveAsked, now: float, random: float) -> None:
         if self.outcome:
             self._ignore(now, "resolve", f"the saga has already {self._ended}")
-        elif not self._is_at_rest:
+        elif not self._is_at_rest(now):
             self._ignore(now, "resolve", f"the saga is {self.status}: only one at rest can be")
         else:
             self._emit(
@@ -328,12 +328,14 @@ class Machine(SagaState):
                 )
             )
 
-    @property
-    def _is_at_rest(self) -> bool:
-        if self.running or self.undoing:
-            return not self.running and self.status == "compensation_failed"
+    def _is_at_rest(self, now: float) -> bool:
+        """Whether nothing is under way: what goes on waits for mail, for time, or an operator."""
+        if self.running:
+            return False
+        if self.undoing:
+            return all(b.retry_at > now for b in self.undo_ready())
         # What waits under a condition asks it anew after a reload: it rests all the same.
-        return all(b.is_passive or b.needs_answer for b in self.open.values())
+        return all(b.is_passive or b.needs_answer or b.retry_at > now for b in self.open.values())
 
     def _child_finished(self, event: ev.ChildFinished, now: float, random: float) -> None:
         branch = self.branches.get(self.names.current(event.child))

@@ -21,6 +21,7 @@ from standfast.codec import with_defaults
 from standfast.durations import Age, Duration, age
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord
 from standfast.ports.journal import Filter, Instance
+from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO, check
@@ -31,6 +32,7 @@ from standfast.saga.inputs import from_json, parsed
 from standfast.saga.purging import purged
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
+from standfast.saga.settling import settle
 from standfast.saga.unknown_fields import unknown_field
 
 Where: TypeAlias = Filter | Which | Iterable[Which]
@@ -167,7 +169,9 @@ class Operations(Finding):
     async def resolve(self, where: Where, outcome: str, *, reason: str, by: str = "") -> int:
         """End what is stuck or waits as "completed" or "compensated", without running anything.
 
-        Child sagas that it waits for go on: its timeline, and a warning in the log, names them.
+        One whose code no live worker has is ended by this process, and one whose journal can't be
+        read by a worker. One that is given by itself may also pause before its next attempt. Child
+        sagas that it waits for go on: its timeline, and a warning in the log, names them.
         Answers how many were asked; see `retry`. Raises `ConfigurationError`.
         """
         return await self._ask(ev.ResolveAsked(outcome, reason, by), where)
@@ -294,10 +298,28 @@ class Operations(Finding):
                 continue
             if isinstance(act, ev.MigrateAsked):  # so that workers of that version may claim them
                 await self.sagas.journal.reassign(some, version=act.version)
+            if isinstance(act, ev.ResolveAsked):
+                await self._settle(some)
             for id in some:
                 self.sagas.executor.sent(id)
             done += len(some)
             yield Progress(done, some)
+
+    async def _settle(self, ids: Sequence[UUID]) -> None:
+        """End those here whose code is gone: neither this process nor any live worker has it."""
+        sagas, known = self.sagas, self.sagas.definitions.by_kind
+        which = Filter(pattern=PATTERN, ids=tuple(ids))
+        gone = [
+            one.id
+            for one in await sagas.journal.find(which, limit=len(ids))
+            if one.owner is None
+            and (PATTERN, one.name, one.version) not in known
+            and await sagas.workers.lack((PATTERN, one.name, one.version))
+        ]
+        if gone:
+            leases = sagas.host.database.port(LeaseStore)
+            for mail in await settle(sagas.journal, leases, gone, sagas.clock):
+                sagas.executor.sent(mail.to)
 
     async def _batches(
         self,

@@ -48,6 +48,7 @@ from standfast.saga.move import MoveRefused, open_instance
 from standfast.saga.prepared import Prepared
 from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog
+from standfast.saga.settling import settled
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
 
@@ -215,6 +216,16 @@ class Runner:
         except StoreError:
             log.exception("saga %s couldn't be set aside; trying again", id, extra=extra)
             self.desk.doubt()
+
+    async def settle(self, loaded: Loaded) -> bool:
+        """End an instance that can't be run, if its mail asks for that; whether it does."""
+        append = settled(loaded, self._clock.now())
+        if append is None:
+            return False
+        await self.appends.submit(append)
+        for mail in append.mails:
+            self._home.sent(mail.to)
+        return True
 
     async def give_back(self, loaded: Loaded, refused: MoveRefused) -> None:
         """Hand an instance that can't move back to the workers of its own version."""

@@ -443,7 +443,7 @@ class SagaState:
 
     def _fold_resolved(self, fact: fx.Resolved) -> None:
         self.outcome = cast(Outcome, fact.outcome)  # as it was checked when it was asked for
-        self.cause = f"resolved by hand: {fact.reason}"
+        self.cause = fx.by_hand(fact.reason)
         self.reports = True
 
     def _fold_migrated(self, fact: fx.Migrated) -> None:

@@ -91,6 +91,16 @@ class MemoryJournal:
                 claimed.append(record.loaded())
             return claimed
 
+    async def take(self, owner: int, id: UUID) -> Loaded | None:
+        """See `JournalStore.take`."""
+        async with self._database.exclusive() as tx:
+            self._leases.check(owner)
+            record = self.staged(tx).edit(id)
+            if record is None or record.instance.owner is not None:
+                return None
+            record.instance.owner, record.instance.wake_at = owner, None
+            return record.loaded()
+
     async def next_wake(self, kinds: Kinds) -> float | None:
         """See `JournalStore.next_wake`."""
         records = self._state.records

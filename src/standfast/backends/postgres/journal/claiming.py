@@ -29,6 +29,14 @@ SELECT EXISTS (SELECT FROM lease) AS alive,
        ARRAY(SELECT id FROM claimed ORDER BY claimed.wake_at) AS ids
 """
 
+TAKE = f"""\
+WITH {LEASE}, taken AS (
+    UPDATE standfast.instances i SET owner = $1, wake_at = NULL
+    FROM lease WHERE i.id = $2 AND i.owner IS NULL RETURNING i.id
+)
+SELECT EXISTS (SELECT FROM lease) AS alive, EXISTS (SELECT FROM taken) AS taken
+"""
+
 OWNED_BY = "SELECT id FROM standfast.instances WHERE owner = $1"
 
 NEXT_WAKE = """\

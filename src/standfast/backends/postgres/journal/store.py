@@ -111,6 +111,13 @@ class PostgresJournal:
             raise scripts.lost(owner)
         return [one for one in await self.load(rows[0][1]) if one.instance.owner == owner]
 
+    async def take(self, owner: int, id: UUID) -> Loaded | None:
+        """See `JournalStore.take`."""
+        rows = await self._pool.fetch(claiming.TAKE, owner, id)
+        if not rows[0][0]:
+            raise scripts.lost(owner)
+        return (await self.load([id]))[0] if rows[0][1] else None
+
     async def next_wake(self, kinds: Kinds) -> float | None:
         """See `JournalStore.next_wake`."""
         rows = await self._pool.fetch(claiming.NEXT_WAKE, *_columns(kinds))

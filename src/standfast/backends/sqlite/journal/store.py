@@ -134,6 +134,20 @@ class SqliteJournal:
 
         return await self._file.transact(work)
 
+    async def take(self, owner: int, id: UUID) -> Loaded | None:
+        """See `JournalStore.take`."""
+
+        def work(con: sqlite3.Connection) -> Loaded | None:
+            run(con, holding(owner))
+            taken = con.execute(
+                "UPDATE standfast_instances SET owner = ?, wake_at = NULL"
+                " WHERE id = ? AND owner IS NULL",
+                (owner, id.bytes),
+            )
+            return reading.load(con, [id])[0] if taken.rowcount else None
+
+        return await self._file.transact(work)
+
     async def next_wake(self, kinds: Kinds) -> float | None:
         """See `JournalStore.next_wake`."""
         return await self._file.read(lambda con: reading.next_wake(con, kinds))
