@@ -28,6 +28,7 @@ class Active:
     __slots__ = (
         "born",
         "child_starts",
+        "claimed_anew",
         "consumed",
         "definition",
         "id",
@@ -58,6 +59,8 @@ class Active:
         """Needed once an attempt has left something in its context."""
         self.is_cut_off: bool = False
         """Whether the worker has ended all of it: what still comes out counts for nothing."""
+        self.claimed_anew: bool = False
+        """Whether the worker claimed it again before its release was heard of: it must go on."""
         self.slots: Slots | None = None
         """Whose slot it takes, and gives back when it is unloaded."""
         self.inbox: deque[ev.Event] = deque()

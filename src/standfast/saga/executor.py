@@ -98,6 +98,12 @@ class SagaExecutor:
         runner, instance = self._runner, loaded.instance
         assert runner is not None
         holder = runner.desk.holder
+        known = self.active.get(instance.id)
+        if known is not None:
+            # It was let go, its driver waits for word of that, and somebody has sent it mail. A
+            # second driver beside that one would do all twice.
+            known.claimed_anew = True
+            return
         try:
             opened = open_instance(self.definitions, loaded)
         except MoveRefused as error:
@@ -250,7 +256,7 @@ class SagaExecutor:
             self.watchers.settled(active.id, active.definition, settled)
         else:
             self.watchers.forget(active.id)
-        if self.active.get(active.id) is active:  # else it was claimed anew before we heard
+        if self.active.get(active.id) is active:  # else it heeded nothing, and was left behind
             del self.active[active.id]
         assert active.slots is not None  # it was launched, maybe in a turn that is over
         starved = active.slots.give_back(active.definition.name)

@@ -145,8 +145,10 @@ class Runner:
                     if again and not await self._insist(active, "it must be read anew", again):
                         break
                     await self._drive(active)
-                    at_rest = True
-                    break
+                    if not active.claimed_anew:
+                        at_rest = True
+                        break
+                    again = partial(self._reload, active, None)
                 except _Reload as reload:
                     again = partial(self._reload, active, reload.event)
                 except StaleWriter as error:
@@ -196,9 +198,13 @@ class Runner:
     async def _reload(self, active: Active, event: ev.Failed | ev.UndoFailed | None) -> bool:
         """Read the instance anew; whether it is still this worker's."""
         await _ended(active.drop_attempts())
-        found = await self._journal.load([active.id])
-        if not found or found[0].instance.owner != self._owner:
-            return False
+        while True:
+            active.claimed_anew = False
+            found = await self._journal.load([active.id])
+            if found and found[0].instance.owner == self._owner:
+                break
+            if not active.claimed_anew:  # else it was claimed after this was read
+                return False
         active.renew(open_instance(self._home.definitions, found[0]), found[0].mails)
         self.desk.hint(active.id)  # what was delivered since it was read is gone from memory
         if event is not None:

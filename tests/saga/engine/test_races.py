@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 
-from standfast import Context, Migration, Saga, SagaHandle, Standfast, step, wait
+from standfast import (
+    Constant,
+    Context,
+    Migration,
+    Retry,
+    Saga,
+    SagaCompensated,
+    SagaHandle,
+    Standfast,
+    step,
+    wait,
+)
+from standfast.errors import StoreUnavailable
 from standfast.ids import new_id
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
@@ -203,3 +215,64 @@ async def test_a_driver_that_is_cancelled_while_its_saga_is_read_anew_reads_it_a
             await asyncio.sleep(0.01)
     await handle.signal("go")
     await handle.result("10s")
+
+
+class Trying(Saga[int]):
+    """Its second step fails, and is to be tried again in an hour."""
+
+    def __init__(self) -> None:
+        self.undone: list[int] = []
+
+    @step
+    async def one(self, number: int, ctx: Context) -> None: ...
+
+    @one.compensation
+    async def undo(self, number: int, ctx: Context) -> None:
+        self.undone.append(ctx.attempt)
+        await asyncio.sleep(0.2)
+
+    @step(retry=Retry(attempts=3, backoff=Constant(3600)), no_compensation="none")
+    async def two(self, number: int, ctx: Context) -> None:
+        raise OSError("away")
+
+
+@pytest.mark.parametrize("answer", ["lost", "late"])
+async def test_one_that_is_claimed_anew_before_its_release_is_heard_of_has_one_driver(
+    app_url, answer
+):
+    """The store let it go and its answer is under way, when mail makes the same worker claim it."""
+    saga = Trying()
+    app = Standfast(app_url, migrate=True).add(saga)
+    journal, claimed, released = app.sagas.store, asyncio.Event(), asyncio.Event()
+    append, claim = journal.append, journal.claim
+
+    async def slow(owner: int, appends: Any) -> Any:
+        if released.is_set() and not claimed.is_set():
+            await claimed.wait()  # the second try, where the answer to the first was lost
+        done = await append(owner, appends)
+        if appends[0].release and not released.is_set():
+            released.set()
+            if answer == "lost":
+                raise StoreUnavailable("the answer was lost")
+            await claimed.wait()
+        return done
+
+    async def noted(*args: Any, **options: Any) -> Any:
+        found = await claim(*args, **options)
+        if found:
+            asyncio.get_running_loop().call_later(0.05, claimed.set)
+        return found
+
+    journal.append, journal.claim = slow, noted  # type: ignore[method-assign]
+    async with app.running(drain=5, linger=0.01, poll=0.1):
+        handle = await app.start(Trying, 1)
+        await asyncio.wait_for(released.wait(), 10)
+        await handle.cancel("not any more")
+        with pytest.raises(SagaCompensated):
+            await handle.result("10s")
+        assert claimed.is_set()
+        assert saga.undone == [1]
+        assert app.sagas.executor.active == {}
+        desk = app.sagas.executor.desk
+        assert desk is not None
+        assert desk.slots.taken == 0
