@@ -2,7 +2,7 @@
 
 import pytest
 
-from standfast.durations import human, seconds
+from standfast.durations import age, human, seconds, time_limit
 from standfast.errors import ConfigurationError
 
 
@@ -22,6 +22,17 @@ def test_just_below_a_minute_it_is_a_minute():
 def test_what_is_none_is_told_so(given):
     with pytest.raises(ConfigurationError, match=r"not a duration|must be finite"):
         seconds(given)
+
+
+def test_of_one_that_is_too_long_is_told_what_can_be_given_instead():
+    with pytest.raises(ConfigurationError, match=r"sleep='40000d': .* years\. Give a shorter one$"):
+        seconds("40000d", name="sleep")
+    with pytest.raises(ConfigurationError, match=r"older_than=.* years\. Give a shorter one$"):
+        age("40000d", name="older_than")
+    with pytest.raises(ConfigurationError, match=r"timeout=.* years\. Give None for no limit$"):
+        time_limit("40000d", name="timeout")
+    assert time_limit(None, name="timeout") is None
+    assert time_limit("0s", name="max_wait", positive=False) == 0
 
 
 @pytest.mark.parametrize(

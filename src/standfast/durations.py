@@ -22,18 +22,21 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 
 
-def seconds(value: Duration, *, name: str = "duration", positive: bool = True) -> float:
+def seconds(
+    value: Duration, *, name: str = "duration", positive: bool = True, without: str = ""
+) -> float:
     """The `value` in seconds.
 
     `name` is the option's name, for the message. With `positive` (the default) zero is refused.
-    Raises `ConfigurationError` for anything that isn't a finite duration of at least zero, and for
-    one of more than a hundred years.
+    `without`: what None stands for, where that may be given instead ("for no limit"). Raises
+    `ConfigurationError` for anything that isn't a finite duration of at least zero, and for one of
+    more than a hundred years.
     """
     result = _parse(value, name)
     if LONGEST < result < math.inf:
         raise ConfigurationError(
-            f"{name}={_short(value)}: longer than a hundred years. Leave it out, or give None, "
-            "for no limit"
+            f"{name}={_short(value)}: longer than a hundred years. Give "
+            f"{f'None {without}' if without else 'a shorter one'}"
         )
     if not math.isfinite(result) or result < 0 or (positive and result == 0):
         wanted = "more than zero" if positive else "zero or more"
@@ -41,21 +44,28 @@ def seconds(value: Duration, *, name: str = "duration", positive: bool = True) -
     return result
 
 
-def age(value: Age, *, name: str, positive: bool = False) -> float:
-    """The `value` in seconds, as the age at which something is deleted: with a unit.
+def time_limit(value: Duration | None, *, name: str, positive: bool = True) -> float | None:
+    """The `value` in seconds, as a limit: None is none. Otherwise as `seconds`."""
+    if value is None:
+        return None
+    return seconds(value, name=name, positive=positive, without="for no limit")
 
-    Whoever writes 30 may mean days, and what was deleted after seconds doesn't come back: so a bare
-    number is refused. `name` and `positive` are as for `seconds`, as is what it raises.
+
+def age(value: Age, *, name: str, positive: bool = False, without: str = "") -> float:
+    """The `value` in seconds, as the age by which something is chosen: with a unit.
+
+    Whoever writes 30 may mean days, and what was deleted or cancelled after seconds doesn't come
+    back: so a bare number is refused. The options are as for `seconds`, as is what it raises.
     """
     given: object = value.strip() if isinstance(value, str) else value
     bare = isinstance(given, (int, float)) and not isinstance(given, bool)
     if bare or (isinstance(given, str) and given.replace(".", "", 1).isdecimal()):
         number = _short(given).strip("'")
         raise ConfigurationError(
-            f"{name}={_short(value)}: give {number} a unit, such as '{number}d': as seconds "
-            "it would delete far too much, if days are meant"
+            f"{name}={_short(value)}: give {number} a unit, such as '{number}d': it "
+            "would be taken as seconds, where days may be meant"
         )
-    return seconds(value, name=name, positive=positive)
+    return seconds(value, name=name, positive=positive, without=without)
 
 
 def _parse(value: Duration, name: str) -> float:

@@ -59,6 +59,26 @@ def test_what_lies_unread_without_a_worker_is_told(sagas):
     assert f"{NOBODY}: when its time has come, it waits until one runs" in told.stderr
 
 
+def test_of_a_move_is_told_whether_a_worker_has_the_version_that_it_leads_to(sagas, standfast):
+    target = ("--app", "sqlite:///shop.db")  # without code that knows which versions there are
+    told = standfast("sagas", "migrate", *target, "place-order/parked", "--to", "2").stderr
+    assert "no live worker has place-order v2: they are acted on when one runs" in told
+    assert NOBODY not in told
+
+
+def test_what_is_resolved_at_once_waits_for_no_worker(sagas, standfast):
+    how = ("resolve", "place-order/parked", "--as", "completed", "--reason", "by hand")
+    told = standfast("sagas", *how, "--app", "sqlite:///shop.db")
+    assert told.stdout == "resolve: asked 1 saga; it was done at once\n"
+    assert NOBODY not in told.stderr
+
+
+def test_of_what_a_worker_resolves_is_told_that_there_is_none(sagas):
+    told = sagas("resolve", "place-order/parked", "--as", "completed", "--reason", "by hand")
+    assert told.stdout == "resolve: asked 1 saga; a worker acts on it\n"
+    assert f"{NOBODY}: they are acted on when one runs" in told.stderr
+
+
 def test_a_name_that_nothing_has_is_told_with_near_ones(sagas, standfast):
     said = "note: no saga is named 'place-ordr' in this app or its database (did you mean"
     for command in (

@@ -20,6 +20,14 @@ def test_the_table_has_each_call_that_logs():
     assert told == rows, "the rows are sorted by level, logger and message"
 
 
+def test_what_tells_of_a_saga_has_its_name_and_its_id():
+    told = {call.message for call in log_calls.calls() if call.carries.startswith("fields")}
+    told = {message for message in told if message.startswith("saga …")}
+    told -= {"saga …: … more failed attempts of … weren't logged, of at most … in … s"}
+    assert told
+    assert [message for message in told if not message.startswith("saga … …")] == []
+
+
 def test_it_finds_the_calls():
     found = log_calls.calls()
     assert len(found) > 40

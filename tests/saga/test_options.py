@@ -114,7 +114,7 @@ WRONG = [
     ({"retry": 0}, "has retry=0: give a policy"),
     ({"retry": "3"}, "has retry='3': give a policy"),
     ({"timeout": 10**400}, "timeout=.*"),
-    ({"timeout": "999999w"}, "longer than a hundred years"),
+    ({"timeout": "999999w"}, "longer than a hundred years. Give None for no limit"),
     ({"timeout": NAN}, "timeout=nan"),
     ({"timeout": -1}, "timeout=-1"),
     ({"timeout": True}, "timeout=True: not a duration"),

@@ -1,13 +1,18 @@
 """Errors that differ only in details are one; and what is stuck comes in groups."""
 
 import dataclasses
+from ipaddress import IPv6Address
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from standfast.errors import SagaNotFound
 from standfast.ids import new_id
-from standfast.ports.journal import Instance
+from standfast.ports.journal import Instance, Loaded
+from standfast.saga.executor import SagaExecutor
+from standfast.saga.registry import Definitions
 from standfast.saga.stuck_groups import LONGEST, grouped, normalised
 
 
@@ -26,16 +31,58 @@ from standfast.saga.stuck_groups import LONGEST, grouped, normalised
         ("since 2026-11-27T08:21:00.123Z, and 2026-11-27 08:21", "since <time>, and <time>"),
         ("at 08:21:00 it broke\nwith\ta tab", "at <time> it broke with a tab"),
         (
-            "utf8 and h2 stay, 5s and 10.0.0.1:5432 don't",
-            "utf8 and h2 stay, <n>s and <n>:<n> don't",
+            "utf8, db17, scan_12.pdf and a7b, 5s, 1h30m, 10-3, -3 and 10.0.0.1:5432",
+            "utf<n>, db<n>, scan_<n>.pdf and a<n>b, <n>s, <n>h<n>m, <n>-<n>, <n> and <n>:<n>",
         ),
         ("pack[3]: too heavy", "pack[<n>]: too heavy"),
         ("", ""),
-        ("\x1b[31mred\x1b[0m", "\\x1b[<n>mred\\x1b[<n>m"),
+        ("SN0042/A17 for user17@example.com", "SN<n>/A<n> for user<n>@example.com"),
+        ("order_0192f3a4-7d10-7aaa-8bbb-0123456789ab", "order_<id>"),
+        ("backup_2026-11-27 of id_3fa9c2d1", "backup_<time> of id_<hex>"),
+        ("from 00:1A:2b:3c:4d:5e and 00-1a-2b-3c-4d-5e", "from <id> and <id>"),
+        ("[2001:db8::a]:80, fe80::1%eth0 and ::1: no", "[<id>]:<n>, <id>%eth<n> and <id>: no"),
+        ("2001:db8:0:0:0:0:0:1 has no route", "<id> has no route"),
+        ("std::error, a::b and pkg::v2", "std::error, a::b and pkg::v<n>"),
+        ("01ARZ3NDEKTSV4RRFFQ69G5FAV or V1StGXR8_Z5jdHi6B-myT", "<id> or <id>"),
+        ("pi_3MtwBwLkdIwHu7ix28a3tqPK, web-7d4bxc6f5d-x2x9z", "pi_<id>, web-<id>-<id>"),
+        ("ord_qwertyu7asdfgh, 20261127T082100", "ord_<id>, <id>"),
+        ("OAuth2TokenExpired: 640x480", "OAuth<n>TokenExpired: <n>x<n>"),
+        ("\x1b[31mred\x1b[0m", "\\x<n>b[<n>mred\\x<n>b[<n>m"),
     ],
 )
 def test_what_differs_is_folded(error, expected):
     assert normalised(error) == expected
+
+
+def test_the_version_that_is_needed_is_told():
+    for version in (2, 3):
+        cause = SagaExecutor.orphaned.cause.format(version=version, name="order-7")
+        assert normalised(cause) == cause
+    definitions = Definitions()
+    with pytest.raises(SagaNotFound) as unknown:
+        definitions.machine(Loaded(row(""), []))
+    assert normalised(str(unknown.value)) == str(unknown.value)
+    assert normalised("row 7 has version 12") == "row <n> has version <n>"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda chance: f"SN{chance.randrange(10**6):04}",
+        lambda chance: f"/tmp/upload/scan{chance.randrange(10**6)}.pdf",
+        lambda chance: chance.randbytes(6).hex(":"),
+        lambda chance: f"2001:db8::{chance.randrange(2**16):x}",
+        lambda chance: IPv6Address(chance.randbytes(16)).compressed,
+        lambda chance: "01" + "".join(chance.choices("0123456789ABCDEFGHJKMNPQRSTVWXYZ", k=24)),
+    ],
+)
+def test_one_failure_of_many_is_one_group(made):
+    chance = Random(7)
+    assert {normalised(f"OSError: {made(chance)} is away") for _ in range(500)} <= {
+        "OSError: SN<n> is away",
+        "OSError: /tmp/upload/scan<n>.pdf is away",
+        "OSError: <id> is away",
+    }
 
 
 @given(st.text(), st.integers(), st.uuids(), st.floats(allow_nan=False, allow_infinity=False))

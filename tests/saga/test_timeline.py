@@ -103,6 +103,14 @@ def test_every_kind_of_fact_is_told():
     assert {type(fact) for fact in FACTS} == set(typing.get_args(fx.AnyFact))
 
 
+def test_long_times_are_aligned_too():
+    late = fx.StepCompleted(at=1000.000316, branch="pack")
+    assert as_text(entries([FACTS[0], late, fx.Begun(at=1001.0)])).splitlines()[1:] == [
+        "+0.000316s  pack  completed",
+        "       +1s        begins",
+    ]
+
+
 def test_an_empty_journal():
     assert as_text(entries([])) == ""
 

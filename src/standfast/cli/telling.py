@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from standfast.cli.batches import carry_out, confirm
@@ -38,8 +39,10 @@ def ask(
 
     asked: list[UUID] = []  # only as JSON they are all told
     last = ""
+    kinds: list[tuple[str, int]] = []
 
     async def act() -> None:
+        nonlocal kinds
         async with operating(load(app)) as ops:
             found = await chosen.find(ops, kind, verb)
             act = make(ops, found.examples)
@@ -69,17 +72,33 @@ def ask(
 
             done = await carry_out(told(), verb, found.count, remedy=remedy)
             if done:
-                kinds = [(one.name, one.version) for one in found.examples]
+                kinds = await _acting(ops, act, found.examples)
                 await note_lacking(ops, kinds, "they are acted on when")
             else:
                 await note_unknown(ops, chosen)
         if chosen.json:
             say(as_json({"asked": done, "ids": [str(id) for id in asked]}))
         else:
-            acting = "; a worker acts on it" if done else ": nothing that it could change"
-            say(f"{verb}: asked {many(done)}{acting}")
+            acting = "; a worker acts on it" if kinds else "; it was done at once"
+            say(f"{verb}: asked {many(done)}{acting if done else ': nothing that it could change'}")
 
     perform(act())
+
+
+async def _acting(
+    ops: Operations, act: Mailed, examples: Sequence[Instance]
+) -> list[tuple[str, int]]:
+    """The (name, version) whose workers carry an act out."""
+    from standfast.saga.events import MigrateAsked, ResolveAsked
+    from standfast.saga.status import UNFINISHED
+
+    if isinstance(act, MigrateAsked):  # done by those of the version that it leads to
+        return [(one.name, act.version) for one in examples]
+    if isinstance(act, ResolveAsked):  # done at once where nobody has the code
+        ids = tuple(one.id for one in examples)
+        left = replace(ops.select(statuses=UNFINISHED), ids=ids)
+        examples = [one async for one in ops.each(left)]
+    return [(one.name, one.version) for one in examples]
 
 
 SHOWN = 100

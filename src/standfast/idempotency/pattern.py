@@ -34,7 +34,9 @@ class Barrier(Pattern):
     def __init__(self, *, kept_for: Age | None = None) -> None:
         self._kept_for: float | None = None
         if kept_for is not None:
-            self._kept_for = age(kept_for, name="kept_for", positive=True)
+            self._kept_for = age(
+                kept_for, name="kept_for", positive=True, without="to keep for ever"
+            )
             self.ports = (MarkStore, LeaseStore)
 
     def attach(self, host: Host) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from standfast.checks import whole
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, time_limit
 from standfast.resilience.forking import survives_fork, unlock
 from standfast.resilience.functions import plain
 from standfast.resilience.in_progress import IN_PROGRESS
@@ -37,7 +37,7 @@ class LastGood:
         whole(size, name="size")
         if key is not None:
             plain(key, name="key", wanted="a function of the call's arguments")
-        self.max_age: float | None = None if max_age is None else seconds(max_age, name="max_age")
+        self.max_age: float | None = time_limit(max_age, name="max_age")
         self.size: int = size
         self._key = key
         self._kept: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from standfast.checks import flag, text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, seconds, time_limit
 from standfast.errors import ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
 from standfast.resilience.backoff import Backoff, Exponential
@@ -79,8 +79,7 @@ class Retry(Policy):
         text(self.name)
         if self.attempts is not None:
             whole(self.attempts, name="attempts")
-        if self.total is not None:
-            object.__setattr__(self, "total", seconds(self.total, name="total"))
+        object.__setattr__(self, "total", time_limit(self.total, name="total"))
         longest = seconds(self.max_retry_after, name="max_retry_after", positive=False)
         object.__setattr__(self, "max_retry_after", longest)
         if not isinstance(self.backoff, Backoff):

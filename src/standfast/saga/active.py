@@ -92,7 +92,8 @@ class Active:
             event = ev.from_mail(mail.subject, mail.body)
         except CorruptRecord:
             log.exception(
-                "saga %s: dropped unreadable mail %s",
+                "saga %s %s: dropped unreadable mail %s",
+                self.definition.name,
                 self.id,
                 mail.id,
                 extra=log_fields(self.definition.name, self.machine, None, "", 0),

@@ -6,7 +6,7 @@ from typing import Any
 
 from standfast.checks import flag, whole
 from standfast.codec import JSON, Codec, is_loose
-from standfast.durations import seconds
+from standfast.durations import time_limit
 from standfast.errors import (
     CodecError,
     ConfigurationError,
@@ -242,7 +242,7 @@ def _plan(cls: type[Saga[Any]], name: str, steps: dict[str, Step[Any, Any]]) -> 
         before = current.name
     past = _past_pivot(steps, afters)
     plans = [s.plan(afters[s.name], past_pivot=s.name in past) for s in steps.values()]
-    deadline = None if cls.deadline is None else seconds(cls.deadline, name=f"{name}.deadline")
+    deadline = time_limit(cls.deadline, name=f"{name}.deadline")
     plan = Plan(name, cls.version, plans, deadline, deadline_ends_parked=cls.deadline_ends_parked)
     check_functions(plan, steps)
     return plan

@@ -107,7 +107,8 @@ class SagaExecutor:
         try:
             opened = open_instance(self.definitions, loaded)
         except MoveRefused as error:
-            log.error("saga %s: %s", instance.id, error, extra=log_fields_of(instance, holder))
+            extra = log_fields_of(instance, holder)
+            log.error("saga %s %s: %s", instance.name, instance.id, error, extra=extra)
             await runner.give_back(loaded, error)
             return
         except StandfastError as error:
@@ -115,19 +116,20 @@ class SagaExecutor:
             if await runner.settle(loaded):
                 if instance.finished_at is None:
                     log.warning(
-                        "saga %s, which can't be run, was resolved by hand",
+                        "saga %s %s, which can't be run, was resolved by hand",
+                        instance.name,
                         instance.id,
                         extra=extra,
                     )
                 return
-            log.error("saga %s can't be run: %s", instance.id, error, extra=extra)
+            log.error("saga %s %s can't be run: %s", instance.name, instance.id, error, extra=extra)
             await runner.set_aside(instance.id, told(error)[:ERROR_LENGTH], extra)
             return
         except BaseException as error:  # the user's code, or ours: it won't go better the next time
             if isinstance(error, KeyboardInterrupt):
                 raise
             extra = log_fields_of(instance, holder)
-            log.exception("saga %s can't be run", instance.id, extra=extra)
+            log.exception("saga %s %s can't be run", instance.name, instance.id, extra=extra)
             await runner.set_aside(instance.id, describe(error), extra)
             return
         opened.machine.reports = False
@@ -149,10 +151,10 @@ class SagaExecutor:
         if recoveries == 1:  # what every deployment that doesn't drain brings about
             return
         log.warning(
-            "saga %s (%s): its process died %d times in a row, with nothing done in between; "
+            "saga %s %s: its process died %d times in a row, with nothing done in between; "
             "trying again",
-            active.id,
             active.definition.name,
+            active.id,
             recoveries,
             extra=extra,
         )
@@ -190,10 +192,10 @@ class SagaExecutor:
         assert self._runner is not None
         about = log_fields(active.definition.name, active.machine, None, "", 0)
         log.error(
-            "saga %s (%s) doesn't heed its cancellation in step %s: going on without it, and "
+            "saga %s %s doesn't heed its cancellation in step %s: going on without it, and "
             "another process may run the step beside it. It is here:\n%s",
-            active.id,
             active.definition.name,
+            active.id,
             ", ".join(sorted(active.machine.running)) or "none",
             where(task),
             extra={**about, "worker": self._runner.desk.holder},

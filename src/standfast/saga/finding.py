@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from standfast.checks import whole
-from standfast.durations import Duration, seconds
+from standfast.durations import Age, age
 from standfast.errors import ConfigurationError, SagaNotFound
 from standfast.ids import parse_id
 from standfast.ports.journal import Filter, Instance, Mail
@@ -57,13 +57,14 @@ class Finding:
         key: str = "",
         step: str = "",
         version: int | None = None,
-        older_than: Duration | None = None,
-        newer_than: Duration | None = None,
+        older_than: Age | None = None,
+        newer_than: Age | None = None,
     ) -> Filter:
         """A filter. Raises `ConfigurationError`.
 
-        `name` may be the saga's class, and `statuses` a single one. Ages count from the start, in
-        seconds or text. A name, key or step that no instance has is no error: it matches nothing.
+        `name` may be the saga's class, and `statuses` a single one. Ages count from the start, as
+        text with a unit or a timedelta (a number is refused, for 3 may be meant in days). A name,
+        key or step that no instance has is no error: it matches nothing.
         """
         if isinstance(name, type) and issubclass(name, Saga):
             name = name.saga_name()
@@ -86,12 +87,8 @@ class Finding:
             key=key,
             step=step,
             version=version,
-            created_before=None
-            if older_than is None
-            else now - seconds(older_than, name="older_than", positive=False),
-            created_after=None
-            if newer_than is None
-            else now - seconds(newer_than, name="newer_than", positive=False),
+            created_before=None if older_than is None else now - age(older_than, name="older_than"),
+            created_after=None if newer_than is None else now - age(newer_than, name="newer_than"),
         )
 
     async def page(self, filter: Filter, *, limit: int = 50, after: UUID | None = None) -> Page:

@@ -16,7 +16,7 @@ from standfast.errors import CodecError, ConfigurationError
 from standfast.saga.annotations import told
 from standfast.saga.definition import Definition
 from standfast.saga.unknown_fields import unknown_field
-from standfast.text import class_of, on_one_line, with_article
+from standfast.text import checked, class_of, on_one_line, with_article
 
 
 def check_class(definition: Definition, input: Any, expected: type) -> None:
@@ -49,6 +49,20 @@ def unreadable(definition: Definition, input: Any, error: CodecError) -> Configu
         f"the input of saga {definition.name!r} couldn't be read back: {error}. Give "
         f"{with_article(told(expected))}{fields}"
     )
+
+
+def as_json(given: object, name: str, instead: str) -> bytes | msgspec.Raw:
+    """JSON that somebody gave as `name`, in whatever form it has. Raises `ConfigurationError`.
+
+    `instead`: what takes the value itself, for those who gave that.
+    """
+    if isinstance(given, str):
+        return checked(given, name=name).encode()
+    if not isinstance(given, (bytes, msgspec.Raw)):
+        raise ConfigurationError(
+            f"{name}={given!r}: give JSON, as bytes or text; {instead} takes the value itself"
+        )
+    return given
 
 
 def from_json(definition: Definition, data: bytes | msgspec.Raw) -> Any:

@@ -28,12 +28,13 @@ from standfast.saga.acts import APPLIES_TO, check
 from standfast.saga.definition import Definition
 from standfast.saga.finding import PAGE, Finding, Which
 from standfast.saga.handle import SagaHandle
-from standfast.saga.inputs import from_json, parsed
+from standfast.saga.inputs import as_json, from_json, parsed
 from standfast.saga.purging import purged
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
 from standfast.saga.settling import settle
 from standfast.saga.unknown_fields import unknown_field
+from standfast.text import class_of, on_one_line
 
 Where: TypeAlias = Filter | Which | Iterable[Which]
 """Which instances an act is for: all that a filter (see `Operations.select`) lets through and that
@@ -80,14 +81,9 @@ class Operations(Finding):
         as `Standfast.start`.
         """
         definition = self.sagas.definitions.of(name)
-        if not isinstance(input, (bytes, str, msgspec.Raw)):
-            raise ConfigurationError(
-                f"input={input!r}: give JSON, as bytes or text; app.start takes the value itself"
-            )
-        if isinstance(input, str):
-            input = input.encode()
-        _check_fields(definition, input)
-        return await self._start(definition, input, key, correlation_id, at=at, after=after)
+        data = as_json(input, "input", "app.start")
+        _check_fields(definition, data)
+        return await self._start(definition, data, key, correlation_id, at=at, after=after)
 
     async def _start(
         self,
@@ -121,11 +117,12 @@ class Operations(Finding):
         definition = self.sagas.definitions.of(instance.name)
         input: Any = msgspec.json.decode(await self._input(id))
         if replace:
+            changes = _fields(replace)
             if not isinstance(input, dict):
                 raise ConfigurationError(
                     f"saga {id} has an input without fields: there is nothing to replace in it"
                 )
-            _check_fields(definition, msgspec.json.encode(replace))
+            _check_fields(definition, changes)
             input = {**input, **replace}
         data = msgspec.json.encode(input)
         return await self._start(definition, data, key, f"fork of {id}")
@@ -183,9 +180,14 @@ class Operations(Finding):
         return await self._ask(ev.CancelAsked(reason, by, force), where)
 
     async def signal(
-        self, where: Where, name: str, payload: bytes = b"null", *, mail_id: str | None = None
+        self,
+        where: Where,
+        name: str,
+        payload: bytes | str | msgspec.Raw = b"null",
+        *,
+        mail_id: str | None = None,
     ) -> int:
-        """Send a signal with a JSON payload; to how many.
+        """Send a signal with a payload as JSON; to how many.
 
         With a `mail_id`, sending it again changes nothing. Raises `ConfigurationError` where one of
         the sagas that this code knows waits for no such signal, or the payload doesn't fit.
@@ -223,9 +225,12 @@ class Operations(Finding):
             kinds |= {(one.name, one.version): one async for one in self.each(some)}
         return list(kinds.values())
 
-    def signalled(self, name: str, payload: bytes, instances: Sequence[Instance]) -> ev.Signalled:
+    def signalled(
+        self, name: str, payload: bytes | str | msgspec.Raw, instances: Sequence[Instance]
+    ) -> ev.Signalled:
         """A signal, for `tell`, checked against the waits of each instance's known definition."""
-        value = parsed(payload, f"the payload of signal {name!r}")
+        data = as_json(payload, "payload", "handle.signal")
+        value = parsed(data, f"the payload of signal {name!r}")
         for kind in {(PATTERN, one.name, one.version) for one in instances}:
             definition = self.sagas.definitions.by_kind.get(kind)
             if definition is None:
@@ -234,7 +239,7 @@ class Operations(Finding):
                 definition.check_signal(name, value)
             except CodecError as error:
                 raise ConfigurationError(f"{error}") from error
-        return ev.Signalled(name, msgspec.Raw(payload))
+        return ev.Signalled(name, msgspec.Raw(data))
 
     def moved(
         self, version: int, instances: Sequence[Instance], *, by: str = ""
@@ -362,6 +367,19 @@ class Operations(Finding):
                 if gone:
                     done += gone
                     yield done
+
+
+def _fields(replace: object) -> bytes:
+    """New values for fields, as JSON. Raises `ConfigurationError` for what can't be that."""
+    try:
+        if isinstance(replace, Mapping):
+            return msgspec.json.encode(replace)
+        problem = f"not {class_of(replace)}"
+    except (TypeError, ValueError, RecursionError) as error:
+        problem = f"and plain JSON values: {error}"
+    raise ConfigurationError(
+        f"replace={on_one_line(repr(replace), 80)}: give a dict of fields, {problem}"
+    )
 
 
 def _check_fields(definition: Definition, data: bytes | msgspec.Raw) -> None:

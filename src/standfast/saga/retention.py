@@ -158,7 +158,7 @@ class Retention(Pattern):
 
 
 def _kept(name: str, kept: Age | None) -> float | None:
-    return None if kept is None else age(kept, name=name)
+    return None if kept is None else age(kept, name=name, without="to keep for ever")
 
 
 def _name(saga: type[Saga[Any]] | str) -> str:

@@ -152,8 +152,8 @@ class Runner:
                 except _Reload as reload:
                     again = partial(self._reload, active, reload.event)
                 except StaleWriter as error:
-                    fields = self._log.fields(active)
-                    log.warning("saga %s: %s", active.id, error, extra=fields)
+                    fields, name = self._log.fields(active), active.definition.name
+                    log.warning("saga %s %s: %s", name, active.id, error, extra=fields)
                     # With the lease intact, an append that seemed to fail had been written.
                     again = partial(self._read_if_ours, active)
                 except asyncio.CancelledError as error:
@@ -163,8 +163,8 @@ class Runner:
                     again = partial(self._read_if_ours, active)
         except BaseException as error:  # of the user's types, when they are decoded, or ours
             self.attempts.raise_if_ended(active, error)
-            fields = self._log.fields(active)
-            log.exception("saga %s can't go on here", active.id, extra=fields)
+            fields, name = self._log.fields(active), active.definition.name
+            log.exception("saga %s %s can't go on here", name, active.id, extra=fields)
             await self.set_aside(active.id, describe(error), fields)
         finally:
             if active.tasks:
@@ -187,8 +187,8 @@ class Runner:
                 return answer
             except STORE_AWAY as error:
                 if self._outage.failed():  # one speaks for all the others
-                    fields = self._log.fields(active)
-                    log.error("saga %s: %s: %s", active.id, what, error, extra=fields)
+                    fields, name = self._log.fields(active), active.definition.name
+                    log.error("saga %s %s: %s: %s", name, active.id, what, error, extra=fields)
                 await self._clock.sleep(delay)
                 delay = min(2.0, delay * 2)
 
@@ -220,7 +220,9 @@ class Runner:
         try:
             await self._journal.set_aside(self._owner, id, status="parked", cause=cause)
         except StoreError:
-            log.exception("saga %s couldn't be set aside; trying again", id, extra=extra)
+            log.exception(
+                "saga %s %s couldn't be set aside; trying again", extra["saga"], id, extra=extra
+            )
             self.desk.doubt()
 
     async def settle(self, loaded: Loaded) -> bool:

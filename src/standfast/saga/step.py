@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, seconds, time_limit
 from standfast.errors import DefinitionError
 from standfast.resilience.backoff import Exponential
 from standfast.resilience.marks import do_not_retry
@@ -164,13 +164,11 @@ class Step(Member, Generic[I, R]):
             conditional=self.when is not None,
             fans_out=self.each is not None,
             limit=given.get("limit"),
-            timeout=None if timeout is None else seconds(timeout, name=f"{self.name}.timeout"),
+            timeout=time_limit(timeout, name=f"{self.name}.timeout"),
             retry=given.get("retry", DURABLE_RETRY),
             on_exhausted=given.get("on_exhausted", default),
             undo=self.undo_function is not None,
-            undo_timeout=None
-            if undo_timeout is None
-            else seconds(undo_timeout, name=f"{self.name} compensation timeout"),
+            undo_timeout=time_limit(undo_timeout, name=f"{self.name} compensation timeout"),
             undo_retry=DURABLE_RETRY if undo_retry is None else undo_retry,
             undo_transactional=self.undo_options.get("transactional", False),
             no_compensation=given.get("no_compensation", ""),

@@ -15,37 +15,75 @@ from standfast.text import on_one_line
 LONGEST = 200
 """Letters of an error that tell groups apart."""
 
-_FOLDS = [
-    (re.compile(pattern, re.IGNORECASE), word)
-    for pattern, word in (
-        (r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "<id>"),
+_SIGNS = {r"\<": r"(?<![^\W_])", r"\>": r"(?![^\W_])", r"\h": "[0-9a-f]{1,4}"}
+"""Of the patterns below: a token of letters and digits begins or ends, and a part of IPv6."""
+_FOLDS = (
+    # What the engine says of a version that isn't there stays: an operator must know which one.
+    ("", r"\bversion \d+ of saga '[^']*'"),
+    # Quotes stand at the edges of words: the one in "isn't" quotes nothing.
+    ("<value>", r"""(?<!\w)(?:'[^']*'|"[^"]*"|`[^`]*`)(?!\w)"""),
+    ("<id>", r"\<[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\>"),
+    # A MAC address.
+    ("<id>", r"\<[0-9a-f]{2}(?P<sign>[:-])[0-9a-f]{2}(?:(?P=sign)[0-9a-f]{2}){4}\>"),
+    # An IPv6 address, in full or shortened; with a digit, for `a::b` is mostly something else.
+    (
+        "<id>",
+        r"(?<![\w:])(?=[a-f:]*\d)(?:(?:\h:){7}\h|(?:\h(?::\h){0,6})?::(?:\h(?::\h){0,6})?)(?!:?\w)",
+    ),
+    (
+        "<time>",
+        r"\<\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?: ?z|[+-]\d\d:?\d\d)?)?",
+    ),
+    ("<time>", r"\<\d\d:\d\d:\d\d(?:[.,]\d+)?"),
+    # A random id with signs in it, such as a nanoid, of the length that those have.
+    (
+        "<id>",
         (
-            r"\b\d{4}-\d\d-\d\d(?:[t ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?: ?z|[+-]\d\d:?\d\d)?)?",
-            "<time>",
+            r"(?<![\w-])(?=[\w-]{21,22}(?![\w-]))(?-i:(?=[\w-]*[a-z])(?=[\w-]*[A-Z]))"
+            r"(?=(?:[\w-]*?(?:[a-z]\d|\d[a-z])){2})[\w-]+"
         ),
-        (r"\b\d\d:\d\d:\d\d(?:[.,]\d+)?", "<time>"),
-        # Quotes stand at the edges of words: the one in "isn't" quotes nothing.
-        (r"(?<!\w)'[^']*'(?!\w)", "<value>"),
-        (r'(?<!\w)"[^"]*"(?!\w)', "<value>"),
-        (r"(?<!\w)`[^`]*`(?!\w)", "<value>"),
-        (r"\b0x[0-9a-f]+\b", "<hex>"),
-        (r"(?<!\.)\b(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{8,}\b", "<hex>"),
-        (r"(?<![a-z_<])[+-]?\d+(?:[.,_]\d+)*(?:e[+-]?\d+)?", "<n>"),
-    )
-]
+    ),
+    ("<hex>", r"\<0x[0-9a-f]+\>"),
+    ("<hex>", r"\<(?=\d*[a-f])(?=[a-f]*\d)[0-9a-f]{8,}\>"),
+    # Other random ids: letters and digits take turns three times, but not as in 1h30m; or twice,
+    # where it is long and no name in CamelCase.
+    (
+        "<id>",
+        r"\<(?=[a-z]+\d+[a-z]+\d|\d+[a-z]+\d+[a-z])(?!(?:\d+(?:[mu]s|[smhdw]))+\>)[a-z\d]+\>",
+    ),
+    (
+        "<id>",
+        r"\<(?=[a-z\d]{12})(?:\d+[a-z]+\d+|(?-i:[a-z]+\d+[a-z]+|[A-Z]+\d+[A-Z]+))\>",
+    ),
+    ("<n>", r"(?:(?<!\w)[+-])?\d+(?:[.,_]\d+)*(?:e[+-]?\d+)?"),
+)
+
+
+def _compiled() -> re.Pattern[str]:
+    """All patterns as one, each a group named after its place in `_FOLDS`: the first that fits."""
+    pattern = "|".join(f"(?P<_{place}>{each})" for place, (_, each) in enumerate(_FOLDS))
+    for sign, meaning in _SIGNS.items():
+        pattern = pattern.replace(sign, meaning)
+    return re.compile(pattern, re.IGNORECASE)
+
+
+_VARYING = _compiled()
 _WHY_UNDONE = re.compile(r" \(compensating, for .*\)$", re.DOTALL)
 
 
 def normalised(error: str) -> str:
     """An error without what differs from one saga to the next, on one line.
 
-    Ids, times, quoted values, hexadecimal and other numbers become ``<id>``, ``<time>``,
-    ``<value>``, ``<hex>`` and ``<n>``. A number that belongs to a word (``utf8``) stays.
+    Ids (and what looks like one: addresses of IPv6 and MAC, tokens of letters and digits mixed),
+    times, quoted values, hexadecimal and other numbers become ``<id>``, ``<time>``, ``<value>``,
+    ``<hex>`` and ``<n>``. The version that no live worker has stays.
     """
-    text = on_one_line(error)
-    for pattern, word in _FOLDS:
-        text = pattern.sub(word, text)
-    return on_one_line(text, LONGEST)
+    return on_one_line(_VARYING.sub(_folded, on_one_line(error)), LONGEST)
+
+
+def _folded(found: re.Match[str]) -> str:
+    word, _ = _FOLDS[int(str(found.lastgroup).removeprefix("_"))]
+    return word or found[0]
 
 
 @dataclass(frozen=True, slots=True)

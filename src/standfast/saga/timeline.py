@@ -130,10 +130,11 @@ def _value(fact: fx.AnyFact) -> Any:
 def as_text(entries: Sequence[Entry]) -> str:
     """The entries as aligned plain text, one line each."""
     subjects = [on_one_line(entry.branch) for entry in entries]
-    width = max(map(len, subjects), default=0)
+    times = [since_start(entry) for entry in entries]
+    left, width = max([9, *map(len, times)]), max(map(len, subjects), default=0)
     return "".join(
-        f"{since_start(entry):>9}  {subject:<{width}}  {entry.text}\n"
-        for entry, subject in zip(entries, subjects, strict=True)
+        f"{time:>{left}}  {subject:<{width}}  {entry.text}\n"
+        for time, subject, entry in zip(times, subjects, entries, strict=True)
     )
 
 

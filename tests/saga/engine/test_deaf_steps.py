@@ -79,7 +79,7 @@ async def test_the_process_leaves_and_gives_up_its_lease(app_url, deaf, word, wh
         assert len(said) == len(deaf.begun), "each of its attempts is told of"
         for told in said:
             assert told.levelno == logging.ERROR
-            assert f"saga {handle.id} (deaf)" in told.getMessage()
+            assert f"saga deaf {handle.id}" in told.getMessage()
             assert f"in step {where}" in told.getMessage()
             assert "in _go_on\n    await self.hears.wait()" in told.getMessage()
         if word != "tx":  # its transaction may keep the store from all other writes

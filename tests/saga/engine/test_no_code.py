@@ -36,6 +36,8 @@ async def test_one_whose_code_is_gone_is_resolved(durable_url, working):
         whole = await app.start(Whole, 2)
         await until(lambda: _waits(gone))
         await until(lambda: _waits(whole))
+        part = await app.sagas.store.by_key("saga", "part", f"{whole.id}:part")
+        await until(lambda: _waits(app.handle(part.id)))
     left = Standfast(durable_url).add(Whole())  # and what it waits for is gone as well
     left.sagas.definitions.check_children = lambda: None  # type: ignore[method-assign]
     async with left.running(poll=0.2, drain=2) if working else left:
@@ -47,8 +49,6 @@ async def test_one_whose_code_is_gone_is_resolved(durable_url, working):
         assert found.owner is None
         last = (await left.handle(gone.id).timeline()).entries[-1]
         assert last.text == "resolved as completed: by phone"
-        key = f"{whole.id}:part"
-        part = await left.sagas.store.by_key("saga", "part", key)
         assert await operations.resolve(part.id, "compensated", reason="by phone") == 1
         assert (await left.sagas.instance(part.id)).status == "compensated"
         assert [lease for lease in await _leases(left) if lease.startswith("resolve")] == []

@@ -83,6 +83,9 @@ async def test_starts_forks_counts_and_exports(work, world):
     assert (await ops.fork(handle.id)).id not in (handle.id, forked.id)
     with pytest.raises(ConfigurationError, match="no field 'price'"):
         await ops.fork(handle.id, replace={"price": 1})
+    for wrong, why in (([1], "not a list"), ({"amount": object()}, "plain JSON"), ("x", "a str")):
+        with pytest.raises(ConfigurationError, match=f"replace=.*: give a dict of fields, .*{why}"):
+            await ops.fork(handle.id, replace=wrong)  # type: ignore[arg-type]
     with pytest.raises(SagaNotFound):
         await ops.fork(new_id())
     await until(lambda: _all_completed(ops, 4))
@@ -134,7 +137,12 @@ async def test_a_signal_is_checked_against_the_waits(work, world):
     ):
         with pytest.raises(ConfigurationError, match=why):
             ops.signalled(name, payload, instances)
-    act = ops.signalled("approved", b'{"by": "ann", "level": 1}', instances)
+    for given in ({"by": "ann"}, 7, None):
+        with pytest.raises(ConfigurationError, match=r"payload=.*: give JSON, as bytes or text"):
+            await ops.signal([handle], "approved", given)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="'approved', by ann, isn't JSON"):
+        await ops.signal([handle], "approved", "by ann")
+    act = ops.signalled("approved", '{"by": "ann", "level": 1}', instances)
     for id in ("first", "first", "second"):
         assert [n.done async for n in ops.tell(act, [handle.id], mail_id=id)] == [1]
     assert (await handle.result(timeout=10))["note"] == "ann ann"

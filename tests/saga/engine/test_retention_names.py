@@ -56,6 +56,8 @@ async def test_a_saga_whose_code_is_gone_is_known_by_its_rows(durable_url, caplo
         (lambda: Retention("30"), r"finished_for='30': give 30 a unit, such as '30d'"),
         (lambda: Retention("1d", by_saga={"trip": 1.5}), r"by_saga\['trip'\]=1.5: give 1.5 a unit"),
         (lambda: Retention("1d", by_saga=[Trip]), "by_saga=.*give a dict"),
+        (lambda: Retention("40000d"), r"finished_for='40000d': .* Give None to keep for ever"),
+        (lambda: Barrier(kept_for="40000d"), r"kept_for='40000d': .* Give None to keep for ever"),
         (lambda: Barrier(kept_for=90), "kept_for=90: give 90 a unit"),
         (lambda: Barrier(kept_for="0s"), "kept_for='0s'"),
     ],
@@ -70,7 +72,7 @@ def test_a_timedelta_has_a_unit():
     Barrier(kept_for=timedelta(days=90))
 
 
-async def test_purges_refuse_it_too():
+async def test_purges_and_filters_refuse_it_too():
     barrier = Barrier()
     async with Standfast("memory://").add(Kept(), barrier) as app:
         for act in (
@@ -81,3 +83,11 @@ async def test_purges_refuse_it_too():
         ):
             with pytest.raises(ConfigurationError, match="give 1 a unit"):
                 await act()
+        select = app.operations.select
+        for made, option in (
+            (lambda: select(older_than=3), "older_than=3"),  # type: ignore[arg-type]
+            (lambda: select(newer_than="3"), "newer_than='3'"),
+        ):
+            with pytest.raises(ConfigurationError, match=f"{option}: give 3 a unit, such as '3d'"):
+                made()
+        assert select(older_than=timedelta(days=3)).created_before is not None

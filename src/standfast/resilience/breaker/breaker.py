@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, seconds, time_limit
 from standfast.errors import CircuitOpen, ConfigurationError, Refused, Rejected, TimedOut
 from standfast.resilience import telemetry
 from standfast.resilience.backoff import Backoff
@@ -154,11 +154,8 @@ class CircuitBreaker(Blocks[Permit]):
             raise ConfigurationError(f"listeners={listeners!r}: give a list of functions")
         self._listeners: list[Listener] = [_listener(one) for one in listeners]
         self._machine = Machine(settings, random())  # noqa: S311
-        self._slow = (
-            _FOR_EVER
-            if slow_call_duration is None
-            else seconds(slow_call_duration, name="slow_call_duration")
-        )
+        slow = time_limit(slow_call_duration, name="slow_call_duration")
+        self._slow = _FOR_EVER if slow is None else slow
         # Up to this long a call may be noted as a success; if its result is judged, never.
         self._quick = self._slow if judge_result is None else -_FOR_EVER
         # Whether that depends on the clock.

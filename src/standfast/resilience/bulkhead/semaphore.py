@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from standfast.checks import text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, time_limit
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
@@ -63,9 +63,7 @@ class Bulkhead(Policy):
         whole(limit, name="limit")
         if queue is not None:
             whole(queue, name="queue", least=0)
-        self._max_wait = (
-            None if max_wait is None else seconds(max_wait, name="max_wait", positive=False)
-        )
+        self._max_wait = time_limit(max_wait, name="max_wait", positive=False)
         if queue and self._max_wait == 0:
             raise ConfigurationError(
                 f"queue={queue!r}, max_wait={max_wait!r}: nobody would ever be in the queue; "

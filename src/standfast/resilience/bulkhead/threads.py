@@ -20,7 +20,7 @@ from weakref import finalize
 
 from standfast.checks import text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, seconds, time_limit
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import place_call
@@ -73,7 +73,7 @@ class ThreadPoolBulkhead(Policy):
             raise ConfigurationError(f"maximum={maximum!r}: must be core={core!r} or more")
         whole(queue, name="queue", least=0)
         self._core, self._maximum, self._capacity = core, maximum, queue
-        self._max_wait = None if max_wait is None else seconds(max_wait, name="max_wait")
+        self._max_wait = time_limit(max_wait, name="max_wait")
         self._monotonic = clock.monotonic
         self._pool = _Pool(core, seconds(keep_alive, name="keep_alive"), name)
         self.name: str = name
