@@ -202,6 +202,20 @@ def _second(process: Process, act):
 
 
 @virtually
+@pytest.mark.parametrize("blocked", [0.0, 7.6])
+async def test_what_cut_an_exclusive_one_off_is_told(caplog, monkeypatch, blocked):
+    monkeypatch.setattr(Supervisor, "blocked_lately", blocked)
+    store = Store()
+    process = store.process(Scripted("alone", exclusive=True))
+    async with process.running():
+        process.port.away = {"renew"}
+        await asyncio.sleep(LEASE)
+        (told,) = [one for one in caplog.messages if "is cut off" in one]
+        assert ("the event loop was blocked for 7.6 s" in told) is bool(blocked)
+        assert ("the store doesn't answer" in told) is not blocked
+
+
+@virtually
 async def test_losing_only_its_own_lease_cuts_only_that_service(caplog):
     store = Store()
     plain, alone = Scripted("plain"), Scripted("alone", exclusive=True)

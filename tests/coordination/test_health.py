@@ -123,6 +123,18 @@ async def test_the_watchdog_knows_for_how_long_the_loop_is_blocked():
     await until(lambda: watchdog.blocked_for == 0.0)
 
 
+async def test_the_watchdog_remembers_for_a_while_that_the_loop_was_blocked():
+    watchdog = Watchdog(0.4)
+    watchdog.start(asyncio.get_running_loop())
+    try:
+        assert watchdog.blocked_lately() == 0.0
+        time.sleep(0.4)
+        await until(lambda: watchdog.blocked_lately() > 0.1)
+        await until(lambda: watchdog.blocked_lately() == 0.0)
+    finally:
+        watchdog.stop()
+
+
 class _Idle:
     name = "idle"
     exclusive = False

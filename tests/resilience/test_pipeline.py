@@ -6,7 +6,9 @@ import inspect
 import pytest
 
 from standfast.errors import CircuitOpen, ConfigurationError, TimedOut
-from standfast.resilience.backoff import Constant
+from standfast.resilience.backoff import Constant, Exponential
+from standfast.resilience.fallback import Fallback
+from standfast.resilience.hedge import Hedge
 from standfast.resilience.order import REFUSED
 from standfast.resilience.pipeline import Pipeline
 from standfast.resilience.policy import Policy
@@ -119,7 +121,7 @@ def test_it_is_a_value():
     assert len(pipeline.policies) == 2
     with pytest.raises(AttributeError):
         pipeline.name = "other"
-    assert repr(pipeline).startswith("Pipeline(Timeout('1s', name=''), Retry(")
+    assert repr(pipeline) == "Pipeline(Timeout('1s'), Retry(), name='payments')"
 
 
 class Block(Policy):
@@ -184,9 +186,46 @@ async def test_a_timeout_around_a_block_of_a_pipeline():
 
 
 async def test_what_cannot_stand_around_a_block_is_told():
-    with pytest.raises(ConfigurationError, match=r"Retry\(.*can't stand around a block"):
-        async with Pipeline(Timeout(1), Retry()):
-            pass
-    refused = pytest.raises(ConfigurationError, match=r"Timeout\(.*can't stand around a block")
-    with refused, Pipeline(Timeout(1)):
-        pass
+    for policy in (Retry(), Fallback(None), Hedge(1)):
+        refused = (
+            rf"^a {type(policy).__name__} can't stand around a block \(`async with`\).* use call"
+        )
+        for around in (policy, Pipeline(policy)):
+            with pytest.raises(ConfigurationError, match=refused):
+                async with around:
+                    pytest.fail("it was entered")
+            with pytest.raises(ConfigurationError, match=refused.replace("async ", "")), around:
+                pytest.fail("it was entered")
+    for around in (Timeout(1), Pipeline(Timeout(1))):
+        refused = pytest.raises(ConfigurationError, match=r"^a Timeout .* write `async with`")
+        with refused, around:
+            pytest.fail("it was entered")
+
+
+async def test_a_retry_around_a_block_is_told_its_loop():
+    with pytest.raises(ConfigurationError, match="`async for attempt in retry: with attempt:`"):
+        async with Retry():
+            pytest.fail("it was entered")
+
+
+def test_a_policy_shows_what_was_given():
+    shown = {
+        "Retry()": Retry(),
+        "Retry(attempts=5, on=(OSError,), name='stock')": Retry(5, on=(OSError,), name="stock"),
+        "Retry(backoff=Exponential(initial=1.0))": Retry(backoff=Exponential("1s")),
+        "Retry(backoff=Constant(every=2.0))": Retry(backoff=Constant(2)),
+        "Timeout('2s')": Timeout(2),
+        "Fallback(None)": Fallback(None),
+        "Fallback('cached', name='rates')": Fallback("cached", name="rates"),
+        "Pipeline(Timeout('2s'), Retry())": Pipeline(Timeout(2), Retry()),
+    }
+    assert [repr(policy) for policy in shown.values()] == list(shown)
+
+
+def test_the_point_comes_before_the_policies():
+    with pytest.raises(ConfigurationError) as refused:
+        Pipeline(Retry(name="outer"), Timeout(1), Retry())
+    assert str(refused.value) == (
+        "Retry inside Retry: their attempts multiply (3 and 3 make 9 calls). Keep one, with the "
+        "attempts you want (it is Retry() inside Retry(name='outer'))"
+    )

@@ -140,12 +140,25 @@ async def nothing(self: object, order: Order, ctx: Context) -> None: ...
 async def of_item(self: object, order: Order, ctx: Context, item: str) -> None: ...
 
 
+async def with_tx(self: object, order: Order, ctx: Context, tx: object) -> None: ...
+
+
+async def of_item_with_tx(
+    self: object, order: Order, ctx: Context, item: str, tx: object
+) -> None: ...
+
+
+async def reads_by_name(self: object, order: Order, context: Context) -> None:
+    order.result("a")
+    context.result("a")
+
+
 def fine(**options: object) -> object:
     return step(no_compensation="none", **options)(nothing)
 
 
-def with_undo(made: Any, **options: Any) -> Any:
-    made.compensation(**options)(nothing)
+def with_undo(made: Any, undo: Any = nothing, **options: Any) -> Any:
+    made.compensation(**options)(undo)
     return made
 
 
@@ -243,9 +256,37 @@ CASES = {
         {"a": with_undo(step(nothing), transactional=True)},
         r"the compensation of 'a' is transactional, so it must take \(self, input, ctx, tx\)",
     ),
+    "tx without transactional": (
+        {"a": step(no_compensation="none")(with_tx)},
+        r"step 'a' must take \(self, input, ctx\), and no .* write @step\(transactional=True\)",
+    ),
+    "undo with tx, not transactional": (
+        {"a": with_undo(step(transactional=True)(with_tx), undo=with_tx)},
+        r"'a' must take \(self, input, ctx\), .* @a\.compensation\(transactional=True\)",
+    ),
+    "undo of an item with tx": (
+        {"a": with_undo(step(each=lambda *_: [])(of_item), undo=of_item_with_tx)},
+        r"\(self, input, ctx, item\), .* write @a\.compensation\(transactional=True\)",
+    ),
+    "transactional, and the remedy": (
+        {"a": fine(transactional=True)},
+        r"ctx, tx\): add tx, or leave out @step\(transactional=True\)",
+    ),
     "more than it is given": (
         {"a": step(no_compensation="none")(of_item)},
         r"step 'a' must take \(self, input, ctx\): missing a required argument: 'item'",
+    ),
+    "a result by name": (
+        {"a": fine(), "b": step(no_compensation="none")(reads_by_name)},
+        r"step 'b': ctx\.result\('a'\): give the step itself, as in ctx\.result\(self\.a\)",
+    ),
+    "in a condition": (
+        {"a": fine(), "b": fine(when=lambda self, order, ctx: ctx.has_result("a"))},
+        r"step 'b': ctx\.has_result\('a'\): give the step itself",
+    ),
+    "in an undo": (
+        {"a": with_undo(step(nothing), undo=reads_by_name)},
+        r"step 'a': ctx\.result\('a'\): give the step itself",
     ),
     "timeout": (
         {"a": fine(timeout="soon")},

@@ -11,6 +11,7 @@ import pytest
 from standfast import Context, Exponential, Migration, Retry, Saga, Standfast, child, step, wait
 from standfast.codec import JsonCodec
 from standfast.errors import ConfigurationError, DefinitionError
+from standfast.resilience import Pipeline, Timeout
 from standfast.saga.definition import Definition
 from standfast.saga.plan import MOST_STEPS, Plan, StepPlan
 from standfast.testing import run_saga
@@ -111,8 +112,12 @@ def test_what_cant_be_a_step(function):
 
 
 WRONG = [
-    ({"retry": 0}, "has retry=0: give a policy"),
-    ({"retry": "3"}, "has retry='3': give a policy"),
+    ({"retry": 0}, "has retry=0: give a Retry"),
+    ({"retry": "3"}, "has retry='3': give a Retry"),
+    (
+        {"retry": Pipeline(Timeout(2), Retry())},
+        r"has retry=Pipeline\(Timeout\('2s'\), Retry\(\)\): give a Retry, .* put other policies on",
+    ),
     ({"timeout": 10**400}, "timeout=.*"),
     ({"timeout": "999999w"}, "longer than a hundred years. Give None for no limit"),
     ({"timeout": NAN}, "timeout=nan"),

@@ -8,7 +8,7 @@ from standfast import ConfigurationError, Context, Refused, Saga, Transaction, s
 from standfast.backends.memory import MemoryDatabase
 from standfast.errors import ResultUnavailable
 from standfast.ports.leases import LeaseStore
-from standfast.testing import InvariantViolated, Ledger, run_saga
+from standfast.testing import Faults, InvariantViolated, Ledger, run_saga, simulate
 from tests.testing.shop import Order, PlaceOrder
 from tests.testing.trip import SCHEMA, Approval, BookTrip, Trip, trip
 
@@ -117,3 +117,76 @@ class Twice(PlaceOrder):
             return await post(branch, amount)
 
         payments.post = post_twice  # type: ignore[method-assign]
+
+
+class Reads(Saga[str]):
+    @step
+    async def pack(self, order: str, ctx: Context) -> str:
+        return order
+
+    @pack.compensation
+    async def unpack(self, order: str, ctx: Context) -> None:
+        asked(ctx, ctx.has_result, order)
+
+    @step(no_compensation="none")
+    async def send(self, order: str, ctx: Context) -> str:
+        if order == "undo":
+            raise Refused("no")
+        return asked(ctx, ctx.result, order)
+
+
+def asked(ctx, ask, order):
+    """In a function of its own, whose source nobody reads when the saga is added."""
+    return ask("pack" if order != "undo itself" else Reads.unpack)
+
+
+def test_a_step_given_by_name_is_told_and_not_tried_again():
+    for order, remedy in (("name", "ctx.result(self.pack)"), ("undo itself", "give the step")):
+        run = run_saga(Reads(), order)
+        assert remedy in run.cause
+        assert run.trace[:2] == ["pack", "send failed"]
+    run = run_saga(Reads(), "undo")
+    assert run.status == "compensation_failed"
+    assert "ctx.has_result('pack'): give the step itself" in run.cause
+    assert run.trace == ["pack", "send refused", "undo pack failed"]
+
+
+def test_what_is_no_step_has_no_result():
+    run = run_saga(PlaceOrder(), Order())
+    for wrong in (0, PlaceOrder, PlaceOrder.release):
+        with pytest.raises(
+            ConfigurationError, match=r"is no step: give one, as in PlaceOrder.ship"
+        ):
+            run[wrong]
+
+
+def test_a_step_given_for_a_name_is_told():
+    with pytest.raises(ConfigurationError, match=r"raises=<step charge>: give one of .*charge"):
+        run_saga(PlaceOrder(), Order(), raises={PlaceOrder.charge: Refused("no")})
+    with pytest.raises(ConfigurationError, match=r"signals=.*step.*: it waits for"):
+        run_saga(PlaceOrder(), Order(), signals={PlaceOrder.charge: 1, "ok": 2})
+
+
+@pytest.mark.parametrize("saga", [PlaceOrder, [PlaceOrder], [], "place-order", None])
+def test_what_is_no_saga_is_told_with_the_function_that_was_called(saga):
+    with pytest.raises(ConfigurationError) as refused:
+        run_saga(saga, Order())
+    assert str(refused.value).startswith(f"run_saga({saga!r}): give an instance of a Saga subclass")
+
+
+async def test_inside_an_event_loop_it_names_itself():
+    with pytest.raises(ConfigurationError, match=r"^run_saga has an event loop of its own"):
+        run_saga(PlaceOrder(), Order())
+
+
+class Writes(Saga[int]):
+    @step(transactional=True, no_compensation="none")
+    async def write(self, number: int, ctx: Context, tx: Transaction) -> int:
+        return await tx.execute("INSERT INTO t VALUES ($1)", number)
+
+
+def test_sql_without_tables_names_the_function_that_takes_a_schema():
+    with pytest.raises(ConfigurationError, match=r"without tables: give run_saga\(schema='CREATE"):
+        run_saga(Writes(), 1)
+    with pytest.raises(ConfigurationError, match=r"without tables: give simulate\(schema='CREATE"):
+        simulate(Writes, 1, seeds=1, faults=Faults.none())

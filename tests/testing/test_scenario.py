@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 
+from standfast.errors import ConfigurationError
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.machine import Machine
@@ -13,6 +14,7 @@ from standfast.testing import ScenarioMismatch, check_scenario, play_scenario
 from standfast.testing import scenario as module
 from standfast.testing.scenario_text import ScenarioError
 from tests.saga.scenarios.sagas import SAGAS
+from tests.testing.shop import PlaceOrder
 
 STORY = """\
 # An order.
@@ -124,3 +126,12 @@ def test_a_machine_that_decides_otherwise_after_a_crash_is_found(monkeypatch):
     monkeypatch.setattr(module, "Machine", Moody)
     with pytest.raises(ScenarioMismatch, match="with a crash after each line"):
         play_scenario("saga shop version 1\ninput 1\nreserve -> error 503\n", *SAGAS)
+
+
+def test_what_is_no_scenario_and_no_saga_is_told(tmp_path):
+    with pytest.raises(ScenarioError, match=r"^play_scenario\(.*\): give the scenario's text"):
+        play_scenario(PlaceOrder, "saga place-order")
+    with pytest.raises(ScenarioError, match=r"^check_scenario\(.*\): give the path of a file"):
+        check_scenario(PlaceOrder, "place-order.txt")
+    with pytest.raises(ConfigurationError, match="'place-order' isn't a saga: give an instance"):
+        play_scenario("saga place-order", "place-order")

@@ -21,7 +21,7 @@ from standfast.errors import ConfigurationError, Rejected
 from standfast.resilience.bulkhead.threads import ThreadPoolBulkhead
 from standfast.resilience.deadline import remaining
 from standfast.resilience.pipeline import Pipeline
-from standfast.resilience.policy import Policy
+from standfast.resilience.policy import Policy, stands_around_blocks
 from standfast.resilience.telemetry import INSTRUMENTS
 
 # Far more than anything here takes, and less than anybody wants to wait.
@@ -85,7 +85,7 @@ class PolicySuite:
         """Skip the rest of a test, for a policy that can't be entered so for each call."""
         policies = policy.flat() if isinstance(policy, Pipeline) else (policy,)
         for one in policies:
-            if not hasattr(type(one), enter) or isinstance(one, ThreadPoolBulkhead):
+            if not stands_around_blocks(one, enter) or isinstance(one, ThreadPoolBulkhead):
                 pytest.skip("it can't stand around blocks")
 
     # -- it is transparent -------------------------------------------------------------------

@@ -41,6 +41,11 @@ class Home(Protocol):
         """Whether the last beat reached the store; that it didn't is told."""
         ...
 
+    @property
+    def blocked_lately(self) -> float:
+        """For how many seconds the event loop was blocked until just now; 0 if it wasn't."""
+        ...
+
     async def joined(self) -> int:
         """Wait until the membership surely holds; its fencing token."""
         ...
@@ -165,14 +170,25 @@ class Post:
             left = membership.sure_until - self.supervisor.clock.monotonic()
             await asyncio.wait((turn,), timeout=max(0.0, left))
             if not turn.done() and not membership.is_held:
-                log.error(
-                    "service %r is cut off: the store doesn't answer, and another process may run "
-                    "it by now",
-                    self.service.name,
-                )
+                self._tell_cut()
                 await self.cut()
                 break
         await asyncio.wait((turn,))
+
+    def _tell_cut(self) -> None:
+        if blocked := self.supervisor.blocked_lately:
+            log.error(
+                "service %r is cut off: the event loop was blocked for %.1f s, so that the lease "
+                "wasn't renewed, and another process may run it by now",
+                self.service.name,
+                blocked,
+            )
+            return
+        log.error(
+            "service %r is cut off: the store doesn't answer, and another process may run it by "
+            "now",
+            self.service.name,
+        )
 
     async def _pause_after(self, error: BaseException) -> None:
         self._note("fail", f"{class_name(error)}: {told(error)}"[:500])

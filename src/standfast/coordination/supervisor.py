@@ -70,6 +70,14 @@ class Supervisor:
         return self._store_answers
 
     @property
+    def blocked_lately(self) -> float:
+        """For how many seconds the event loop was blocked until just now; 0 if it wasn't.
+
+        Or if nobody watches it.
+        """
+        return 0.0 if self.watchdog is None else self.watchdog.blocked_lately()
+
+    @property
     def has_begun(self) -> bool:
         """Whether it has joined the others, so that its heart beats."""
         return self._beat_at is not None

@@ -24,6 +24,8 @@ class Watchdog:
         self._stopped = threading.Event()
         self._unanswered: float | None = None
         """Since when the loop owes an answer, in monotonic seconds."""
+        self._blocked: tuple[float, float] | None = None
+        """When the loop was last blocked until, in monotonic seconds, and for how long."""
 
     @property
     def blocked_for(self) -> float:
@@ -33,6 +35,15 @@ class Watchdog:
         """
         since = self._unanswered
         return 0.0 if since is None else time.monotonic() - since
+
+    def blocked_lately(self) -> float:
+        """For how many seconds the loop was blocked until just now, a quarter of a lease ago at
+        most; 0 if it wasn't for so long as to be told.
+        """
+        if self._blocked is None:
+            return 0.0
+        until, lasted = self._blocked
+        return lasted if time.monotonic() - until < self._lease / 4 else 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch the loop of the calling thread."""
@@ -52,7 +63,11 @@ class Watchdog:
         ran = threading.Event()
 
         def answer() -> None:
-            self._unanswered = None
+            asked, self._unanswered = self._unanswered, None
+            if asked is not None:
+                now = time.monotonic()
+                if now - asked >= self._lease / 4:
+                    self._blocked = now, now - asked
             ran.set()
 
         while not self._stopped.wait(self._lease / 8):

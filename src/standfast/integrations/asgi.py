@@ -20,6 +20,7 @@ from standfast.integrations.rejections import HeaderVersion as HeaderVersion
 from standfast.integrations.rejections import KeyOf as KeyOf
 from standfast.integrations.rejections import Scope as Scope
 from standfast.resilience.pipeline import Pipeline
+from standfast.resilience.policy import Policy, stands_around_blocks
 from standfast.resilience.ratelimit import RateLimiter
 
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -138,6 +139,11 @@ class BulkheadMiddleware:
         # What can't stand around a block would be told at the first request only.
         for one in bulkhead.flat() if isinstance(bulkhead, Pipeline) else (bulkhead,):
             provides(one, "__aenter__", "__aexit__", name="bulkhead", instead="Bulkhead(…), or ")
+            if isinstance(one, Policy) and not stands_around_blocks(one, "__aenter__"):
+                raise ConfigurationError(
+                    f"bulkhead={one!r}: give Bulkhead(…), or another policy that can stand around "
+                    "a block"
+                )
         self.app = app
         self.bulkhead = bulkhead
         self._retry_after = seconds(retry_after, name="retry_after", positive=False)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
-from standfast.resilience.functions import number
+from standfast.resilience.functions import differing, number
 
 Jitter: TypeAlias = Literal["full", "equal", "none"]
 
@@ -33,6 +33,9 @@ class Constant:
     """The same delay each time (seconds or text), without jitter."""
 
     every: Duration = 1.0
+
+    def __repr__(self) -> str:
+        return differing(self)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every", seconds(self.every, name="every", positive=False))
@@ -54,6 +57,9 @@ class Exponential:
     factor: float = 2.0
     maximum: Duration = 30.0
     jitter: Jitter = "full"
+
+    def __repr__(self) -> str:
+        return differing(self)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", seconds(self.initial, name="initial"))
@@ -83,6 +89,9 @@ class Decorrelated:
 
     initial: Duration = 0.1
     maximum: Duration = 30.0
+
+    def __repr__(self) -> str:
+        return differing(self)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", seconds(self.initial, name="initial"))

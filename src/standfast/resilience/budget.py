@@ -16,7 +16,7 @@ from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import number
+from standfast.resilience.functions import as_made, number
 from standfast.resilience.marks import do_not_retry as do_not_retry
 from standfast.resilience.marks import is_final as is_final
 from standfast.resilience.marks import is_marked as is_marked
@@ -97,7 +97,10 @@ class RetryBudget:
         self._tokens = min(self.burst, self._tokens + added)
 
     def __repr__(self) -> str:
-        return (
-            f"RetryBudget({self.ratio!r}, per_second={self.per_second!r}, burst={self.burst!r}, "
-            f"name={self.name!r})"
+        return as_made(
+            "RetryBudget",
+            self.ratio,
+            per_second=self.per_second,
+            burst=self.burst,
+            name=self.name,
         )

@@ -11,7 +11,14 @@ from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, Refused
 from standfast.groups import every, some
 from standfast.resilience.degraded import Degraded, note
-from standfast.resilience.functions import Coroutine, exceptions, must_await, origin, unawaited
+from standfast.resilience.functions import (
+    Coroutine,
+    as_made,
+    exceptions,
+    must_await,
+    origin,
+    unawaited,
+)
 from standfast.resilience.in_progress import out_of_sight
 from standfast.resilience.last_good import LastGood
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -85,7 +92,8 @@ class Fallback(Policy):
         self._watched = False
 
     def __repr__(self) -> str:
-        return f"Fallback(name={self.name!r})"
+        given = () if self._value is _NONE else (self._value,)
+        return as_made("Fallback", *given, function=self._function, name=self.name)
 
     def measures(self) -> Iterable[Measure]:
         """Substitutes by source."""

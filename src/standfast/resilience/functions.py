@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import MISSING, fields
 from types import CoroutineType, MappingProxyType
 from typing import Any, TypeVar
 
@@ -31,6 +32,32 @@ def with_brackets(policy: object, first: object) -> None:
         raise ConfigurationError(
             f"{kind} decorates {_name(first)!r} without its options: write @{kind}(…)"
         )
+
+
+def as_made(kind: str, *given: object, **options: object) -> str:
+    """How a policy, or a part of one, is written: for its ``repr``, which messages show.
+
+    Options that are "" or None are left out, as are those that the caller doesn't name.
+    """
+    shown = [repr(one) for one in given]
+    shown += [f"{name}={_shown(one)}" for name, one in options.items() if one not in ("", None)]
+    return f"{kind}({', '.join(shown)})"
+
+
+def differing(value: Any) -> str:
+    """The ``repr`` of a dataclass with the fields that aren't as by default."""
+    options = {}
+    for one in fields(value):
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if one.repr and getattr(value, one.name) != default:
+            options[one.name] = getattr(value, one.name)
+    return as_made(type(value).__name__, **options)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple) and all(isinstance(one, type) for one in value):
+        return f"({', '.join(one.__name__ for one in value)}{',' if len(value) == 1 else ''})"
+    return repr(value)
 
 
 def must_await(function: Callable[..., Any]) -> bool:

@@ -17,7 +17,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
-from standfast.resilience.functions import Coroutine, number, unawaited, with_brackets
+from standfast.resilience.functions import Coroutine, as_made, number, unawaited, with_brackets
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -85,7 +85,7 @@ class Hedge(Policy):
         self._watched = False
 
     def __repr__(self) -> str:
-        return f"Hedge({self.delay!r}, name={self.name!r})"
+        return as_made("Hedge", self.delay, name=self.name)
 
     def measures(self) -> Iterable[Measure]:
         """Second calls, those that won, and threads that still run."""

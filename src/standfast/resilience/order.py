@@ -47,7 +47,8 @@ def check(policies: tuple[Policy, ...]) -> None:
     for outer, inner in combinations(policies, 2):
         reason = REFUSED.get((outer.label, inner.label)) or _between(outer, inner)
         if reason is not None:
-            raise ConfigurationError(f"{inner!r} inside {outer!r}: {reason}")
+            kinds = f"{type(inner).__name__} inside {type(outer).__name__}"
+            raise ConfigurationError(f"{kinds}: {reason} (it is {inner!r} inside {outer!r})")
 
 
 def _between(outer: Policy, inner: Policy) -> str | None:

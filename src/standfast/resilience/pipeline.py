@@ -11,9 +11,16 @@ from typing import Any, ClassVar
 from standfast.checks import text
 from standfast.errors import ConfigurationError, Rejected
 from standfast.resilience.blocks import Blocks, OpenBlocks
-from standfast.resilience.functions import origin, set_origin, with_brackets
+from standfast.resilience.functions import as_made, origin, set_origin, with_brackets
 from standfast.resilience.order import check
-from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.policy import (
+    AsyncCall,
+    Call,
+    Measure,
+    Policy,
+    no_block,
+    stands_around_blocks,
+)
 from standfast.resilience.telemetry import CALLS, watch
 
 
@@ -84,7 +91,7 @@ class Pipeline(Blocks[None]):
         return _flat(self._policies)
 
     def __repr__(self) -> str:
-        return f"Pipeline({', '.join(map(repr, self._policies))}, name={self._name!r})"
+        return as_made("Pipeline", *self._policies, name=self._name)
 
     def measures(self) -> Iterable[Measure]:
         """Calls by outcome."""
@@ -235,11 +242,8 @@ class PipelineBlock:
 
     def _check(self, method: str, words: str) -> None:
         for policy in self._pipeline.policies:
-            if not hasattr(type(policy), method):
-                raise ConfigurationError(
-                    f"{policy!r} can't stand around a block (`{words}`), for it couldn't make the "
-                    "call again, answer for it, or interrupt it: decorate a function, or use call()"
-                )
+            if not stands_around_blocks(policy, method):
+                raise no_block(policy, words)
 
 
 def _flat(policies: Iterable[Policy]) -> tuple[Policy, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
 from standfast.checks import Outermost
 from standfast.errors import ConfigurationError
@@ -63,6 +63,20 @@ class Policy:
         """What telemetry reads off this policy's plain counters, whenever it collects."""
         return ()
 
+    if not TYPE_CHECKING:  # they see for themselves which policies stand around blocks
+
+        def __enter__(self):
+            raise no_block(self, "with")
+
+        async def __aenter__(self):
+            raise no_block(self, "async with")
+
+        def __exit__(self, *_):
+            """Python asks for it before it enters."""
+
+        async def __aexit__(self, *_):
+            """Python asks for it before it enters."""
+
     # -- for users ---------------------------------------------------------------------------
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -110,6 +124,31 @@ class Policy:
 
         set_origin(call, function)
         return await self.around_async(call)(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def stands_around_blocks(policy: object, method: str) -> bool:
+    """Whether `policy` may be entered by `method`, ``"__enter__"`` or ``"__aenter__"``."""
+    own = getattr(type(policy), method, None)
+    return own is not None and own is not getattr(Policy, method)
+
+
+def no_block(policy: Policy, words: str) -> ConfigurationError:
+    """The error for a `policy` around a block, which `words` (``with``) begin, to be raised."""
+    kind = type(policy).__name__
+    if words == "with" and stands_around_blocks(policy, "__aenter__"):
+        return ConfigurationError(
+            f"a {kind} can't stand around a plain block (`with`), for it couldn't interrupt it: "
+            f"write `async with`, or decorate a function (it is {policy!r})"
+        )
+    loop = "for" if words == "with" else "async for"
+    again = (
+        f", or write `{loop} attempt in retry: with attempt:`" if policy.label == "retry" else ""
+    )
+    return ConfigurationError(
+        f"a {kind} can't stand around a block (`{words}`), for it couldn't make the call again, "
+        f"answer for it, or interrupt it: decorate a function, or use call(){again} (it is "
+        f"{policy!r})"
+    )
 
 
 def a_policy(value: object, *, around: Call, note: str = "") -> Policy:

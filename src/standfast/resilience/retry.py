@@ -13,7 +13,7 @@ from standfast.errors import ConfigurationError, Refused, Rejected
 from standfast.groups import every, leaves, some
 from standfast.resilience.backoff import Backoff, Exponential
 from standfast.resilience.budget import RetryBudget
-from standfast.resilience.functions import exceptions, plain, with_brackets
+from standfast.resilience.functions import differing, exceptions, plain, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.retry_rules import Counts
 
@@ -73,6 +73,9 @@ class Retry(Policy):
     name: str = ""
     clock: Clock = field(default=SYSTEM_CLOCK, repr=False, compare=False)
     counts: Counts = field(default_factory=Counts, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return differing(self)
 
     def __post_init__(self) -> None:
         with_brackets(self, self.attempts)

@@ -21,7 +21,7 @@ from standfast.resilience.deadline import (
     ThreadDeadline,
     current,
 )
-from standfast.resilience.functions import Coroutine, unawaited, with_brackets
+from standfast.resilience.functions import Coroutine, as_made, unawaited, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure
 from standfast.resilience.running import current_task, running_loop
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -84,7 +84,7 @@ class Timeout(AsyncBlocks[None]):
         self._watched = False
 
     def __repr__(self) -> str:
-        return f"Timeout({human(self.after)!r}, name={self.name!r})"
+        return as_made("Timeout", human(self.after), name=self.name)
 
     def measures(self) -> Iterable[Measure]:
         """Calls that took too long, and threads that still run."""

@@ -9,7 +9,7 @@ from standfast.branch_key import CORRELATION_HEADER, BranchKey, Operation
 from standfast.errors import ResultUnavailable
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.state import SagaState
-from standfast.saga.step import Step
+from standfast.saga.step import Step, checked_step
 
 R = TypeVar("R")
 _logger = logging.getLogger("standfast.saga")
@@ -123,21 +123,26 @@ class Context:
 
         It is what was stored, read back for this attempt: whoever changes it changes it for itself.
         Raises `ResultUnavailable` if there is none: the step was skipped or refused, or its outcome
-        is unknown. `has_result` asks first.
+        is unknown. `has_result` asks first. `ConfigurationError`, and the attempt isn't made again,
+        for what is no step, such as its name.
         """
-        if self._results is None:
-            self._results = {}
-        if step.name not in self._results:
-            self._results[step.name] = self._definition.result(self._state, step.name)
-        return self._results[step.name]  # type: ignore[no-any-return]
+        return self._result(checked_step(step, method="result").name)  # type: ignore[no-any-return]
 
     def has_result(self, step: Step[Any, Any]) -> bool:
         """Whether `result` would answer."""
+        name = checked_step(step, method="has_result").name
         try:
-            self.result(step)
+            self._result(name)
         except ResultUnavailable:
             return False
         return True
+
+    def _result(self, name: str) -> Any:
+        if self._results is None:
+            self._results = {}
+        if name not in self._results:
+            self._results[name] = self._definition.result(self._state, name)
+        return self._results[name]
 
     @property
     def item_result(self) -> Any:

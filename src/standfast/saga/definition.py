@@ -43,6 +43,9 @@ class Definition:
     def __init__(self, saga: Saga[Any], codec: Codec = JSON) -> None:
         if isinstance(saga, type):
             raise DefinitionError(f"add an instance, not the class: app.add({saga.__name__}(…))")
+        given: object = saga
+        if not isinstance(given, Saga):
+            raise DefinitionError(f"{given!r} isn't a saga: give an instance of a Saga subclass")
         cls = type(saga)
         self.saga: Saga[Any] = saga
         self.codec: Codec = codec

@@ -21,6 +21,7 @@ from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
 from standfast.saga.sagas import Sagas
 from standfast.saga.status import STATUSES, STUCK
+from standfast.saga.step import Step, name_of
 from standfast.saga.stuck_groups import Grouping, StuckGroup
 from standfast.saga.timeline import Timeline
 from standfast.text import checked
@@ -55,19 +56,20 @@ class Finding:
         name: type[Saga[Any]] | str = "",
         statuses: Sequence[str] = (),
         key: str = "",
-        step: str = "",
+        step: Step[Any, Any] | str = "",
         version: int | None = None,
         older_than: Age | None = None,
         newer_than: Age | None = None,
     ) -> Filter:
         """A filter. Raises `ConfigurationError`.
 
-        `name` may be the saga's class, and `statuses` a single one. Ages count from the start, as
-        text with a unit or a timedelta (a number is refused, for 3 may be meant in days). A name,
-        key or step that no instance has is no error: it matches nothing.
+        `name` may be the saga's class, `step` a step of it, and `statuses` a single one. Ages count
+        from the start, as text with a unit or a timedelta (a number is refused, for 3 may be meant
+        in days). A name, key or step that no instance has is no error: it matches nothing.
         """
         if isinstance(name, type) and issubclass(name, Saga):
             name = name.saga_name()
+        step = name_of(step, option="step")
         for option, value in (("name", name), ("key", key), ("step", step)):
             checked(value, name=option)
         if version is not None:

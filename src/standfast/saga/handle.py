@@ -16,7 +16,7 @@ from standfast.saga.definition import Definition
 from standfast.saga.saga import S_co
 from standfast.saga.state import SagaState
 from standfast.saga.status import Status
-from standfast.saga.step import Step
+from standfast.saga.step import Step, name_of
 from standfast.saga.timeline import Timeline
 
 R = TypeVar("R")
@@ -40,8 +40,7 @@ class SagaResult(Generic[S_co]):
     @overload
     def __getitem__(self, step: str, /) -> Any: ...
     def __getitem__(self, step: Step[Any, Any] | str, /) -> Any:
-        name = step if isinstance(step, str) else step.name
-        return self._definition.result(self._state, name)
+        return self._definition.result(self._state, name_of(step))
 
     def as_dict(self) -> dict[str, Any]:
         """Results by step name; steps without one are left out."""

@@ -33,6 +33,7 @@ from standfast.saga.purging import purged
 from standfast.saga.registry import PATTERN
 from standfast.saga.saga import Saga
 from standfast.saga.settling import settle
+from standfast.saga.step import Step, name_of
 from standfast.saga.unknown_fields import unknown_field
 from standfast.text import class_of, on_one_line
 
@@ -146,22 +147,24 @@ class Operations(Finding):
 
     # -- acting ------------------------------------------------------------------------------
 
-    async def retry(self, where: Where, *, at: str = "", by: str = "") -> int:
+    async def retry(self, where: Where, *, at: Step[Any, Any] | str = "", by: str = "") -> int:
         """Try again what is parked, or an undo that failed; how many were asked.
 
         `where` is a filter by `select`, or one or many instances, each as an address, id or handle.
-        `at`: only that step. Like all acts it is sent as mail: a worker acts on it, and the journal
-        keeps who asked (`by`), also where it came too late. Raises `SagaNotFound`, and asks none,
-        where one of those named isn't there.
+        `at`: only that step, itself or by name. Like all acts it is sent as mail: a worker acts on
+        it, and the journal keeps who asked (`by`), also where it came too late. Raises
+        `SagaNotFound`, and asks none, where one of those named isn't there.
         """
-        return await self._ask(ev.RetryAsked(at, by), where)
+        return await self._ask(ev.RetryAsked(name_of(at, option="at"), by), where)
 
-    async def skip(self, where: Where, *, reason: str, at: str = "", by: str = "") -> int:
+    async def skip(
+        self, where: Where, *, reason: str, at: Step[Any, Any] | str = "", by: str = ""
+    ) -> int:
         """Take what is parked as done, or its undo; how many were asked. See `retry`.
 
         Raises `ConfigurationError` without a reason.
         """
-        return await self._ask(ev.SkipAsked(at, reason, by), where)
+        return await self._ask(ev.SkipAsked(name_of(at, option="at"), reason, by), where)
 
     async def resolve(self, where: Where, outcome: str, *, reason: str, by: str = "") -> int:
         """End what is stuck or waits as "completed" or "compensated", without running anything.

@@ -143,7 +143,7 @@ class Plan:
         for option, retry in (("retry", step.retry), ("the compensation's retry", step.undo_retry)):
             if not isinstance(retry, Retry):
                 raise self._error(
-                    step.name, f"has {option}={retry!r}", "give a policy, as in Retry(attempts=3)"
+                    step.name, f"has {option}={retry!r}", "give a Retry, as in Retry(attempts=3)"
                 )
         if step.limit is not None and not step.fans_out:
             raise self._error(

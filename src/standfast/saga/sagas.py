@@ -29,6 +29,7 @@ from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
 from standfast.saga.status import AT_REST, FINISHED, Status
+from standfast.saga.step import check_signal_name
 from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.timeline import Timeline, entries
@@ -181,12 +182,10 @@ class Sagas(Pattern):
 
     def _signalled(self, instance: Instance, name: str, payload: Any) -> ev.Signalled:
         """A signal as an event, its payload checked. Raises `CodecError`, `ConfigurationError`."""
-        checked(name, name="signal", longest=NAME_LENGTH)
-        definition = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
-        if definition is None:
-            data = self.definitions.codec.encode(payload)
-        else:
-            data = definition.check_signal(name, payload)
+        check_signal_name(name)
+        known = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
+        codec = self.definitions.codec
+        data = codec.encode(payload) if known is None else known.check_signal(name, payload)
         return ev.Signalled(name, msgspec.Raw(data))
 
     # -- reading -----------------------------------------------------------------------------

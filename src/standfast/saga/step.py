@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from standfast.durations import Duration, seconds, time_limit
-from standfast.errors import DefinitionError
+from standfast.errors import ConfigurationError, DefinitionError
 from standfast.resilience.backoff import Exponential
 from standfast.resilience.marks import do_not_retry
 from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, StepForm, StepPlan
 from standfast.saga.saga import Member, Saga
 from standfast.saga.step_checks import check_options, must_be_async
+from standfast.text import NAME_LENGTH, checked
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 R = TypeVar("R")
@@ -177,3 +178,44 @@ class Step(Member, Generic[I, R]):
             on_timeout=given.get("on_timeout", default),
             duration=None if duration is None else seconds(duration, name=f"{self.name}.sleep"),
         )
+
+
+def name_of(step: Step[Any, Any] | str, *, option: str = "") -> str:
+    """The name of a step that is given itself or by name, as `option` if it is one.
+
+    Raises `ConfigurationError`.
+    """
+    given: object = step
+    if isinstance(given, str):
+        return given
+    if isinstance(given, Step):
+        return given.name
+    shown = f"{option}={given!r}" if option else repr(given)
+    raise do_not_retry(
+        ConfigurationError(f"{shown} is no step: give one, as in PlaceOrder.ship, or its name")
+    )
+
+
+def checked_step(step: Step[Any, R], *, method: str) -> Step[Any, R]:
+    """`step`, if it is one: given to the context's `method`, which takes no names.
+
+    Raises `ConfigurationError`, which isn't retried: no other attempt would go otherwise.
+    """
+    given: object = step
+    if isinstance(given, Step):
+        return given
+    raise do_not_retry(ConfigurationError(no_step(given, method)))
+
+
+def no_step(given: object, method: str) -> str:
+    """The message about what is `given` to the context's `method` in place of a step."""
+    step = given if isinstance(given, str) and given.isidentifier() else "reserve"
+    return f"ctx.{method}({given!r}): give the step itself, as in ctx.{method}(self.{step})"
+
+
+def check_signal_name(name: object) -> None:
+    """Raise `ConfigurationError` for what can't name a signal, such as the wait for it."""
+    if isinstance(name, Step):
+        meant = f", {name.options['signal']!r}" if name.form == "wait" else ""
+        raise ConfigurationError(f"signal={name!r} is a step: give the name of the signal{meant}")
+    checked(name, name="signal", longest=NAME_LENGTH)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 
 from standfast.checks import flag, is_async, whole
 from standfast.errors import ConfigurationError, DefinitionError
+from standfast.resilience.policy import Policy
 from standfast.resilience.retry import Retry
 
 
@@ -52,6 +53,13 @@ def check_options(what: str, options: dict[str, Any]) -> None:
         raise DefinitionError(f"{what}: {error}") from error
     retry, why_not = options.get("retry"), options.get("no_compensation", "")
     if retry is not None and not isinstance(retry, Retry):
-        raise DefinitionError(f"{what} has retry={retry!r}: give a policy, as in Retry(attempts=3)")
+        also = (
+            ", and put other policies on a function that the step calls"
+            if isinstance(retry, Policy)
+            else ""
+        )
+        raise DefinitionError(
+            f"{what} has retry={retry!r}: give a Retry, as in Retry(attempts=3){also}"
+        )
     if not isinstance(why_not, str):
         raise DefinitionError(f"{what} has no_compensation={why_not!r}: say in words why")

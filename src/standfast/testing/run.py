@@ -9,10 +9,10 @@ from typing import Any, TypeVar, overload
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError, ResultUnavailable
 from standfast.saga.saga import Saga
-from standfast.saga.step import Step
+from standfast.saga.step import Step, name_of
 from standfast.testing.simulation.call import Call, without_items
 from standfast.testing.simulation.chance import Faults
-from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone
+from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone, listed
 
 R = TypeVar("R")
 Raises = BaseException | type[BaseException] | Sequence[BaseException]
@@ -41,7 +41,7 @@ class SagaRun:
     @overload
     def __getitem__(self, step: str, /) -> Any: ...
     def __getitem__(self, step: Step[Any, Any] | str, /) -> Any:
-        name = step if isinstance(step, str) else step.name
+        name = name_of(step)
         if name not in self.results:
             raise ResultUnavailable(
                 f"{name!r} has no result: the saga is {self.status}, and there are those of "
@@ -90,12 +90,18 @@ def run_saga(
     Raises `InvariantViolated` for what `simulate` would always complain about, and
     `ConfigurationError` for wrong names, real I/O, and inside a running event loop.
     """
-    sagas = [saga] if isinstance(saga, Saga) else list(saga)
+    sagas = listed(saga)
+    if sagas is None:
+        raise ConfigurationError(
+            f"run_saga({saga!r}): give an instance of a Saga subclass (a sequence if it starts "
+            "child sagas, itself first)"
+        )
     simulation = _Once(lambda: sagas, input, signals=signals, faults=Faults.none(), schema=schema)
     told = {name: _several(what) for name, what in (raises or {}).items()}
     known = simulation.names()
     for name in told:
-        if without_items(name) not in known:
+        given: object = name
+        if not isinstance(given, str) or without_items(given) not in known:
             raise ConfigurationError(f"raises={name!r}: give one of {', '.join(sorted(known))}")
     simulation.rules = replace(simulation.rules, raises=told, operated=False, after=after)
     with alone():
@@ -116,6 +122,8 @@ def _several(raises: Raises) -> Sequence[BaseException] | type[BaseException]:
 class _Once(Simulation):
     """Only the signals that are given come."""
 
+    asked = "run_saga"
+
     def _payloads(self, signals: Mapping[str, Any]) -> dict[str, bytes]:
         waits = {
             step.signal: definition
@@ -123,7 +131,7 @@ class _Once(Simulation):
             for step in definition.plan.steps.values()
             if step.form == "wait"
         }
-        unknown = sorted(signals.keys() - waits.keys())
+        unknown = sorted(signals.keys() - waits.keys(), key=str)
         if unknown:
             raise ConfigurationError(f"signals={unknown}: it waits for {sorted(waits) or 'none'}")
         return {name: waits[name].check_signal(name, value) for name, value in signals.items()}

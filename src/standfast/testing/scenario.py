@@ -74,6 +74,9 @@ def check_scenario(path: str | Path, *sagas: Saga[Any], update: bool = False) ->
     Raises `ScenarioMismatch`, and `ScenarioError` (a `ConfigurationError`) for a line that can't be
     read or can't happen.
     """
+    given: object = path
+    if not isinstance(given, (str, Path)):
+        raise ScenarioError(f"check_scenario({given!r}, …): give the path of a file, then sagas")
     file = Path(path)
     written = file.read_text(encoding="utf-8")
     try:
@@ -96,6 +99,9 @@ def check_scenario(path: str | Path, *sagas: Saga[Any], update: bool = False) ->
 
 def play_scenario(text: str, *sagas: Saga[Any]) -> str:
     """The scenario with what the machine decides today below each line. Errors as above."""
+    given: object = text
+    if not isinstance(given, str):
+        raise ScenarioError(f"play_scenario({given!r}, …): give the scenario's text, then sagas")
     plans = [Definition(saga).plan for saga in sagas]
     blocks = _read(text)
     player, crashing = Player(plans), Player(plans, crashing=True)

@@ -56,10 +56,12 @@ async def test_none_is_asked_where_one_is_not_there(app_url):
 
 async def test_filters_are_checked_when_made(app_url):
     async with Standfast(app_url, migrate=True).add(Sleepy(), Approved(World())) as app:
-        await app.start(Sleepy, "1", key="1")
+        one = await app.start(Sleepy, "1", key="1")
         ops = app.operations
         assert ops.select(name=Sleepy) == ops.select(name="sleepy")
         assert ops.select(statuses="parked") == ops.select(statuses=["parked"])
+        assert ops.select(step=Sleepy.go) == ops.select(step="go")
+        assert await ops.retry(ops.select(statuses="parked"), at=Sleepy.go) == 0
         assert len((await ops.page(ops.select(name=Sleepy))).instances) == 1
         for wrong, said in (
             ({"name": int}, "name="),
@@ -70,6 +72,9 @@ async def test_filters_are_checked_when_made(app_url):
         ):
             with pytest.raises(ConfigurationError, match=said):
                 ops.select(**wrong)
+        for act in (ops.retry(one, at=1), ops.skip(one, at=1, reason="no")):
+            with pytest.raises(ConfigurationError, match="at=1 is no step"):
+                await act
         with pytest.raises(ConfigurationError, match="limit='1'"):
             await ops.page(ops.select(), limit="1")
         with pytest.raises(ConfigurationError, match="filter='parked'"):

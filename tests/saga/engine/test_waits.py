@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from standfast import Context, Refused, Saga, SagaCompensated, SagaParked, step, wait
-from standfast.errors import CodecError, SagaNotFound
+from standfast.errors import CodecError, ConfigurationError, SagaNotFound
 from standfast.ids import new_id
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -92,6 +92,13 @@ async def test_a_signal_to_nobody_is_an_error(work, world):
     app = await work(Approved(world))
     with pytest.raises(SagaNotFound):
         await app.handle(new_id()).signal("approved", Approval("ann", 1))
+
+
+async def test_a_signal_named_by_its_wait_is_told_the_name(work, world):
+    app = await work(Approved(world))
+    handle = await app.start(Approved, Order("1"), key="1")
+    with pytest.raises(ConfigurationError, match=r"is a step: give the name of .*, 'approved'"):
+        await handle.signal(Approved.first, Approval("ann", 1))
 
 
 @pytest.mark.parametrize("on_timeout", ["compensate", "park", "continue"])

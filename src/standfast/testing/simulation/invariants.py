@@ -101,7 +101,7 @@ class World:
     def rows(self, sql: str, *args: Any) -> list[Any]:
         """The rows that a query finds (``$1, $2 …``), readable by column name or position."""
         if self.sql is None:
-            raise ValueError("there are no tables: give simulate(schema='CREATE TABLE …')")
+            raise ValueError("there are no tables: give schema='CREATE TABLE …'")
         found: list[Any] = self.sql.run(sql, args).fetchall()
         return found
 

@@ -36,7 +36,7 @@ class Rules:
     `signals` are payloads by name, as JSON. `invariants` are checked at the end, `always` whenever
     something happened. `raises` are the errors that calls are told to end with, by step, instead of
     being made. `operated`: an operator looks after what is parked. `after`: how long after the
-    start it begins.
+    start it begins. `asked` is the function of the test kit that was called.
     """
 
     definitions: SimulatedDefinitions
@@ -49,6 +49,7 @@ class Rules:
     )
     operated: bool = True
     after: Duration | None = None
+    asked: str = "simulate"
 
 
 class Scene(ABC):
@@ -65,7 +66,7 @@ class Scene(ABC):
         self.loop = VirtualLoop(horizon=FOREVER / 10)
         own_tasks(self.loop)
         self.clock = VirtualClock(self.loop)
-        self.database = SharedDatabase(self.loop, self.clock, rules.schema)
+        self.database = SharedDatabase(self.loop, self.clock, rules.schema, rules.asked)
         self.ledgers: dict[int, Ledger] = {}  # those that were used, wherever the saga has them
         self.instances: dict[UUID, Observed] = {}
         self.by_text: dict[str, Observed] = {}

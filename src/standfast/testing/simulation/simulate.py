@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError, StandfastError
@@ -123,7 +123,12 @@ def split_seeds(total: int, parts: int) -> list[range]:
 
 
 class Simulation:
-    """The runs of one saga. `machine`: the class that decides, for testing the tests."""
+    """The runs of one saga. `machine`: the class that decides, for testing the tests.
+
+    `asked` is the function of the test kit that was called for them.
+    """
+
+    asked: ClassVar[str] = "simulate"
 
     def __init__(
         self,
@@ -138,6 +143,7 @@ class Simulation:
         after: Duration | None = None,
         machine: type[Machine] = Machine,
     ) -> None:
+        check_alone(self.asked)
         self.make = _factory(saga)
         self.input = input
         self.faults = faults or Faults()
@@ -151,6 +157,7 @@ class Simulation:
             (always,) if callable(always) else tuple(always),
             schema,
             after=after,
+            asked=self.asked,
         )
 
     def _define(self, sagas: Sequence[Saga[Any]]) -> str:
@@ -180,7 +187,7 @@ class Simulation:
                     )
                 payload = definition.check_signal(step.signal, signals.get(step.signal))
                 payloads[step.signal] = payload
-        unknown = sorted(signals.keys() - payloads.keys())
+        unknown = sorted(signals.keys() - payloads.keys(), key=str)
         if unknown:
             raise ConfigurationError(
                 f"signals={unknown}: nothing waits for them; it waits for {sorted(payloads)}"
@@ -311,34 +318,49 @@ def _factory(saga: Sagas | Callable[[], Sagas]) -> Callable[[], Sequence[Saga[An
 
         def given() -> Sagas:
             return copy.deepcopy(original)
-    else:
+    elif callable(saga):
         given = saga
+    else:
+        raise ConfigurationError(f"simulate({saga!r}): {_WANTED}")
 
     def make() -> Sequence[Saga[Any]]:
-        made = given()
-        sagas = [made] if isinstance(made, Saga) else list(made)
-        if not sagas or not all(isinstance(one, Saga) for one in sagas):
-            raise ConfigurationError(
-                f"simulate({saga!r}): give a saga, or a function that makes one (a sequence if it "
-                "starts child sagas, itself first)"
-            )
+        made: object = given()
+        sagas = listed(made)
+        if sagas is None:
+            made_what = "" if isinstance(saga, Sequence) else f"; this one made {made!r}"
+            raise ConfigurationError(f"simulate({saga!r}): {_WANTED}{made_what}")
         return sagas
 
     return make
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """No event loop but ours, no log lines of ten thousand crashes, `random` as it was after."""
+_WANTED = (
+    "give a saga, or a function that makes one (a sequence if it starts child sagas, itself first)"
+)
+
+
+def listed(sagas: object) -> list[Saga[Any]] | None:
+    """One saga, or several, as a list; None for what is neither."""
+    found = [sagas] if isinstance(sagas, Saga) else sagas
+    every = list(found) if isinstance(found, Iterable) else []
+    return every if every and all(isinstance(one, Saga) for one in every) else None
+
+
+def check_alone(asked: str) -> None:
+    """Raise `ConfigurationError` where an event loop runs, for the function that was `asked`."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        pass
-    else:
-        raise ConfigurationError(
-            "simulate has an event loop of its own: call it from a plain `def test_…`, not from "
-            "`async def`"
-        )
+        return
+    raise ConfigurationError(
+        f"{asked} has an event loop of its own: call it from a plain `def test_…`, not from "
+        "`async def`"
+    )
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """No log lines of ten thousand crashes, and `random` as it was after."""
     logs = [logging.getLogger(name) for name in QUIET]
     was, state = [log.disabled for log in logs], random.getstate()
     for log in logs:

@@ -56,16 +56,22 @@ class Fate(Protocol):
 
 
 class SharedDatabase(MemoryDatabase):
-    """What all processes of a simulation share; the user's own rows are in SQLite in memory."""
+    """What all processes of a simulation share; the user's own rows are in SQLite in memory.
 
-    def __init__(self, loop: VirtualLoop, clock: Clock, schema: str) -> None:
+    `asked` is the function of the test kit that takes the `schema`.
+    """
+
+    def __init__(
+        self, loop: VirtualLoop, clock: Clock, schema: str, asked: str = "simulate"
+    ) -> None:
         super().__init__(clock=clock)
         self.loop = loop
+        self.asked = asked
         self.tables: Tables | None = Tables(schema) if schema else None
 
     def begin(self) -> MemoryTransaction:
         """See `MemoryDatabase.begin`."""
-        return SimulatedTransaction(self, self.tables, self.loop)
+        return SimulatedTransaction(self, self.tables)
 
     def holds(self, token: int | None) -> bool:
         """Whether nobody has ended that lease."""
@@ -81,17 +87,18 @@ class SharedDatabase(MemoryDatabase):
 class SimulatedTransaction(MemoryTransaction):
     """A transaction in memory, with the user's own rows in an SQLite database in memory."""
 
-    def __init__(self, database: SharedDatabase, tables: Tables | None, loop: VirtualLoop) -> None:
+    def __init__(self, database: SharedDatabase, tables: Tables | None) -> None:
         super().__init__(database)
         self._tables = tables
-        self._loop = loop
+        self._shared = database
         self.appends: list[Append] = []
         self.starts: list[Start] = []
 
     def _run(self, sql: str, args: tuple[Any, ...]) -> Any:
         if self._tables is None:
-            self._loop.refuse(
-                f"SQL was run ({sql!r}) without tables: give simulate(schema='CREATE TABLE …'), or "
+            asked, loop = self._shared.asked, self._shared.loop
+            loop.refuse(
+                f"SQL was run ({sql!r}) without tables: give {asked}(schema='CREATE TABLE …'), or "
                 "your own transaction"
             )
         return self._tables.run(sql, args)
