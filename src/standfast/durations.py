@@ -41,6 +41,14 @@ def seconds(value: Duration, *, name: str = "duration", positive: bool = True) -
     return result
 
 
+def time_left(value: Duration, *, name: str) -> float:
+    """The `value` in seconds, for one that was reckoned and not written down.
+
+    Zero or less means that none is left. Raises `ConfigurationError` as `seconds` does.
+    """
+    return 0.0 if _parse(value, name) <= 0 else seconds(value, name=name)
+
+
 def age(value: Age, *, name: str, positive: bool = False) -> float:
     """The `value` in seconds, as the age at which something is deleted: with a unit.
 
