@@ -44,6 +44,14 @@ def seconds(
     return result
 
 
+def time_left(value: Duration, *, name: str) -> float:
+    """The `value` in seconds, for one that was reckoned and not written down.
+
+    Zero or less means that none is left. Raises `ConfigurationError` as `seconds` does.
+    """
+    return 0.0 if _parse(value, name) <= 0 else seconds(value, name=name)
+
+
 def time_limit(value: Duration | None, *, name: str, positive: bool = True) -> float | None:
     """The `value` in seconds, as a limit: None is none. Otherwise as `seconds`."""
     if value is None:

@@ -368,6 +368,79 @@ async def test_a_spent_budget_ends_all_retries(run):
     assert "budget" in caught.value.__notes__[0]
 
 
+async def test_a_later_attempt_that_isnt_entered_is_told_too():
+    def loop():
+        for attempt in retry():
+            if attempt.number == 1:
+                with attempt:
+                    raise Bad
+
+    async def async_loop():
+        async for attempt in retry():
+            if attempt.number == 1:
+                with attempt:
+                    raise Bad
+
+    with pytest.raises(ConfigurationError, match="not entered"):
+        loop()
+    with pytest.raises(ConfigurationError, match="not entered"):
+        await async_loop()
+
+
+@pytest.mark.parametrize("way", ["async def", "async for"])
+async def test_a_retry_that_its_caller_doesnt_wait_for_is_given_back(way):
+    budget = RetryBudget(0.0, per_second=0, burst=1)
+    policy = Retry(attempts=2, backoff=Constant(WITHIN), budget=budget)
+    function = FaultyFunction(then=Bad)
+
+    async def in_block():
+        async for attempt in policy:
+            with attempt:
+                await function.awaited()
+
+    async def call():
+        await (policy.call(function.awaited) if way == "async def" else in_block())
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await call()
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0.01)
+    assert budget.left() == 0, "it is taken before the pause"
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(function.calls) == 2
+    assert (budget.left(), budget.taken, policy.counts.retries) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("way", ["def", "for"])
+def test_a_retry_whose_pause_is_interrupted_is_given_back(way):
+    class Interrupted(ManualClock):
+        def pause(self, seconds):
+            raise KeyboardInterrupt
+
+    budget = RetryBudget(0.0, per_second=0, burst=1)
+    policy = retry(budget=budget, clock=Interrupted())
+
+    def in_block():
+        for attempt in policy:
+            with attempt:
+                raise Bad
+
+    with pytest.raises(KeyboardInterrupt):
+        policy.call(FaultyFunction(then=Bad).__call__) if way == "def" else in_block()
+    assert (budget.left(), budget.taken, policy.counts.retries) == (1, 0, 0)
+
+
+def test_what_is_given_back_never_fills_a_budget_beyond_its_top():
+    budget = RetryBudget(1.0, per_second=0, burst=2)
+    assert budget.take()
+    budget.calls += 5
+    budget.give_back()
+    assert budget.left() == 2
+
+
 @given(
     st.floats(0, 1),
     st.floats(0, 5),

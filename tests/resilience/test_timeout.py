@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import contextvars
+import math
 import sys
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -278,9 +280,28 @@ def test_within_keeps_the_earlier_deadline():
             assert remaining(clock) == 5
         with within(1, clock=clock):
             clock.advance(2)
-            assert remaining(clock) == -1
+            assert remaining(clock) == 0, "it has passed, and can be handed on"
         assert remaining(clock) == 3
     assert remaining(clock) is None
+
+
+@pytest.mark.parametrize("left", [0, -0.0047, timedelta(seconds=-1), "0s", -math.inf])
+async def test_within_a_deadline_that_came_spent_nothing_is_called(left):
+    function = FaultyFunction(then="answer")
+    with within(left):
+        assert remaining() == 0
+        with pytest.raises(TimedOut, match="the deadline around it has passed"):
+            await Timeout(LONG).call(function.awaited)
+        with pytest.raises(TimedOut, match="the deadline around it has passed"):
+            Timeout(LONG).call(function)
+    assert function.calls == []
+    assert remaining() is None
+
+
+@pytest.mark.parametrize("left", [math.nan, math.inf, "soon", True, None])
+def test_what_is_no_duration_is_refused_by_within(left):
+    with pytest.raises(ConfigurationError, match="duration="), within(left):
+        pass
 
 
 async def test_a_manual_clock_moves_it():

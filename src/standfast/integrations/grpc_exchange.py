@@ -18,7 +18,7 @@ from typing import Any
 from standfast.errors import TimedOut
 from standfast.lazy import extra
 from standfast.resilience.budget import let_pass
-from standfast.resilience.deadline import remaining, within
+from standfast.resilience.deadline import current, within
 
 with extra("grpc", distribution="grpcio"):
     import grpc
@@ -149,9 +149,9 @@ class Exchange:
                 )
             self._maybe_done = True
         left = inf if self._ends_at is None else self._ends_at - time.monotonic()
-        until_deadline = remaining()
-        if until_deadline is not None:
-            left = min(left, until_deadline + _GRACE)
+        deadline = current()
+        if deadline is not None:
+            left = min(left, deadline.at - time.monotonic() + _GRACE)
         return self._details if left == inf else _with(self._details, "timeout", max(0.0, left))
 
     def under_way(self, call: Any) -> None:

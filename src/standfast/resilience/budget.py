@@ -27,7 +27,8 @@ class RetryBudget:
     """A bucket of retries for one dependency. Share one among everything that calls it.
 
     Each call adds `ratio` retries (0.2: one retry for five calls), time adds `per_second`, and the
-    bucket holds `burst` at most, with which it starts. A retry takes 1.
+    bucket holds `burst` at most, with which it starts. A retry takes 1, and gives it
+    back when its caller goes before it is made.
 
     Threads may share it. A call counted by two threads at the same instant may be counted once,
     which errs towards fewer retries; a retry is never given twice.
@@ -82,6 +83,13 @@ class RetryBudget:
             self._tokens -= 1
             self.taken += 1
             return True
+
+    def give_back(self) -> None:
+        """Put back one retry that was taken and isn't made after all."""
+        with self._lock:
+            self._settle()
+            self._tokens = min(self.burst, self._tokens + 1)
+            self.taken -= 1
 
     def left(self) -> float:
         """How many retries are in the bucket now."""

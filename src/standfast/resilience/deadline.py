@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any, ClassVar
 
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, time_left
 
 
 class Deadline:
@@ -84,9 +84,9 @@ def current() -> Deadline | None:
 
 
 def remaining(clock: Clock = SYSTEM_CLOCK) -> float | None:
-    """Seconds until the deadline, below zero when it has passed, or None if there is none."""
+    """Seconds until the deadline, 0 when it has passed, or None if there is none."""
     deadline = current()
-    return None if deadline is None else deadline.at - clock.monotonic()
+    return None if deadline is None else max(0.0, deadline.at - clock.monotonic())
 
 
 @contextmanager
@@ -94,10 +94,11 @@ def within(duration: Duration, *, clock: Clock = SYSTEM_CLOCK) -> Iterator[None]
     """Give what is inside a deadline, `duration` from now, or keep an earlier one.
 
     Nothing is interrupted: timeouts inside are shortened, and retries inside give up in time. For
-    a deadline that came with a request, and for plain functions.
+    a deadline that came with a request, and for plain functions. A `duration` of zero or less is
+    no mistake but a deadline that has passed: a `Timeout` inside raises `TimedOut` at once.
     """
     outer = current()
-    at = clock.monotonic() + seconds(duration, name="duration")
+    at = clock.monotonic() + time_left(duration, name="duration")
     deadline = Deadline(at if outer is None else min(outer.at, at), outer)
     DEADLINE.set(deadline)
     try:

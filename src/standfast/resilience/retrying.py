@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast
 
 from standfast.clock import pause
 from standfast.errors import ConfigurationError
+from standfast.resilience.cancellation import cancel_requests, tells_of_cancellation
 from standfast.resilience.deadline import remaining
 from standfast.resilience.functions import Coroutine, unawaited
 from standfast.resilience.functions import delay as checked_delay
@@ -19,7 +22,6 @@ from standfast.resilience.marks import LATEST, is_marked, let_pass
 from standfast.resilience.policy import AsyncCall, Call, Policy
 from standfast.resilience.retry_after import retry_after
 from standfast.resilience.retry_rules import RetryRules
-from standfast.resilience.running import current_task
 from standfast.resilience.telemetry import CALLS, Instrument, span_event, watch
 from standfast.text import named, qualified_name
 
@@ -115,8 +117,28 @@ class Tries:
             return "the retry budget is spent"
         self.delay = delay
         self.since = LATEST[0]  # the next attempt minds its own marks only
-        retry.counts.retries += 1
         return None
+
+    def pause(self, delay: float) -> None:
+        """Wait for the next attempt, in this thread."""
+        with self._to_be_made():
+            pause(self.retry.clock, delay)
+
+    async def sleep(self, delay: float) -> None:
+        """Wait for the next attempt, in the task that awaits it."""
+        with self._to_be_made():
+            await self.retry.clock.sleep(delay)
+
+    @contextmanager
+    def _to_be_made(self) -> Iterator[None]:
+        """Count the next attempt, or give it back to the budget if its caller goes before it."""
+        try:
+            yield
+        except BaseException:
+            if self.retry.budget is not None:
+                self.retry.budget.give_back()
+            raise
+        self.retry.counts.retries += 1
 
     def _gave_up(self, why: str, error: Exception | None) -> None:
         counts = self.retry.counts
@@ -187,7 +209,7 @@ def around(retry: RetryRules, call: Call) -> Call:
                 delay = tries.unwanted()
                 if delay is None:
                     return result
-            pause(clock, delay)
+            tries.pause(delay)
 
     return retried
 
@@ -203,14 +225,17 @@ def around_async(retry: RetryRules, call: AsyncCall) -> AsyncCall:
         if budget is not None:
             budget.calls += 1
         tries = None
-        task = current_task()
-        cancels = 0 if task is None else task.cancelling()
+        cancels = cancel_requests()
         while True:
             try:
                 result = await call(*args, **kwargs)
             except Exception as error:
-                if cancel_requests() > cancels:
-                    raise  # a library turned our cancellation into an error of its own
+                grown = cancel_requests() - cancels
+                if grown > 0:
+                    if tells_of_cancellation(error, grown):
+                        raise  # a library turned our cancellation into an error of its own
+                    await asyncio.sleep(0)  # one that is still to be delivered comes out here
+                    cancels += grown  # the others are over
                 if tries is None:
                     tries = Tries(retry, started, since)
                 delay = tries.failed(error)
@@ -225,15 +250,9 @@ def around_async(retry: RetryRules, call: AsyncCall) -> AsyncCall:
                 delay = tries.unwanted()
                 if delay is None or cancel_requests() > cancels:
                     return result
-            await clock.sleep(delay)
+            await tries.sleep(delay)
 
     return retried
-
-
-def cancel_requests() -> int:
-    """How often the running task was asked to cancel and hasn't taken it back."""
-    task = current_task()
-    return 0 if task is None else task.cancelling()
 
 
 class Attempt:
@@ -278,12 +297,12 @@ class _Block:
         self.next_delay = None
         if error is None:
             self.retry.counts.succeeded += 1
-        elif isinstance(error, Exception) and self.tries is not None and not self.cancelled():
+        elif isinstance(error, Exception) and self.tries is not None and not self.cancelled(error):
             self.next_delay = self.tries.failed(error)
         return self.next_delay is not None
 
-    def cancelled(self) -> bool:
-        """Whether somebody else has ended the block: nobody can, in a thread."""
+    def cancelled(self, error: Exception) -> bool:
+        """Whether `error` means that somebody else has ended the block: nobody can, in a thread."""
         return False
 
     def attempt(self) -> Attempt:
@@ -310,8 +329,10 @@ class Attempts(_Block, Iterator[Attempt]):
         """The next attempt, after its delay."""
         if self.next_delay is None:
             raise StopIteration
-        if self.next_delay:
-            pause(self.retry.clock, self.next_delay)
+        if self.tries is not None and self.entered:
+            delay, self.next_delay = self.next_delay, None
+            self.tries.pause(delay)
+            self.next_delay = delay
         return self.attempt()
 
 
@@ -320,9 +341,10 @@ class AsyncAttempts(_Block, AsyncIterator[Attempt]):
 
     __slots__ = ()
 
-    def cancelled(self) -> bool:
-        """Whether the task was asked to cancel since the block began."""
-        return cancel_requests() > self.cancels
+    def cancelled(self, error: Exception) -> bool:
+        """Whether a library turned the task's cancellation into `error`."""
+        grown = cancel_requests() - self.cancels
+        return grown > 0 and tells_of_cancellation(error, grown)
 
     async def __anext__(self) -> Attempt:
         """The next attempt, after its delay."""
@@ -331,5 +353,8 @@ class AsyncAttempts(_Block, AsyncIterator[Attempt]):
         if self.tries is None:
             self.cancels = cancel_requests()
         elif self.entered:
-            await self.retry.clock.sleep(self.next_delay)
+            delay, self.next_delay = self.next_delay, None
+            await self.tries.sleep(delay)
+            self.next_delay = delay
+            self.cancels = cancel_requests()  # those that are over: others have come out just now
         return self.attempt()

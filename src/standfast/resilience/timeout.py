@@ -219,8 +219,7 @@ class Timeout(AsyncBlocks[None]):
         # there is a context that it can't be taken from.
         scope.owner = True if scope.expired and here else None
         if scope.expired:
-            others = task.uncancel() > scope.cancels
-            return not others and isinstance(error, asyncio.CancelledError)
+            return scope.asked_for(error, task)
         if running_loop() is not task.get_loop():
             return False  # only its own thread may touch a loop's timers: it will find nothing
         if scope.queue is not None:

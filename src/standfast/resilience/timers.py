@@ -33,7 +33,7 @@ class Scope(Deadline):
     Its timer is its place in `queue`, or else one of its own, `timer`.
     """
 
-    __slots__ = ("cancels", "queue", "timer")
+    __slots__ = ("before", "cancels", "queue", "timer")
 
     def __init__(
         self,
@@ -54,7 +54,34 @@ class Scope(Deadline):
         """Time is up: ask the task to cancel what it does."""
         if self.owner is not None:  # a block that was left in another thread stays in its queue
             self.expired = True
-            self.owner.cancel()
+            self.before = self.owner.cancelling()
+            if self.before == self.cancels or getattr(self.owner, "_must_cancel", False):
+                self.owner.cancel()
+            else:  # another request is under way, or is over and wasn't taken back
+                self.owner.cancel(self._word)
+
+    def asked_for(self, error: BaseException | None, task: asyncio.Task[Any]) -> bool:
+        """Whether `error` is the cancellation of `task` that this scope asked for, and takes back.
+
+        A request from elsewhere goes before it, unless that was over when this one was made:
+        nobody took it back, but nothing that it raised led to `error` either.
+        """
+        requests = task.uncancel()
+        if requests <= self.cancels or not isinstance(error, asyncio.CancelledError):
+            return isinstance(error, asyncio.CancelledError)
+        first, seen = error, set[int]()
+        one: BaseException | None = error
+        while one is not None and id(one) not in seen:
+            seen.add(id(one))
+            if isinstance(one, asyncio.CancelledError):
+                first = one
+            one = one.__context__
+        return requests <= self.before and first.args == (self._word,)
+
+    @property
+    def _word(self) -> str:
+        """What tells its cancellation from others."""
+        return f"a Timeout expired ({id(self):#x})"
 
 
 class ShortScope(Scope):

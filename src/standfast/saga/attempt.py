@@ -62,7 +62,8 @@ class AttemptRunner:
         self.clock: Clock = clock
         self.telemetry: SagaTelemetry = telemetry
         self.log: SagaLog = log
-        self._turn = asyncio.current_task()
+        self._turn = turn = asyncio.current_task()
+        self._requests = 0 if turn is None else turn.cancelling()  # that are over
 
     def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
         machine, step = active.machine, command.branch.step
@@ -124,7 +125,7 @@ class AttemptRunner:
             if timeout is None and spans is None and isolation is None:
                 value = await function(*args)
             else:
-                attempt = _within(timeout, function, args)
+                attempt = self._within(active, timeout, function, args)
                 if spans is not None:
                     attempt = _in_span(spans.attempt(active.machine, ctx, branch), attempt)
                 value = await (attempt if isolation is None else isolation.enclosed(attempt))
@@ -136,6 +137,26 @@ class AttemptRunner:
         if active.is_cut_off:
             raise asyncio.CancelledError  # it didn't heed it: what it answers comes too late
         return value
+
+    async def _within(
+        self,
+        active: Active,
+        timeout: float | None,
+        function: Callable[..., Awaitable[Any]],
+        args: list[Any],
+    ) -> Any:
+        if timeout is None:
+            return await function(*args)
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await function(*args)
+        except asyncio.CancelledError as error:
+            # Before Python 3.13 a `TaskGroup` that failed inside, and was answered for, makes it
+            # take its own request for another's.
+            if limit.expired() and not self._has_ended(active):
+                raise TimeoutError from error
+            raise
 
     def _item(self, active: Active, branch: Branch) -> Any:
         assert branch.item_value is not None
@@ -174,7 +195,9 @@ class AttemptRunner:
     def _has_ended(self, active: Active) -> bool:
         """Whether the worker ended the instance's tasks, or is itself being ended."""
         turn = self._turn
-        return active.is_cut_off or (turn is not None and (turn.done() or turn.cancelling() > 0))
+        return active.is_cut_off or (
+            turn is not None and (turn.done() or turn.cancelling() > self._requests)
+        )
 
     async def take_back(self, active: Active) -> None:
         """Withdraw what an attempt asked of the task that drives its saga: to be cancelled."""
@@ -353,15 +376,6 @@ def _input(active: Active, branch: Branch, attempt: int) -> Any:
 async def _in_span(span: AbstractContextManager[None], attempt: Coroutine[Any, Any, Any]) -> Any:
     with span:
         return await attempt
-
-
-async def _within(
-    timeout: float | None, function: Callable[..., Awaitable[Any]], args: list[Any]
-) -> Any:
-    if timeout is None:
-        return await function(*args)
-    async with asyncio.timeout(timeout):
-        return await function(*args)
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
 from uuid import UUID
 
-from standfast.durations import Duration, time_limit
+from standfast.durations import Duration, time_left
 from standfast.errors import SagaCompensated, SagaParked
 from standfast.ports.journal import Instance
 from standfast.saga import events as ev
@@ -121,7 +121,7 @@ class SagaHandle(Generic[S_co]):
         (seconds or text), which tells how it stands and whether any worker has it, `SagaNotFound`.
         Where no live worker has it, a warning is logged after some seconds and then once a minute.
         """
-        limit = time_limit(timeout, name="timeout")
+        limit = None if timeout is None else time_left(timeout, name="timeout")
         return await self._sagas.outcome(self.id, limit)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:

@@ -63,7 +63,8 @@ class Seen:
         if self.here is not None:
             stands = f"it is {self.here.machine.status} in this process"
         else:
-            stands = f"it is {self.status}" if self.status else "the database didn't answer"
+            unknown = "the database didn't answer" if limit else "no time was left to ask"
+            stands = f"it is {self.status}" if self.status else unknown
         if self.lacks_worker and self.here is None:
             stands += f", and {self.nobody}"
         return (

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -401,12 +402,18 @@ async def test_cancelled_at_the_front_the_next_is_served_in_its_place(make, cloc
     assert (await waiting[-1]).allowed
 
 
-async def test_cancelled_while_the_store_answers(clock):
+@pytest.mark.parametrize("way", ["acquire", "call"])
+async def test_cancelled_while_the_store_answers(clock, way):
     """What the server hands out to somebody who has gone is given back."""
     store = Distant(clock)
     limiter = RateLimiter(3, "1h", clock=clock, store=store, name="t", on_store_failure="deny")
     store.gate.clear()
-    tasks = [asyncio.create_task(limiter.acquire(max_wait="2h")) for _ in range(3)]
+
+    async def never() -> None:
+        raise AssertionError("it isn't called")
+
+    begin = limiter(never) if way == "call" else partial(limiter.acquire, max_wait="2h")
+    tasks = [asyncio.create_task(begin()) for _ in range(3)]
     await clock.settle()
     for task in tasks:
         task.cancel()

@@ -500,6 +500,25 @@ class Grouped(Saga[str]):
         self.log.append("refund")
 
 
+class Dawdles(Saga[str]):
+    @step(no_compensation="a test", timeout=0.05, retry=Retry(attempts=1))
+    async def look(self, key: str, ctx: Context) -> None:
+        async def fail() -> None:
+            await asyncio.sleep(0)
+            raise OSError
+
+        with contextlib.suppress(ExceptionGroup):
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+        await asyncio.sleep(WITHIN)
+
+
+async def test_a_step_in_which_a_group_failed_before_times_out_as_any_other(work: Any) -> None:
+    app = await work(Dawdles())
+    with pytest.raises(SagaCompensated, match="timed out: the outcome is unknown"):
+        await (await app.start(Dawdles, "1")).result(timeout=WITHIN)
+
+
 class Busy(ConnectionError):
     def __init__(self, wait: float) -> None:
         super().__init__("busy")

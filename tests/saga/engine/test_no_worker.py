@@ -12,6 +12,14 @@ from tests.saga.engine.test_waits import Approved
 from tests.saga.engine.world import Order, Trip, World, until
 
 
+async def test_no_time_left_is_a_timeout_at_once(app_url, world):
+    async with Standfast(app_url, migrate=True).add(Trip(world)) as app:
+        handle = await app.start(Trip, Order("1"), key="k")
+        for left in (0.0, -0.0047):
+            with pytest.raises(TimeoutError, match="didn't end within 0s: no time was left to ask"):
+                await handle.result(timeout=left)
+
+
 async def test_a_timeout_says_that_no_live_worker_has_it(app_url, world):
     async with Standfast(app_url, migrate=True).add(Trip(world)) as app:
         handle = await app.start(Trip, Order("1"), key="k")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from standfast.checks import provides, text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
-from standfast.durations import Duration, seconds
+from standfast.durations import Duration, seconds, time_left
 from standfast.errors import ConfigurationError, RateLimited
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore
 from standfast.rates import Algorithm, Decision, Rate
@@ -168,7 +168,7 @@ class RateLimiter(Policy):
         wait already; and `ConfigurationError` as `check` does. Cancelled, it takes nothing (units
         that a server handed out meanwhile are given back).
         """
-        wait = self._max_wait if max_wait is None else seconds(max_wait, positive=False)
+        wait = self._max_wait if max_wait is None else time_left(max_wait, name="max_wait")
         full_key = self._prefix + key
         # How long a line takes isn't known; alone, the decision tells it.
         in_line = bool(wait) and full_key in self._lines.by_key
@@ -257,7 +257,7 @@ class RateLimiter(Policy):
                 return await call(*args, **kwargs)
             decision = self._at_once(key, 1)
             if decision is None:
-                decision = await self._watched.ask(key, self.rate, 1)
+                decision = await self._watched.ask_safely(key, self.rate, 1)
             if self._count(decision).allowed:
                 return await call(*args, **kwargs)
             raise self._reject(decision, key)
