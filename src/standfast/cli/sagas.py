@@ -13,7 +13,7 @@ import typer
 
 from standfast.cli.batches import carry_out
 from standfast.cli.loading import load, load_app, operating, perform
-from standfast.cli.notices import is_due, note_due, note_lacking, note_unknown, unread
+from standfast.cli.notices import note_due, note_lacking, note_unknown, unread
 from standfast.cli.options import (
     TAKES_AN_ARGUMENT,
     Address,
@@ -126,17 +126,19 @@ def show(
     """Show one saga: how it stands, what it does or waits for, and all that happened to it."""
     from standfast.saga.export import record
     from standfast.saga.timeline import short, since_start
+    from standfast.saga.workers import is_due
 
     async def look() -> None:
         async with operating(load(app)) as ops:
             instance = await ops.locate(address)
             (loaded,) = await ops.sagas.journal.load([instance.id])
-            holders = await ops.sagas.workers.holders()
+            workers = ops.sagas.workers
+            holders, full = await workers.holders(), await workers.full(loaded.instance)
             now = ops.sagas.clock.now()
             one = loaded.instance
             if loaded.mails or is_due(one, now):
                 await note_lacking(ops, [(one.name, one.version)], "it goes on when")
-        told = ops.sagas.timeline_of(loaded, holders)
+        told = ops.sagas.timeline_of(loaded, holders, full)
         known_here = bool(ops.sagas.definitions.by_kind)
         problem = told.problem if known_here or len(told.entries) < len(loaded.facts) else ""
         if json:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from standfast.durations import human
+from standfast.ports.journal import Loaded
 from standfast.saga.active import Active
+from standfast.saga.status import FINISHED, Status
 
 Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
 """``ended``: its outcome is what the journal says. ``stuck``: an operator must decide.
@@ -42,12 +44,43 @@ def judge(sight: Sight) -> Verdict:
     return "stuck" if sight.readable else "unreadable"
 
 
+def sight(loaded: Loaded, status: Status | None, *, works_here: bool) -> Sight:
+    """What is seen of a loaded instance; `status` is its journal's, None if that can't be read."""
+    row = loaded.instance
+    if status is None:
+        return Sight(
+            row.status in FINISHED, False, False, spoken_to=_is_spoken_to(loaded, by_fact=False)
+        )
+    by_fact = status == row.status
+    return Sight(
+        finished=row.status in FINISHED,
+        readable=True,
+        by_fact=by_fact,
+        runnable_here=works_here and not by_fact and row.wake_at is not None,
+        spoken_to=_is_spoken_to(loaded, by_fact=by_fact),
+    )
+
+
+def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
+    """Whether a worker has it, or there is mail for it.
+
+    One that was put aside is only tried again for mail that is newer.
+    """
+    row = loaded.instance
+    if row.owner is not None:
+        return True
+    if row.wake_at is None:
+        return False
+    return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
+
+
 @dataclass(slots=True)
 class Seen:
     """What somebody who waits for a result has seen so far, for the case that it takes too long.
 
     `status` is "" before the first look. `here`: the instance, if it is run in this very
-    process. `lacks_worker`: no live worker has its saga in its version.
+    process. `lacks_worker`: no live worker has its saga in its version. `full`: why those that have
+    it don't take it, "" where they do.
     """
 
     name: str = ""
@@ -56,16 +89,21 @@ class Seen:
     status: str = ""
     here: Active | None = None
     lacks_worker: bool = False
+    full: str = ""
 
     def too_long(self, id: object, limit: float) -> str:
         """Why there is no result after `limit` seconds, and what to do."""
         what = f"saga {self.name!r} with key {self.key!r}" if self.name else f"saga {id}"
         if self.here is not None:
             stands = f"it is {self.here.machine.status} in this process"
+            if running := ", ".join(sorted(self.here.machine.running)):
+                stands += f", in step {running}"
         else:
             stands = f"it is {self.status}" if self.status else "the database didn't answer"
-        if self.lacks_worker and self.here is None:
-            stands += f", and {self.nobody}"
+            if self.lacks_worker:
+                stands += f", and {self.nobody}"
+            elif self.full:
+                stands += f", and waits for a slot: {self.full}"
         return (
             f"{what} didn't end within {human(limit)}: {stands} (see `standfast sagas show {id}`)"
         )
