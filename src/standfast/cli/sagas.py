@@ -34,6 +34,7 @@ from standfast.cli.output import (
     say,
     status,
     table,
+    writing,
 )
 from standfast.cli.tables import print_counts, print_instances, print_stuck, saga_name
 from standfast.errors import ConfigurationError, SagaError
@@ -240,8 +241,9 @@ def export(
                 opened = nullcontext(sys.stdout) if to is None else to.open("x", encoding="ascii")
             except OSError as error:
                 raise ConfigurationError(f"--to {to}: {error.strerror}") from error
-            with opened as out:
+            with writing("" if to is None else f"--to {to}"), opened as out:
                 done = await carry_out(lines(ops, out), "export", remedy=remedy)
+                out.flush()
             if not done:
                 await note_unknown(ops, filters)
         damaged = f", {unreadable} with something unreadable" if unreadable else ""

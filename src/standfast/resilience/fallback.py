@@ -104,6 +104,7 @@ class Fallback(Policy):
 
         def answered(*args: Any, **kwargs: Any) -> Any:
             key = None if kept is None else kept.key(function, args, kwargs)
+            begun = 0.0 if kept is None else self.clock.monotonic()
             try:
                 result = call(*args, **kwargs)
             except Exception as error:
@@ -121,7 +122,7 @@ class Fallback(Policy):
             if type(result) is Coroutine:
                 raise unawaited(call, result)
             if kept is not None:
-                kept.keep(key, result, self.clock.monotonic())
+                kept.keep(key, result, self.clock.monotonic(), begun)
             return result
 
         return answered
@@ -133,6 +134,7 @@ class Fallback(Policy):
 
         async def answered(*args: Any, **kwargs: Any) -> Any:
             key = None if kept is None else kept.key(function, args, kwargs)
+            begun = 0.0 if kept is None else self.clock.monotonic()
             try:
                 result = await call(*args, **kwargs)
             except Exception as error:
@@ -148,7 +150,7 @@ class Fallback(Policy):
                 self._used("function", error)
                 return result
             if kept is not None:
-                kept.keep(key, result, self.clock.monotonic())
+                kept.keep(key, result, self.clock.monotonic(), begun)
             return result
 
         return answered
