@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -131,12 +132,12 @@ def table(
         made.add_row(*map(folded, row))
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(made)
+        with writing():
+            console.print(made)
         return
-    console = Console(highlight=False, width=WIDE)
-    with console.capture() as captured:
-        console.print(made)
-    for line in captured.get().splitlines():
+    drawn = io.StringIO()
+    Console(highlight=False, width=WIDE, file=drawn).print(made)
+    for line in drawn.getvalue().splitlines():
         say(line.rstrip())
 
 

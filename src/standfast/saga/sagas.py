@@ -24,7 +24,7 @@ from standfast.saga import facts as fx
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
 from standfast.saga.pending import Pending, pending
-from standfast.saga.polling import Poller, next_look
+from standfast.saga.polling import Poller, next_look, sight
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
@@ -32,7 +32,7 @@ from standfast.saga.status import AT_REST, Status
 from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.timeline import Timeline, entries
-from standfast.saga.verdict import Seen, judge, sight
+from standfast.saga.verdict import Seen, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
 from standfast.text import NAME_LENGTH, checked, did_you_mean

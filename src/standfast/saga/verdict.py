@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from standfast.durations import human
-from standfast.ports.journal import Loaded
 from standfast.saga.active import Active
-from standfast.saga.status import FINISHED, Status
 
 Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
 """``ended``: its outcome is what the journal says. ``stuck``: an operator must decide.
@@ -42,36 +40,6 @@ def judge(sight: Sight) -> Verdict:
     if sight.spoken_to or sight.runnable_here:
         return "wait"
     return "stuck" if sight.readable else "unreadable"
-
-
-def sight(loaded: Loaded, status: Status | None, *, works_here: bool) -> Sight:
-    """What is seen of a loaded instance; `status` is its journal's, None if that can't be read."""
-    row = loaded.instance
-    if status is None:
-        return Sight(
-            row.status in FINISHED, False, False, spoken_to=_is_spoken_to(loaded, by_fact=False)
-        )
-    by_fact = status == row.status
-    return Sight(
-        finished=row.status in FINISHED,
-        readable=True,
-        by_fact=by_fact,
-        runnable_here=works_here and not by_fact and row.wake_at is not None,
-        spoken_to=_is_spoken_to(loaded, by_fact=by_fact),
-    )
-
-
-def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
-    """Whether a worker has it, or there is mail for it.
-
-    One that was put aside is only tried again for mail that is newer.
-    """
-    row = loaded.instance
-    if row.owner is not None:
-        return True
-    if row.wake_at is None:
-        return False
-    return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
 
 
 @dataclass(slots=True)

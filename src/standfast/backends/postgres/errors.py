@@ -134,7 +134,7 @@ def is_refused(error: BaseException) -> bool:
 
 def is_of_server(error: BaseException) -> bool:
     """Whether the server told this error, and not the driver by itself."""
-    return isinstance(error, asyncpg.PostgresError) and error.severity is not None
+    return getattr(error, "severity", None) is not None
 
 
 def rolled_back(place: str, failed: BaseException | None) -> StoreError:
