@@ -11,6 +11,8 @@ import pytest
 
 from standfast.backends.postgres import PostgresDatabase, PostgresOptions
 from standfast.backends.postgres.journal import statements
+from standfast.backends.postgres.journal.writer import PostgresJournalWriter
+from standfast.backends.postgres.marks import PostgresMarkWriter
 from standfast.clock import SYSTEM_CLOCK
 from standfast.conformance.samples import (
     KINDS,
@@ -335,6 +337,39 @@ async def test_a_swallowed_failure_is_not_taken_for_a_commit(database):
     with pytest.raises(StoreError, match=r"doesn't exist|does not exist"):
         async with database.transaction() as tx:
             await tx.fetch("SELECT * FROM t")
+
+
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        lambda tx: tx.execute("SELECT 1"),
+        lambda tx: tx.fetch("SELECT 1"),
+        lambda tx: tx.fetch_value("SELECT 1"),
+        lambda tx: PostgresJournalWriter(tx).start([start()]),
+        lambda tx: PostgresJournalWriter(tx).send([mail(start().instance.id)]),
+        lambda tx: PostgresMarkWriter(tx).set("key", "action", "action", at=1.0),
+        None,
+    ],
+    ids=["execute", "fetch", "fetch_value", "start", "signal", "barrier", "commit"],
+)
+async def test_what_follows_a_swallowed_failure_names_it_and_the_remedy(database, go_on):
+    with pytest.raises(StoreError) as caught:
+        async with database.transaction() as tx:
+            await tx.execute("CREATE TABLE seen (n int PRIMARY KEY)")
+            await tx.execute("INSERT INTO seen VALUES (1)")
+            await tx.execute("SAVEPOINT s")
+            with pytest.raises(StoreError, match="division by zero"):
+                await tx.execute("SELECT 1 / 0")
+            await tx.execute("ROLLBACK TO s")  # that one is forgiven
+            with pytest.raises(ConstraintViolated) as first:
+                await tx.execute("INSERT INTO seen VALUES (1)")
+            with suppress(StoreError):
+                await tx.execute("SELEC 1")  # told as such by the server, and not the first
+            if go_on is not None:
+                await go_on(tx)
+    assert caught.value.__cause__ is first.value
+    for part in ("rolled the transaction back", "seen_pkey", "(n)=(1)", "SAVEPOINT", "ON CONFLICT"):
+        assert part in str(caught.value)
 
 
 async def test_a_savepoint_survives_a_failure(database):

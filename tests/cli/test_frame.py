@@ -269,3 +269,54 @@ def test_the_terminals_encoding_loses_no_answer(shop, standfast):
         check=True,
     )
     assert b"\\u6f22" in done.stdout
+
+
+@pytest.fixture
+def full_of_sagas(shop, standfast):
+    standfast("migrate", "-a", "shop:app")
+    standfast("sagas", "start", "-a", "shop:app", "place-order", "--input", '{"id": "1"}')
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--version"],
+        ["sagas", "list", "-a", "shop:app"],
+        ["sagas", "list", "-a", "shop:app", "--json"],
+        ["sagas", "export", "-a", "shop:app"],
+    ],
+)
+def test_an_answer_that_cant_be_written_is_told_in_one_line(full_of_sagas, command):
+    with open("/dev/full", "w") as out:
+        done = _into(out, command)
+    assert done.returncode == 1
+    *notes, line = done.stderr.splitlines()
+    assert line == (
+        "error: the answer can't be written to standard output: No space left on device"
+    )
+    assert all(note.startswith("no live worker") for note in notes)
+
+
+@pytest.mark.parametrize("command", [["list"], ["export"], ["list", "--json"]])
+def test_a_reader_that_is_gone_isnt_told_as_a_no(full_of_sagas, command):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = _into(writing, ["sagas", *command, "-a", "shop:app"])
+    finally:
+        os.close(writing)
+    assert done.returncode == 141
+    assert all(line.startswith("no live worker") for line in done.stderr.splitlines())
+
+
+def _into(out, command):
+    """A command in a process of its own, whose answer goes to an open file."""
+    return subprocess.run(
+        [STANDFAST, *command],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )

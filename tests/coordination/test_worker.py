@@ -10,7 +10,7 @@ from standfast.clock import SYSTEM_CLOCK
 from standfast.conformance.samples import start
 from standfast.coordination.looks import DOUBTED_FOR
 from standfast.coordination.supervisor import Supervisor
-from standfast.coordination.worker import RECOVERY_PAUSE, UNCLAIMABLE_AFTER
+from standfast.coordination.worker import RECOVERY_PAUSE, UNCLAIMABLE_AFTER, WAITED_LONG
 from standfast.errors import StoreUnavailable
 from standfast.ports.journal import Filter, Instance, JournalStore
 from standfast.ports.leases import LeaseStore
@@ -607,6 +607,43 @@ async def test_what_no_live_worker_has_is_flagged_and_told(caplog):
         other = Shop(store, "other", kinds=(TWO,))
         async with other.running():
             await until(lambda: other.hands.keys == ["stuck"], within=SOON)
+
+
+@virtually
+async def test_what_has_long_been_due_without_a_slot_is_told_once_a_minute(caplog):
+    shop = Shop(Store(), max_in_flight=2, poll=2.0, limits={LIMITED: 1})
+    for number in range(3):
+        await shop.begin(f"{number}", kind=LIMITED)
+    async with shop.running():
+        await asyncio.sleep(WAITED_LONG - 1.0)
+        assert not waiting(caplog)
+        await asyncio.sleep(200.0)
+        lines = waiting(caplog)
+        assert 3 <= len(lines) <= 4
+        assert lines[0].startswith("test 'limited' has been due for ")
+        assert "1 of max_in_flight=1 are taken (the limit of 'limited')" in lines[0]
+        await shop.begin("one")
+        await asyncio.sleep(1.0)
+        caplog.clear()
+        await asyncio.sleep(130.0)
+        assert all("2 of max_in_flight=2 are taken." in line for line in waiting(caplog))
+        assert waiting(caplog)
+
+
+@virtually
+async def test_what_has_a_slot_or_waits_for_a_time_isnt_told_to_wait_for_one(caplog):
+    shop = Shop(Store(), max_in_flight=2, poll=2.0)
+    await shop.begin("one", after=-1000.0)
+    await shop.begin("two")
+    await shop.begin("later", after=1000.0)
+    async with shop.running():
+        await asyncio.sleep(900.0)
+    assert not waiting(caplog)
+
+
+def waiting(caplog) -> list[str]:
+    lines = [record.getMessage() for record in caplog.records]
+    return [line for line in lines if "waits for a slot" in line]
 
 
 @virtually

@@ -246,6 +246,64 @@ def test_equal_arguments_of_different_types_are_not_the_same_question():
     assert policy.call(function.__call__, 1) == "one"
 
 
+@pytest.mark.parametrize("bound", [False, True])
+def test_arguments_by_name_ask_what_those_by_position_do(bound):
+    class Shop:
+        def price(self, item, size=1, /, color="red", *, sale=False): ...
+
+    function = Shop().price if bound else Shop.price
+    first = () if bound else (Shop(),)
+    kept = LastGood()
+
+    def key(*args, **kwargs):
+        return kept.key(function, (*first, *args), kwargs)
+
+    assert key("lamp", 2, "blue") == key("lamp", 2, color="blue")
+    assert key("lamp", 2, "blue", sale=True) == key("lamp", 2, sale=True, color="blue")
+    assert key("lamp", 2, color="blue") != key("lamp", 2, color="red")
+    assert key("lamp", color="blue") != key("lamp", "blue")
+    assert key("lamp", 2, color=1) != key("lamp", 2, color=True)
+
+
+def test_what_takes_any_names_keeps_them_apart():
+    def anything(a, /, b=1, **rest): ...
+
+    kept = LastGood()
+    assert kept.key(anything, (1,), {"b": 2}) == kept.key(anything, (1, 2), {})
+    assert kept.key(anything, (1,), {"a": 2}) != kept.key(anything, (1, 2), {})
+    assert kept.key(print, (1,), {"end": ""}) != kept.key(print, (1, ""), {})
+
+
+async def test_a_slow_answer_does_not_replace_one_to_a_later_call():
+    clock, first = ManualClock(), asyncio.Event()
+    answers = iter(["old", "new"])
+
+    async def price():
+        answer = next(answers, None)
+        if answer == "old":
+            await first.wait()
+        if answer is None:
+            raise OSError
+        return answer
+
+    policy = Fallback(last_good=LastGood("1m"), clock=clock)(price)
+    slow = asyncio.create_task(policy())
+    await asyncio.sleep(0)
+    clock.advance(1)
+    assert await policy() == "new"
+    clock.advance(1)
+    first.set()
+    assert await slow == "old"
+    assert await policy() == "new"
+
+
+def test_a_slow_answer_replaces_one_that_is_too_old():
+    kept = LastGood("1m")
+    kept.keep("k", "new", now=10.0, begun=9.0)
+    kept.keep("k", "old", now=100.0, begun=1.0)
+    assert kept.find("k", 110.0) == (10.0, "old")
+
+
 @pytest.mark.parametrize("kept", [LastGood(), LastGood(key=lambda order: [order])])
 async def test_arguments_that_can_not_be_hashed_are_refused_before_the_call(run, kept):
     function = FaultyFunction(then="charged")

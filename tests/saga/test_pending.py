@@ -79,6 +79,28 @@ def test_a_retry_is_told_with_its_time_and_why():
     assert one.told(160.0) == "pay: attempt 3 runs for 10s on host:1, after OSError: away"
 
 
+TAKEN = "3 of max_in_flight=3 are taken"
+
+
+def test_what_is_due_and_has_no_slot_waits_for_one():
+    (one,) = seen(full=TAKEN)
+    assert (one.kind, one.slots, one.since, one.attempt) == ("slot", TAKEN, 100.0, 1)
+    assert one.told(120.0) == f"pay: waits for a slot for 20s: {TAKEN}"
+    assert one.as_json()["slots"] == TAKEN
+    failed = fx.AttemptFailed(
+        at=101.0, branch="pay", attempt=1, error="away", retry_at=110.0, since=100.0
+    )
+    (one,) = seen(failed, full=TAKEN)
+    assert one.told(120.0) == f"pay: waits for a slot for 10s: {TAKEN}, after away"
+    (undo,) = seen(PAID, fx.CompensationStarted(at=115.0, cause="cancelled"), full=TAKEN)
+    assert undo.told(120.0) == f"undo of pay: waits for a slot: {TAKEN}"
+
+
+def test_what_would_wait_anyhow_isnt_told_to_wait_for_a_slot():
+    found = {one.branch: one.kind for one in seen(PAID, full=TAKEN)}
+    assert found == {"approval": "signal", "pack": "slot", "part": "slot"}
+
+
 def test_waits_children_and_items_are_told_together():
     facts = [
         PAID,

@@ -35,7 +35,12 @@ async def note_lacking(ops: Operations, kinds: Iterable[tuple[str, int]], then: 
 
 
 async def note_due(ops: Operations, instances: Sequence[Instance], now: float) -> None:
-    """Remark which instances are due, or were told something, and have no worker to run them."""
+    """Remark which instances are due, or were told something, and have no worker to run them.
+
+    Or none with a slot for them.
+    """
+    from standfast.saga.workers import is_due
+
     due = Counter((one.name, one.version) for one in instances if is_due(one, now))
     without = await lacking(ops, due)
     for (name, version), number in due.items():
@@ -44,6 +49,14 @@ async def note_due(ops: Operations, instances: Sequence[Instance], now: float) -
             note(
                 f"no live worker has {kind}, and {number} of these wait{'s' * (number == 1)} for "
                 "one: start it (standfast run)"
+            )
+    rows = {(one.name, one.version): one for one in instances if is_due(one, now)}
+    for row in rows.values():
+        if full := await ops.sagas.workers.full(row):
+            number = due[row.name, row.version]
+            note(
+                f"{number} of {row.name} v{row.version} wait{'s' * (number == 1)} for a slot: "
+                f"{full}"
             )
 
 
@@ -55,11 +68,6 @@ async def note_children(ops: Operations, instances: Sequence[Instance]) -> None:
         children = [one.child for one in goes_on if one.child is not None]
         if children:
             note(f"{id}: {go_on(children)}")
-
-
-def is_due(one: Instance, now: float) -> bool:
-    """Whether a worker has to do something with it, and none has it."""
-    return one.owner is None and one.wake_at is not None and one.wake_at <= now
 
 
 def unread(mail: Mail, now: float) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import sys
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
@@ -49,7 +54,29 @@ def note(message: str) -> None:
 
 def say(text: str) -> None:
     """Plain text as an answer, as it is."""
-    typer.echo(text)
+    with writing():
+        typer.echo(text)
+
+
+READER_GONE = 141
+"""The exit code where nobody reads on, as of ``… | head``: what a shell makes of SIGPIPE."""
+
+
+@contextmanager
+def writing(to: str = "") -> Iterator[None]:
+    """An answer is written `to` a file, or to stdout: where that fails, one line tells, and why."""
+    try:
+        yield
+    except OSError as error:
+        if not to:
+            # What is left of the answer would fail again when the interpreter ends.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        if error.errno == errno.EPIPE:
+            raise typer.Exit(READER_GONE) from error
+        complain(f"the answer can't be written to {to or 'standard output'}: {error.strerror}")
+        raise typer.Exit(1) from error
 
 
 async def say_list(values: AsyncIterator[Any]) -> None:
@@ -105,12 +132,12 @@ def table(
         made.add_row(*map(folded, row))
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(made)
+        with writing():
+            console.print(made)
         return
-    console = Console(highlight=False, width=WIDE)
-    with console.capture() as captured:
-        console.print(made)
-    for line in captured.get().splitlines():
+    drawn = io.StringIO()
+    Console(highlight=False, width=WIDE, file=drawn).print(made)
+    for line in drawn.getvalue().splitlines():
         say(line.rstrip())
 
 

@@ -13,7 +13,7 @@ import typer
 
 from standfast.cli.batches import carry_out
 from standfast.cli.loading import load, load_app, operating, perform
-from standfast.cli.notices import is_due, note_due, note_lacking, note_unknown, unread
+from standfast.cli.notices import note_due, note_lacking, note_unknown, unread
 from standfast.cli.options import (
     TAKES_AN_ARGUMENT,
     Address,
@@ -34,6 +34,7 @@ from standfast.cli.output import (
     say,
     status,
     table,
+    writing,
 )
 from standfast.cli.tables import print_counts, print_instances, print_stuck, saga_name
 from standfast.errors import ConfigurationError, SagaError
@@ -126,17 +127,19 @@ def show(
     """Show one saga: how it stands, what it does or waits for, and all that happened to it."""
     from standfast.saga.export import record
     from standfast.saga.timeline import short, since_start
+    from standfast.saga.workers import is_due
 
     async def look() -> None:
         async with operating(load(app)) as ops:
             instance = await ops.locate(address)
             (loaded,) = await ops.sagas.journal.load([instance.id])
-            holders = await ops.sagas.workers.holders()
+            workers = ops.sagas.workers
+            holders, full = await workers.holders(), await workers.full(loaded.instance)
             now = ops.sagas.clock.now()
             one = loaded.instance
             if loaded.mails or is_due(one, now):
                 await note_lacking(ops, [(one.name, one.version)], "it goes on when")
-        told = ops.sagas.timeline_of(loaded, holders)
+        told = ops.sagas.timeline_of(loaded, holders, full)
         known_here = bool(ops.sagas.definitions.by_kind)
         problem = told.problem if known_here or len(told.entries) < len(loaded.facts) else ""
         if json:
@@ -238,8 +241,9 @@ def export(
                 opened = nullcontext(sys.stdout) if to is None else to.open("x", encoding="ascii")
             except OSError as error:
                 raise ConfigurationError(f"--to {to}: {error.strerror}") from error
-            with opened as out:
+            with writing("" if to is None else f"--to {to}"), opened as out:
                 done = await carry_out(lines(ops, out), "export", remedy=remedy)
+                out.flush()
             if not done:
                 await note_unknown(ops, filters)
         damaged = f", {unreadable} with something unreadable" if unreadable else ""

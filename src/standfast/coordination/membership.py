@@ -85,6 +85,7 @@ class Membership:
         """The note as the store has it, and of which lease."""
         self._kinds: dict[str, list[Kind]] = {}
         self._fingerprints: dict[Kind, str] = {}
+        self._slots: dict[str, Any] = {}
         self._takeovers: list[Callable[[], None]] = []
         self._renewing = asyncio.Lock()
         self._telling = asyncio.Lock()
@@ -243,20 +244,28 @@ class Membership:
                 self._told = token, note
 
     async def can_run(
-        self, service: str, kinds: Sequence[Kind], fingerprints: Mapping[Kind, str] | None = None
+        self,
+        service: str,
+        kinds: Sequence[Kind],
+        fingerprints: Mapping[Kind, str] | None = None,
+        slots: Mapping[str, Any] | None = None,
     ) -> None:
         """Publish which kinds, (pattern, name, version), a service of this process can run.
 
         `fingerprints` are hashes of what a kind is here, by which others see whether they have the
-        same. Raises `StoreError`.
+        same; `slots` says how many instances it has at once, as `slots_note` makes it. Raises
+        `StoreError`.
         """
         self._kinds[service] = list(kinds)
         self._fingerprints.update(fingerprints or {})
+        self._slots.update(slots or {})
         every = [kind for some in self._kinds.values() for kind in some]
         told: dict[str, Any] = {"kinds": [list(kind) for kind in every]}
         prints = self._fingerprints
         if prints:
             told["fingerprints"] = [[*kind, prints[kind]] for kind in every if kind in prints]
+        if self._slots:
+            told["slots"] = self._slots
         await self.tell(**told)
 
     async def others(self) -> list[tuple[str, str]]:

@@ -20,8 +20,10 @@ from standfast.coordination.fingerprints import fingerprints, unlike
 from standfast.coordination.looks import Due, Knowledge
 from standfast.coordination.membership import Kind, Membership
 from standfast.coordination.outage import Outage
+from standfast.coordination.room import Limits, Taken, slots_note, told
 from standfast.coordination.service import Duty
 from standfast.coordination.slots import Slots
+from standfast.durations import human
 from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.ports.journal import JournalStore, Loaded
 from standfast.resilience.backoff import Exponential
@@ -35,6 +37,10 @@ RECOVERY_PAUSE = 1.0
 """Seconds before what was reclaimed a second time in a row, without progress, is run again."""
 LONGEST_PAUSE = 60.0
 """To that the pause grows."""
+WAITED_LONG = 30.0
+"""Seconds for which something was due without a slot, before a warning tells of it."""
+TELL_EVERY = 60.0
+"""Seconds between two such warnings."""
 
 
 class Worker:
@@ -74,6 +80,7 @@ class Worker:
         self._warned: set[tuple[Kind, str]] = set()
         self._knowledge = Knowledge(clock, poll)
         self._outage = Outage(clock)
+        self._told_of_waiting_at = -math.inf
 
     # -- a turn ------------------------------------------------------------------------------
 
@@ -85,7 +92,8 @@ class Worker:
         self._membership, self.owner = duty.membership, duty.token
         self.slots = Slots(self.slots.limit)  # what a turn before had in memory left no place free
         own = executor.fingerprints
-        await duty.membership.can_run(self.name, list(executor.kinds), own)
+        slots = slots_note(executor.pattern, self.slots.limit, executor.kinds)
+        await duty.membership.can_run(self.name, list(executor.kinds), own, slots)
         await self._compare(own)
         due.everything()
         subscriptions = (
@@ -222,6 +230,7 @@ class Worker:
                 if around:
                     looked_around_at = clock.monotonic()
                     await self._flag()
+                    await self._warn_of_waiting()
                 if is_due and not due.is_set:
                     due_at = await self._next_wake()
                 timeout = min(timeout, max(0.005, due_at - clock.now()))
@@ -320,6 +329,31 @@ class Worker:
             self._executor.deliver(await self._journal.collect(self.owner, ids))
         if any(id not in active for id in hinted):
             self._due.now()
+
+    async def _warn_of_waiting(self) -> None:
+        """Warn, once in a while, of what has been due for long and has no slot here."""
+        slots, now = self.slots, self._clock.monotonic()
+        full = {
+            kind: Taken(Limits(slots.limit, own), slots.taken, slots.by_name[kind[1]])
+            for kind, own in self._executor.kinds.items()
+            if slots.room(kind[1], own) <= 0
+        }
+        if not full or now - self._told_of_waiting_at < TELL_EVERY:
+            return
+        due_at = await self._journal.next_wake(list(full))
+        waited = 0.0 if due_at is None else self._clock.now() - due_at
+        if waited < WAITED_LONG:
+            return
+        self._told_of_waiting_at = now
+        for kind, taken in full.items():
+            if await self._journal.next_wake([kind]) == due_at:
+                log.warning(
+                    "%s %r has been due for %s and waits for a slot: %s. If what has a slot awaits "
+                    "what waits for one, neither ends; else raise max_in_flight, or begin another "
+                    "process",
+                    *(kind[0], kind[1], human(round(waited)), told(kind[1], [taken])),
+                )
+                return
 
     async def _flag(self) -> None:
         orphaned = self._executor.orphaned

@@ -112,6 +112,7 @@ class Fallback(Policy):
 
         def answered(*args: Any, **kwargs: Any) -> Any:
             key = None if kept is None else kept.key(function, args, kwargs)
+            begun = 0.0 if kept is None else self.clock.monotonic()
             try:
                 result = call(*args, **kwargs)
             except Exception as error:
@@ -129,7 +130,7 @@ class Fallback(Policy):
             if type(result) is Coroutine:
                 raise unawaited(call, result)
             if kept is not None:
-                kept.keep(key, result, self.clock.monotonic())
+                kept.keep(key, result, self.clock.monotonic(), begun)
             return result
 
         return answered
@@ -141,6 +142,7 @@ class Fallback(Policy):
 
         async def answered(*args: Any, **kwargs: Any) -> Any:
             key = None if kept is None else kept.key(function, args, kwargs)
+            begun = 0.0 if kept is None else self.clock.monotonic()
             try:
                 result = await call(*args, **kwargs)
             except Exception as error:
@@ -156,7 +158,7 @@ class Fallback(Policy):
                 self._used("function", error)
                 return result
             if kept is not None:
-                kept.keep(key, result, self.clock.monotonic())
+                kept.keep(key, result, self.clock.monotonic(), begun)
             return result
 
         return answered

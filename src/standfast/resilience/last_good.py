@@ -40,7 +40,7 @@ class LastGood:
         self.max_age: float | None = time_limit(max_age, name="max_age")
         self.size: int = size
         self._key = key
-        self._kept: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[float, Any, float]] = OrderedDict()
         self._lock = threading.Lock()
         survives_fork(self)
 
@@ -63,6 +63,7 @@ class LastGood:
             whose = whose if transported is None else None
         elif transported is None:
             # With their types: 1, 1.0 and True are equal, and yet not the same question.
+            args, kwargs = _in_order(function, args, kwargs)
             named = sorted(kwargs.items()) if kwargs else ()
             made = (args, *map(type, args), *named, *(type(value) for _, value in named))
         key = (whose, made)
@@ -75,10 +76,17 @@ class LastGood:
             ) from error
         return key
 
-    def keep(self, key: Hashable, answer: object, now: float) -> None:
-        """Keep `answer`, given at `now` (monotonic seconds)."""
+    def keep(self, key: Hashable, answer: object, now: float, begun: float | None = None) -> None:
+        """Keep `answer`, given at `now` to a call that was `begun` then (monotonic seconds).
+
+        Unless one young enough is kept of a call that was begun later: that is the newer answer.
+        """
+        begun = now if begun is None else begun
         with self._lock:
-            self._kept[key] = (now, answer)
+            kept = self._kept.get(key)
+            if kept is not None and kept[2] > begun and not self._is_too_old(now - kept[0]):
+                return
+            self._kept[key] = (now, answer, begun)
             self._kept.move_to_end(key)
             if len(self._kept) > self.size:
                 self._kept.popitem(last=False)
@@ -90,11 +98,14 @@ class LastGood:
             if kept is None:
                 return None
             age = now - kept[0]
-            if self.max_age is not None and age > self.max_age:
+            if self._is_too_old(age):
                 del self._kept[key]
                 return None
             self._kept.move_to_end(key)
             return age, kept[1]
+
+    def _is_too_old(self, age: float) -> bool:
+        return self.max_age is not None and age > self.max_age
 
 
 def _identity(function: Callable[..., Any]) -> Hashable:
@@ -102,3 +113,20 @@ def _identity(function: Callable[..., Any]) -> Hashable:
     if isinstance(function, functools.partial):
         return _identity(function.func), function.args, tuple(sorted(function.keywords.items()))
     return function
+
+
+def _in_order(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, by position as far as can be: ``f(1, b=2)`` asks what ``f(1, 2)`` does."""
+    code = getattr(function, "__code__", None)
+    if not kwargs or code is None:
+        return args, kwargs
+    bound = getattr(function, "__self__", None) is not None  # then its first one is given
+    rest = dict(kwargs)
+    for at in range(len(args) + bound, code.co_argcount):
+        name = code.co_varnames[at]
+        if at < code.co_posonlyargcount or name not in rest:
+            break
+        args = (*args, rest.pop(name))
+    return args, rest

@@ -231,7 +231,8 @@ class Finding:
         holders = await self.sagas.workers.holders() if ids else {}
         for begin in range(0, len(ids), JOURNALS):
             for loaded in await self.sagas.journal.load(ids[begin : begin + JOURNALS]):
-                timeline = self.sagas.timeline_of(loaded, holders)
+                full = await self.sagas.workers.full(loaded.instance)
+                timeline = self.sagas.timeline_of(loaded, holders, full)
                 if not timeline.problem:
                     found[loaded.instance.id] = timeline.pending
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
@@ -13,9 +13,10 @@ from standfast.saga.branch import Branch
 from standfast.saga.state import SagaState
 from standfast.text import on_one_line
 
-PendingKind: TypeAlias = Literal["attempt", "retry", "signal", "child", "time", "operator"]
-"""``attempt``: an attempt runs, or is due. ``retry``: the next one waits for its time. ``signal``,
-``child``, ``time``: it waits for that. ``operator``: it is stuck, until somebody acts."""
+PendingKind: TypeAlias = Literal["attempt", "slot", "retry", "signal", "child", "time", "operator"]
+"""``attempt``: an attempt runs, or is due. ``slot``: one is due, but no worker has a slot free.
+``retry``: the next one waits for its time. ``signal``, ``child``, ``time``: it waits for that.
+``operator``: it is stuck, until somebody acts."""
 
 LONGEST = 140
 """Letters of an error in one line."""
@@ -39,8 +40,9 @@ class Pending:
     `since` and `until` are seconds since the epoch: since when it runs (or could) or waits, None
     for what is stuck, and when the next attempt is due, or the wait ends by itself. `attempt`
     numbers the attempt that runs or comes next; `error` is what the last one failed with. `worker`
-    names the process that has the instance, "" if none has. When exactly an attempt began isn't
-    stored: it began at `since`, or later where its worker was busy.
+    names the process that has the instance, "" if none has. `slots` says how many are taken, of
+    what waits for one. When exactly an attempt began isn't stored: it began at `since`, or later
+    where its worker was busy.
     """
 
     kind: PendingKind
@@ -53,6 +55,7 @@ class Pending:
     signal: str = ""
     child: UUID | None = None
     worker: str = ""
+    slots: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """It as plain JSON values, without what is empty."""
@@ -70,6 +73,8 @@ class Pending:
                 where = f" on {self.worker}" if self.worker else ""
                 verb = "runs" if self.worker else "is due"
                 text = f"{subject}: attempt {self.attempt} {verb}{since}{where}{why}"
+            case "slot":
+                text = f"{subject}: waits for a slot{since}: {self.slots}{why}"
             case "retry":
                 text = f"{subject}: attempt {self.attempt} {_in(self.until, now)}{why}"
             case "signal":
@@ -92,13 +97,34 @@ def _until(at: float | None) -> str:
 
 
 def pending(
-    state: SagaState, *, now: float, worker: str = "", wake_at: float | None = None
+    state: SagaState,
+    *,
+    now: float,
+    worker: str = "",
+    wake_at: float | None = None,
+    full: str = "",
 ) -> list[Pending]:
     """What goes on, in the order in which it began; nothing for one that has ended.
 
     `worker` names the process that has the instance, "" if none has; then `wake_at` says when one
-    may take it.
+    may take it, and `full` why none does though it is due: what its slots are taken by.
     """
+    found = _goes_on(state, now, worker, wake_at)
+    return [_without_slot(one, now, full) for one in found] if full else found
+
+
+def _without_slot(one: Pending, now: float, full: str) -> Pending:
+    """It, of an instance that is due and has no slot: what would go on waits for one."""
+    goes_on = one.kind == "attempt" or (
+        one.kind in ("retry", "time") and one.until is not None and one.until <= now
+    )
+    if not goes_on:
+        return one
+    since = one.since if one.until is None else one.until
+    return replace(one, kind="slot", since=since, until=None, slots=full)
+
+
+def _goes_on(state: SagaState, now: float, worker: str, wake_at: float | None) -> list[Pending]:
     if state.outcome:
         return []
     if state.undoing:

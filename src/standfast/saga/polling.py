@@ -14,6 +14,8 @@ from uuid import UUID
 
 from standfast.batching import Batcher
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded
+from standfast.saga.status import FINISHED, Status
+from standfast.saga.verdict import Sight
 
 T = TypeVar("T")
 
@@ -61,6 +63,36 @@ def next_look(now: float, age: float, longest: float) -> float:
         between /= 2
     at = (now // between + 1) * between
     return at if at > now else at + between  # the quotient of floats may be rounded up to `now`
+
+
+def sight(loaded: Loaded, status: Status | None, *, works_here: bool) -> Sight:
+    """What is seen of a loaded instance; `status` is its journal's, None if that can't be read."""
+    row = loaded.instance
+    if status is None:
+        return Sight(
+            row.status in FINISHED, False, False, spoken_to=_is_spoken_to(loaded, by_fact=False)
+        )
+    by_fact = status == row.status
+    return Sight(
+        finished=row.status in FINISHED,
+        readable=True,
+        by_fact=by_fact,
+        runnable_here=works_here and not by_fact and row.wake_at is not None,
+        spoken_to=_is_spoken_to(loaded, by_fact=by_fact),
+    )
+
+
+def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
+    """Whether a worker has it, or there is mail for it.
+
+    One that was put aside is only tried again for mail that is newer.
+    """
+    row = loaded.instance
+    if row.owner is not None:
+        return True
+    if row.wake_at is None:
+        return False
+    return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
 
 
 class _Shared(Generic[T]):

@@ -24,16 +24,16 @@ from standfast.saga import facts as fx
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
 from standfast.saga.pending import Pending, pending
-from standfast.saga.polling import Poller, next_look
+from standfast.saga.polling import Poller, next_look, sight
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
-from standfast.saga.status import AT_REST, FINISHED, Status
+from standfast.saga.status import AT_REST, Status
 from standfast.saga.step import check_signal_name
 from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.timeline import Timeline, entries
-from standfast.saga.verdict import Seen, Sight, judge
+from standfast.saga.verdict import Seen, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
 from standfast.text import NAME_LENGTH, checked, did_you_mean
@@ -69,7 +69,7 @@ class Sagas(Pattern):
         self.definitions: Definitions = self._given or Definitions(host.codec)
         self.store: JournalStore = host.database.port(JournalStore)
         self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)
-        self.workers: Workers = Workers(host.database.port(LeaseStore), host.clock)
+        self.workers: Workers = Workers(host.database.port(LeaseStore), self.store, host.clock)
         self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
         self._poller = Poller(self.store)
@@ -256,17 +256,21 @@ class Sagas(Pattern):
         loaded = await self.journal.load([id])
         if not loaded:
             raise self.unknown(id)
-        owned = loaded[0].instance.owner is not None
-        return self.timeline_of(loaded[0], await self.workers.holders() if owned else {})
+        row = loaded[0].instance
+        holders = {} if row.owner is None else await self.workers.holders()
+        return self.timeline_of(loaded[0], holders, await self.workers.full(row))
 
-    def timeline_of(self, loaded: Loaded, holders: Mapping[int, str]) -> Timeline:
-        """The timeline of an instance that was read. `holders`: the processes, by their token."""
+    def timeline_of(self, loaded: Loaded, holders: Mapping[int, str], full: str = "") -> Timeline:
+        """The timeline of an instance that was read. `holders`: the processes, by their token.
+
+        `full`: why nobody takes it though it is due, as `Workers.full` says.
+        """
         story, row = self._story(loaded), loaded.instance
         goes_on: Sequence[Pending] = ()
         if story.state is not None and row.finished_at is None:
             worker = "" if row.owner is None else holders.get(row.owner, f"lease {row.owner}")
             now = self.clock.now()
-            goes_on = pending(story.state, now=now, worker=worker, wake_at=row.wake_at)
+            goes_on = pending(story.state, now=now, worker=worker, wake_at=row.wake_at, full=full)
         return Timeline(
             id=row.id,
             saga=row.name,
@@ -326,18 +330,24 @@ class Sagas(Pattern):
                     return result
             seen.here, seen.status = None, row.status
             seen.name, seen.version, seen.key = row.name, row.version, row.key
+            if row.owner is not None:
+                seen.full = ""
             now = self.clock.monotonic()
             if now >= looks_at:
                 looks_at = now + LOOK_FOR_WORKERS
-                await self._look_for_workers(id, seen)
+                await self._look_for_workers(row, seen)
             await self.clock.sleep(next_look(now, now - begun, self.poll) - now)
 
-    async def _look_for_workers(self, id: UUID, seen: Seen) -> None:
-        """Note, and warn once in a while, when no live worker has the saga that is waited for."""
+    async def _look_for_workers(self, row: Instance, seen: Seen) -> None:
+        """Note, and warn once in a while, when no live worker has the saga that is waited for.
+
+        Note, too, when all that have it have no slot for it.
+        """
         kind = (PATTERN, seen.name, seen.version)
         seen.lacks_worker = await self.workers.lack(kind)
+        seen.full = await self.workers.full(row)
         if seen.lacks_worker and self.workers.is_news(kind):
-            log.warning("still waiting for saga %s (%s): %s", id, seen.status, seen.nobody)
+            log.warning("still waiting for saga %s (%s): %s", row.id, seen.status, seen.nobody)
 
     async def _result_at_rest(self, id: UUID) -> SagaResult[Any] | None:
         """The result of one that is at rest, or None if it moves again."""
@@ -350,42 +360,12 @@ class Sagas(Pattern):
         try:
             definition, state = self.definitions.machine(loaded)
         except (SagaNotFound, CorruptRecord) as problem:
-            if judge(_sight(loaded, None, works_here=works_here)) == "wait":
+            if judge(sight(loaded, None, works_here=works_here)) == "wait":
                 return None
             raise SagaParked(f"saga {id}: {problem}", cause=row.cause) from problem
-        if judge(_sight(loaded, state.status, works_here=works_here)) == "wait":
+        if judge(sight(loaded, state.status, works_here=works_here)) == "wait":
             return None
         return outcome(definition, state, row)
-
-
-def _sight(loaded: Loaded, status: Status | None, *, works_here: bool) -> Sight:
-    """What is seen of a loaded instance; `status` is its journal's, None if that can't be read."""
-    row = loaded.instance
-    if status is None:
-        return Sight(
-            row.status in FINISHED, False, False, spoken_to=_is_spoken_to(loaded, by_fact=False)
-        )
-    by_fact = status == row.status
-    return Sight(
-        finished=row.status in FINISHED,
-        readable=True,
-        by_fact=by_fact,
-        runnable_here=works_here and not by_fact and row.wake_at is not None,
-        spoken_to=_is_spoken_to(loaded, by_fact=by_fact),
-    )
-
-
-def _is_spoken_to(loaded: Loaded, *, by_fact: bool) -> bool:
-    """Whether a worker has it, or there is mail for it.
-
-    One that was put aside is only tried again for mail that is newer.
-    """
-    row = loaded.instance
-    if row.owner is not None:
-        return True
-    if row.wake_at is None:
-        return False
-    return any(by_fact or mail.at > row.updated_at for mail in loaded.mails)
 
 
 def id_of(id: UUID | str) -> UUID:

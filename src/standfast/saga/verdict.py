@@ -47,7 +47,8 @@ class Seen:
     """What somebody who waits for a result has seen so far, for the case that it takes too long.
 
     `status` is "" before the first look. `here`: the instance, if it is run in this very
-    process. `lacks_worker`: no live worker has its saga in its version.
+    process. `lacks_worker`: no live worker has its saga in its version. `full`: why those that have
+    it don't take it, "" where they do.
     """
 
     name: str = ""
@@ -56,17 +57,22 @@ class Seen:
     status: str = ""
     here: Active | None = None
     lacks_worker: bool = False
+    full: str = ""
 
     def too_long(self, id: object, limit: float) -> str:
         """Why there is no result after `limit` seconds, and what to do."""
         what = f"saga {self.name!r} with key {self.key!r}" if self.name else f"saga {id}"
         if self.here is not None:
             stands = f"it is {self.here.machine.status} in this process"
+            if running := ", ".join(sorted(self.here.machine.running)):
+                stands += f", in step {running}"
         else:
             unknown = "the database didn't answer" if limit else "no time was left to ask"
             stands = f"it is {self.status}" if self.status else unknown
-        if self.lacks_worker and self.here is None:
-            stands += f", and {self.nobody}"
+            if self.lacks_worker:
+                stands += f", and {self.nobody}"
+            elif self.full:
+                stands += f", and waits for a slot: {self.full}"
         return (
             f"{what} didn't end within {human(limit)}: {stands} (see `standfast sagas show {id}`)"
         )

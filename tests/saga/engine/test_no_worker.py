@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from standfast import SagaNotFound, Standfast
+from standfast import Context, Saga, SagaNotFound, Standfast, step
 from standfast.ids import new_id
 from standfast.saga import sagas as module
 from tests.saga.engine.test_waits import Approved
@@ -57,10 +57,54 @@ async def test_in_the_worker_itself_the_timeout_tells_how_it_stands(work, world)
     world.will("reserve", blocked.wait)
     app = await work(Trip(world))
     handle = await app.start(Trip, Order("1"), key="k")
-    with pytest.raises(TimeoutError, match="it is running in this process"):
+    with pytest.raises(TimeoutError, match="it is running in this process, in step reserve "):
         await handle.result(timeout=0.2)
     blocked.set()
     await handle.result(timeout=10)
+
+
+async def test_what_no_worker_has_a_slot_for_is_told_to_wait_for_one(durable_url):
+    """Also where another process asks, and for a limit of the saga's own."""
+
+    free, begun = asyncio.Event(), []
+
+    class Held(Saga[int]):
+        @step(no_compensation="it only waits")
+        async def hold(self, number: int, ctx: Context) -> None:
+            begun.append(number)
+            await free.wait()
+
+    class Lone(Held):
+        max_in_flight = 1
+
+    async with (
+        Standfast(durable_url, migrate=True).add(Held(), Lone()).running(max_in_flight=2),
+        Standfast(durable_url).add(Held(), Lone()) as client,
+    ):
+        first = await client.start(Lone, 1)
+        await until(lambda: begun == [1])
+        lone = await client.start(Lone, 2)
+        await waits_for_a_slot(client, lone, "1 of max_in_flight=1 are taken (the limit of 'lone')")
+        second = await client.start(Held, 3)
+        await until(lambda: begun == [1, 3])
+        other = await client.start(Held, 4, key="k")
+        await waits_for_a_slot(client, other, "2 of max_in_flight=2 are taken")
+        with pytest.raises(TimeoutError) as told:
+            await other.result(timeout=0.4)
+        why = "it is running, and waits for a slot: 2 of max_in_flight=2 are taken (see"
+        assert why in str(told.value)
+        free.set()
+        for handle in (first, lone, second, other):
+            await handle.result(timeout=10)
+        assert not (await other.timeline()).pending
+
+
+async def waits_for_a_slot(app, handle, taken):
+    """As its timeline tells, and as operators are told."""
+    (one,) = (await handle.timeline()).pending
+    assert (one.kind, one.slots) == ("slot", taken)
+    row = await app.sagas.instance(handle.id)
+    assert (await app.operations.pending([row]))[handle.id] == [one]
 
 
 async def test_somebody_elses_timeout_stays_as_it_is(app_url, world):

@@ -19,7 +19,7 @@ from standfast import (
     Transaction,
     step,
 )
-from standfast.errors import StoreUnavailable, TransactionConflict
+from standfast.errors import ConstraintViolated, StoreUnavailable, TransactionConflict
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -341,3 +341,45 @@ async def test_a_conflict_costs_no_attempt_for_all_is_rolled_back(work, world):
     assert world.log.count("take") == 1
     tried = [f"take {n}" for n in (1, 2, 3)] + [f"back {n}" for n in (1, 2)]
     assert await notes(app, *tried) == ["take 3", "back 2"]
+
+
+class Seen(Saga[str]):
+    """It catches the error of a statement of its transaction, in `swallows`, and goes on."""
+
+    @step(transactional=True, retry=Retry(attempts=1))
+    async def take(self, swallows: str, ctx: Context, tx: Transaction) -> str:
+        return await self.insert(tx) if swallows == "take" else "new"
+
+    @take.compensation(transactional=True, retry=Retry(attempts=1))
+    async def give_back(self, swallows: str, ctx: Context, tx: Transaction) -> None:
+        if swallows == "give_back":
+            await self.insert(tx)
+
+    @step(no_compensation="it refuses")
+    async def end(self, swallows: str, ctx: Context) -> None:
+        raise Refused("no")
+
+    async def insert(self, tx: Transaction) -> str:
+        try:
+            await tx.execute("INSERT INTO seen VALUES (1)")
+        except ConstraintViolated:
+            return "seen already"
+        return "new"
+
+
+@pytest.mark.parametrize("swallows", ["take", "give_back"])
+async def test_a_statement_whose_error_was_caught_fails_it_on_postgres_alone(durable_url, swallows):
+    app = Standfast(durable_url, migrate=True).add(Seen())
+    async with app.running():
+        async with app.transaction() as tx:
+            await tx.execute("CREATE TABLE seen (n int PRIMARY KEY)")
+            await tx.execute("INSERT INTO seen VALUES (1)")
+        handle = await app.start(Seen, swallows)
+        with pytest.raises((SagaCompensated, SagaParked)) as caught:
+            await handle.result(20)
+    cause = caught.value.cause
+    if durable_url.startswith("sqlite"):
+        assert "refused" in cause or "no" in cause
+        return
+    for part in ("rolled the transaction back", "seen_pkey", "SAVEPOINT", "ON CONFLICT DO NOTHING"):
+        assert part in cause

@@ -127,6 +127,30 @@ def translate_commit(error: BaseException, place: str) -> StandfastError:
     )
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether the server refused a statement since an earlier one of its transaction had failed."""
+    return isinstance(error, asyncpg.PostgresError) and _state(error) == "25P02"
+
+
+def is_of_server(error: BaseException) -> bool:
+    """Whether the server told this error, and not the driver by itself."""
+    return getattr(error, "severity", None) is not None
+
+
+def rolled_back(place: str, failed: BaseException | None) -> StoreError:
+    """Nothing of a transaction counts, though its block went on after a statement had failed.
+
+    `failed` is the error of that statement, None where it isn't known.
+    """
+    why = "" if failed is None else f" ({str(failed).removeprefix(f'PostgreSQL at {place}: ')})"
+    return StoreError(
+        f"PostgreSQL at {place} rolled the transaction back, because a statement in it had "
+        f"failed{why}. Let the error of a statement end the block; or, to go on after one, set a "
+        "SAVEPOINT before it and ROLLBACK TO that, or let it not fail: INSERT … ON CONFLICT DO "
+        "NOTHING"
+    )
+
+
 def translate_migration(error: BaseException, place: str) -> StandfastError:
     """As `translate`, for an error of a schema migration: which right its role lacks."""
     if not isinstance(error, asyncpg.InsufficientPrivilegeError):
@@ -203,6 +227,8 @@ def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> Standfast
             f"PostgreSQL at {place} lacks Standfast's tables or has old ones ({error}): run "
             "`standfast migrate`"
         )
+    if is_refused(error):
+        return rolled_back(place, None)
     if state.startswith("23"):
         detail = getattr(error, "detail", None)
         detail = f": {detail}" if detail else ""

@@ -11,7 +11,7 @@ import asyncpg
 
 from standfast.affinity import Affinity, running_loop
 from standfast.backends.postgres.connecting import Connector
-from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate
+from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, rolled_back, translate
 from standfast.backends.postgres.options import PostgresOptions, check_surroundings
 from standfast.backends.postgres.share import Share
 from standfast.errors import StoreError, StoreUnavailable
@@ -275,17 +275,15 @@ class Pool:
         """BEGIN."""
         await connection.execute(self._begin_freely if freely else self._begin)
 
-    async def commit(self, connection: Any) -> None:
+    async def commit(self, connection: Any, failed: BaseException | None = None) -> None:
         """COMMIT. Raises `StoreError` when the transaction had failed: nothing is written.
 
-        Driver errors come through; then it may have been committed.
+        `failed` is the error of the statement that failed, as far as is known. Driver errors come
+        through; then it may have been committed.
         """
         # PostgreSQL answers COMMIT in a failed transaction with a friendly ROLLBACK.
         if await connection.execute("COMMIT") != "COMMIT":
-            raise StoreError(
-                f"PostgreSQL at {self.place} rolled the transaction back, because a statement in "
-                "it had failed; let the error of a statement end the block, or use a SAVEPOINT"
-            )
+            raise rolled_back(self.place, failed) from failed
 
     async def roll_back(self, connection: Any) -> None:
         """ROLLBACK, or drop the connection when that can't be done."""

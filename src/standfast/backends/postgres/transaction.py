@@ -8,9 +8,16 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from standfast.backends.control import refuse_control
-from standfast.backends.postgres.errors import DRIVER_ERRORS, translate, translate_commit
+from standfast.backends.postgres.errors import (
+    DRIVER_ERRORS,
+    is_of_server,
+    is_refused,
+    rolled_back,
+    translate,
+    translate_commit,
+)
 from standfast.backends.postgres.pool import Pool, drop, is_closed
-from standfast.errors import StoreError
+from standfast.errors import StandfastError, StoreError
 from standfast.ports.database import Row, Script
 from standfast.ports.providing import Dialect
 
@@ -33,6 +40,8 @@ class PostgresTransaction:
         self._connection: Any = None
         self._entered = self._left = False
         self._foreign = self._astray = False
+        # Since a statement failed, the server takes none but a ROLLBACK TO.
+        self._failed: StandfastError | None = None
 
     async def __aenter__(self) -> PostgresTransaction:
         if self._entered:
@@ -73,7 +82,7 @@ class PostgresTransaction:
                 "block did, so what came after it may be committed or not: look what is there"
             )
         try:
-            await self._pool.commit(connection)
+            await self._pool.commit(connection, self._failed)
         except DRIVER_ERRORS as error:
             raise translate_commit(error, self._pool.place) from error
 
@@ -81,13 +90,16 @@ class PostgresTransaction:
         """See `StoreTransaction.execute`."""
         connection = await self._begun_for(sql)
         with self._errors(own=False):
-            return _touched(await connection.execute(sql, *args))
+            done = _touched(await connection.execute(sql, *args))
+            self._failed = None
+            return done
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
         connection = await self._begun_for(sql)
         with self._errors(own=False):
             rows: Sequence[Row] = await connection.fetch(sql, *args)
+            self._failed = None
             return rows
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
@@ -95,6 +107,7 @@ class PostgresTransaction:
         connection = await self._begun_for(sql)
         with self._errors(own=False):
             row: Row | None = await connection.fetchrow(sql, *args)
+            self._failed = None
             return row
 
     async def fetch_value(self, sql: str, *args: Any) -> Any:
@@ -158,7 +171,12 @@ class PostgresTransaction:
         except DRIVER_ERRORS as error:
             if self._connection is not None and self._pool.is_astray(self._connection, error):
                 self._astray = True
-            raise translate(error, self._pool.place, own=own) from error
+            if self._failed is not None and is_refused(error):
+                raise rolled_back(self._pool.place, self._failed) from self._failed
+            told = translate(error, self._pool.place, own=own)
+            if self._failed is None and is_of_server(error):
+                self._failed = told
+            raise told from error
 
 
 def _touched(tag: str) -> int:

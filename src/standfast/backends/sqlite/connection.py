@@ -294,6 +294,7 @@ class Session:
     def run(self, con: sqlite3.Connection) -> None:
         """Serve the session, on the connection's thread."""
         failed = self._begin(con)
+        before: Exception | None = None  # what the last statement failed with
         last = False
         while not last:
             future, work, last = self._queue.get()
@@ -303,13 +304,17 @@ class Session:
             error: Exception | None = None
             if work is not None:
                 if failed is None and not con.in_transaction:
+                    why = "" if before is None else f" ({before})"
                     failed = StoreError(
-                        f"{self._path}: a statement or an error has ended the transaction"
+                        f"{self._path}: SQLite rolled the transaction back, because a statement in "
+                        f"it had failed{why}. Let the error of a statement end the block"
                     )
+                    failed.__cause__ = before
                 error = failed
                 if error is None:
                     rode = [outcome(rider, con, self._path) for rider, _ in riders]
                     result, error = outcome(work, con, self._path)
+                    before = error
             if last:
                 _, undone = outcome(rollback, con, self._path)
                 error = error or undone
