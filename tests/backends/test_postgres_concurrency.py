@@ -10,10 +10,12 @@ import time
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase
+from standfast.backends.postgres.journal import purging
 from standfast.conformance.samples import (
     KIND,
     KINDS,
     PORTS,
+    finish,
     journal,
     leases,
     loaded,
@@ -110,6 +112,7 @@ _WRITER = """
 import asyncio, sys
 from uuid import UUID
 from standfast.backends.postgres import PostgresDatabase
+from standfast.backends.postgres.journal import purging
 from standfast.ports.journal import Append, JournalStore
 
 async def main(dsn, token, id):
@@ -162,6 +165,7 @@ async def test_a_stopped_process_that_wakes_up_is_refused(postgres_dsn, database
 _CLAIMER = """
 import asyncio, sys, time
 from standfast.backends.postgres import PostgresDatabase
+from standfast.backends.postgres.journal import purging
 from standfast.conformance.samples import journal, register
 
 async def main(dsn):
@@ -376,3 +380,17 @@ async def test_100_000_waiting_cost_a_claim_nothing(database, direct):
         "AND version = 1 AND owner IS NULL AND wake_at <= 2e9 ORDER BY wake_at LIMIT 100"
     )
     assert any("instances_passive" in row[0] for row in plan), plan
+
+
+async def test_what_is_claimed_while_a_purge_looks_isnt_deleted(database, monkeypatch):
+    """It had finished; but then its parent asks it to undo itself, and a worker takes it."""
+    token = await register(database)
+    (started,) = await journal(database).start([start()], owner=token)
+    await journal(database).append(token, [finish(started.id, 0)])
+    await journal(database).send([mail(started.id)])
+    now = time.time() + 60
+    assert await journal(database).claim(token, [KIND], now=now, limit=9)
+    before = purging.DOOMED.replace(" AND i.owner IS NULL", "")
+    monkeypatch.setattr(purging, "DOOMED", before)
+    assert (await journal(database).purge("saga", finished_before=now, limit=9)).count == 0
+    assert (await loaded(database, started.id)).instance.owner == token

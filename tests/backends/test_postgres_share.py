@@ -68,3 +68,19 @@ async def test_the_last_of_them_is_given_back_after_whatever_ends_a_wait(postgre
         await asyncio.gather(hold(), hold(), hold())
     finally:
         await small.close()
+
+
+async def test_who_was_served_in_time_warns_of_nothing_afterwards(caplog, monkeypatch):
+    monkeypatch.setattr(share, "WARNS_AFTER", 0.05)
+    places = share.Share(1, "db", 10.0)
+
+    class Holds:
+        sql = "SELECT 1"
+
+    async def hold() -> None:
+        async with places.held(Holds()):
+            await asyncio.sleep(0)
+
+    await asyncio.gather(hold(), hold())
+    await asyncio.sleep(0.1)
+    assert caplog.records == []

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pytest
 
 from standfast import Standfast
+from standfast.cli.batches import carry_out
 from standfast.errors import StoreUnavailable
 from standfast.saga.operations import Operations
 from tests.cli.conftest import STANDFAST, in_process
@@ -84,6 +85,8 @@ def test_ctrl_c_stops_between_batches(shop, standfast, monkeypatch):
     assert "stopped after 2 of 5: go on with the same command and --after " in told.stderr
     assert mails() == [1, 1, 0, 0, 0]
     after = told.stderr.split()[-1]
+    dry = standfast(*cancel, "--after", after, "--dry-run", "--json")
+    assert len(json.loads(dry.stdout)) == 3
     assert standfast(*cancel, "--after", after).stdout.startswith("cancel: asked 3 sagas")
     assert mails() == [1] * 5, "each once"
 
@@ -120,6 +123,21 @@ def test_a_second_ctrl_c_doesnt_wait_for_the_batch(shop, standfast, monkeypatch)
     monkeypatch.setattr(Operations, "tell", tell)
     told = standfast("sagas", "cancel", "--app", "shop:app", "--all", "--yes", code=1)
     assert "stopped in the middle of a batch, after 2 of 5" in told.stderr
+
+
+def test_ctrl_c_after_the_last_batch_ends_the_command_at_once():
+    """What it stops else is over, and the app may take long to leave its database."""
+
+    async def counts():
+        yield 1
+
+    async def command():
+        await carry_out(counts(), "work")
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(command())
 
 
 def test_acts_hold_a_page_and_not_all(shop, standfast, monkeypatch):

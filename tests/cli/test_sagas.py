@@ -334,6 +334,9 @@ def test_describe(sagas):
 def test_check_compat_says_what_would_break(sagas, standfast, shop):
     fine = standfast("sagas", "check-compat", "--app", "shop:app")
     assert (fine.stdout, fine.stderr) == ("", "checked 2: 0 would break\n")
+    newest = json.loads(sagas("list", "--json", "--limit", "1").stdout)[0]["id"]
+    rest = standfast("sagas", "check-compat", "--app", "shop:app", "--after", newest)
+    assert rest.stderr == "checked 1: 0 would break\n"
     code = (shop / "shop.py").read_text()
     (shop / "newer.py").write_text(code.replace('"""Sells one thing."""', "version = 2"))
     (shop / "gone.py").write_text(code.replace("charge", "bill"))

@@ -80,3 +80,26 @@ def test_since_when_a_service_stands_is_told_by_the_clock_of_the_database(url, m
     asyncio.run(look())
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("x:4")]
     assert line.split()[3].startswith("3h")
+
+
+def test_why_a_service_was_begun_again_is_told(url, capsys):
+    stood = (
+        {"name": "calm", "state": "running"},
+        {"name": "lost", "state": "running", "restarts": 1},
+        {"name": "weak", "state": "running", "restarts": 1, "error": "OSError: away"},
+    )
+
+    async def look() -> None:
+        app = Standfast(url)
+        async with app:
+            leases = app.database.port(LeaseStore)
+            told = json.dumps({"services": stood})
+            await leases.acquire([f"{MEMBER}x"], "x:4", ttl=600, note=told)
+        await services(app, False)
+
+    asyncio.run(look())
+    told = capsys.readouterr().out.splitlines()
+    calm, lost, weak = [line for line in told if line.startswith("x:4")]
+    assert not calm.endswith("lost its lease")
+    assert lost.endswith("lost its lease")
+    assert weak.endswith("OSError: away")

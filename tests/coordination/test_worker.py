@@ -98,6 +98,7 @@ class _Deaf:
         return getattr(self._inner, name)
 
     def on_due(self, callback):
+        self.told = callback
         return lambda: None
 
 
@@ -529,6 +530,22 @@ async def test_a_hint_of_this_process_is_as_good():
         shop.hands.desk.hint(other)
         await asyncio.sleep(SOON)
         assert shop.hands.keys == ["a", "b"]
+
+
+@virtually
+async def test_when_hints_may_have_been_missed_all_mail_is_fetched_at_once():
+    """The connection by which they come was lost, and is there again."""
+    shop = Shop(Store())
+    deaf = shop.journal.inner = _Deaf(shop.journal.inner)
+    id = await shop.begin("a")
+    async with shop.running():
+        await until(lambda: shop.hands.active)
+        await shop.send(id)
+        await asyncio.sleep(1.0)
+        assert not shop.hands.mails
+        deaf.told(None)
+        await asyncio.sleep(SOON)
+        assert shop.hands.mails
 
 
 @virtually

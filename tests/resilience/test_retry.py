@@ -267,6 +267,7 @@ WALL = 1_700_000_000.0
         (asked(-3), 1),
         (answered("7"), 7),
         (answered("7", "retry-after"), 7),
+        (answered(b"7"), 7),
         (answered(email.utils.formatdate(WALL + 7, usegmt=True)), 7),
         (answered(email.utils.formatdate(WALL - 7, usegmt=True)), 1),
         (answered("in a while"), 1),

@@ -317,6 +317,11 @@ class ListOfOthers(Saga[list[Order]]):
     async def act(self, orders: list[str], ctx: Context) -> None: ...
 
 
+class OneOfTwo(Saga[Order | str]):
+    @step(no_compensation="none")
+    async def act(self, order: Order, ctx: Context) -> None: ...
+
+
 class Wider(Saga[SameOrder]):
     @step(no_compensation="none")
     async def act(self, order: Order | None, ctx: Context) -> None: ...
@@ -329,6 +334,7 @@ class Wider(Saga[SameOrder]):
         (Disagrees, "step 'act' takes a str, but the saga's input is an Order"),
         (UndoDisagrees, r"the compensation of 'act' takes a list\[.*Order\], but"),
         (ListOfOthers, r"step 'act' takes a list\[str\], but the saga's input is a list\["),
+        (OneOfTwo, "step 'act' takes an Order, but the saga's input is an? "),
     ],
 )
 def test_a_step_that_takes_another_input_is_refused(saga, match):

@@ -290,6 +290,17 @@ async def test_a_big_acquire_at_the_front_is_served_first(make, clock):
     assert served == ["big"] + ["small"] * 5
 
 
+async def test_a_plain_function_doesnt_overtake_who_waits(clock):
+    limiter = RateLimiter(1, "1s", clock=clock)
+    await limiter.acquire()
+    waiting = asyncio.create_task(limiter.acquire(max_wait=60))
+    await clock.settle()
+    clock.advance(1)
+    with pytest.raises(RateLimited):
+        limiter(call)()
+    assert (await waiting).allowed
+
+
 async def test_keys_do_not_wait_for_each_other(make, clock):
     limiter = make(1, "1h")
     await limiter.acquire("a")

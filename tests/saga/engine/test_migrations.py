@@ -202,6 +202,19 @@ async def test_one_that_cannot_move_stays_and_says_why(work, world):
     assert (await handle.story()).instance.version == 1
 
 
+async def test_one_that_has_moved_moves_on_from_there(work, world):
+    app = await work(BookOne(world), BookTwo(world), BookThree(world))
+    handle = await app.start(BookOne, Order("1"), key="k")
+    await until(lambda: waits(handle))
+    await move(app, handle, 2)
+    await until(lambda: facts_of(handle, fx.Migrated))
+    await move(app, handle, 3)
+    await until(lambda: facts_of(handle, fx.Ignored))
+    (ignored,) = await facts_of(handle, fx.Ignored)
+    assert "no migration from version 2" in ignored.why
+    assert (await handle.story()).instance.version == 2
+
+
 async def test_one_that_cannot_move_is_given_back_to_its_own_workers(shared_url, world):
     old = Standfast(shared_url, migrate=True).add(BookOne(world))
     new = Standfast(shared_url).add(BookThree(world))

@@ -6,7 +6,9 @@ import logging
 import pytest
 
 from standfast import Context, Saga, SagaNotFound, Standfast, step
+from standfast.coordination.membership import MEMBER
 from standfast.ids import new_id
+from standfast.ports.leases import LeaseStore
 from standfast.saga import sagas as module
 from tests.saga.engine.test_waits import Approved
 from tests.saga.engine.world import Order, Trip, World, until
@@ -50,6 +52,17 @@ async def test_a_worker_that_lacks_the_version_is_no_help(durable_url, world):
         with pytest.raises(TimeoutError) as told:
             await waiting.result(timeout=0.4)
         assert "it is waiting (see" in str(told.value)
+
+
+async def test_a_worker_whose_lease_ran_out_is_no_help(app_url, world):
+    """It died, and where no other is alive nobody has ended its lease."""
+    async with Standfast(app_url, migrate=True).add(Trip(world)) as app:
+        leases, note = app.database.port(LeaseStore), '{"kinds": [["saga", "trip", 1]]}'
+        await leases.acquire([f"{MEMBER}dead"], "dead", ttl=0.01, note=note)
+        await asyncio.sleep(0.05)
+        handle = await app.start(Trip, Order("1"))
+        with pytest.raises(TimeoutError, match="no live worker has version 1 of saga 'trip'"):
+            await handle.result(timeout=0.3)
 
 
 async def test_in_the_worker_itself_the_timeout_tells_how_it_stands(work, world):

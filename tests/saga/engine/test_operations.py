@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from standfast import SagaParked, Standfast
+from standfast import Saga, SagaParked, Standfast, wait
 from standfast.errors import ConfigurationError, SagaConflict, SagaNotFound
 from standfast.ids import new_id
 from standfast.saga import events as ev
@@ -225,6 +225,17 @@ async def test_any_number_may_be_named_at_once(world):
         assert await app.operations.ids_of(ids) == ids
         with pytest.raises(SagaNotFound):
             await app.operations.ids_of([*ids, new_id()])
+
+
+async def test_of_those_named_each_kind_is_checked_however_many_there_are(world, monkeypatch):
+    class Numbered(Saga[Order]):
+        number = wait("approved", type=int)
+
+    monkeypatch.setattr("standfast.saga.operations.PAGE", 1)
+    async with Standfast("memory://").add(Approved(world), Numbered()) as app:
+        ids = [(await app.start(saga, Order("1"))).id for saga in (Approved, Numbered)]
+        with pytest.raises(ConfigurationError, match=r"of saga 'approved' takes .*, and not 7"):
+            await app.operations.signal(ids, "approved", b"7")
 
 
 async def test_what_is_deleted_while_an_act_goes_on_isnt_told_of(work, world):
