@@ -15,6 +15,7 @@ import pytest
 from tests.backends.sqlite_victim import SIZE
 
 from standfast.backends.sqlite import SqliteDatabase
+from standfast.backends.sqlite import file as sqlite_file
 from standfast.conformance import (
     DatabaseSuite,
     JournalSuite,
@@ -28,6 +29,7 @@ from standfast.conformance.samples import (
     journal,
     leases,
     loaded,
+    mail,
     marks,
     migrate,
     owned,
@@ -43,6 +45,7 @@ from standfast.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from standfast.ids import new_id
 from standfast.ports.journal import Append, Filter, RowChange
 from standfast.ports.schema import Schema
 from standfast.testing import ManualClock
@@ -487,5 +490,41 @@ async def test_a_file_that_is_locked_for_less_than_half_the_lease_loses_nothing(
         assert await asyncio.wait_for(renewing, 10) == [True]
         (lease,) = await leases(database).leases()
         assert lease.expires_in > 300
+    finally:
+        await database.close()
+
+
+async def test_a_file_that_is_deleted_while_it_is_open_takes_no_more(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(sqlite_file, "LOOKS_EVERY", 0.02)
+    path = tmp_path / "app.db"
+    database = SqliteDatabase(f"sqlite:///{path}")
+    await database.open()
+    try:
+        await migrate(database)
+        token = await register(database)
+        aside = path.rename(tmp_path / "aside.db")
+        async with asyncio.timeout(10):
+            while "was deleted or replaced while it was open" not in caplog.text:
+                await asyncio.sleep(0.01)
+        for act in (
+            lambda: leases(database).renew([token], ttl=60),
+            lambda: journal(database).start([start()], owner=token),
+            lambda: journal(database).send([mail(new_id())]),
+        ):
+            with pytest.raises(StoreUnavailable, match="put it back, or stop this process"):
+                await act()
+        with pytest.raises(StoreUnavailable, match="deleted or replaced"):
+            async with database.transaction() as tx:
+                await tx.execute("SELECT 1")
+        path.write_bytes(b"")  # another one under its name
+        await asyncio.sleep(0.1)
+        with pytest.raises(StoreUnavailable, match="deleted or replaced"):
+            await journal(database).start([start()], owner=token)
+        aside.rename(path)
+        async with asyncio.timeout(10):
+            while "is back where it was" not in caplog.text:
+                await asyncio.sleep(0.01)
+        await journal(database).start([start()], owner=token)
+        assert caplog.text.count("was deleted or replaced") == 1
     finally:
         await database.close()

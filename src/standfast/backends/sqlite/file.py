@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,9 +19,12 @@ from standfast.backends.sqlite.connection import (
 )
 from standfast.backends.sqlite.hints import Hints
 from standfast.backends.sqlite.writer import Writer
-from standfast.errors import StoreError
+from standfast.errors import StoreError, StoreUnavailable
 
 T = TypeVar("T")
+log = logging.getLogger("standfast.sqlite")
+LOOKS_EVERY = 1.0
+"""Seconds between two looks whether the file still has its name."""
 
 
 class SqliteFile:
@@ -46,6 +51,9 @@ class SqliteFile:
         )
         self._affinity: Affinity | None = None
         self._sessions: dict[Session, asyncio.Task[Any] | None] = {}
+        self._identity: tuple[int, int] | None = None
+        self._is_lost = False
+        self._look_at: asyncio.TimerHandle | None = None
         # Asked on the writer's connection, for which the commits of this process don't count.
         self.hints = Hints(lambda: self.write(_data_version, brief=True))
 
@@ -54,9 +62,14 @@ class SqliteFile:
         self._affinity = Affinity(f"{self.path}")
         await self._writer.open()
         await self._readers.open()
+        self._identity = _identity(self.path)
+        self._is_lost = False
+        self._look()
 
     async def close(self) -> None:
         """Finish what was accepted, then disconnect."""
+        if self._look_at is not None:
+            self._look_at.cancel()
         await self.hints.close()
         await self._readers.close()
         await self._writer.close()
@@ -70,6 +83,8 @@ class SqliteFile:
         affinity = self._affinity
         if affinity is not None and running_loop() is not affinity.loop:
             affinity.refuse()
+        if self._is_lost:
+            raise self._lost()
         if self._sessions:
             self.refuse_nesting()
         return self._writer.write(work) if brief else self._writer.submit(work)
@@ -84,6 +99,8 @@ class SqliteFile:
         The second answer: a transaction of this process is open, so nobody else can write before it
         has ended, when `work` is done as part of it.
         """
+        if self._is_lost:
+            raise self._lost()
         return self._writer.hurry(work)
 
     def read(self, work: Work[T]) -> asyncio.Future[T]:
@@ -98,10 +115,31 @@ class SqliteFile:
         affinity = self._affinity
         if affinity is not None and running_loop() is not affinity.loop:
             affinity.refuse()
+        if self._is_lost:
+            raise self._lost()
         session = Session(asyncio.get_running_loop(), self.path, self._writer.urgent)
         self._writer.submit(session.run)
         self._sessions[session] = task
         return session
+
+    def _look(self) -> None:
+        """Look, now and then, whether others would still find this file under its name.
+
+        One that was deleted, or replaced by another, is there for whoever has it open: what is
+        written to it is lost with this process.
+        """
+        was_lost, self._is_lost = self._is_lost, _identity(self.path) != self._identity
+        if self._is_lost and not was_lost:
+            log.error("%s", self._lost())
+        elif was_lost and not self._is_lost:
+            log.warning("%s is back where it was", self.path)
+        self._look_at = asyncio.get_running_loop().call_later(LOOKS_EVERY, self._look)
+
+    def _lost(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the file {self.path} was deleted or replaced while it was open here, so that what is "
+            "written to it would be lost: put it back, or stop this process and start it anew"
+        )
 
     def ended(self, session: Session) -> None:
         """The session is about to let go of the writer."""
@@ -115,6 +153,14 @@ class SqliteFile:
                 "this task has a transaction open, and SQLite has one writer: use that "
                 "transaction (`tx.start(...)`, `tx.signal(...)`), or end its block first"
             )
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _data_version(con: sqlite3.Connection) -> int:
