@@ -86,6 +86,7 @@ def test_sql_stands_in_the_backends_alone():
 def test_no_module_reaches_into_another():
     """Private names of others are used of Python's own library, where there is no other way."""
     fine = (
+        "asyncio.coroutines._is_coroutine",
         "sys._current_frames",
         "sys._getframe",
         "lock._at_fork_reinit",

@@ -111,6 +111,11 @@ def test_what_is_no_limiter(limiter):
         RateLimit(limiter)
 
 
+def test_a_rate_in_the_place_of_its_limiter():
+    with pytest.raises(ConfigurationError, match=r"RateLimit\(2, '1h'\): .*RateLimit\(RateLimiter"):
+        RateLimit(2, "1h")
+
+
 @pytest.mark.parametrize("bulkhead", [5, Bulkhead, Retry(), Pipeline(Bulkhead(1), Retry()), None])
 def test_what_is_no_bulkhead(bulkhead):
     with pytest.raises(ConfigurationError, match=r"bulkhead=.*: give Bulkhead\(…\), or"):

@@ -1,5 +1,6 @@
 """Rejections in FastAPI and Starlette: the exception handler and the dependency."""
 
+import inspect
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from starlette.routing import Route
 from standfast.errors import BulkheadFull, CircuitOpen, ConfigurationError, RateLimited, Rejected
 from standfast.integrations.asgi import by_header
 from standfast.integrations.starlette import RateLimit, answer_rejection
-from standfast.resilience import CircuitBreaker, RateLimiter
+from standfast.resilience import Bulkhead, CircuitBreaker, Pipeline, RateLimiter, Retry, Timeout
 
 
 def fastapi():
@@ -187,6 +188,33 @@ async def test_a_denied_websocket(handler):
         assert (denied["type"], denied["code"]) == ("websocket.close", 1013)
     else:
         assert (denied["type"], denied["status"]) == ("websocket.http.response.start", 429)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [RateLimiter(2, "1h"), Bulkhead(2), CircuitBreaker(), Timeout(1), Retry(), Pipeline(Retry())],
+    ids=lambda policy: type(policy).__name__,
+)
+def test_a_policy_as_a_dependency_is_refused_when_the_route_is_added(policy):
+    with pytest.raises(ConfigurationError, match=r"write Depends\(RateLimit\(RateLimiter\(…\)\)\)"):
+        fastapi().get("/", dependencies=[Depends(policy)])(lambda: 1)
+
+
+def test_the_class_as_a_dependency_is_refused_when_the_route_is_added():
+    with pytest.raises(ConfigurationError, match=r"is a class: write Depends\(RateLimit\("):
+        fastapi().get("/", dependencies=[Depends(RateLimit)])(lambda: 1)
+
+
+def test_the_dependency_as_a_decorator_is_refused_when_it_decorates():
+    with pytest.raises(ConfigurationError, match=r"is no decorator.*: write Depends\(RateLimit\("):
+
+        @RateLimit(RateLimiter(1, "1h"))
+        async def index() -> int:
+            return 1
+
+
+def test_a_policy_tells_its_signature_to_others():
+    assert list(inspect.signature(Retry()).parameters) == ["function"]
 
 
 def test_bad_options_are_refused_when_built():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from standfast import ConfigurationError, Context, Refused, Saga, Transaction, step
@@ -158,6 +160,83 @@ def test_what_is_no_step_has_no_result():
             ConfigurationError, match=r"is no step: give one, as in PlaceOrder.ship"
         ):
             run[wrong]
+
+
+class Gift(Saga[str]):
+    @step(when=lambda self, order, ctx: False)
+    async def wrap(self, order: str, ctx: Context) -> str:
+        return order
+
+    @wrap.compensation
+    async def unwrap(self, order: str, ctx: Context) -> None: ...
+
+    @step
+    async def pack(self, order: str, ctx: Context) -> str:
+        return order
+
+    @pack.compensation
+    async def unpack(self, order: str, ctx: Context) -> None:
+        without(ctx, order)
+
+    @step(no_compensation="none")
+    async def send(self, order: str, ctx: Context) -> str:
+        if order.startswith("undo"):
+            raise Refused("no")
+        return without(ctx, order)
+
+
+def without(ctx, order):
+    """In a function of its own, whose source nobody reads when the saga is added."""
+    try:
+        return ctx.result(PlaceOrder.ship if order.endswith("strange") else Gift.wrap)
+    except ResultUnavailable:
+        if order == "caught":
+            return "no gift"
+        raise
+
+
+@pytest.mark.parametrize("order", ["skipped", "strange"])
+def test_a_result_that_can_never_come_is_not_asked_for_again(order):
+    run = run_saga(Gift(), order)
+    assert run.trace == ["pack", "send failed", "undo pack failed"]
+    assert "has no result: it is" in run.cause
+    assert "ask ctx.has_result(step) first" in run.cause
+    run = run_saga(Gift(), f"undo {order}")
+    assert run.trace == ["pack", "send refused", "undo pack failed"]
+    assert "an undo can go by ctx.branch_key alone" in run.cause
+    assert run_saga(Gift(), "caught")[Gift.send] == "no gift"
+
+
+class Beside(Saga[str]):
+    @step(after=[], no_compensation="none")
+    async def fetch(self, order: str, ctx: Context) -> str:
+        await asyncio.sleep(1)
+        return order
+
+    @step(after=[], no_compensation="none")
+    async def look(self, order: str, ctx: Context) -> str:
+        return read(ctx)
+
+
+def read(ctx):
+    """As `without`: the source would tell that it isn't done before."""
+    return ctx.result(Beside.fetch)
+
+
+def test_a_result_that_may_still_come_is_asked_for_again():
+    run = run_saga(Beside(), "x")
+    assert run[Beside.look] == "x"
+    assert "look failed" in run.trace
+
+
+def test_a_run_tells_what_has_a_result_and_is_not_iterated_over():
+    run = run_saga(Gift(), "caught")
+    assert "pack" in run
+    assert Gift.pack in run
+    assert Gift.wrap not in run
+    assert "shipp" not in run
+    with pytest.raises(TypeError, match=r"write run\.results"):
+        list(run)
 
 
 def test_a_step_given_for_a_name_is_told():

@@ -97,6 +97,9 @@ class TakesAnother(Saga[Order]):
 
 def read(result: SagaResult[TakesAnother]) -> None:
     result[TakesAnother.wrap]  # type: ignore[arg-type]
+    assert "wrap" in result
+    assert 5 in result  # type: ignore[operator]
+    list(result)  # type: ignore[call-overload]
 
 
 async def refused(app: Standfast, tx: Transaction) -> None:

@@ -12,9 +12,12 @@
 
 # No `from __future__ import annotations`: FastAPI reads those of a dependency as they are.
 
-from typing import Any, Literal
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, Literal, Never, TypeVar
 
-from standfast.errors import RateLimited, Rejected
+from standfast.errors import ConfigurationError, RateLimited, Rejected
 from standfast.integrations.asgi import client_address
 from standfast.integrations.rejections import (
     TRY_AGAIN_LATER,
@@ -25,6 +28,7 @@ from standfast.integrations.rejections import (
     problem,
 )
 from standfast.lazy import extra
+from standfast.resilience.functions import NoDependency
 from standfast.resilience.ratelimit import RateLimiter
 
 with extra("starlette", of="asgi"):
@@ -70,6 +74,23 @@ class Denied(RateLimited, HTTPException):
         self.rate_limit_headers: Headers = rate_limit_headers
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+_WRITE = "write Depends(RateLimit(RateLimiter(…)))"
+_NO_CLASS = NoDependency(f"RateLimit is a class: {_WRITE}")
+_MISSING: Any = None
+
+
+def _marked_async(function: F) -> F:
+    """`function`, a plain one that answers with a coroutine, marked so that frameworks await it."""
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    import asyncio.coroutines
+
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]  # noqa: SLF001
+    return function
+
+
 class RateLimit:
     """A dependency for FastAPI: ``Depends(RateLimit(limiter))`` limits a route, or a router.
 
@@ -80,16 +101,34 @@ class RateLimit:
 
     def __init__(
         self,
-        limiter: RateLimiter,
-        *,
+        limiter: Annotated[RateLimiter, _NO_CLASS],
+        *more: Never,
         key: KeyOf = client_address,
         headers: HeaderVersion = "draft-10",
         cost: int = 1,
     ) -> None:
+        if more:
+            shown = ", ".join(repr(one) for one in (limiter, *more))
+            raise ConfigurationError(f"RateLimit({shown}): give one limiter: {_WRITE}")
         self._check = Check(limiter, key=key, headers=headers, cost=cost)
 
-    async def __call__(self, connection: HTTPConnection, response: Response) -> Any:
-        """Ask the limiter about one request; its `Decision`, or None where there is no limit."""
+    # Plain, for an `async def` couldn't tell at once that it decorates a function.
+    @_marked_async
+    def __call__(
+        self, connection: HTTPConnection, response: Response = _MISSING
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask the limiter about one request; its `Decision`, or None where there is no limit.
+
+        Raises `ConfigurationError` where it decorates a function.
+        """
+        if not isinstance(connection, HTTPConnection):
+            raise ConfigurationError(
+                f"RateLimit(…) is no decorator, and can't be called with {connection!r}: {_WRITE}, "
+                "or decorate with the limiter itself, as in @RateLimiter(…)"
+            )
+        return self._ask(connection, response)
+
+    async def _ask(self, connection: HTTPConnection, response: Response) -> Any:
         asked = await self._check.ask(connection.scope)
         if asked is None:
             return None

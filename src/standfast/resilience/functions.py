@@ -60,6 +60,20 @@ def _shown(value: object) -> str:
     return repr(value)
 
 
+class NoDependency:
+    """Marks a parameter that FastAPI must not take for a part of the request, by ``Annotated``.
+
+    Else the route would be added, and its requests be answered with 422. Pydantic, which FastAPI
+    asks about each parameter when the route is added, asks this, which refuses.
+    """
+
+    def __init__(self, remedy: str) -> None:
+        self._remedy = remedy
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> Any:
+        raise ConfigurationError(self._remedy)
+
+
 def must_await(function: Callable[..., Any]) -> bool:
     """Whether a policy around `function` must await its answer: `is_async`, for what can be called.
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
 from standfast.checks import Outermost
 from standfast.errors import ConfigurationError
-from standfast.resilience.functions import must_await, set_origin, unawaited, uncallable
+from standfast.resilience.functions import (
+    NoDependency,
+    must_await,
+    set_origin,
+    unawaited,
+    uncallable,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -124,6 +130,17 @@ class Policy:
 
         set_origin(call, function)
         return await self.around_async(call)(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+# As an object and not as text, which FastAPI can't read where a policy is called by its class.
+Policy.__call__.__annotations__["function"] = Annotated[
+    Callable[..., Any],
+    NoDependency(
+        "a policy is no dependency for FastAPI: to limit a route write "
+        "Depends(RateLimit(RateLimiter(…))), with RateLimit from standfast.integrations.starlette; "
+        "with any other policy decorate the route's function, under @app.get(…)"
+    ),
+]
 
 
 def stands_around_blocks(policy: object, method: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from standfast.branch_key import CORRELATION_HEADER, BranchKey, Operation
 from standfast.errors import ResultUnavailable
+from standfast.resilience.marks import do_not_retry
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.state import SagaState
 from standfast.saga.step import Step, checked_step
@@ -123,10 +124,15 @@ class Context:
 
         It is what was stored, read back for this attempt: whoever changes it changes it for itself.
         Raises `ResultUnavailable` if there is none: the step was skipped or refused, or its outcome
-        is unknown. `has_result` asks first. `ConfigurationError`, and the attempt isn't made again,
-        for what is no step, such as its name.
+        is unknown. `has_result` asks first. Where no later attempt would find one either, the
+        attempt isn't made again. `ConfigurationError`, and the attempt isn't made again, for what
+        is no step, such as its name.
         """
-        return self._result(checked_step(step, method="result").name)  # type: ignore[no-any-return]
+        name = checked_step(step, method="result").name
+        try:
+            return self._result(name)  # type: ignore[no-any-return]
+        except ResultUnavailable as error:
+            raise self._unavailable(error, name) from None
 
     def has_result(self, step: Step[Any, Any]) -> bool:
         """Whether `result` would answer."""
@@ -147,7 +153,27 @@ class Context:
     @property
     def item_result(self) -> Any:
         """In the compensation of one item: what that item's action returned."""
-        return self._definition.branch_result(self._branch)
+        try:
+            return self._definition.branch_result(self._branch)
+        except ResultUnavailable as error:
+            raise self._unavailable(error, self._branch.step.name) from None
+
+    def _unavailable(self, error: ResultUnavailable, name: str) -> ResultUnavailable:
+        """`error`, which tells that step `name` has no result, for a step's code, to be raised.
+
+        Nothing tries again where the journal has decided it.
+        """
+        undoing = self.operation == "compensation"
+        by_key = "; an undo can go by ctx.branch_key alone" if undoing else ""
+        told = ResultUnavailable(f"{error}; ask ctx.has_result(step) first{by_key}")
+        branch = self._state.branches.get(name)
+        # What stands beside this step may be done by its next attempt, or have begun, which nothing
+        # does while a saga is undone.
+        if branch is None:
+            may_come = name in self._state.plan.steps and not undoing
+        else:
+            may_come = branch.state in ("open", "parked") and name != self._branch.step.name
+        return told if may_come else do_not_retry(told)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -25,7 +25,7 @@ from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
 from standfast.saga.step import Step
 from standfast.saga.unknown_fields import unknown_field
-from standfast.text import is_storable, on_one_line
+from standfast.text import did_you_mean, is_storable, on_one_line
 
 LONGEST_NAME = 200
 
@@ -146,8 +146,7 @@ class Definition:
         """What a branch's action returned. Raises `ResultUnavailable`, `Unreadable`."""
         if not known(branch):
             raise ResultUnavailable(
-                f"{self.name}: {branch.id} has no result (it is {branch.state}): ask "
-                "ctx.has_result(step) first; an undo can go by ctx.branch_key alone"
+                f"{self.name}: {branch.id!r} has no result: it is {branch.state}"
             )
         if branch.value is not UNSET:
             return branch.value
@@ -167,7 +166,8 @@ class Definition:
         """A step's result by name. Raises `ResultUnavailable`."""
         branch = state.branches.get(name)
         if branch is None:
-            what = "hasn't begun" if name in self.steps else "isn't one of its steps"
+            unknown = f"isn't one of its steps{did_you_mean(name, self.steps)}"
+            what = "hasn't begun" if name in self.steps else unknown
             raise ResultUnavailable(f"{self.name}: {name!r} has no result: it {what}")
         if branch.fans_out and branch.state == "completed":
             return [self.branch_result(item) for item in branch.children]

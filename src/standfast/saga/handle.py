@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, overload
 from uuid import UUID
 
 from standfast.durations import Duration, time_left
-from standfast.errors import SagaCompensated, SagaParked
+from standfast.errors import ResultUnavailable, SagaCompensated, SagaParked
 from standfast.ports.journal import Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -26,7 +26,8 @@ class SagaResult(Generic[S_co]):
     """What a completed saga's steps returned.
 
     ``result[PlaceOrder.ship]`` has the type that the step returns, ``result["ship"]`` is the same
-    without it; `ResultUnavailable` where a step was skipped. `as_dict` has all there are.
+    without it; `ResultUnavailable` where a step was skipped. ``PlaceOrder.gift in result`` tells
+    whether there is one. `as_dict` has all there are, and is what to iterate over.
     """
 
     __slots__ = ("_definition", "_state")
@@ -40,7 +41,26 @@ class SagaResult(Generic[S_co]):
     @overload
     def __getitem__(self, step: str, /) -> Any: ...
     def __getitem__(self, step: Step[Any, Any] | str, /) -> Any:
-        return self._definition.result(self._state, name_of(step))
+        try:
+            return self._definition.result(self._state, name_of(step))
+        except ResultUnavailable as error:
+            raise ResultUnavailable(
+                f"{error}; ask `step in result` first, or see result.as_dict()"
+            ) from None
+
+    def __contains__(self, step: Step[Any, Any] | str, /) -> bool:
+        """Whether the step has a result."""
+        try:
+            self._definition.result(self._state, name_of(step))
+        except ResultUnavailable:
+            return False
+        return True
+
+    if not TYPE_CHECKING:  # they see for themselves that it can't be iterated over
+
+        def __iter__(self):
+            # Else Python would ask for the results of 0, 1, …
+            raise TypeError("a SagaResult can't be iterated over: write result.as_dict()")
 
     def as_dict(self) -> dict[str, Any]:
         """Results by step name; steps without one are left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError, ResultUnavailable
@@ -23,8 +23,8 @@ class SagaRun:
     """What came of `run_saga`.
 
     `status` is one of `standfast.saga.STATUSES`; `cause` says why it failed or parked. `results`
-    are by step name; ``run[PlaceOrder.ship]`` is typed,
-    and ``run["ship"]`` the same without it. `calls` are all calls that were made, and
+    are by step name; ``run[PlaceOrder.ship]`` is typed, and ``run["ship"]`` the same without it;
+    ``PlaceOrder.ship in run`` tells whether there is one. `calls` are all calls that were made, and
     `trace` is the same in words: ``["reserve", "charge refused", "undo reserve"]``. `time` is how
     long it took, in virtual seconds. `story` tells it all, a line for each thing that happened.
     """
@@ -48,6 +48,16 @@ class SagaRun:
                 f"{', '.join(self.results) or 'none'}"
             )
         return self.results[name]
+
+    def __contains__(self, step: Step[Any, Any] | str, /) -> bool:
+        """Whether the step has a result."""
+        return name_of(step) in self.results
+
+    if not TYPE_CHECKING:  # they see for themselves that it can't be iterated over
+
+        def __iter__(self):
+            # Else Python would ask for the results of 0, 1, …
+            raise TypeError("a SagaRun can't be iterated over: write run.results")
 
     @property
     def trace(self) -> list[str]:

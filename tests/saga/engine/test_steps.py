@@ -16,7 +16,7 @@ from standfast import (
     Transaction,
     step,
 )
-from standfast.errors import CodecError
+from standfast.errors import CodecError, ResultUnavailable
 from standfast.resilience import do_not_retry
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -476,7 +476,19 @@ async def test_a_condition_decides_whether_a_step_runs(work, world, amount, wrap
     result = await (await app.start(Packing, Order("1", amount=amount))).result(timeout=5)
     assert ("wrap" in world.log) == wrapped
     assert ("wrap" in result.as_dict()) == wrapped
+    assert (Packing.wrap in result, "wrap" in result) == (wrapped, wrapped)
     assert result["close"] == (" wrapped" if wrapped else "")
+
+
+async def test_a_result_that_isnt_there_is_told_for_who_has_no_context(work, world):
+    app = await work(Packing(world))
+    result = await (await app.start(Packing, Order("1", amount=1))).result(timeout=5)
+    with pytest.raises(ResultUnavailable, match="it is skipped; ask `step in result` first"):
+        result[Packing.wrap]
+    with pytest.raises(ResultUnavailable, match=r"isn't one of its steps \(did you mean wrap\?\)"):
+        result["warp"]
+    with pytest.raises(TypeError, match=r"write result\.as_dict\(\)"):
+        dict(result)
 
 
 async def test_a_condition_that_raises_fails_the_step_with_its_error(work, world):
