@@ -83,6 +83,29 @@ def test_what_is_no_app_is_told_in_one_line(shop, standfast, target, said):
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("target", "instead"),
+    [
+        ("./shop.py:app", "write shop:app\n"),
+        ("./shop:app", "write shop:app\n"),
+        ("shop.py:make", "write shop:make\n"),
+        ("shop.py", "write shop:app\n"),
+        ("./shop", "write shop:app\n"),
+        ("shop.py:", "write shop:app\n"),
+        ("{folder}/shop.py:app", "write shop:app\n"),
+        ("parts/store.py:app", "write parts.store:app\n"),
+        ("parts\\store.py:app", "write parts.store:app\n"),
+        ("parts/__init__.py:app", "write parts:app\n"),
+        ("/nowhere/shop.py:app", "write shop:app, in the folder /nowhere\n"),
+        ("shop/app", "write module:attribute, such as shop:app\n"),
+    ],
+)
+def test_for_a_path_the_module_is_told(shop, standfast, target, instead):
+    target = target.format(folder=shop)
+    told = standfast("workers", "--app", target, code=2).stderr
+    assert told == f"error: APP={target!r} is a path: {instead}"
+
+
 def test_debug_shows_where(shop, standfast):
     (shop / "faulty.py").write_text("1 / 0\n")
     result = standfast("--debug", "workers", "--app", "faulty:app", code=2)

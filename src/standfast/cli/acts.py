@@ -15,6 +15,8 @@ from standfast.cli.options import Address, App, AsJson, Chosen, Target, Yes, spr
 from standfast.cli.output import as_json, note, say
 from standfast.cli.sagas import sagas
 from standfast.cli.telling import ask, many
+from standfast.durations import seconds
+from standfast.errors import ConfigurationError
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
     from standfast.ports.journal import Instance
@@ -54,6 +56,8 @@ def start(
     json: AsJson = False,
 ) -> None:
     """Start a saga. A worker that has it runs it, at once or from the time given."""
+    if at is not None and after is not None:
+        raise ConfigurationError(f"--at {at} and --after {after}: give one of the two")
     data = json_argument(input)
     begins_at = None if at is None else parsed_time(at)
 
@@ -62,7 +66,11 @@ def start(
             handle = await ops.start(
                 name, data, key=key, correlation_id=correlation_id, at=begins_at, after=after
             )
-            await _note_start(ops, name, delayed=at is not None or after is not None)
+            now = ops.sagas.clock.now()
+            delayed = begins_at is not None and begins_at.timestamp() > now
+            if after is not None:
+                delayed = seconds(after, name="--after", positive=False) > 0
+            await _note_start(ops, name, delayed=delayed)
             return handle
 
     _print_started(perform(begin()), json)
