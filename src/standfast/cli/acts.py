@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from standfast.cli.batches import carry_out, confirm
-from standfast.cli.given import field, json_argument, parsed_time
+from standfast.cli.given import field, json_argument, looks_like_address, parsed_time
 from standfast.cli.loading import load, load_app, operating, perform
 from standfast.cli.notices import note_lacking
 from standfast.cli.options import Address, App, AsJson, Chosen, Target, Yes, spread, with_unit
@@ -144,7 +145,30 @@ def signal(
     def made(ops: Operations, found: Sequence[Instance]) -> Mailed:
         return ops.signalled(signal, data, found)
 
-    ask(app, f"signal {signal!r}", Signalled, made, chosen, mail_id=id)
+    def in_order(ops: Operations) -> None:
+        _must_come_first(ops, signal, chosen)
+
+    ask(app, f"signal {signal!r}", Signalled, made, chosen, mail_id=id, before=in_order)
+
+
+def _must_come_first(ops: Operations, signal: str, chosen: Chosen) -> None:
+    """Raise `ConfigurationError` where a saga's address was typed in place of a signal's name."""
+    definitions = ops.sagas.definitions.by_kind.values()
+    known = {step.signal for one in definitions for step in one.plan.steps.values()} - {""}
+    if signal in known:
+        return
+    addresses = chosen.addresses or ()
+    names = [one for one in addresses if one in known]
+    others = [one for one in addresses if not looks_like_address(one)]
+    # A signal's name may have a slash: where sagas are chosen as well, it may be meant.
+    nothing_else = not (addresses or chosen.given or chosen.all)
+    if names or (looks_like_address(signal) and (others or nothing_else)):
+        name = (names or others or ["NAME"])[0]
+        sagas = [signal, *(one for one in addresses if looks_like_address(one) and one != name)]
+        raise ConfigurationError(
+            f"{signal!r} stands where the signal's name belongs; that comes first, then the sagas: "
+            f"write standfast sagas signal {shlex.join([name, *sagas])}"
+        )
 
 
 @sagas.command()

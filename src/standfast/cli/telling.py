@@ -29,10 +29,12 @@ def ask(
     chosen: Chosen,
     *,
     mail_id: str | None = None,
+    before: Callable[[Operations], None] = lambda ops: None,
 ) -> None:
     """Find, show or confirm, send in batches, and say what became of it.
 
     `make` makes the act, which is of type `kind`, for those that were found; `verb` says it.
+    `before` may refuse what was typed before any are looked for.
     """
     from standfast.saga.acts import check
     from standfast.saga.events import ResolveAsked
@@ -44,6 +46,7 @@ def ask(
     async def act() -> None:
         nonlocal kinds
         async with operating(load(app)) as ops:
+            before(ops)
             found = await chosen.find(ops, kind, verb)
             act = make(ops, found.examples)
             check(act)
