@@ -61,9 +61,10 @@ def start(
         raise ConfigurationError(f"--at {at} and --after {after}: give one of the two")
     data = json_argument(input)
     begins_at = None if at is None else parsed_time(at)
+    loaded_app = load_app(app)
 
     async def begin() -> SagaHandle[Any]:
-        async with operating(load_app(app)) as ops:
+        async with operating(loaded_app) as ops:
             handle = await ops.start(
                 name, data, key=key, correlation_id=correlation_id, at=begins_at, after=after
             )
@@ -94,9 +95,10 @@ def fork(
     fork it is.
     """
     fields = dict(field(text) for text in replace or ())
+    loaded_app = load_app(app)
 
     async def begin() -> SagaHandle[Any]:
-        async with operating(load_app(app)) as ops:
+        async with operating(loaded_app) as ops:
             origin = await ops.locate(address)
             handle = await ops.fork(origin.id, key=key, replace=fields)
             await _note_start(ops, origin.name)
@@ -284,9 +286,10 @@ def purge(
 
     A child saga is kept for as long as its parent is, which may have to undo it yet.
     """
+    loaded_app = load(app)
 
     async def clear() -> None:
-        async with operating(load(app)) as ops:
+        async with operating(loaded_app) as ops:
             number: int | None = None  # unknown: counting takes as long as deleting
             if dry_run or not yes:
                 number = await ops.count_finished(finished_for=finished_for)

@@ -31,6 +31,8 @@ def is_url(target: str) -> bool:
 def load_app(target: str) -> Standfast:
     """The app at ``module:attribute`` or ``module:factory``, looked for in this folder first.
 
+    To be called while no event loop runs: the module may run one of its own.
+
     Raises `ConfigurationError`, with what the module raised as its cause.
     """
     from standfast.app import Standfast
@@ -58,6 +60,11 @@ def load_app(target: str) -> Standfast:
                 "installed packages"
             ) from error
         raise _broken(target, f"importing {module_name!r}", error) from error
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"APP={target!r}: importing {module_name!r} ended the program (SystemExit: {error}): "
+            'put what it does as a program under `if __name__ == "__main__":`'
+        ) from error
     except Exception as error:  # anything may happen in a user's module
         raise _broken(target, f"importing {module_name!r}", error) from error
     for name in path.split("."):

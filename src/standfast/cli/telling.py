@@ -42,10 +42,11 @@ def ask(
     asked: list[UUID] = []  # only as JSON they are all told
     last = ""
     kinds: list[tuple[str, int]] = []
+    loaded_app = load(app)
 
     async def act() -> None:
         nonlocal kinds
-        async with operating(load(app)) as ops:
+        async with operating(loaded_app) as ops:
             before(ops)
             found = await chosen.find(ops, kind, verb)
             act = make(ops, found.examples)
