@@ -1,6 +1,7 @@
 """Addresses as users write them: what is wrong is told, a password never; several hosts work."""
 
 import asyncio
+import errno
 import time
 import traceback
 from urllib.parse import quote, urlsplit
@@ -11,6 +12,7 @@ import pytest
 from standfast import Standfast
 from standfast.backends import open_database
 from standfast.backends.postgres import PostgresDatabase
+from standfast.backends.postgres.errors import translate
 from standfast.backends.postgres.options import each_host, parse
 from standfast.errors import ConfigurationError, StandfastError, StoreUnavailable
 
@@ -129,8 +131,54 @@ async def test_modes_that_need_no_tls(mode, postgres_dsn):
 
 async def test_a_server_without_tls(postgres_dsn):
     database = PostgresDatabase(f"{postgres_dsn}?sslmode=require")
-    with pytest.raises(StoreUnavailable, match="SSL"):
+    with pytest.raises(StoreUnavailable, match=r"offers no TLS .*sslmode=prefer") as caught:
         await database.open()
+    assert caught.value.for_good
+    assert "check that it runs" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("postgresql://u@nowhere.invalid/x", "check the host in the URL, and DNS"),
+        ("postgresql://u@/x?host={folder}", "there is no such socket"),
+        ("postgresql://u@127.0.0.1:1/x", "check that it runs, host and port"),
+    ],
+)
+async def test_what_cant_be_reached_has_a_remedy_of_its_own(address, told, tmp_path):
+    with pytest.raises(StoreUnavailable, match=told):
+        await PostgresDatabase(address.format(folder=tmp_path)).open()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (PermissionError(errno.EACCES, "Permission denied"), "the socket's rights"),
+        (
+            ConnectionError("server sent an error response during SSL exchange"),
+            "the reason is in the server's log",
+        ),
+        (
+            asyncpg.InvalidAuthorizationSpecificationError(
+                'no pg_hba.conf entry for host "::1", user "u", database "x", no encryption'
+            ),
+            "sslmode=require",
+        ),
+        (
+            asyncpg.InvalidAuthorizationSpecificationError(
+                "connection requires a valid client certificate"
+            ),
+            "give sslcert and sslkey",
+        ),
+        (
+            asyncpg.InvalidAuthorizationSpecificationError('role "u" does not exist'),
+            "check user, password and pg_hba.conf",
+        ),
+    ],
+)
+def test_the_remedy_fits_the_cause(error, told):
+    assert told in str(translate(error, "postgresql://u@h/x"))
 
 
 async def test_a_certificate_that_is_none(postgres_dsn, tmp_path):

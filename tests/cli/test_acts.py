@@ -228,7 +228,10 @@ def test_a_saga_is_started_to_begin_later(shop, standfast):
         (["--at", "2090-01-31T09:00"], "has no time zone"),
         (["--at", "tomorrow"], "--at 'tomorrow': write a time with its zone"),
         (["--after", "3"], "give 3 a unit"),
-        (["--after", "3d", "--at", "2090-01-31T09:00Z"], "give one of the two"),
+        (
+            ["--after", "3d", "--at", "2090-01-31T09:00Z"],
+            "--at 2090-01-31T09:00Z and --after 3d: give one of the two",
+        ),
     ],
 )
 def test_a_beginning_that_cant_be_understood_is_refused(shop, standfast, options, complaint):

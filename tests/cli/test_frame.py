@@ -67,6 +67,7 @@ def test_a_time_needs_its_zone(shop, standfast):
         ("shop:__name__", "is a str, not a Standfast app"),
         ("shop:broken", "calling broken() raised RuntimeError: no luck"),
         ("faulty:app", "importing 'faulty' raised ZeroDivisionError"),
+        ("ending:app", 'under `if __name__ == "__main__":`'),
         ("needy:app", "importing 'needy' raised ModuleNotFoundError: No module named 'absent'"),
         ("mysql://x/y", "no backend for 'mysql' URLs"),
         ("memory://", "lives and dies with the process"),
@@ -76,11 +77,64 @@ def test_a_time_needs_its_zone(shop, standfast):
 def test_what_is_no_app_is_told_in_one_line(shop, standfast, target, said):
     (shop / "faulty.py").write_text("1 / 0\n")
     (shop / "needy.py").write_text("import absent\n")
+    (shop / "ending.py").write_text("from shop import app\nraise SystemExit(0)\n")
     result = standfast("workers", "--app", target, code=2)
     assert said in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "instead"),
+    [
+        ("./shop.py:app", "write shop:app\n"),
+        ("./shop:app", "write shop:app\n"),
+        ("shop.py:make", "write shop:make\n"),
+        ("shop.py", "write shop:app\n"),
+        ("./shop", "write shop:app\n"),
+        ("shop.py:", "write shop:app\n"),
+        ("{folder}/shop.py:app", "write shop:app\n"),
+        ("parts/store.py:app", "write parts.store:app\n"),
+        ("parts\\store.py:app", "write parts.store:app\n"),
+        ("parts/__init__.py:app", "write parts:app\n"),
+        ("/nowhere/shop.py:app", "write shop:app, in the folder /nowhere\n"),
+        ("shop/app", "write module:attribute, such as shop:app\n"),
+    ],
+)
+def test_for_a_path_the_module_is_told(shop, standfast, target, instead):
+    target = target.format(folder=shop)
+    told = standfast("workers", "--app", target, code=2).stderr
+    assert told == f"error: APP={target!r} is a path: {instead}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "services",
+        "workers",
+        "migrate --status",
+        "purge-marks --older-than 1d --dry-run",
+        "sagas list",
+        "sagas show a/1",
+        "sagas start place-order",
+        "sagas fork a/1",
+        "sagas cancel a/1",
+        "sagas purge --finished-for 1d --dry-run",
+        "sagas export",
+        "sagas check-compat",
+        "sagas describe",
+        "sagas diagram a/1",
+    ],
+)
+def test_an_app_may_run_an_event_loop_when_it_is_imported(shop, standfast, command):
+    """A script without a guard for being imported: some commands failed, others took it."""
+    (shop / "script.py").write_text(
+        "import asyncio\nfrom shop import app\nasyncio.run(asyncio.sleep(0))\n"
+    )
+    code = 0 if command == "sagas describe" else 1
+    told = standfast(*command.split(), "--app", "script:app", code=code).stderr
+    assert ("there is no database at shop.db" in told) == bool(code)
 
 
 def test_debug_shows_where(shop, standfast):

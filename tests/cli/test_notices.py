@@ -57,6 +57,9 @@ def test_what_lies_unread_without_a_worker_is_told(sagas):
     assert f"{NOBODY}, and 2 of these wait for one" in sagas("list").stderr
     told = sagas("start", "place-order", "--input", order, "--key", "5", "--after", "1d")
     assert f"{NOBODY}: when its time has come, it waits until one runs" in told.stderr
+    for key, due in (("6", ("--at", "2020-12-01T09:00+01:00")), ("7", ("--after", "0s"))):
+        told = sagas("start", "place-order", "--input", order, "--key", key, *due)
+        assert f"{NOBODY}: it begins when one runs" in told.stderr
 
 
 def test_of_a_move_is_told_whether_a_worker_has_the_version_that_it_leads_to(sagas, standfast):

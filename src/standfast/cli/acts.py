@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from standfast.cli.batches import carry_out, confirm
-from standfast.cli.given import field, json_argument, parsed_time
+from standfast.cli.given import field, json_argument, looks_like_address, parsed_time
 from standfast.cli.loading import load, load_app, operating, perform
 from standfast.cli.notices import note_lacking
 from standfast.cli.options import Address, App, AsJson, Chosen, Target, Yes, spread, with_unit
 from standfast.cli.output import as_json, note, say
 from standfast.cli.sagas import sagas
 from standfast.cli.telling import ask, many
+from standfast.durations import seconds
+from standfast.errors import ConfigurationError
 
 if TYPE_CHECKING:  # each command loads what it needs, so that help comes at once
     from standfast.ports.journal import Instance
@@ -54,15 +57,22 @@ def start(
     json: AsJson = False,
 ) -> None:
     """Start a saga. A worker that has it runs it, at once or from the time given."""
+    if at is not None and after is not None:
+        raise ConfigurationError(f"--at {at} and --after {after}: give one of the two")
     data = json_argument(input)
     begins_at = None if at is None else parsed_time(at)
+    loaded_app = load_app(app)
 
     async def begin() -> SagaHandle[Any]:
-        async with operating(load_app(app)) as ops:
+        async with operating(loaded_app) as ops:
             handle = await ops.start(
                 name, data, key=key, correlation_id=correlation_id, at=begins_at, after=after
             )
-            await _note_start(ops, name, delayed=at is not None or after is not None)
+            now = ops.sagas.clock.now()
+            delayed = begins_at is not None and begins_at.timestamp() > now
+            if after is not None:
+                delayed = seconds(after, name="--after", positive=False) > 0
+            await _note_start(ops, name, delayed=delayed)
             return handle
 
     _print_started(perform(begin()), json)
@@ -85,9 +95,10 @@ def fork(
     fork it is.
     """
     fields = dict(field(text) for text in replace or ())
+    loaded_app = load_app(app)
 
     async def begin() -> SagaHandle[Any]:
-        async with operating(load_app(app)) as ops:
+        async with operating(loaded_app) as ops:
             origin = await ops.locate(address)
             handle = await ops.fork(origin.id, key=key, replace=fields)
             await _note_start(ops, origin.name)
@@ -136,7 +147,30 @@ def signal(
     def made(ops: Operations, found: Sequence[Instance]) -> Mailed:
         return ops.signalled(signal, data, found)
 
-    ask(app, f"signal {signal!r}", Signalled, made, chosen, mail_id=id)
+    def in_order(ops: Operations) -> None:
+        _must_come_first(ops, signal, chosen)
+
+    ask(app, f"signal {signal!r}", Signalled, made, chosen, mail_id=id, before=in_order)
+
+
+def _must_come_first(ops: Operations, signal: str, chosen: Chosen) -> None:
+    """Raise `ConfigurationError` where a saga's address was typed in place of a signal's name."""
+    definitions = ops.sagas.definitions.by_kind.values()
+    known = {step.signal for one in definitions for step in one.plan.steps.values()} - {""}
+    if signal in known:
+        return
+    addresses = chosen.addresses or ()
+    names = [one for one in addresses if one in known]
+    others = [one for one in addresses if not looks_like_address(one)]
+    # A signal's name may have a slash: where sagas are chosen as well, it may be meant.
+    nothing_else = not (addresses or chosen.given or chosen.all)
+    if names or (looks_like_address(signal) and (others or nothing_else)):
+        name = (names or others or ["NAME"])[0]
+        sagas = [signal, *(one for one in addresses if looks_like_address(one) and one != name)]
+        raise ConfigurationError(
+            f"{signal!r} stands where the signal's name belongs; that comes first, then the sagas: "
+            f"write standfast sagas signal {shlex.join([name, *sagas])}"
+        )
 
 
 @sagas.command()
@@ -252,9 +286,10 @@ def purge(
 
     A child saga is kept for as long as its parent is, which may have to undo it yet.
     """
+    loaded_app = load(app)
 
     async def clear() -> None:
-        async with operating(load(app)) as ops:
+        async with operating(loaded_app) as ops:
             number: int | None = None  # unknown: counting takes as long as deleting
             if dry_run or not yes:
                 number = await ops.count_finished(finished_for=finished_for)

@@ -209,11 +209,11 @@ def purge_marks(
     for longer than the longest saga of any caller takes, with the time that it may be parked: after
     that a repeated action would act again, and an undo would find nothing to undo.
     """
+    loaded = load(app)
 
     async def clear() -> None:
         from standfast.idempotency import Barrier
 
-        loaded = load(app)
         barrier = loaded.patterns.get(Barrier)
         async with opened(loaded):
             number = await barrier.count(older_than=older_than)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from standfast.errors import ConfigurationError
+from standfast.ids import SHORTEST
 from standfast.text import checked
 
 
@@ -25,6 +27,11 @@ def parsed_time(text: str) -> datetime:
             "2030-01-31T09:00+01:00, or 2030-01-31T08:00Z for UTC"
         )
     return found
+
+
+def looks_like_address(text: str) -> bool:
+    """Whether it is ``name/key``, an id, or as much of one as is shown."""
+    return "/" in text or re.fullmatch(rf"[0-9a-fA-F-]{{{SHORTEST},}}", text) is not None
 
 
 def json_argument(text: str) -> bytes:

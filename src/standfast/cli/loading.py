@@ -31,6 +31,8 @@ def is_url(target: str) -> bool:
 def load_app(target: str) -> Standfast:
     """The app at ``module:attribute`` or ``module:factory``, looked for in this folder first.
 
+    To be called while no event loop runs: the module may run one of its own.
+
     Raises `ConfigurationError`, with what the module raised as its cause.
     """
     from standfast.app import Standfast
@@ -42,6 +44,8 @@ def load_app(target: str) -> Standfast:
             "module:attribute, such as shop:app"
         )
     module_name, colon, path = target.partition(":")
+    if _is_path(target):
+        raise ConfigurationError(f"APP={target!r} is a path: {_instead_of_path(target)}")
     if not (module_name and colon and path):
         raise ConfigurationError(f"APP={target!r}: write module:attribute, such as shop:app")
     here = str(Path.cwd())
@@ -56,6 +60,11 @@ def load_app(target: str) -> Standfast:
                 "installed packages"
             ) from error
         raise _broken(target, f"importing {module_name!r}", error) from error
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"APP={target!r}: importing {module_name!r} ended the program (SystemExit: {error}): "
+            'put what it does as a program under `if __name__ == "__main__":`'
+        ) from error
     except Exception as error:  # anything may happen in a user's module
         raise _broken(target, f"importing {module_name!r}", error) from error
     for name in path.split("."):
@@ -76,6 +85,28 @@ def load_app(target: str) -> Standfast:
             f"makes one{_apps_in(module_name)}"
         )
     return found
+
+
+def _is_path(target: str) -> bool:
+    """Whether a file was named rather than a module."""
+    return "/" in target or "\\" in target or target.partition(":")[0].endswith(".py")
+
+
+def _instead_of_path(target: str) -> str:
+    """What to write for the module in that file."""
+    file, colon, attribute = target.replace("\\", "/").rpartition(":")
+    if not colon:
+        file, attribute = target.replace("\\", "/"), "app"
+    path = Path(file).absolute()
+    module = path.with_suffix("") if path.suffix == ".py" else path
+    if not (colon or module.with_suffix(".py").exists()):  # it may be anything
+        return "write module:attribute, such as shop:app"
+    if module.name == "__init__":
+        module = module.parent
+    here = Path.cwd()
+    if module.is_relative_to(here):
+        return f"write {'.'.join(module.relative_to(here).parts)}:{attribute or 'app'}"
+    return f"write {module.name}:{attribute or 'app'}, in the folder {module.parent}"
 
 
 def _broken(target: str, act: str, error: Exception) -> ConfigurationError:

@@ -83,8 +83,10 @@ def list_(
     if stuck and (filters.status or after):
         raise ConfigurationError("--stuck takes all that are stuck: leave --status and --after out")
 
+    loaded_app = load(app)
+
     async def look() -> None:
-        async with operating(load(app)) as ops:
+        async with operating(loaded_app) as ops:
             now = ops.sagas.clock.now()
             if count:
                 print_counts(dict(await ops.counts()), json)
@@ -129,8 +131,10 @@ def show(
     from standfast.saga.timeline import short, since_start
     from standfast.saga.workers import is_due
 
+    loaded_app = load(app)
+
     async def look() -> None:
-        async with operating(load(app)) as ops:
+        async with operating(loaded_app) as ops:
             instance = await ops.locate(address)
             (loaded,) = await ops.sagas.journal.load([instance.id])
             workers = ops.sagas.workers
@@ -234,8 +238,10 @@ def export(
         where = "" if to is None else " and another --to"
         return f"go on with the same command, --after {last}{where}"
 
+    loaded_app = load(app)
+
     async def write() -> None:
-        async with operating(load(app)) as ops:
+        async with operating(loaded_app) as ops:
             filters.select(ops)  # before a file is made
             try:
                 opened = nullcontext(sys.stdout) if to is None else to.open("x", encoding="ascii")
@@ -326,8 +332,10 @@ def check_compat(
     def remedy() -> str:
         return f"{len(bad)} problems so far; go on with the same command and --after {last}"
 
+    loaded_app = load_app(app)
+
     async def check() -> None:
-        async with operating(load_app(app)) as ops:
+        async with operating(loaded_app) as ops:
             checked = await carry_out(replayed(ops), "replay", remedy=remedy)
             if not checked:
                 await note_unknown(ops, filters)

@@ -29,10 +29,12 @@ def ask(
     chosen: Chosen,
     *,
     mail_id: str | None = None,
+    before: Callable[[Operations], None] = lambda ops: None,
 ) -> None:
     """Find, show or confirm, send in batches, and say what became of it.
 
     `make` makes the act, which is of type `kind`, for those that were found; `verb` says it.
+    `before` may refuse what was typed before any are looked for.
     """
     from standfast.saga.acts import check
     from standfast.saga.events import ResolveAsked
@@ -40,10 +42,12 @@ def ask(
     asked: list[UUID] = []  # only as JSON they are all told
     last = ""
     kinds: list[tuple[str, int]] = []
+    loaded_app = load(app)
 
     async def act() -> None:
         nonlocal kinds
-        async with operating(load(app)) as ops:
+        async with operating(loaded_app) as ops:
+            before(ops)
             found = await chosen.find(ops, kind, verb)
             act = make(ops, found.examples)
             check(act)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
 import ssl
 from urllib.parse import unquote
 
@@ -91,9 +93,7 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
             "sslrootcert, sslcert and sslkey, and the server's certificate"
         )
     if isinstance(error, OSError):
-        return StoreUnavailable(
-            f"PostgreSQL at {place} can't be reached ({error}): check that it runs, host and port"
-        )
+        return _unreachable(error, place)
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, place, own)
     text = str(error)
@@ -111,6 +111,30 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     if ("closed" in text and "pool is" not in text) or "released back to the pool" in text:
         return StoreUnavailable(f"The connection to PostgreSQL at {place} was lost ({text})")
     return StoreError(f"PostgreSQL at {place}: {text}")
+
+
+def _unreachable(error: OSError, place: str) -> StoreUnavailable:
+    """No connection came about, or it broke off: with the remedy of the cause."""
+    # The driver has no types for the first two.
+    if "rejected SSL" in str(error):
+        return StoreUnavailable(
+            f"PostgreSQL at {place} offers no TLS ({error}): switch it on there (ssl = on), or say "
+            "sslmode=prefer in the URL to go on without it",
+            for_good=True,
+        )
+    if "during SSL exchange" in str(error):
+        remedy = "the reason is in the server's log; it may have no connection left"
+    elif isinstance(error, socket.gaierror):
+        remedy = "the host's name isn't known here: check the host in the URL, and DNS"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = "too many files are open here: raise the limit (ulimit -n) or lower max_size"
+    elif isinstance(error, FileNotFoundError):
+        remedy = "there is no such socket: check that it runs, and the folder and port in the URL"
+    elif isinstance(error, PermissionError):
+        remedy = "this process may not connect to it: check the socket's rights or the firewall"
+    else:
+        remedy = "check that it runs, host and port"
+    return StoreUnavailable(f"PostgreSQL at {place} can't be reached ({error}): {remedy}")
 
 
 def translate_commit(error: BaseException, place: str) -> StandfastError:
@@ -185,6 +209,18 @@ def _conflict(what: str, error: BaseException, place: str) -> TransactionConflic
     )
 
 
+def _refusal(text: str) -> str:
+    """Why a login was refused, where it isn't its user or password."""
+    if text.endswith((", no encryption", ", SSL off")):
+        return (
+            "it takes no such login without TLS: say sslmode=require in the URL, or allow it in "
+            "pg_hba.conf"
+        )
+    if "client certificate" in text:
+        return "it asks for a client certificate: give sslcert and sslkey in the URL"
+    return ""
+
+
 def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> StandfastError:
     state = _state(error)
     if state == "53100":
@@ -196,6 +232,8 @@ def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> Standfast
         return _conflict(_ALTERED, error, place)
     if state in _AWAY or state[:2] in _AWAY:
         away = _AWAY.get(state) or _AWAY[state[:2]]
+        if state == "28000":
+            away = _refusal(str(error)) or away
         return StoreUnavailable(
             f"PostgreSQL at {place}: {away} ({error})", for_good=state in _FOR_GOOD
         )
