@@ -152,7 +152,7 @@ async def test_owners_leave_nothing_behind(database):
     id = await owned(database, token)
     await journal(database).append(token, [finish(id, 0)])
     assert database.state(JournalState).owned == {}
-    assert (await journal(database).purge("saga", finished_before=1e12, limit=1)).number == 1
+    assert (await journal(database).purge("saga", finished_before=1e12, limit=1)).count == 1
     assert database.state(JournalState).records == {}
 
 

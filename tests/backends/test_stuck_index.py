@@ -53,7 +53,7 @@ async def test_postgres_reads_only_what_is_stuck(large, monkeypatch, statuses):
     named = Filter(statuses=statuses, name="order", created_before=15000.0)
     assert len(await journal(large).find(named, limit=100)) == 1
     (counted,) = await journal(large).stuck("saga")
-    assert (counted.number, counted.since) == (3, 10000.0)
+    assert (counted.count, counted.since) == (3, 10000.0)
     assert len(plans) == 3
     for plan in plans:
         assert "instances_stuck" in plan
