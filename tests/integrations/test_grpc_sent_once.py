@@ -192,10 +192,10 @@ async def test_no_retry_around_makes_it_again():
     with Stock(HANGS) as stock:
         around = retry()
         with pytest.raises(TimedOut):
-            await around.call(ask_aio, stock.address, Timeout(0.2))
+            await around.call(ask_aio, stock.address, Timeout(0.6))
         assert stock.calls == 1
         with pytest.raises(TimedOut):
-            await asyncio.to_thread(around.call, ask_sync, stock.address, Timeout(0.2))
+            await asyncio.to_thread(around.call, ask_sync, stock.address, Timeout(0.6))
         assert stock.calls == 2
 
 
