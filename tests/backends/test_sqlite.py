@@ -528,3 +528,21 @@ async def test_a_file_that_is_deleted_while_it_is_open_takes_no_more(tmp_path, c
         assert caplog.text.count("was deleted or replaced") == 1
     finally:
         await database.close()
+
+
+async def test_a_file_stays_where_it_is_when_the_process_goes_to_another_folder(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sqlite_file, "LOOKS_EVERY", 0.02)
+    monkeypatch.chdir(tmp_path)
+    database = SqliteDatabase("sqlite:///app.db")
+    await database.open()
+    try:
+        await migrate(database)
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        await asyncio.sleep(0.1)
+        token = await register(database)
+        await journal(database).start([start()], owner=token)
+    finally:
+        await database.close()

@@ -51,6 +51,7 @@ class SqliteFile:
         )
         self._affinity: Affinity | None = None
         self._sessions: dict[Session, asyncio.Task[Any] | None] = {}
+        self._place = path
         self._identity: tuple[int, int] | None = None
         self._is_lost = False
         self._look_at: asyncio.TimerHandle | None = None
@@ -62,9 +63,7 @@ class SqliteFile:
         self._affinity = Affinity(f"{self.path}")
         await self._writer.open()
         await self._readers.open()
-        self._identity = _identity(self.path)
-        self._is_lost = False
-        self._look()
+        self._begin_to_look()
 
     async def close(self) -> None:
         """Finish what was accepted, then disconnect."""
@@ -122,13 +121,19 @@ class SqliteFile:
         self._sessions[session] = task
         return session
 
+    def _begin_to_look(self) -> None:
+        self._place = os.path.abspath(self.path)  # the process may go to another folder
+        self._identity = _identity(self._place)
+        self._is_lost = False
+        self._look()
+
     def _look(self) -> None:
         """Look, now and then, whether others would still find this file under its name.
 
         One that was deleted, or replaced by another, is there for whoever has it open: what is
         written to it is lost with this process.
         """
-        was_lost, self._is_lost = self._is_lost, _identity(self.path) != self._identity
+        was_lost, self._is_lost = self._is_lost, _identity(self._place) != self._identity
         if self._is_lost and not was_lost:
             log.error("%s", self._lost())
         elif was_lost and not self._is_lost:
