@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-import msgspec
-
 from standfast.batching import Batcher
 from standfast.coordination.executor import Desk
 from standfast.coordination.outage import Outage
@@ -32,7 +30,6 @@ from standfast.ports.journal import (
     Filter,
     JournalStore,
     Loaded,
-    Mail,
     RowChange,
     Start,
     StartAnswer,
@@ -42,6 +39,7 @@ from standfast.resilience.marks import Scope
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
+from standfast.saga.appending import append_of
 from standfast.saga.attempt import AttemptRunner, describe
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.move import MoveRefused, open_instance
@@ -372,7 +370,7 @@ class Runner:
         self, active: Active, facts: list[fx.Fact], *, release: bool, wake_at: float | None
     ) -> None:
         """Store facts, trying for as long as the lease lasts."""
-        append = self._append_of(active, facts, release=release, wake_at=wake_at)
+        append = append_of(active, facts, release=release, wake_at=wake_at, clock=self._clock)
         try:
             # A step forward of the only one here has nobody to share a commit with. All else goes
             # through the event loop: attempts without a pause between them would starve it.
@@ -384,61 +382,6 @@ class Runner:
             again = partial(self.appends.submit, append)
             await self._insist(active, "its facts wait to be stored", again)
         self._stored(active, append, facts)
-
-    def _append_of(
-        self, active: Active, facts: list[fx.Fact], *, release: bool, wake_at: float | None
-    ) -> Append:
-        machine = active.machine
-        append = Append(active.id, machine.sequence - len(facts), list(map(fx.encode, facts)))
-        append.release = release
-        append.wake_at = wake_at
-        if active.consumed:
-            append.consumed = active.consumed
-            active.consumed = []
-        outcome = machine.outcome
-        shown = (machine.status, machine.failed_step, machine.cause)
-        moves = active.moves_to if release and not outcome else None
-        if shown != active.shown or outcome or moves is not None:
-            active.shown = shown
-            finished = self._clock.now() if outcome else None
-            append.change = RowChange(*shown, moves or machine.started.version, finished)
-        starts: list[Prepared] = []
-        mails: list[Mail] = []
-        for number, fact in enumerate(facts if machine.plan.has_children else (), append.after + 1):
-            if type(fact) is fx.ChildStarted:
-                starts.append(active.child_starts.pop(fact.branch))
-            elif type(fact) is fx.ChildUndoRequested:
-                child = machine.branches[fact.branch].child
-                assert child is not None
-                # After an operator's retry it is asked anew, by a mail with another id.
-                mails.append(self._mail(child, f"undo:{active.id}:{number}", ev.UndoAsked()))
-        if machine.reports:
-            machine.reports = False
-            if machine.started.parent is not None and outcome:
-                mails.append(self._report(active))
-        if starts:
-            append.starts = [prepared.start for prepared in starts]
-            active.born = starts
-        if mails:
-            append.mails = mails
-        return append
-
-    def _mail(self, to: UUID, id: str, event: ev.Mailed) -> Mail:
-        subject, body = ev.to_mail(event)
-        return Mail(to, id, subject, body, self._clock.now())
-
-    def _report(self, active: Active) -> Mail:
-        machine = active.machine
-        assert machine.started.parent is not None
-        results = active.definition.results(machine)
-        event = ev.ChildFinished(
-            child=machine.started.parent_branch,
-            outcome=machine.outcome,
-            result=msgspec.Raw(active.definition.codec.encode(results)),
-            cause=machine.cause,
-            undoable=not machine.past_pivot,
-        )
-        return self._mail(machine.started.parent, f"end:{machine.id}:{machine.sequence}", event)
 
     def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
         if self._telemetry.spans is not None:
@@ -471,7 +414,13 @@ class Runner:
                 success = self.attempts.success(active, command, value)
                 facts = machine.handle(success, self._clock.now())
                 decided = True
-                append = self._append_of(active, facts, release=bool(machine.outcome), wake_at=None)
+                append = append_of(
+                    active,
+                    facts,
+                    release=bool(machine.outcome),
+                    wake_at=None,
+                    clock=self._clock,
+                )
                 tx.on_commit(lambda: self._stored(active, append, facts))
                 await tx.within(JournalStore).append(self._owner, append)
         except StaleWriter:

@@ -21,6 +21,7 @@ from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.appending import mail
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import SagaHandle, SagaResult, Story, outcome
 from standfast.saga.pending import Pending, pending
@@ -142,8 +143,7 @@ class Sagas(Pattern):
                 checked(value, name=field)
         if mail_id is not None:
             checked(mail_id, name="id", longest=NAME_LENGTH)
-        subject, body = ev.to_mail(event)
-        return Mail(id, mail_id or str(new_id()), subject, body, self.clock.now())
+        return mail(id, mail_id or str(new_id()), event, self.clock.now())
 
     async def signal(
         self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None

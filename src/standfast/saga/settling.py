@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-import msgspec
-
 from standfast.clock import Clock
 from standfast.errors import CorruptRecord
 from standfast.ids import new_id
@@ -19,12 +17,12 @@ from standfast.ports.journal import Append, JournalStore, Loaded, Mail, RowChang
 from standfast.ports.leases import LeaseStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.acts import APPLIES_TO
+from standfast.saga.appending import report
 from standfast.saga.prepared import Parent
 
 LEASE = 60.0
 """Seconds for which a process may have instances whose code is gone, to end them."""
-AT_REST = ("parked", "compensation_failed", "waiting")
-"""The statuses in which nothing of an instance is under way, by its row."""
 
 
 async def settle(
@@ -67,7 +65,7 @@ def settled(loaded: Loaded, now: float) -> Append | None:
             append.mails = _report(loaded, row.status, row.cause, now)
         return append
     asked = next((one for one in _events(loaded) if isinstance(one, ev.ResolveAsked)), None)
-    if asked is None or row.status not in AT_REST:
+    if asked is None or row.status not in APPLIES_TO[ev.ResolveAsked]:
         return None
     fact = fx.Resolved(at=now, outcome=asked.outcome, reason=asked.reason, by=asked.by)
     cause = fx.by_hand(asked.reason)
@@ -89,15 +87,9 @@ def _report(loaded: Loaded, outcome: str, cause: str, now: float) -> list[Mail]:
     parent = _parent(loaded)
     if parent is None:
         return []
-    event = ev.ChildFinished(
-        child=parent.branch,
-        outcome=outcome,
-        result=msgspec.Raw(b"null"),
-        cause=cause,
-        undoable=False,
-    )
-    subject, body = ev.to_mail(event)
-    return [Mail(parent.id, f"end:{loaded.instance.id}:{new_id()}", subject, body, now)]
+    id = f"end:{loaded.instance.id}:{new_id()}"
+    told = report(parent, id, outcome=outcome, result=b"null", cause=cause, undoable=False, at=now)
+    return [told]
 
 
 def _parent(loaded: Loaded) -> Parent | None:
