@@ -374,3 +374,9 @@ def test_an_answer_that_was_renewed_stays_longer():
     for key in ("a", "b", "a", "c"):
         kept.keep(key, key, 0.0)
     assert [kept.find(key, 0.0) for key in "abc"] == [(0.0, "a"), None, (0.0, "c")]
+
+
+def test_it_is_shown_without_its_value():
+    """That may be anybody's data, and messages show policies."""
+    assert repr(Fallback({"card": "4111"}, name="stock")) == "Fallback(name='stock')"
+    assert repr(Fallback(0)) == "Fallback()"

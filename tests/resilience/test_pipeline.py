@@ -215,8 +215,8 @@ def test_a_policy_shows_what_was_given():
         "Retry(backoff=Exponential(initial=1.0))": Retry(backoff=Exponential("1s")),
         "Retry(backoff=Constant(every=2.0))": Retry(backoff=Constant(2)),
         "Timeout('2s')": Timeout(2),
-        "Fallback(None)": Fallback(None),
-        "Fallback('cached', name='rates')": Fallback("cached", name="rates"),
+        "Fallback()": Fallback(None),  # its value is anybody's data
+        "Fallback(name='rates')": Fallback("cached", name="rates"),
         "Pipeline(Timeout('2s'), Retry())": Pipeline(Timeout(2), Retry()),
     }
     assert [repr(policy) for policy in shown.values()] == list(shown)

@@ -92,8 +92,8 @@ class Fallback(Policy):
         self._watched = False
 
     def __repr__(self) -> str:
-        given = () if self._value is _NONE else (self._value,)
-        return as_made("Fallback", *given, function=self._function, name=self.name)
+        # Not its value: that is the user's data, and messages are logged.
+        return as_made("Fallback", function=self._function, name=self.name)
 
     def measures(self) -> Iterable[Measure]:
         """Substitutes by source."""
