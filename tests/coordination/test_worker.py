@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 
@@ -512,17 +515,24 @@ async def test_mail_for_one_in_memory_is_fetched_at_once():
         assert shop.journal.calls["collect"] == 1
 
 
-@virtually
-async def test_a_hint_of_this_process_is_as_good():
-    """Where the store tells only of what others do."""
+@asynccontextmanager
+async def missed_mail() -> AsyncIterator[tuple[Shop, _Deaf, UUID]]:
+    """A shop at work, its deaf store, and an instance with mail that no hint told of."""
     shop = Shop(Store())
-    shop.journal.inner = _Deaf(shop.journal.inner)
+    deaf = shop.journal.inner = _Deaf(shop.journal.inner)
     id = await shop.begin("a")
     async with shop.running():
         await until(lambda: shop.hands.active)
         await shop.send(id)
         await asyncio.sleep(1.0)
         assert not shop.hands.mails
+        yield shop, deaf, id
+
+
+@virtually
+async def test_a_hint_of_this_process_is_as_good():
+    """Where the store tells only of what others do."""
+    async with missed_mail() as (shop, _, id):
         shop.hands.desk.hint(id)
         await asyncio.sleep(SOON)
         assert shop.hands.mails
@@ -535,14 +545,7 @@ async def test_a_hint_of_this_process_is_as_good():
 @virtually
 async def test_when_hints_may_have_been_missed_all_mail_is_fetched_at_once():
     """The connection by which they come was lost, and is there again."""
-    shop = Shop(Store())
-    deaf = shop.journal.inner = _Deaf(shop.journal.inner)
-    id = await shop.begin("a")
-    async with shop.running():
-        await until(lambda: shop.hands.active)
-        await shop.send(id)
-        await asyncio.sleep(1.0)
-        assert not shop.hands.mails
+    async with missed_mail() as (shop, deaf, _):
         deaf.told(None)
         await asyncio.sleep(SOON)
         assert shop.hands.mails
