@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from asyncio.events import _get_running_loop  # what `get_running_loop` is made of, without a raise
+from collections.abc import Callable
 from typing import NoReturn
 
 from standfast.errors import ConfigurationError
@@ -37,6 +39,17 @@ class Affinity:
         """Raise `ConfigurationError` in any other process, and in any other event loop."""
         if running_loop() is not self.loop:
             self.refuse()
+
+    def hand_over(self, act: Callable[[], None]) -> None:
+        """Call `act` in that event loop: at once if this is it, soon if it is another thread's.
+
+        In a forked process, or when that loop is closed, nobody is there to hear of it.
+        """
+        if running_loop() is self.loop:
+            act()
+        elif os.getpid() == self._pid:
+            with contextlib.suppress(RuntimeError):  # closed
+                self.loop.call_soon_threadsafe(act)
 
     def refuse(self) -> NoReturn:
         """Raise the `ConfigurationError` that says where it belongs, and what to do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, Self
@@ -108,6 +108,13 @@ class Standfast(AppDoors):
         if self._affinity is None:
             raise not_open()
         self._affinity.check()
+
+    def hand_over(self, act: Callable[[], None]) -> None:
+        """See `AppDoors.hand_over`."""
+        if self._affinity is None:
+            act()
+        else:
+            self._affinity.hand_over(act)
 
     async def _keep_time(self) -> None:
         assert isinstance(self.clock, AdjustedClock)

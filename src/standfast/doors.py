@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
 from standfast.durations import Duration
 from standfast.joining import Joined, P
 from standfast.ports.database import Database, StoreTransaction
-from standfast.transaction import UnitOfWork
+from standfast.stepping import step
+from standfast.transaction import Ending, UnitOfWork
+
+if TYPE_CHECKING:
+    from standfast.adopted import CommitsAsync, CommitsBlocking, KnowsItsTransaction
+    from standfast.blocking.transaction import BlockingTransaction
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga import SagaHandle
@@ -23,6 +29,42 @@ class AppDoors:
     """What an app does with its patterns, besides running them."""
 
     patterns: Joined
+    database: Database
+
+    def hand_over(self, act: Callable[[], None]) -> None:
+        """Call `act` in the event loop in which the app is open, here if it isn't open."""
+        raise NotImplementedError
+
+    @overload
+    def adopt(self, source: CommitsAsync | KnowsItsTransaction) -> Transaction: ...
+    @overload
+    def adopt(self, source: CommitsBlocking | str | None = None) -> BlockingTransaction: ...
+    def adopt(self, source: Any = None) -> Transaction | BlockingTransaction:
+        """The transaction that is open in `source`, as one of this app's: what is written through
+        it commits with your own rows, or not at all.
+
+        `source` is what your driver gave you: an SQLAlchemy ``Session`` or ``Connection``, sync or
+        async, a connection of asyncpg, psycopg, ``sqlite3`` or aiosqlite, or the alias of a Django
+        database (by default the one that is Django's default). What is async has an async
+        `Transaction`, all else a `BlockingTransaction`, whose methods are called without ``await``.
+
+        It neither commits, nor rolls back, nor connects: that stays with whoever opened the
+        transaction, and what is rolled back to a savepoint takes with it what was written since.
+        The app need not be open, and needs a worker nowhere but in the process that works. The
+        database must be the app's own.
+
+        Raises `ConfigurationError` where no transaction is open, where it is of another database,
+        or what isn't known; `StoreError` once the transaction is over.
+        """
+        from standfast.adopted import adopted
+
+        store, ending = adopted(source, self.database)
+        tx = Transaction(self, self.database, store, ending)
+        if not store.blocking:
+            return tx
+        from standfast.blocking.transaction import BlockingTransaction
+
+        return BlockingTransaction(tx, step)
 
     def pattern(self, kind: type[P]) -> P | None:
         """The pattern of that class that was added, None if none was: for other patterns."""
@@ -112,9 +154,15 @@ class Transaction(UnitOfWork):
     Errors of the driver come out as `StoreError` (`ConstraintViolated`, `StoreUnavailable` …).
     """
 
-    def __init__(self, app: AppDoors, database: Database, store: StoreTransaction) -> None:
-        super().__init__(database, store)
+    def __init__(
+        self, app: AppDoors, database: Database, store: StoreTransaction, ending: Ending
+    ) -> None:
+        super().__init__(database, store, ending)
         self._app: AppDoors = app
+
+    def hint(self, act: Callable[[], None]) -> None:
+        """See `UnitOfWork.hint`."""
+        super().hint(partial(self._app.hand_over, act))
 
     @overload
     async def start(

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, cast
 
 from standfast.checks import is_async
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, Unsupported
 from standfast.ports.database import Database, Row, Script, StoreTransaction, carry_out
 from standfast.ports.providing import Dialect
 
@@ -33,17 +33,67 @@ class Rides(Protocol[W_co]):
         ...
 
 
+class Ending(Protocol):
+    """The end of a transaction: what is to follow its commit."""
+
+    @property
+    def known(self) -> bool:
+        """Whether anybody here learns that it has committed."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, as far as that is known."""
+        ...
+
+    def add(self, act: Callable[[], None], /) -> None:
+        """Call `act` once what was written until now is durable, never if it is rolled back."""
+        ...
+
+
+class OwnEnding:
+    """The `Ending` of a transaction that the app ends itself, or is told of."""
+
+    known: bool = True
+
+    def __init__(self) -> None:
+        self.over: bool = False
+        self._acts: list[Callable[[], None]] = []
+
+    def add(self, act: Callable[[], None], /) -> None:
+        """See `Ending.add`."""
+        self._acts.append(act)
+
+    def committed(self) -> None:
+        """Run what was to follow; exceptions are logged. Called by whoever committed."""
+        while self._acts:
+            act = self._acts.pop(0)
+            try:
+                act()
+            except Exception:
+                # Nothing can be taken back any more, and the others must hear of it too.
+                log.exception("what was to follow a commit failed")
+            except BaseException:
+                self.committed()  # the others first: the commit is a fact
+                raise
+        self.over = True
+
+    def rolled_back(self) -> None:
+        """Drop what was to follow. Called by whoever rolled back."""
+        self._acts.clear()
+        self.over = True
+
+
 class UnitOfWork:
     """An open transaction. SQL takes ``$1, $2 …`` on every backend.
 
     Errors of the driver come out as `StoreError` (`ConstraintViolated`, `StoreUnavailable` …).
     """
 
-    def __init__(self, database: Database, store: StoreTransaction) -> None:
+    def __init__(self, database: Database, store: StoreTransaction, ending: Ending) -> None:
         self.database: Database = database
         self.store: StoreTransaction = store
-        self._after: list[Callable[[], None]] = []
-        self._over = False
+        self._ending = ending
 
     @property
     def dialect(self) -> Dialect:
@@ -87,7 +137,8 @@ class UnitOfWork:
         It isn't called after a rollback, nor if the process dies in between: hints only. What it
         raises is logged. One that is given while these are called is called too. Raises
         `ConfigurationError` for a coroutine function, which nobody would await, and once the
-        transaction is over.
+        transaction is over; `Unsupported` in an adopted transaction whose driver tells nobody of
+        its commits.
         """
         given: object = act
         if not callable(given) or is_async(given):
@@ -95,49 +146,41 @@ class UnitOfWork:
                 f"on_commit({act!r}): give a plain function of no arguments, not a coroutine "
                 "function; it may begin a task"
             )
-        if self._over:
+        if self._ending.over:
             raise ConfigurationError(
                 "on_commit(…) after the end of its transaction: call it inside the block"
             )
-        self._after.append(act)
+        if not self._ending.known:
+            raise Unsupported(
+                "on_commit(…) in a transaction whose driver tells nobody of its commits: do it "
+                "yourself, after your commit"
+            )
+        self._ending.add(act)
 
-    def committed(self) -> None:
-        """Run the after-commit callbacks; exceptions are logged. Called by whoever committed."""
-        while self._after:
-            act = self._after.pop(0)
-            try:
-                act()
-            except Exception:
-                # Nothing can be taken back any more, and the others must hear of it too.
-                log.exception("what was to follow a commit failed")
-            except BaseException:
-                self.committed()  # the others first: the commit is a fact
-                raise
-        self._over = True
+    def hint(self, act: Callable[[], None]) -> None:
+        """As `on_commit`, for what only makes things faster: dropped where commits aren't known.
 
-    def rolled_back(self) -> None:
-        """Drop the after-commit callbacks. Called by whoever rolled back."""
-        self._after.clear()
-        self._over = True
+        `act` is called in the app's event loop where it has one, whoever commits.
+        """
+        if self._ending.known:
+            self._ending.add(act)
 
 
 @asynccontextmanager
 async def unit_of_work(
-    database: Database, make: Callable[[Database, StoreTransaction], U]
+    database: Database, make: Callable[[Database, StoreTransaction, Ending], U]
 ) -> AsyncIterator[U]:
     """A transaction that `make` wraps: committed at the end of the block, or rolled back."""
-    tx: U | None = None
+    ending = OwnEnding()
     try:
         async with database.transaction() as store:
-            tx = make(database, store)
+            tx = make(database, store, ending)
             with _inside(database):
                 yield tx
     except BaseException:
-        if tx is not None:
-            tx.rolled_back()
+        ending.rolled_back()
         raise
-    assert tx is not None
-    tx.committed()
+    ending.committed()
 
 
 class _Block:

@@ -133,7 +133,7 @@ class Sagas(Pattern):
         (known,) = await tx.within(JournalStore).send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise self.unknown(id)
-        tx.on_commit(partial(self.executor.sent, id))
+        tx.hint(partial(self.executor.sent, id))
 
     def mail(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> Mail:
         """The mail by which an event travels. Raises `ConfigurationError` for unfit text."""

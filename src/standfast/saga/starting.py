@@ -138,7 +138,7 @@ class Starter:
         )
         (answer,) = await tx.within(JournalStore).start([prepared.start])
         if answer.created:
-            tx.on_commit(partial(executor.begun, prepared))
+            tx.hint(partial(executor.begun, prepared))
         return self._handle(prepared, answer)
 
     def _answered(

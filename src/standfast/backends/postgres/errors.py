@@ -68,6 +68,8 @@ _AWAY = {
     "28000": "it refused the login: check user, password and pg_hba.conf",
     "28P01": "it refused the login: check user and password",
 }
+_REFUSED = "25P02"
+"""Said of each statement after one that failed."""
 # What doesn't pass by itself.
 _FOR_GOOD = ("28000", "28P01", "3D000")
 
@@ -95,7 +97,7 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     if isinstance(error, OSError):
         return _unreachable(error, place)
     if isinstance(error, asyncpg.PostgresError):
-        return _of_server(error, place, own)
+        return of_server(error, _state(error), place, own=own)
     text = str(error)
     if isinstance(error, asyncpg.OutdatedSchemaCacheError):
         return _conflict(_ALTERED, error, place)
@@ -153,7 +155,7 @@ def translate_commit(error: BaseException, place: str) -> StandfastError:
 
 def is_refused(error: BaseException) -> bool:
     """Whether the server refused a statement since an earlier one of its transaction had failed."""
-    return isinstance(error, asyncpg.PostgresError) and _state(error) == "25P02"
+    return isinstance(error, asyncpg.PostgresError) and _state(error) == _REFUSED
 
 
 def is_of_server(error: BaseException) -> bool:
@@ -221,8 +223,8 @@ def _refusal(text: str) -> str:
     return ""
 
 
-def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> StandfastError:
-    state = _state(error)
+def of_server(error: BaseException, state: str, place: str, *, own: bool) -> StandfastError:
+    """What the server told, by its SQLSTATE, whichever driver `error` is of. See `translate`."""
     if state == "53100":
         return StoreFull(
             f"PostgreSQL at {place} has no room left on its device ({error}): free some space; "
@@ -265,7 +267,7 @@ def _of_server(error: asyncpg.PostgresError, place: str, own: bool) -> Standfast
             f"PostgreSQL at {place} lacks Standfast's tables or has old ones ({error}): run "
             "`standfast migrate`"
         )
-    if is_refused(error):
+    if state == _REFUSED:
         return rolled_back(place, None)
     if state.startswith("23"):
         detail = getattr(error, "detail", None)

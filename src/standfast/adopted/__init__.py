@@ -1,0 +1,87 @@
+"""Transactions that somebody else opened, as an app's own: what `Standfast.adopt` takes.
+
+A driver has a module here, which is imported when something of it is adopted. Its function `adopt`
+makes of a session or connection a `StoreTransaction` that rides what is open there, and the
+`Ending` by which one learns of its commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from importlib import import_module
+from typing import Any, Protocol
+
+from standfast.errors import ConfigurationError
+from standfast.ports.database import Database, StoreTransaction
+from standfast.text import class_of
+from standfast.transaction import Ending
+
+DRIVERS: Mapping[str, str] = {
+    "sqlalchemy": "standfast.adopted.sqlalchemy",
+    "asyncpg": "standfast.adopted.asyncpg",
+    "psycopg": "standfast.adopted.psycopg",
+    "sqlite3": "standfast.adopted.sqlite",
+    "aiosqlite": "standfast.adopted.aiosqlite",
+}
+"""By the package in which the class of what is adopted is defined, or one that it inherits from."""
+
+KNOWN = (
+    "an SQLAlchemy Session, AsyncSession, Connection or AsyncConnection; a connection of asyncpg, "
+    "psycopg 3, sqlite3 or aiosqlite; or the alias of a Django database"
+)
+
+
+class AdoptedTransaction(StoreTransaction, Protocol):
+    """A `StoreTransaction` on what somebody else opened."""
+
+    @property
+    def blocking(self) -> bool:
+        """Whether its methods never wait for an event loop, so that sync code may `step` them."""
+        ...
+
+
+class CommitsAsync(Protocol):
+    """What async code commits: a session or connection of SQLAlchemy, psycopg or aiosqlite."""
+
+    def commit(self) -> Awaitable[None]:
+        """Commit."""
+        ...
+
+
+class KnowsItsTransaction(Protocol):
+    """A connection of asyncpg."""
+
+    def is_in_transaction(self) -> bool:
+        """Whether one is open."""
+        ...
+
+
+class CommitsBlocking(Protocol):
+    """What sync code commits: a session or connection of SQLAlchemy, psycopg or ``sqlite3``."""
+
+    def commit(self) -> None:
+        """Commit."""
+        ...
+
+
+def adopted(source: Any, database: Database) -> tuple[AdoptedTransaction, Ending]:
+    """The transaction that is open in `source`, and its end. Raises `ConfigurationError`."""
+    store: AdoptedTransaction
+    ending: Ending
+    store, ending = import_module(_driver(source)).adopt(source, database)
+    if store.dialect != database.dialect:
+        raise ConfigurationError(
+            f"adopt({class_of(source)}): this is a transaction of {store.dialect}, and the app "
+            f"keeps its data in {database.url}: adopt one of the app's own database"
+        )
+    return store, ending
+
+
+def _driver(source: Any) -> str:
+    if source is None or isinstance(source, str):
+        return "standfast.adopted.django"
+    for ancestor in type(source).__mro__:
+        home = DRIVERS.get(ancestor.__module__.partition(".")[0])
+        if home is not None:
+            return home
+    raise ConfigurationError(f"adopt({class_of(source)}): can't be adopted: give {KNOWN}")

@@ -1,0 +1,74 @@
+"""Transactions of aiosqlite: those of ``sqlite3``, on the thread of its connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import aiosqlite
+
+from standfast.adopted.endings import Unknown
+from standfast.adopted.places import check_file
+from standfast.adopted.riding import Answer, RidingTransaction
+from standfast.adopted.sqlite import NOT_OPEN, OVER, begins, writes
+from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.errors import DRIVER_ERRORS
+from standfast.backends.sqlite.errors import translate as of_sqlite
+from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.ports.database import Database
+from standfast.ports.providing import Dialect
+from standfast.text import class_of
+
+
+def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
+    """See `standfast.adopted`."""
+    if not isinstance(source, aiosqlite.Connection):
+        raise ConfigurationError(f"adopt({class_of(source)}): of aiosqlite, give a Connection")
+    try:
+        open_already = source.in_transaction
+    except ValueError as error:  # not connected yet, or closed
+        raise ConfigurationError(f"adopt(an aiosqlite.Connection): {error}") from error
+    if not open_already and not begins(source):
+        raise ConfigurationError(f"adopt(an aiosqlite.Connection): {NOT_OPEN}")
+    return AiosqliteRiding(source, database), Unknown()
+
+
+class AiosqliteRiding(RidingTransaction):
+    """Rides what is open on a connection."""
+
+    blocking = False
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, source: aiosqlite.Connection, database: Database) -> None:
+        self._source = source
+        self._database = database
+        self._begun = source.in_transaction
+        self._checked = False
+
+    async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """See `RidingTransaction.ask`."""
+        source = self._source
+        if not self._checked:
+            async with source.execute("PRAGMA database_list") as cursor:
+                row = await cursor.fetchone()
+            assert row is not None
+            check_file(self._database, tuple(row)[2] or "")
+            self._checked = True
+        if not source.in_transaction:
+            if self._begun:
+                raise StoreError(OVER)
+            if writes(sql):
+                await source.execute("BEGIN IMMEDIATE")
+        text, arrange, numbers = native(sql)
+        check_arguments(sql, numbers, len(args))
+        try:
+            async with source.execute(text, args if arrange is None else arrange(args)) as cursor:
+                names = [column[0] for column in cursor.description or ()]
+                rows = [tuple(row) for row in await cursor.fetchall()]
+                return Answer(names, rows, cursor.rowcount)
+        finally:
+            self._begun = self._begun or source.in_transaction
+
+    def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
+        """See `RidingTransaction.translate`."""
+        return of_sqlite(error, self._database.url) if isinstance(error, DRIVER_ERRORS) else None

@@ -1,0 +1,61 @@
+"""Transactions of asyncpg: of a connection, or of one that a pool lent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from standfast.adopted.endings import Unknown
+from standfast.adopted.riding import Answer, RidingTransaction
+from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
+from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.ports.database import Database
+from standfast.ports.providing import Dialect
+from standfast.text import class_of
+
+
+def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
+    """See `standfast.adopted`."""
+    if not isinstance(source, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
+        raise ConfigurationError(
+            f"adopt({class_of(source)}): of asyncpg, give the connection on which a transaction is "
+            "open, as in `async with pool.acquire() as connection, connection.transaction():`"
+        )
+    try:
+        is_open = source.is_in_transaction()
+    except asyncpg.InterfaceError as error:  # closed, or back in its pool
+        raise ConfigurationError(f"adopt(a connection of asyncpg): {error}") from error
+    if not is_open:
+        raise ConfigurationError(
+            "adopt(a connection of asyncpg): no transaction is open: adopt it inside `async with "
+            "connection.transaction():`"
+        )
+    return AsyncpgRiding(source, database), Unknown()
+
+
+class AsyncpgRiding(RidingTransaction):
+    """Rides what is open on a connection."""
+
+    blocking = False
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, source: Any, database: Database) -> None:
+        self._source = source
+        self._place = database.url
+
+    async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """See `RidingTransaction.ask`."""
+        if not self._source.is_in_transaction():
+            raise StoreError("this transaction is over: adopt the connection again in its next one")
+        prepared = await self._source.prepare(sql)
+        rows = await prepared.fetch(*args)
+        names = [attribute.name for attribute in prepared.get_attributes()]
+        tag = prepared.get_statusmsg().rpartition(" ")[2]
+        return Answer(names, [tuple(row) for row in rows], int(tag) if tag.isdigit() else 0)
+
+    def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
+        """See `RidingTransaction.translate`."""
+        known = isinstance(error, DRIVER_ERRORS)
+        return translate(error, self._place, own=own) if known else None

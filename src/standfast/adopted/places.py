@@ -1,0 +1,48 @@
+"""Whether a transaction is of the app's own database, where that can be told without asking it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from standfast.errors import ConfigurationError
+from standfast.ports.database import Database
+
+
+def check_file(database: Database, path: str) -> None:
+    """Raise `ConfigurationError` unless `path` ("" for one in memory) is the app's SQLite file."""
+    own: Any = getattr(database, "path", None)
+    if own is None or (path and _same_file(str(own), path)):
+        return
+    raise ConfigurationError(
+        f"adopt(…): the transaction is of {path or 'a database in memory'}, and the app keeps its "
+        f"data in {own}: adopt one of the app's own database"
+    )
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def check_server(database: Database, host: Any, port: Any, name: Any) -> None:
+    """Raise `ConfigurationError` if the transaction is surely of another PostgreSQL database.
+
+    That is where host and port are those of the app's address, and the name differs: at another
+    address may be the same database too, behind a pooler say.
+    """
+    own = urlsplit(database.url)
+    try:
+        address = (own.hostname, own.port or 5432)
+    except ValueError:  # several hosts
+        return
+    expected = unquote(own.path.lstrip("/"))
+    known = host and name and expected and not own.query
+    if known and address == (host, int(port or 5432)) and expected != name:
+        raise ConfigurationError(
+            f"adopt(…): the transaction is of the database {name!r}, and the app keeps its data in "
+            f"{expected!r} of the same server: adopt one of the app's own database"
+        )

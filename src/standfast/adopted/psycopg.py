@@ -1,0 +1,91 @@
+"""Transactions of psycopg 3: of a ``Connection`` or an ``AsyncConnection``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from standfast.adopted.endings import Unknown
+from standfast.adopted.errors import of_postgres
+from standfast.adopted.places import check_server
+from standfast.adopted.placeholders import by_name
+from standfast.adopted.riding import Answer, RidingTransaction
+from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.ports.database import Database
+from standfast.ports.providing import Dialect
+from standfast.text import class_of
+
+
+def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
+    """See `standfast.adopted`."""
+    if not isinstance(source, psycopg.Connection | psycopg.AsyncConnection):
+        raise ConfigurationError(
+            f"adopt({class_of(source)}): of psycopg, give a Connection or an AsyncConnection, not "
+            "its cursor"
+        )
+    if source.closed:
+        raise ConfigurationError("adopt(a connection of psycopg): it is closed")
+    if source.autocommit and source.info.transaction_status == TransactionStatus.IDLE:
+        raise ConfigurationError(
+            "adopt(a connection of psycopg): no transaction is open, and it is in autocommit mode: "
+            "adopt it inside `with connection.transaction():`"
+        )
+    check_server(database, source.info.host, source.info.port, source.info.dbname)
+    if isinstance(source, psycopg.Connection):
+        return PsycopgRiding(source, database), Unknown()
+    return AsyncPsycopgRiding(source, database), Unknown()
+
+
+class _Riding(RidingTransaction):
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, source: Any, database: Database) -> None:
+        self._source = source
+        self._place = database.url
+        self._begun = source.info.transaction_status != TransactionStatus.IDLE
+
+    def _check(self) -> None:
+        if self._begun and self._source.info.transaction_status == TransactionStatus.IDLE:
+            raise StoreError("this transaction is over: adopt the connection again in its next one")
+        self._begun = True
+
+    def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
+        """See `RidingTransaction.translate`."""
+        known = isinstance(error, psycopg.Error)
+        return of_postgres(error, self._place, own=own) if known else None
+
+
+def _names(cursor: Any) -> list[str]:
+    return [column.name for column in cursor.description or ()]
+
+
+class PsycopgRiding(_Riding):
+    """Rides what is open on a ``Connection``."""
+
+    blocking = True
+
+    async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """See `RidingTransaction.ask`."""
+        self._check()
+        with psycopg.Cursor(self._source, row_factory=tuple_row) as cursor:
+            cursor.execute(*by_name(sql, args))
+            rows = cursor.fetchall() if cursor.description else ()
+            return Answer(_names(cursor), rows, cursor.rowcount)
+
+
+class AsyncPsycopgRiding(_Riding):
+    """Rides what is open on an ``AsyncConnection``."""
+
+    blocking = False
+
+    async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """See `RidingTransaction.ask`."""
+        self._check()
+        async with psycopg.AsyncCursor(self._source, row_factory=tuple_row) as cursor:
+            await cursor.execute(*by_name(sql, args))
+            rows = await cursor.fetchall() if cursor.description else ()
+            return Answer(_names(cursor), rows, cursor.rowcount)

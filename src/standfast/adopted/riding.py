@@ -1,0 +1,97 @@
+"""What all adopted transactions have in common: statements in, rows out, errors in our terms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from standfast.adopted.rows import named_rows
+from standfast.backends.control import refuse_control
+from standfast.errors import StandfastError
+from standfast.ports.database import Row, Script
+from standfast.ports.providing import Dialect
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """What a driver answered a statement with: `names` of the columns, rows, how many it touched.
+
+    `touched` is -1, or 0, where it doesn't say.
+    """
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    touched: int
+
+
+class RidingTransaction(ABC):
+    """A `StoreTransaction` on what somebody else opened and will end.
+
+    A driver's says how one statement is run (`ask`), and what its errors mean (`translate`). Where
+    `blocking`, `ask` never waits for an event loop, and so nothing here does.
+    """
+
+    dialect: Dialect
+    blocking: bool
+
+    @abstractmethod
+    async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """Run a statement in ``$1, $2 …``. `own`: it is the library's, not the user's.
+
+        Raises `StoreError` once the transaction is over.
+        """
+
+    @abstractmethod
+    def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
+        """What an error of the driver means, None for what isn't the driver's."""
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """See `StoreTransaction.execute`."""
+        return max((await self._asked(sql, args)).touched, 0)
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """See `StoreTransaction.fetch`."""
+        answer = await self._asked(sql, args)
+        return named_rows(answer.names, answer.rows)
+
+    async def fetch_one(self, sql: str, *args: Any) -> Row | None:
+        """See `StoreTransaction.fetch_one`."""
+        rows = await self.fetch(sql, *args)
+        return rows[0] if rows else None
+
+    async def fetch_value(self, sql: str, *args: Any) -> Any:
+        """See `StoreTransaction.fetch_value`."""
+        rows = (await self._asked(sql, args)).rows
+        return rows[0][0] if rows else None
+
+    async def run_script(self, script: Script[T]) -> T:
+        """See `RunsScripts.run_script`."""
+        rows: Any = None
+        while True:
+            try:
+                sql, args, many = script.send(rows)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            try:
+                if many:
+                    touched = [(await self.ask(sql, one, own=True)).touched for one in args]
+                    rows = [(sum(touched),)]
+                else:
+                    rows = (await self.ask(sql, args, own=True)).rows
+            except Exception as error:
+                raise self._told(error, own=True) from error
+
+    async def _asked(self, sql: str, args: Sequence[Any]) -> Answer:
+        refuse_control(sql, self.dialect)
+        try:
+            return await self.ask(sql, args, own=False)
+        except Exception as error:
+            raise self._told(error, own=False) from error
+
+    def _told(self, error: Exception, *, own: bool) -> Exception:
+        if isinstance(error, StandfastError):
+            return error
+        return self.translate(error, own=own) or error

@@ -1,0 +1,328 @@
+"""Transactions of SQLAlchemy 2: of a ``Session`` or ``Connection``, and of their async twins.
+
+SQLModel's sessions are SQLAlchemy's. A savepoint (``begin_nested``) takes with it what was written
+since, if it is rolled back. Of a session's commit one learns by its events; of a connection's own,
+SQLAlchemy tells before it and not after, so there workers learn of it from the database.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, MissingGreenlet, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
+
+from standfast.adopted.endings import Unknown
+from standfast.adopted.errors import of_postgres
+from standfast.adopted.places import check_file, check_server
+from standfast.adopted.placeholders import by_name
+from standfast.adopted.riding import Answer, RidingTransaction
+from standfast.adopted.sqlite import writes
+from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.errors import translate as of_sqlite
+from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.ports.database import Database, Row, Script
+from standfast.ports.providing import Dialect
+from standfast.stepping import step
+from standfast.text import class_of
+from standfast.transaction import Ending, OwnEnding
+
+T = TypeVar("T")
+Bind = Callable[[str, Sequence[Any]], tuple[str, Any]]
+
+
+def adopt(source: Any, database: Database) -> tuple[RidingTransaction | AsyncRiding, Ending]:
+    """See `standfast.adopted`."""
+    if isinstance(source, scoped_session | async_scoped_session):
+        source = source.registry()
+    if isinstance(source, AsyncSession):
+        store = SessionRiding(source.sync_session, database)
+        return AsyncRiding(store, source), SessionEnding.of(store)
+    if isinstance(source, AsyncConnection):
+        return AsyncRiding(ConnectionRiding(_of(source), database), source), Unknown()
+    if isinstance(source, Session):
+        store = SessionRiding(source, database)
+        return store, SessionEnding.of(store)
+    if isinstance(source, sqlalchemy.Connection):
+        return ConnectionRiding(source, database), Unknown()
+    raise ConfigurationError(
+        f"adopt({class_of(source)}): of SQLAlchemy, give a Session, an AsyncSession, a Connection "
+        "or an AsyncConnection in which a transaction is open"
+    )
+
+
+def _of(source: AsyncConnection) -> sqlalchemy.Connection:
+    if source.sync_connection is None:
+        raise ConfigurationError(
+            "adopt(an AsyncConnection): it isn't connected: use `async with engine.begin() as "
+            "connection:`"
+        )
+    return source.sync_connection
+
+
+class _Riding(RidingTransaction):
+    """Runs statements through SQLAlchemy, so that its echo and its events see them."""
+
+    blocking = True
+
+    def __init__(self, dialect: str, database: Database) -> None:
+        if dialect not in ("postgresql", "sqlite"):
+            raise ConfigurationError(
+                f"adopt(…): SQLAlchemy speaks {dialect} here, and Standfast keeps its data in "
+                "PostgreSQL or SQLite: adopt a transaction of the app's own database"
+            )
+        self.dialect: Dialect = "sqlite" if dialect == "sqlite" else "postgresql"
+        self._database = database
+        self._bind: Bind | None = None
+
+    def connection(self) -> sqlalchemy.Connection:
+        """The connection with the open transaction. Raises `StoreError` once that is over."""
+        raise NotImplementedError
+
+    async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """See `RidingTransaction.ask`."""
+        connection = self.connection()
+        if self._bind is None:
+            self._bind = self._checked(connection)
+        if self.dialect == "sqlite" and writes(sql):
+            driver: Any = connection.connection.driver_connection
+            if not driver.in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        text, bound = self._bind(sql, args)
+        with connection.exec_driver_sql(text, bound) as result:
+            touched = result.rowcount
+            if not result.returns_rows:
+                return Answer((), (), touched)
+            return Answer(tuple(result.keys()), result.fetchall(), touched)
+
+    def _checked(self, connection: sqlalchemy.Connection) -> Bind:
+        """How arguments are bound there, once it is seen that a transaction can be open.
+
+        Raises `ConfigurationError`.
+        """
+        driver: Any = connection.connection.dbapi_connection
+        if self.dialect == "sqlite":
+            path = connection.exec_driver_sql("PRAGMA database_list").fetchall()[0][2]
+            check_file(self._database, path or "")
+            level = getattr(driver, "isolation_level", "")
+            autocommit = level is None and not driver.in_transaction
+        else:
+            url = connection.engine.url
+            check_server(self._database, url.host, url.port, url.database)
+            autocommit = bool(getattr(driver, "autocommit", False))
+        if autocommit:
+            raise ConfigurationError(
+                "adopt(…): the connection is in autocommit mode, so there is no transaction to "
+                "ride: use an engine or a connection with another isolation_level"
+            )
+        style = connection.dialect.paramstyle
+        if style == "qmark":
+            return _by_mark
+        if style == "numeric_dollar":
+            return _as_it_is
+        if style == "pyformat":
+            return by_name
+        raise ConfigurationError(
+            f"adopt(…): SQLAlchemy's driver {connection.dialect.driver!r} isn't supported: use "
+            "asyncpg, psycopg or psycopg2 for PostgreSQL, pysqlite or aiosqlite for SQLite"
+        )
+
+    def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
+        """See `RidingTransaction.translate`."""
+        place = self._database.url
+        if isinstance(error, MissingGreenlet):
+            return ConfigurationError(
+                "adopt(a Session): it belongs to an async engine, and this is sync code: adopt the "
+                "AsyncSession, and await what its transaction does"
+            )
+        if isinstance(error, DBAPIError):
+            origin = error.orig
+            if origin is None:
+                return StoreError(f"{place}: {error}")
+            if self.dialect == "sqlite":
+                return of_sqlite(origin, place)
+            return of_postgres(origin, place, own=own)
+        if isinstance(error, sqlite3.Error):
+            return of_sqlite(error, place)
+        if isinstance(error, SQLAlchemyError):
+            return StoreError(f"{place}: {error}")
+        return None
+
+
+def _by_mark(sql: str, args: Sequence[Any]) -> tuple[str, Any]:
+    text, arrange, numbers = native(sql)
+    check_arguments(sql, numbers, len(args))
+    return text, tuple(args if arrange is None else arrange(args))
+
+
+def _as_it_is(sql: str, args: Sequence[Any]) -> tuple[str, Any]:
+    return sql, tuple(args)
+
+
+class SessionRiding(_Riding):
+    """Rides the transaction of a ``Session``."""
+
+    def __init__(self, session: Session, database: Database) -> None:
+        self.session: Session = session
+        # What it was begun with; one that begins by itself has it with the first statement.
+        self.root: SessionTransaction | None = session.get_transaction()
+        super().__init__(_dialect_of(session), database)
+
+    @property
+    def over(self) -> bool:
+        """Whether the transaction that was adopted is over."""
+        return self.root is not None and self.session.get_transaction() is not self.root
+
+    def connection(self) -> sqlalchemy.Connection:
+        """See `_Riding.connection`."""
+        if self.over:
+            raise StoreError(
+                "this transaction is over: its session has committed, rolled back or closed it. "
+                "Adopt the session again in its next one"
+            )
+        connection = self.session.connection()
+        if self.root is None:
+            self.root = self.session.get_transaction()
+        return connection
+
+
+def _dialect_of(session: Session) -> str:
+    try:
+        return session.get_bind().dialect.name
+    except SQLAlchemyError as error:
+        raise ConfigurationError(
+            "adopt(a Session): it has no one engine or connection of its own: adopt "
+            "session.connection(bind_arguments=…), of the app's own database"
+        ) from error
+
+
+class ConnectionRiding(_Riding):
+    """Rides the transaction of a ``Connection``."""
+
+    def __init__(self, connection: sqlalchemy.Connection, database: Database) -> None:
+        self._connection = connection
+        self._root = connection.get_transaction()
+        super().__init__(connection.dialect.name, database)
+
+    def connection(self) -> sqlalchemy.Connection:
+        """See `_Riding.connection`."""
+        if self._root is None:
+            if self._connection.closed:
+                raise ConfigurationError("adopt(a Connection): it is closed")
+            # As SQLAlchemy begins one with the first statement.
+            self._root = self._connection.get_transaction() or self._connection.begin()
+        elif self._connection.get_transaction() is not self._root:
+            raise StoreError(
+                "this transaction is over: its connection has committed it or rolled it back. "
+                "Adopt the connection again in its next one"
+            )
+        return self._connection
+
+
+class AsyncRiding:
+    """The same for async code: what blocks is run where SQLAlchemy waits for its driver."""
+
+    blocking = False
+
+    def __init__(self, store: _Riding, source: AsyncSession | AsyncConnection) -> None:
+        self.dialect: Dialect = store.dialect
+        self._store = store
+        self._source = source
+
+    async def _run(self, act: Callable[[], Any]) -> Any:
+        return await self._source.run_sync(lambda _: step(act()))
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """See `StoreTransaction.execute`."""
+        touched: int = await self._run(partial(self._store.execute, sql, *args))
+        return touched
+
+    async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
+        """See `StoreTransaction.fetch`."""
+        rows: Sequence[Row] = await self._run(partial(self._store.fetch, sql, *args))
+        return rows
+
+    async def fetch_one(self, sql: str, *args: Any) -> Row | None:
+        """See `StoreTransaction.fetch_one`."""
+        row: Row | None = await self._run(partial(self._store.fetch_one, sql, *args))
+        return row
+
+    async def fetch_value(self, sql: str, *args: Any) -> Any:
+        """See `StoreTransaction.fetch_value`."""
+        return await self._run(partial(self._store.fetch_value, sql, *args))
+
+    async def run_script(self, script: Script[T]) -> T:
+        """See `RunsScripts.run_script`."""
+        result: T = await self._run(partial(self._store.run_script, script))
+        return result
+
+
+class SessionEnding:
+    """Follows the transactions of one session, by its events, and those of its savepoints."""
+
+    known = True
+    _KEY = "standfast"
+
+    def __init__(self, store: SessionRiding) -> None:
+        self._store = store
+
+    @classmethod
+    def of(cls, store: SessionRiding) -> SessionEnding:
+        """The ending of what `store` rides."""
+        if cls._KEY not in store.session.info:
+            store.session.info[cls._KEY] = _Acts(store.session)
+        return cls(store)
+
+    @property
+    def over(self) -> bool:
+        """See `Ending.over`."""
+        return self._store.over
+
+    def add(self, act: Callable[[], None], /) -> None:
+        """See `Ending.add`."""
+        self._store.session.info[self._KEY].add(act)
+
+
+class _Acts:
+    """What is to follow the commit of a session, with the savepoint in which each was given."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._acts: list[tuple[SessionTransaction | None, Callable[[], None]]] = []
+        event.listen(session, "after_commit", self._committed)
+        event.listen(session, "after_soft_rollback", self._rolled_back)
+
+    def add(self, act: Callable[[], None]) -> None:
+        """Have `act` follow the commit of what is open now."""
+        session = self._session
+        at = session.get_nested_transaction() or session.get_transaction()
+        self._acts.append((at, act))
+
+    def _committed(self, session: Session) -> None:
+        nested = session.get_nested_transaction()
+        if nested is not None:  # what was in it is now its parent's
+            parent = nested.parent
+            self._acts = [(parent if at is nested else at, act) for at, act in self._acts]
+            return
+        ending, acts = OwnEnding(), self._acts
+        self._acts = []
+        for _, act in acts:
+            ending.add(act)
+        ending.committed()
+
+    def _rolled_back(self, session: Session, ended: SessionTransaction) -> None:
+        self._acts = [(at, act) for at, act in self._acts if not _is_inside(at, ended)]
+
+
+def _is_inside(one: SessionTransaction | None, outer: SessionTransaction) -> bool:
+    while one is not None:
+        if one is outer:
+            return True
+        one = one.parent
+    return False

@@ -1,0 +1,98 @@
+"""Transactions of the standard library's ``sqlite3``.
+
+Its driver begins a transaction by itself before a statement that changes rows, unless
+``isolation_level`` is None; so does this, with ``BEGIN IMMEDIATE``, for some that the driver
+doesn't recognise.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from standfast.adopted.endings import Unknown
+from standfast.adopted.places import check_file
+from standfast.adopted.riding import Answer, RidingTransaction
+from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.errors import DRIVER_ERRORS
+from standfast.backends.sqlite.errors import translate as of_sqlite
+from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.ports.database import Database
+from standfast.ports.providing import Dialect
+from standfast.text import class_of
+
+_READS = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|VALUES|PRAGMA|EXPLAIN|SAVEPOINT|RELEASE|ROLLBACK)\b",
+    re.I | re.S,
+)
+NOT_OPEN = (
+    "no transaction is open, and this connection begins none by itself (autocommit): begin one "
+    "before you adopt it"
+)
+OVER = "this transaction is over: adopt the connection again in its next one"
+
+
+def writes(sql: str) -> bool:
+    """Whether a statement may change rows, so that a transaction must be open before it."""
+    return _READS.match(sql) is None
+
+
+def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
+    """See `standfast.adopted`."""
+    if not isinstance(source, sqlite3.Connection):
+        raise ConfigurationError(f"adopt({class_of(source)}): of sqlite3, give a Connection")
+    try:
+        if not source.in_transaction and not begins(source):
+            raise ConfigurationError(f"adopt(a sqlite3.Connection): {NOT_OPEN}")
+        rows = source.execute("PRAGMA database_list").fetchall()
+    except sqlite3.ProgrammingError as error:  # closed, or of another thread
+        raise ConfigurationError(f"adopt(a sqlite3.Connection): {error}") from error
+    if database.dialect == "sqlite":
+        check_file(database, tuple(rows[0])[2] or "")
+    return SqliteRiding(source, database), Unknown()
+
+
+def begins(source: Any) -> bool:
+    """Whether the driver begins a transaction by itself when one is needed."""
+    autocommit = getattr(source, "autocommit", -1)  # since Python 3.12; -1: as it was before
+    if autocommit in (True, False) and autocommit != -1:
+        return not autocommit
+    return source.isolation_level is not None
+
+
+class SqliteRiding(RidingTransaction):
+    """Rides what is open on a connection."""
+
+    blocking = True
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, source: sqlite3.Connection, database: Database) -> None:
+        self._source = source
+        self._place = database.url
+        self._begun = source.in_transaction
+
+    async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """See `RidingTransaction.ask`."""
+        source = self._source
+        if not source.in_transaction:
+            if self._begun:
+                raise StoreError(OVER)
+            if writes(sql):
+                source.execute("BEGIN IMMEDIATE")
+        text, arrange, numbers = native(sql)
+        check_arguments(sql, numbers, len(args))
+        cursor = source.cursor()
+        cursor.row_factory = None
+        try:
+            cursor.execute(text, args if arrange is None else arrange(args))
+            names = [column[0] for column in cursor.description or ()]
+            return Answer(names, cursor.fetchall(), cursor.rowcount)
+        finally:
+            cursor.close()
+            self._begun = self._begun or source.in_transaction
+
+    def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
+        """See `RidingTransaction.translate`."""
+        return of_sqlite(error, self._place) if isinstance(error, DRIVER_ERRORS) else None

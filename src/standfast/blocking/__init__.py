@@ -1,0 +1,1 @@
+"""For sync code: what apps and transactions do, called without ``await``."""

@@ -1,0 +1,60 @@
+"""One source for async and sync code: a coroutine that never has to wait is run where it stands.
+
+What patterns write inside a transaction is decided by coroutines that wait for nothing but the
+transaction's own statements. Over a driver that blocks, each of these is done when it answers, so
+the whole coroutine ends without an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Complete(Protocol):
+    """Carries a coroutine out for sync code: `step`, or through the event loop of another thread."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T: ...
+
+
+def step(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never suspends; what it returns or raises.
+
+    Raises `RuntimeError` for one that would have to wait for an event loop.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError(f"{coroutine.__qualname__} waits for an event loop, and here is none")
+
+
+@contextmanager
+def entered(complete: Complete, block: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:
+    """An ``async with`` block for sync code."""
+    manager = block()
+    value = complete(_enter(manager))
+    try:
+        yield value
+    except BaseException as error:
+        if not complete(_leave(manager, error)):
+            raise
+    else:
+        complete(_leave(manager, None))
+
+
+async def _enter(manager: AbstractAsyncContextManager[T]) -> T:
+    return await manager.__aenter__()
+
+
+async def _leave(
+    manager: AbstractAsyncContextManager[Any], error: BaseException | None
+) -> bool | None:
+    if error is None:
+        return await manager.__aexit__(None, None, None)
+    return await manager.__aexit__(type(error), error, error.__traceback__)
