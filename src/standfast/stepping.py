@@ -15,9 +15,11 @@ T = TypeVar("T")
 
 
 class Complete(Protocol):
-    """Carries a coroutine out for sync code: `step`, or through the event loop of another thread."""
+    """Carries coroutines out for sync code: `step`, or the event loop of another thread."""
 
-    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T: ...
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> T:
+        """Answer what `coroutine` returns, or raise what it raises."""
+        ...
 
 
 def step(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -31,7 +33,7 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = end.value
         return result
     coroutine.close()
-    raise RuntimeError(f"{coroutine.__qualname__} waits for an event loop, and here is none")
+    raise RuntimeError(f"{coroutine!r} waits for an event loop, and here is none")
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from django.db import Error as DjangoError
 from django.utils.connection import ConnectionDoesNotExist
 
 from standfast.adopted.errors import of_postgres
-from standfast.adopted.places import check_file, check_server
 from standfast.adopted.placeholders import by_name
+from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError

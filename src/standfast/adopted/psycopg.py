@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -11,8 +11,8 @@ from psycopg.rows import tuple_row
 
 from standfast.adopted.endings import Unknown
 from standfast.adopted.errors import of_postgres
-from standfast.adopted.places import check_server
 from standfast.adopted.placeholders import by_name
+from standfast.adopted.places import check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database
@@ -72,7 +72,8 @@ class PsycopgRiding(_Riding):
         """See `RidingTransaction.ask`."""
         self._check()
         with psycopg.Cursor(self._source, row_factory=tuple_row) as cursor:
-            cursor.execute(*by_name(sql, args))
+            text, named = by_name(sql, args)
+            cursor.execute(cast(LiteralString, text), named)
             rows = cursor.fetchall() if cursor.description else ()
             return Answer(_names(cursor), rows, cursor.rowcount)
 
@@ -86,6 +87,7 @@ class AsyncPsycopgRiding(_Riding):
         """See `RidingTransaction.ask`."""
         self._check()
         async with psycopg.AsyncCursor(self._source, row_factory=tuple_row) as cursor:
-            await cursor.execute(*by_name(sql, args))
+            text, named = by_name(sql, args)
+            await cursor.execute(cast(LiteralString, text), named)
             rows = await cursor.fetchall() if cursor.description else ()
             return Answer(_names(cursor), rows, cursor.rowcount)

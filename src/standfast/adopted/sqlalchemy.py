@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 from standfast.adopted.endings import Unknown
 from standfast.adopted.errors import of_postgres
-from standfast.adopted.places import check_file, check_server
 from standfast.adopted.placeholders import by_name
+from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import writes
 from standfast.backends.sqlite.driver import check_arguments, native

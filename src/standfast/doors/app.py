@@ -1,22 +1,22 @@
-"""The verbs of `app` and `tx`: one-line doors to what lives in the patterns."""
+"""The verbs of `app`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
+from standfast.doors.transaction import Transaction
 from standfast.durations import Duration
 from standfast.joining import Joined, P
-from standfast.ports.database import Database, StoreTransaction
+from standfast.ports.database import Database
 from standfast.stepping import step
-from standfast.transaction import Ending, UnitOfWork
 
 if TYPE_CHECKING:
     from standfast.adopted import CommitsAsync, CommitsBlocking, KnowsItsTransaction
-    from standfast.blocking.transaction import BlockingTransaction
+    from standfast.doors.blocking import BlockingTransaction
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga import SagaHandle
@@ -62,7 +62,7 @@ class AppDoors:
         tx = Transaction(self, self.database, store, ending)
         if not store.blocking:
             return tx
-        from standfast.blocking.transaction import BlockingTransaction
+        from standfast.doors.blocking import BlockingTransaction
 
         return BlockingTransaction(tx, step)
 
@@ -146,82 +146,3 @@ class AppDoors:
         Raises `ConfigurationError` for text that isn't an id.
         """
         return self.sagas.handle(id)
-
-
-class Transaction(UnitOfWork):
-    """An open transaction. SQL takes ``$1, $2 …`` on every backend.
-
-    Errors of the driver come out as `StoreError` (`ConstraintViolated`, `StoreUnavailable` …).
-    """
-
-    def __init__(
-        self, app: AppDoors, database: Database, store: StoreTransaction, ending: Ending
-    ) -> None:
-        super().__init__(database, store, ending)
-        self._app: AppDoors = app
-
-    def hint(self, act: Callable[[], None]) -> None:
-        """See `UnitOfWork.hint`."""
-        super().hint(partial(self._app.hand_over, act))
-
-    @overload
-    async def start(
-        self,
-        saga: SagaClass[I, S],
-        input: I,
-        *,
-        key: str | None = None,
-        correlation_id: str | None = None,
-        at: datetime | None = None,
-        after: Duration | None = None,
-    ) -> SagaHandle[S]: ...
-    @overload
-    async def start(
-        self,
-        saga: str,
-        input: Any,
-        *,
-        key: str | None = None,
-        correlation_id: str | None = None,
-        at: datetime | None = None,
-        after: Duration | None = None,
-    ) -> SagaHandle[Any]: ...
-    async def start(
-        self,
-        saga: Any,
-        input: Any,
-        *,
-        key: str | None = None,
-        correlation_id: str | None = None,
-        at: datetime | None = None,
-        after: Duration | None = None,
-    ) -> SagaHandle[Any]:
-        """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
-        return await self._app.sagas.starter.start_within(
-            self, saga, input, key=key, correlation_id=correlation_id, at=at, after=after
-        )
-
-    async def signal(
-        self,
-        saga: SagaHandle[Any] | UUID | str,
-        name: str,
-        payload: Any = None,
-        *,
-        id: str | None = None,
-    ) -> None:
-        """Send a signal as part of this transaction. Otherwise as `SagaHandle.signal`.
-
-        `saga` is a handle, or the instance's id.
-        """
-        await self._app.sagas.signal_within(self, saga, name, payload, mail_id=id)
-
-    async def cancel(
-        self,
-        saga: SagaHandle[Any] | UUID | str,
-        reason: str = "",
-        *,
-        force: bool = False,
-        by: str = "",
-    ) -> None:
-        """Ask for compensation as part of this transaction. Otherwise as `SagaHandle.cancel`."""
-        await self._app.sagas.cancel_within(self, saga, reason, force=force, by=by)

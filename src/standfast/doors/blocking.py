@@ -1,4 +1,4 @@
-"""A transaction for sync code."""
+"""The verbs of `tx` for sync code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
-from standfast.doors import Transaction
+from standfast.doors.transaction import Transaction
 from standfast.durations import Duration
 from standfast.ports.database import Row
 from standfast.ports.providing import Dialect

@@ -1,1 +1,0 @@
-"""For sync code: what apps and transactions do, called without ``await``."""

@@ -1,0 +1,110 @@
+"""The verbs of `tx`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, overload
+from uuid import UUID
+
+from standfast.durations import Duration
+from standfast.ports.database import Database, StoreTransaction
+from standfast.transaction import Ending, UnitOfWork
+
+if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
+    from standfast.saga import SagaHandle
+    from standfast.saga.saga import I, S, SagaClass
+    from standfast.saga.sagas import Sagas
+
+
+class Patterns(Protocol):
+    """The app of a transaction, as far as its verbs need it."""
+
+    @property
+    def sagas(self) -> Sagas:
+        """The app's sagas."""
+        ...
+
+    def hand_over(self, act: Callable[[], None]) -> None:
+        """Call `act` in the app's event loop."""
+        ...
+
+
+class Transaction(UnitOfWork):
+    """An open transaction. SQL takes ``$1, $2 …`` on every backend.
+
+    Errors of the driver come out as `StoreError` (`ConstraintViolated`, `StoreUnavailable` …).
+    """
+
+    def __init__(
+        self, app: Any, database: Database, store: StoreTransaction, ending: Ending
+    ) -> None:
+        super().__init__(database, store, ending)
+        self._app: Patterns = app
+
+    def hint(self, act: Callable[[], None]) -> None:
+        """See `UnitOfWork.hint`."""
+        super().hint(partial(self._app.hand_over, act))
+
+    @overload
+    async def start(
+        self,
+        saga: SagaClass[I, S],
+        input: I,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[S]: ...
+    @overload
+    async def start(
+        self,
+        saga: str,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[Any]: ...
+    async def start(
+        self,
+        saga: Any,
+        input: Any,
+        *,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        at: datetime | None = None,
+        after: Duration | None = None,
+    ) -> SagaHandle[Any]:
+        """Start a saga as part of this transaction. Otherwise as `Standfast.start`."""
+        return await self._app.sagas.starter.start_within(
+            self, saga, input, key=key, correlation_id=correlation_id, at=at, after=after
+        )
+
+    async def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+    ) -> None:
+        """Send a signal as part of this transaction. Otherwise as `SagaHandle.signal`.
+
+        `saga` is a handle, or the instance's id.
+        """
+        await self._app.sagas.signal_within(self, saga, name, payload, mail_id=id)
+
+    async def cancel(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        reason: str = "",
+        *,
+        force: bool = False,
+        by: str = "",
+    ) -> None:
+        """Ask for compensation as part of this transaction. Otherwise as `SagaHandle.cancel`."""
+        await self._app.sagas.cancel_within(self, saga, reason, force=force, by=by)
