@@ -39,7 +39,7 @@ def named(sql: str) -> Named:
     return Named(_TOKEN.sub(replace, sql), frozenset(numbers))
 
 
-def by_name(sql: str, args: Sequence[Any]) -> tuple[str, Mapping[str, Any]]:
+def by_name(sql: str, args: Sequence[Any]) -> tuple[Any, Mapping[str, Any]]:
     """A statement and its arguments in that form. Raises `StoreError` if they don't match."""
     text, numbers = named(sql)
     check_arguments(sql, numbers, len(args))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -72,8 +72,7 @@ class PsycopgRiding(_Riding):
         """See `RidingTransaction.ask`."""
         self._check()
         with psycopg.Cursor(self._source, row_factory=tuple_row) as cursor:
-            text, named = by_name(sql, args)
-            cursor.execute(cast(LiteralString, text), named)
+            cursor.execute(*by_name(sql, args))
             rows = cursor.fetchall() if cursor.description else ()
             return Answer(_names(cursor), rows, cursor.rowcount)
 
@@ -87,7 +86,6 @@ class AsyncPsycopgRiding(_Riding):
         """See `RidingTransaction.ask`."""
         self._check()
         async with psycopg.AsyncCursor(self._source, row_factory=tuple_row) as cursor:
-            text, named = by_name(sql, args)
-            await cursor.execute(cast(LiteralString, text), named)
+            await cursor.execute(*by_name(sql, args))
             rows = await cursor.fetchall() if cursor.description else ()
             return Answer(_names(cursor), rows, cursor.rowcount)
