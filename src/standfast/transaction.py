@@ -10,7 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, cast
 
@@ -164,6 +169,16 @@ class UnitOfWork:
         """
         if self._ending.known:
             self._ending.add(act)
+
+
+class BlockingUnitOfWork(Protocol):
+    """A `UnitOfWork` for sync code, as far as patterns need it."""
+
+    def entered(
+        self, act: Callable[[UnitOfWork], AbstractAsyncContextManager[T]], /
+    ) -> AbstractContextManager[T]:
+        """What `act` answers for the transaction, an ``async with`` block, as a ``with`` block."""
+        ...
 
 
 @asynccontextmanager

@@ -111,7 +111,8 @@ class _Riding(RidingTransaction):
             path = connection.exec_driver_sql("PRAGMA database_list").fetchall()[0][2]
             check_file(self._database, path or "")
             level = getattr(driver, "isolation_level", "")
-            autocommit = level is None and not driver.in_transaction
+            begun: Any = connection.connection.driver_connection
+            autocommit = level is None and not begun.in_transaction
         else:
             url = connection.engine.url
             check_server(self._database, url.host, url.port, url.database)

@@ -83,6 +83,9 @@ class SqliteRiding(RidingTransaction):
                 source.execute("BEGIN IMMEDIATE")
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
+        factory = source.text_factory
+        if own:
+            source.text_factory = str
         cursor = source.cursor()
         cursor.row_factory = None
         try:
@@ -91,6 +94,7 @@ class SqliteRiding(RidingTransaction):
             return Answer(names, cursor.fetchall(), cursor.rowcount)
         finally:
             cursor.close()
+            source.text_factory = factory
             self._begun = self._begun or source.in_transaction
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:

@@ -12,16 +12,16 @@ implementations such as Seata name.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from standfast.branch_key import BranchKey
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.codec import JSON
 from standfast.errors import MigrationNeeded
 from standfast.ports.marks import Mark, MarkStore
-from standfast.transaction import UnitOfWork
+from standfast.transaction import BlockingUnitOfWork, UnitOfWork
 
 
 class HasBranchKey(Protocol):
@@ -47,10 +47,20 @@ class Gate:
     result: Any = None
 
 
-@asynccontextmanager
-async def barrier(
+@overload
+def barrier(
     tx: UnitOfWork, branch: HasBranchKey | BranchKey, *, clock: Clock = SYSTEM_CLOCK
-) -> AsyncIterator[Gate]:
+) -> AbstractAsyncContextManager[Gate]: ...
+@overload
+def barrier(
+    tx: BlockingUnitOfWork, branch: HasBranchKey | BranchKey, *, clock: Clock = SYSTEM_CLOCK
+) -> AbstractContextManager[Gate]: ...
+def barrier(
+    tx: UnitOfWork | BlockingUnitOfWork,
+    branch: HasBranchKey | BranchKey,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+) -> AbstractAsyncContextManager[Gate] | AbstractContextManager[Gate]:
     """Decide, inside `tx`, whether this action or compensation is to take effect.
 
     ::
@@ -61,6 +71,8 @@ async def barrier(
                     await tx.execute("UPDATE stock SET …")
                     gate.result = {"reservation": 7}
 
+    In a `BlockingTransaction` it is a ``with`` block.
+
     Guarantees: with all effects inside `tx`, at most one action and one compensation of a branch
     take effect, the compensation only after the action, and no action after its compensation.
     Concurrent calls for one branch wait for each other. Not guaranteed once the marks have been
@@ -70,6 +82,13 @@ async def barrier(
     table for marks), and `CodecError` for a result that can't be encoded.
     """
     key = branch if isinstance(branch, BranchKey) else branch.branch_key
+    if isinstance(tx, UnitOfWork):
+        return _barrier(tx, key, clock)
+    return tx.entered(lambda inner: _barrier(inner, key, clock))
+
+
+@asynccontextmanager
+async def _barrier(tx: UnitOfWork, key: BranchKey, clock: Clock) -> AsyncIterator[Gate]:
     at = clock.now()
     operation = key.operation
     marks = tx.within(MarkStore)
