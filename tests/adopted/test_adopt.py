@@ -162,6 +162,29 @@ def text(value):
     return value.decode() if isinstance(value, bytes) else value
 
 
+async def test_what_a_barriers_body_wrote_before_its_error_is_undone_though_it_is_caught(app, way):
+    key = BranchKey("1/pay", "action")
+    insert = "INSERT INTO orders (id) VALUES ('inside')"
+    tx = app.adopt(way.source)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            if way.blocking:
+                with barrier(tx, key) as gate:
+                    tx.execute(insert)
+                    tx.start(Ship, Order("inside"), key="inside")
+                    raise ZeroDivisionError
+            else:
+                async with barrier(tx, key) as gate:
+                    await tx.execute(insert)
+                    await tx.start(Ship, Order("inside"), key="inside")
+                    raise ZeroDivisionError
+        assert gate.first
+    await done(tx.execute("INSERT INTO orders (id) VALUES ('after')"))
+    await way.commit()
+    assert await orders(app) == ["after"]
+    assert await keys(app, Ship) == []
+
+
 async def test_sql_as_everywhere_else(app, way):
     tx = app.adopt(way.source)
     insert = "INSERT INTO orders (id, note) VALUES ($1, $2)"

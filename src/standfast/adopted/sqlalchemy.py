@@ -8,7 +8,8 @@ SQLAlchemy tells before it and not after, so there workers learn of it from the 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -90,16 +91,32 @@ class _Riding(RidingTransaction):
         connection = self.connection()
         if self._bind is None:
             self._bind = self._checked(connection)
-        if self.dialect == "sqlite" and writes(sql):
-            driver: Any = connection.connection.driver_connection
-            if not driver.in_transaction:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if writes(sql):
+            self._begin(connection)
         text, bound = self._bind(sql, args)
         with connection.exec_driver_sql(text, bound) as result:
             touched = result.rowcount
             if not result.returns_rows:
                 return Answer((), (), touched)
             return Answer(tuple(result.keys()), result.fetchall(), touched)
+
+    def _begin(self, connection: sqlalchemy.Connection) -> None:
+        """Begin what SQLite's driver would only begin with some later statement."""
+        driver: Any = connection.connection.driver_connection
+        if self.dialect == "sqlite" and not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def nested(self) -> SessionTransaction | sqlalchemy.NestedTransaction:
+        """Set a savepoint as SQLAlchemy knows it, so that a session forgets what is undone."""
+        connection = self.connection()
+        self._begin(connection)
+        return connection.begin_nested()
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`."""
+        with self.nested():
+            yield
 
     def _checked(self, connection: sqlalchemy.Connection) -> Bind:
         """How arguments are bound there, once it is seen that a transaction can be open.
@@ -170,15 +187,21 @@ class SessionRiding(_Riding):
     """Rides the transaction of a ``Session``."""
 
     def __init__(self, session: Session, database: Database) -> None:
-        self.session: Session = session
-        # What it was begun with; one that begins by itself has it with the first statement.
-        self.root: SessionTransaction | None = session.get_transaction()
         super().__init__(_dialect_of(session), database)
+        self.session: Session = session
+        if not session.in_transaction():
+            if not session.autobegin:
+                raise ConfigurationError(
+                    "adopt(a Session): no transaction is open, and this session begins none by "
+                    "itself (autobegin=False): adopt it after session.begin()"
+                )
+            session.begin()  # as it would itself with the next statement
+        self._root = session.get_transaction()
 
     @property
     def over(self) -> bool:
         """Whether the transaction that was adopted is over."""
-        return self.root is not None and self.session.get_transaction() is not self.root
+        return self.session.get_transaction() is not self._root
 
     def connection(self) -> sqlalchemy.Connection:
         """See `_Riding.connection`."""
@@ -187,10 +210,12 @@ class SessionRiding(_Riding):
                 "this transaction is over: its session has committed, rolled back or closed it. "
                 "Adopt the session again in its next one"
             )
-        connection = self.session.connection()
-        if self.root is None:
-            self.root = self.session.get_transaction()
-        return connection
+        return self.session.connection()
+
+    def nested(self) -> SessionTransaction:
+        """See `_Riding.nested`."""
+        self._begin(self.connection())
+        return self.session.begin_nested()
 
 
 def _dialect_of(session: Session) -> str:
@@ -238,6 +263,17 @@ class AsyncRiding:
 
     async def _run(self, act: Callable[[], Any]) -> Any:
         return await self._source.run_sync(lambda _: step(act()))
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`."""
+        nested = await self._source.run_sync(lambda _: self._store.nested())
+        try:
+            yield
+        except BaseException:
+            await self._source.run_sync(lambda _: nested.rollback())
+            raise
+        await self._source.run_sync(lambda _: nested.commit())
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""

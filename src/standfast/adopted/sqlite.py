@@ -24,7 +24,7 @@ from standfast.ports.providing import Dialect
 from standfast.text import class_of
 
 _READS = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|VALUES|PRAGMA|EXPLAIN|SAVEPOINT|RELEASE|ROLLBACK)\b",
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|VALUES|PRAGMA|EXPLAIN|RELEASE|ROLLBACK)\b",
     re.I | re.S,
 )
 NOT_OPEN = (
@@ -35,7 +35,10 @@ OVER = "this transaction is over: adopt the connection again in its next one"
 
 
 def writes(sql: str) -> bool:
-    """Whether a statement may change rows, so that a transaction must be open before it."""
+    """Whether a transaction must be open before a statement, as for one that may change rows.
+
+    For a savepoint too: one that began the transaction would commit it with its release.
+    """
     return _READS.match(sql) is None
 
 

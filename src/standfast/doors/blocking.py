@@ -64,6 +64,10 @@ class BlockingTransaction:
         """See `Transaction.on_commit`."""
         self._tx.on_commit(act)
 
+    def savepoint(self) -> AbstractContextManager[None]:
+        """See `Transaction.savepoint`."""
+        return entered(self._complete, self._tx.savepoint)
+
     @overload
     def start(
         self,

@@ -20,7 +20,7 @@ from standfast.branch_key import BranchKey
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.codec import JSON
 from standfast.errors import MigrationNeeded
-from standfast.ports.marks import Mark, MarkStore
+from standfast.ports.marks import Mark, MarkStore, MarkWriter
 from standfast.transaction import BlockingUnitOfWork, UnitOfWork
 
 
@@ -74,7 +74,9 @@ def barrier(
     In a `BlockingTransaction` it is a ``with`` block.
 
     Guarantees: with all effects inside `tx`, at most one action and one compensation of a branch
-    take effect, the compensation only after the action, and no action after its compensation.
+    take effect, the compensation only after the action, and no action after its compensation. A
+    body that raises has done nothing, though its error be caught inside `tx`: what it wrote is
+    undone with its mark (`UnitOfWork.savepoint`).
     Concurrent calls for one branch wait for each other. Not guaranteed once the marks have been
     purged (``standfast purge-marks``): keep them longer than any message can be late, and than
     the longest saga of any caller takes. Raises
@@ -89,9 +91,16 @@ def barrier(
 
 @asynccontextmanager
 async def _barrier(tx: UnitOfWork, key: BranchKey, clock: Clock) -> AsyncIterator[Gate]:
-    at = clock.now()
+    async with tx.savepoint():
+        marks = tx.within(MarkStore)
+        gate = await _decided(marks, key, clock.now())
+        yield gate
+        if gate.first and gate.result is not None:
+            await marks.keep_result(key.key, key.operation, JSON.encode(gate.result).decode())
+
+
+async def _decided(marks: MarkWriter, key: BranchKey, at: float) -> Gate:
     operation = key.operation
-    marks = tx.within(MarkStore)
     try:
         done = await marks.set(key.key, "action", operation, at=at)
     except MigrationNeeded as error:
@@ -102,20 +111,13 @@ async def _barrier(tx: UnitOfWork, key: BranchKey, clock: Clock) -> AsyncIterato
     if operation == "compensation":
         undone = await marks.set(key.key, "compensation", operation, at=at)
         if undone is not None:
-            gate = Gate(False, "duplicate", _decode(undone))
-        elif done is None:
-            gate = Gate(False, "nothing_to_undo")
-        else:
-            gate = Gate(True)
-    elif done is None:
-        gate = Gate(True)
-    elif done.reason == "compensation":
-        gate = Gate(False, "already_undone")
-    else:
-        gate = Gate(False, "duplicate", _decode(done))
-    yield gate
-    if gate.first and gate.result is not None:
-        await marks.keep_result(key.key, operation, JSON.encode(gate.result).decode())
+            return Gate(False, "duplicate", _decode(undone))
+        return Gate(False, "nothing_to_undo") if done is None else Gate(True)
+    if done is None:
+        return Gate(True)
+    if done.reason == "compensation":
+        return Gate(False, "already_undone")
+    return Gate(False, "duplicate", _decode(done))
 
 
 def _decode(mark: Mark) -> Any:

@@ -141,7 +141,7 @@ def _again(new: Start, owner: int | None) -> Script[list[StartAnswer]]:
 
 
 def plain(id: UUID | str) -> UUID:
-    """The driver's kind of UUID, or its text where a user's driver is set so, as an ordinary one."""
+    """The driver's kind of UUID, or the text of one, as an ordinary one."""
     return UUID(int=id.int) if isinstance(id, UUID) else UUID(id)
 
 
