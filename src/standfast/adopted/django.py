@@ -18,6 +18,7 @@ from standfast.adopted.errors import of_postgres
 from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
+from standfast.backends.sqlite.driver import WHICH_FILE
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database
@@ -53,7 +54,7 @@ def adopt(source: str | None, database: Database) -> tuple[RidingTransaction, En
 def _check_place(connection: Any, database: Database) -> None:
     if connection.vendor == database.dialect == "sqlite":
         with connection.cursor() as cursor:
-            cursor.execute("PRAGMA database_list")
+            cursor.execute(WHICH_FILE)
             check_file(database, cursor.fetchone()[2] or "")
     elif connection.vendor == database.dialect:
         given = connection.settings_dict

@@ -25,7 +25,7 @@ from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import writes
-from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database, Row, Script
@@ -125,7 +125,7 @@ class _Riding(RidingTransaction):
         """
         driver: Any = connection.connection.dbapi_connection
         if self.dialect == "sqlite":
-            path = connection.exec_driver_sql("PRAGMA database_list").fetchall()[0][2]
+            path = connection.exec_driver_sql(WHICH_FILE).fetchall()[0][2]
             check_file(self._database, path or "")
             level = getattr(driver, "isolation_level", "")
             begun: Any = connection.connection.driver_connection

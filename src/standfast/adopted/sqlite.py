@@ -15,7 +15,7 @@ from typing import Any
 from standfast.adopted.endings import Unknown
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
-from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import DRIVER_ERRORS
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
@@ -49,7 +49,7 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
     try:
         if not source.in_transaction and not begins(source):
             raise ConfigurationError(f"adopt(a sqlite3.Connection): {NOT_OPEN}")
-        rows = source.execute("PRAGMA database_list").fetchall()
+        rows = source.execute(WHICH_FILE).fetchall()
     except sqlite3.ProgrammingError as error:  # closed, or of another thread
         raise ConfigurationError(f"adopt(a sqlite3.Connection): {error}") from error
     if database.dialect == "sqlite":
