@@ -64,8 +64,16 @@ async def opened(url):
         yield open_one
 
 
+@pytest.fixture
+def telling(name):
+    """Asked for by tests of ways whose commits are told of: it is run for those alone."""
+    return name
+
+
 def pytest_generate_tests(metafunc):
     """`name`: each way, with the backend that it is for."""
     if "name" in metafunc.fixturenames:
         pairs = [("sqlite", name) for name in SQLITE] + [("postgres", name) for name in POSTGRES]
+        if "telling" in metafunc.fixturenames:
+            pairs = [pair for pair in pairs if {**SQLITE, **POSTGRES}[pair[1]][0].tells]
         metafunc.parametrize(("backend", "name"), pairs)

@@ -44,12 +44,12 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction | AsyncRid
         source = source.registry()
     if isinstance(source, AsyncSession):
         store = SessionRiding(source.sync_session, database)
-        return AsyncRiding(store, source), SessionEnding.of(store)
+        return AsyncRiding(store, source), SessionEnding(store)
     if isinstance(source, AsyncConnection):
         return AsyncRiding(ConnectionRiding(_of(source), database), source), Unknown()
     if isinstance(source, Session):
         store = SessionRiding(source, database)
-        return store, SessionEnding.of(store)
+        return store, SessionEnding(store)
     if isinstance(source, sqlalchemy.Connection):
         return ConnectionRiding(source, database), Unknown()
     raise ConfigurationError(
@@ -304,17 +304,9 @@ class SessionEnding:
     """Follows the transactions of one session, by its events, and those of its savepoints."""
 
     known = True
-    _KEY = "standfast"
 
     def __init__(self, store: SessionRiding) -> None:
         self._store = store
-
-    @classmethod
-    def of(cls, store: SessionRiding) -> SessionEnding:
-        """The ending of what `store` rides."""
-        if cls._KEY not in store.session.info:
-            store.session.info[cls._KEY] = _Acts(store.session)
-        return cls(store)
 
     @property
     def over(self) -> bool:
@@ -323,38 +315,38 @@ class SessionEnding:
 
     def add(self, act: Callable[[], None], /) -> None:
         """See `Ending.add`."""
-        self._store.session.info[self._KEY].add(act)
-
-
-class _Acts:
-    """What is to follow the commit of a session, with the savepoint in which each was given."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._acts: list[tuple[SessionTransaction | None, Callable[[], None]]] = []
-        event.listen(session, "after_commit", self._committed)
-        event.listen(session, "after_soft_rollback", self._rolled_back)
-
-    def add(self, act: Callable[[], None]) -> None:
-        """Have `act` follow the commit of what is open now."""
-        session = self._session
+        session = self._store.session
         at = session.get_nested_transaction() or session.get_transaction()
-        self._acts.append((at, act))
+        session.info.setdefault(_ACTS, []).append((at, act))
 
-    def _committed(self, session: Session) -> None:
-        nested = session.get_nested_transaction()
-        if nested is not None:  # what was in it is now its parent's
-            parent = nested.parent
-            self._acts = [(parent if at is nested else at, act) for at, act in self._acts]
-            return
-        ending, acts = OwnEnding(), self._acts
-        self._acts = []
-        for _, act in acts:
-            ending.add(act)
-        ending.committed()
 
-    def _rolled_back(self, session: Session, ended: SessionTransaction) -> None:
-        self._acts = [(at, act) for at, act in self._acts if not _is_inside(at, ended)]
+_ACTS = "standfast"
+"""Where a session keeps what is to follow its commit, each with the savepoint it was given in."""
+
+
+# Of all sessions: to listen to one takes longer than all the rest that is done for it.
+@event.listens_for(Session, "after_commit")
+def _committed(session: Session) -> None:
+    acts = session.info.get(_ACTS)
+    if not acts:
+        return
+    nested = session.get_nested_transaction()
+    if nested is not None:  # what was in it is now its parent's
+        parent = nested.parent
+        acts[:] = [(parent if at is nested else at, act) for at, act in acts]
+        return
+    ending, following = OwnEnding(), acts[:]
+    acts.clear()
+    for _, act in following:
+        ending.add(act)
+    ending.committed()
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _rolled_back(session: Session, ended: SessionTransaction) -> None:
+    acts = session.info.get(_ACTS)
+    if acts:
+        acts[:] = [(at, act) for at, act in acts if not _is_inside(at, ended)]
 
 
 def _is_inside(one: SessionTransaction | None, outer: SessionTransaction) -> bool:
