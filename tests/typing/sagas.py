@@ -1,21 +1,29 @@
 """A saga's types come through: its input, its results, its handles."""
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
+import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, assert_type
 
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
 from standfast import (
+    BranchKey,
     Context,
     Saga,
     SagaHandle,
     SagaResult,
     Standfast,
     Transaction,
+    barrier,
     child,
     step,
     wait,
 )
+from standfast.doors.blocking import BlockingTransaction
 
 T = TypeVar("T")
 
@@ -76,6 +84,9 @@ async def started(app: Standfast, tx: Transaction) -> None:
     assert_type(result["reserve"], Any)
     shipped = result["reserve"]
     print(shipped.upper())
+    await handle.signal(PlaceOrder.approved, True)
+    await handle.signal("approved", True)
+    await tx.signal(handle, PlaceOrder.approved, True)
     assert_type(await tx.start(PlaceOrder, Order("1")), SagaHandle[PlaceOrder])
     assert_type(await app.start(PlaceOrder, Order("1"), after="3d"), SagaHandle[PlaceOrder])
     await tx.start(PlaceOrder, Order("1"), at=datetime.now(UTC))
@@ -102,8 +113,31 @@ def read(result: SagaResult[TakesAnother]) -> None:
     list(result)  # type: ignore[call-overload]
 
 
-async def refused(app: Standfast, tx: Transaction) -> None:
+def blocking(app: Standfast, session: Session, connection: sqlite3.Connection) -> None:
+    for tx in (app.adopt(session), app.adopt(connection), app.adopt("default"), app.adopt()):
+        assert_type(tx, BlockingTransaction)
+    tx.start(PlaceOrder, Order("1"), key="1")
+    tx.signal("01a21da2-d326-73a9-9d17-f189e7b595c7", PlaceOrder.approved, True)
+    with barrier(tx, BranchKey("1/pay")) as gate:
+        assert_type(gate.first, bool)
+    tx.start(PlaceOrder, "1")  # type: ignore[call-overload]
+    tx.signal("01a2", PlaceOrder.approved, "yes")  # type: ignore[misc]
+
+
+async def adopted(
+    app: Standfast, session: AsyncSession, connection: psycopg.AsyncConnection[Any]
+) -> None:
+    for tx in (app.adopt(session), app.adopt(connection)):
+        assert_type(tx, Transaction)
+    async with barrier(tx, BranchKey("1/pay")) as gate:
+        assert_type(gate.first, bool)
+
+
+async def refused(app: Standfast, tx: Transaction, handle: SagaHandle[PlaceOrder]) -> None:
     # Each of these must be an error: an ignore that isn't needed is one itself.
+    await handle.signal(PlaceOrder.approved, "yes")  # type: ignore[misc]
+    await tx.signal(handle, PlaceOrder.approved, 7)  # type: ignore[misc]
+    app.adopt(7)  # type: ignore[call-overload]
     await app.start(PlaceOrder, "1")  # type: ignore[call-overload]
     await tx.start(PlaceOrder, "1")  # type: ignore[call-overload]
     await app.start(KeepOrder, 7)  # type: ignore[call-overload]

@@ -30,7 +30,7 @@ from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
 from standfast.saga.status import AT_REST, Status
-from standfast.saga.step import check_signal_name
+from standfast.saga.step import Step, signal_name
 from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
 from standfast.saga.timeline import Timeline, entries
@@ -146,9 +146,15 @@ class Sagas(Pattern):
         return mail(id, mail_id or str(new_id()), event, self.clock.now())
 
     async def signal(
-        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None
+        self,
+        id: UUID,
+        signal: Step[Any, Any] | str,
+        payload: Any = None,
+        *,
+        mail_id: str | None = None,
     ) -> None:
         """See `SagaHandle.signal`."""
+        name = signal_name(signal)
         event = self._signalled(await self.instance(id), name, payload)
         await self.send(id, event, mail_id=mail_id)
 
@@ -156,13 +162,13 @@ class Sagas(Pattern):
         self,
         tx: UnitOfWork,
         saga: SagaHandle[Any] | UUID | str,
-        name: str,
+        signal: Step[Any, Any] | str,
         payload: Any,
         *,
         mail_id: str | None,
     ) -> None:
         """See `Transaction.signal`."""
-        id = self.handle(saga).id
+        id, name = self.handle(saga).id, signal_name(signal)
         row = await tx.within(JournalStore).instance(id)
         if row is None:
             raise self.unknown(id)
@@ -182,7 +188,6 @@ class Sagas(Pattern):
 
     def _signalled(self, instance: Instance, name: str, payload: Any) -> ev.Signalled:
         """A signal as an event, its payload checked. Raises `CodecError`, `ConfigurationError`."""
-        check_signal_name(name)
         known = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
         codec = self.definitions.codec
         data = codec.encode(payload) if known is None else known.check_signal(name, payload)

@@ -14,7 +14,7 @@ from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, StepForm, StepPlan
 from standfast.saga.saga import Member, Saga
 from standfast.saga.step_checks import check_options, must_be_async
-from standfast.text import NAME_LENGTH, checked
+from standfast.text import NAME_LENGTH, checked, with_article
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 R = TypeVar("R")
@@ -213,9 +213,17 @@ def no_step(given: object, method: str) -> str:
     return f"ctx.{method}({given!r}): give the step itself, as in ctx.{method}(self.{step})"
 
 
-def check_signal_name(name: object) -> None:
-    """Raise `ConfigurationError` for what can't name a signal, such as the wait for it."""
-    if isinstance(name, Step):
-        meant = f", {name.options['signal']!r}" if name.form == "wait" else ""
-        raise ConfigurationError(f"signal={name!r} is a step: give the name of the signal{meant}")
-    checked(name, name="signal", longest=NAME_LENGTH)  # type: ignore[arg-type]
+def signal_name(signal: Step[Any, Any] | str) -> str:
+    """The name of a signal: as it is, or of the wait for it.
+
+    Raises `ConfigurationError` for what can't name one.
+    """
+    name: Any = signal
+    if isinstance(signal, Step):
+        if signal.form != "wait":
+            raise ConfigurationError(
+                f"signal={signal!r} is {with_article(signal.form)} step: give a wait, or the "
+                "signal's name"
+            )
+        name = signal.options["signal"]
+    return checked(name, name="signal", longest=NAME_LENGTH)
