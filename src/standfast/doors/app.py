@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
+from standfast.checks import whole
 from standfast.doors.transaction import Transaction
-from standfast.durations import Duration
+from standfast.durations import Duration, time_left
 from standfast.joining import Joined, P
 from standfast.ports.database import Database
 from standfast.stepping import step
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from standfast.doors.blocking import BlockingTransaction
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
-    from standfast.saga import SagaHandle
+    from standfast.saga import Change, SagaHandle
     from standfast.saga.operations import Operations
     from standfast.saga.saga import I, S, SagaClass
     from standfast.saga.sagas import Sagas
@@ -146,3 +147,35 @@ class AppDoors:
         Raises `ConfigurationError` for text that isn't an id.
         """
         return self.sagas.handle(id)
+
+    def progress(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        *,
+        after: int = 0,
+        timeout: Duration | None = None,
+    ) -> AsyncGenerator[Change, None]:
+        """Follow a saga: what came to its timeline, change by change, until it is at rest.
+
+        ::
+
+            async for change in app.progress(handle):
+                print(change.status, *(entry.text for entry in change.entries))
+
+        The first change comes at once and tells what happened until now, or since there were
+        `after` facts (the `number` of the last change that you have). So nothing is missed, and no
+        entry told twice, by whoever comes back. It ends with the change that says `at_rest`, and
+        without one after `timeout` (seconds or text, by default none).
+
+        Of a saga that is run in this process it learns at once; of one that is run elsewhere within
+        half a second, and sooner where something changed just now. Changes that come close together
+        are told as one. Who stops early closes it (`contextlib.aclosing`).
+
+        Raises `SagaNotFound`, and `StoreUnavailable` while the database is away, with the first
+        step of the iteration or a later one; `ConfigurationError` for wrong options at once.
+        """
+        from standfast.saga.progress import changes
+
+        whole(after, name="after", least=0)
+        limit = None if timeout is None else time_left(timeout, name="timeout")
+        return changes(self.sagas, self.sagas.handle(saga).id, after=after, limit=limit)

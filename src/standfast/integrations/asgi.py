@@ -14,8 +14,9 @@ from typing import Any, Literal, TypeAlias
 from standfast.checks import provides, text
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Rejected
-from standfast.integrations.rejections import TITLES, TRY_AGAIN_LATER, Check, problem
-from standfast.integrations.rejections import Headers as Headers
+from standfast.integrations.problems import TITLES, later
+from standfast.integrations.problems import Headers as Headers
+from standfast.integrations.rejections import TRY_AGAIN_LATER, Check
 from standfast.integrations.rejections import HeaderVersion as HeaderVersion
 from standfast.integrations.rejections import KeyOf as KeyOf
 from standfast.integrations.rejections import Scope as Scope
@@ -176,6 +177,8 @@ async def _reject(
         await receive()  # websocket.connect
         await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": TITLES[status]})
         return
-    body, headers = problem(status, retry_after)
+    told = later(status, retry_after)
+    body = told.body()
+    headers = told.headers(body)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *fields]})
     await send({"type": "http.response.body", "body": body})

@@ -73,7 +73,7 @@ class Sagas(Pattern):
         self.workers: Workers = Workers(host.database.port(LeaseStore), self.store, host.clock)
         self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
-        self._poller = Poller(self.store)
+        self.poller: Poller = Poller(self.store)
 
     def add(self, part: Any) -> None:
         """Register a saga, as an instance. Raises `DefinitionError`."""
@@ -326,7 +326,7 @@ class Sagas(Pattern):
                 except Gone:
                     continue
                 return outcome(definition, state)
-            row = await self._poller.row(id)
+            row = await self.poller.row(id)
             if row is None:
                 raise self.unknown(id)
             if row.status in AT_REST:
@@ -356,7 +356,7 @@ class Sagas(Pattern):
 
     async def _result_at_rest(self, id: UUID) -> SagaResult[Any] | None:
         """The result of one that is at rest, or None if it moves again."""
-        loaded = await self._poller.whole(id)
+        loaded = await self.poller.whole(id)
         if loaded is None:
             raise self.unknown(id)
         row, works_here = loaded.instance, self.executor.desk is not None
