@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Self, overload
+from typing import Any, Self
 
 from standfast.affinity import Affinity, not_open
 from standfast.backends import open_database
@@ -21,7 +21,7 @@ from standfast.doors import AppDoors, Transaction
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.joining import Joined
-from standfast.lifespan import Lifespan, lifespan_of
+from standfast.lifespan import HasLifespan
 from standfast.ports.database import Database
 from standfast.ports.leases import LeaseStore
 from standfast.tables import check_tables
@@ -31,7 +31,7 @@ from standfast.transaction import unit_of_work
 DRAIN = 30.0
 
 
-class Standfast(AppDoors):
+class Standfast(AppDoors, HasLifespan):
     """One app: its patterns, and the database that they share.
 
     `database` is a URL (``sqlite:///shop.db``, ``postgresql://…``, ``memory://``) or a `Database`.
@@ -172,39 +172,6 @@ class Standfast(AppDoors):
         """Work until SIGTERM or SIGINT, then drain. Options as in `running`."""
         drain = seconds(options.get("drain", DRAIN), name="drain", positive=False)
         await until_signalled(self.running(**options), drain=drain)
-
-    @overload
-    def lifespan(self, asgi: Any, /) -> AbstractAsyncContextManager[Any]: ...
-    @overload
-    def lifespan(
-        self, *, inner: Lifespan | None = None, running: bool = False, **options: Any
-    ) -> Lifespan: ...
-    def lifespan(
-        self,
-        *asgi: Any,
-        inner: Lifespan | None = None,
-        running: bool = False,
-        **options: Any,
-    ) -> AbstractAsyncContextManager[Any] | Lifespan:
-        """The app is open for as long as an ASGI server lives: ``FastAPI(lifespan=app.lifespan)``.
-
-        With options it answers with such a lifespan, as in
-        ``FastAPI(lifespan=app.lifespan(inner=mine))``. `inner` is a lifespan of your own: it begins
-        once the app is open, ends before the app closes, and its state stays what it is.
-        `running`: also run the services in the server's process, with the further `options` of
-        `running`, so that no other process is needed. While it lasts, the app is the
-        ``state.standfast`` of the ASGI application, if that has a ``state``, where the dependencies
-        of `standfast.integrations.fastapi` find it.
-
-        Raises `ConfigurationError` for options that don't go together.
-        """
-        if options and not flag(running, name="running"):
-            raise ConfigurationError(
-                f"lifespan({', '.join(options)}=…): options of `running` need running=True"
-            )
-        opened = partial(self.running, **options) if running else lambda: self
-        made = lifespan_of(self, opened, inner)
-        return made(*asgi) if asgi else made
 
     # -- transactions ------------------------------------------------------------------------
 
