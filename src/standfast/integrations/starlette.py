@@ -15,7 +15,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Never, TypeVar
+from typing import Annotated, Any, Never, TypeVar, overload
 
 from standfast.errors import ConfigurationError, RateLimited, Rejected
 from standfast.integrations.asgi import client_address
@@ -32,7 +32,7 @@ from standfast.resilience.ratelimit import RateLimiter
 
 with extra("starlette", of="asgi"):
     from starlette.exceptions import HTTPException
-    from starlette.requests import HTTPConnection
+    from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
     from starlette.websockets import WebSocket
 
@@ -41,6 +41,10 @@ POLICY_VIOLATION = 1008
 """From the IANA registry of WebSocket close codes."""
 
 
+@overload
+async def answer_error(connection: Request, error: Exception) -> Response: ...
+@overload
+async def answer_error(connection: WebSocket, error: Exception) -> None: ...
 async def answer_error(connection: HTTPConnection, error: Exception) -> Response | None:
     """An exception handler: our errors as problem details (RFC 9457), where a client can use them.
 
@@ -70,6 +74,10 @@ async def answer_error(connection: HTTPConnection, error: Exception) -> Response
     return await _answer(connection, error, problem)
 
 
+@overload
+async def answer_rejection(connection: Request, error: Exception) -> Response: ...
+@overload
+async def answer_rejection(connection: WebSocket, error: Exception) -> None: ...
 async def answer_rejection(connection: HTTPConnection, error: Exception) -> Response | None:
     """As `answer_error`, of nothing but rejections: for ``add_exception_handler(Rejected, …)``.
 
