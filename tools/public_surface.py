@@ -27,8 +27,11 @@ EXPECTED = Path(__file__).parents[1] / "tests" / "public_surface.txt"
 MODULES = (
     "standfast.errors",
     "standfast.integrations.asgi",
+    "standfast.integrations.fastapi",
+    "standfast.integrations.flask",
     "standfast.integrations.grpc",
     "standfast.integrations.httpx",
+    "standfast.integrations.sse",
     "standfast.integrations.starlette",
     "standfast.ports.circuit_control",
     "standfast.ports.database",

@@ -19,7 +19,7 @@ from standfast.integrations.starlette import answer_error
 from standfast.resilience import Bulkhead
 
 AdoptedDep = Annotated[Transaction, adopted(SessionDep)]
-streams = Bulkhead(1000)
+followers = Bulkhead(1000)
 
 
 @asynccontextmanager
@@ -69,4 +69,4 @@ async def cancel(id: str, app: AppDep) -> None:
 @api.get("/bookings/{id}/progress")
 async def progress(id: str, app: AppDep) -> ProgressResponse:
     """Follow one, as server-sent events."""
-    return ProgressResponse(app, await app.saga(BookTrip, id), bulkhead=streams)
+    return ProgressResponse(app, await app.saga(BookTrip, id), bulkhead=followers)

@@ -26,7 +26,7 @@ with extra("flask"):
     from flask import Flask, Response, current_app
     from werkzeug.local import LocalProxy
 
-NAME = "standfast"
+_NAME = "standfast"
 
 
 class FlaskExtension:
@@ -54,7 +54,7 @@ class FlaskExtension:
 
     def init_app(self, flask: Flask) -> None:
         """Join a Flask application. Raises `ConfigurationError` for one that has another app."""
-        if flask.extensions.setdefault(NAME, self._app) is not self._app:
+        if flask.extensions.setdefault(_NAME, self._app) is not self._app:
             raise ConfigurationError(
                 f"init_app({flask!r}): it has an app already: give one that has all sagas"
             )
@@ -76,7 +76,7 @@ def answer_error(error: StandfastError) -> Response:
 
 
 def _current() -> Standfast:
-    app: Standfast | None = current_app.extensions.get(NAME)
+    app: Standfast | None = current_app.extensions.get(_NAME)
     if app is None:
         raise ConfigurationError(
             f"{current_app.name!r} has no app: write FlaskExtension(app, flask)"

@@ -22,8 +22,9 @@ limit=10, remaining=9, reset=30``. ``"draft-06"`` (also 03 to 05): three ``RateL
 
 Where the store is away, the fields that tell how things stand are left out."""
 
+# From the IANA registry of WebSocket close codes.
+POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
-"""From the IANA registry of WebSocket close codes."""
 
 
 class Check:

@@ -30,11 +30,11 @@ with extra("starlette", of="asgi"):
 
 log = logging.getLogger("standfast.integrations")
 
-HEARTBEAT = b": still here\n\n"
+_HEARTBEAT = b": still here\n\n"
 
 
 def brief(change: Change) -> dict[str, Any]:
-    """What a stream tells of a change by default: what may be told to anybody.
+    """What is told of a change by default: what may be told to anybody.
 
     That is how the saga stands, and of each entry when it was, its kind, its step, its attempt and
     its mood. Not told are inputs, results, errors, names of people and what they wrote.
@@ -64,10 +64,10 @@ class ProgressResponse(Response):
     last event has ``"at_rest": true``: close the ``EventSource`` then. One that comes back when the
     saga has ended and nothing is left to tell is answered with 204, and asks no more.
 
-    A comment each `heartbeat` keeps the connection alive through proxies. The stream ends when the
-    client goes away, after `timeout` (by default never), and when the database goes away: then the
-    client comes back, and goes on. `bulkhead`, a `Bulkhead` say, is held for as long as the
-    stream lasts, and bounds how many there are: its `Rejected` is answered by `answer_error`.
+    A comment each `heartbeat` keeps the connection alive through proxies. It ends when the client
+    goes away, after `timeout` (by default never), and when the database goes away: then the
+    client comes back, and goes on. `bulkhead`, a `Bulkhead` say, is held for as long as it
+    lasts, and bounds how many there are: its `Rejected` is answered by `answer_error`.
 
     Before anything is sent it raises what `Standfast.progress` raises, `SagaNotFound` say. Raises
     `ConfigurationError` for wrong options.
@@ -135,10 +135,10 @@ class ProgressResponse(Response):
                     if gone.done():
                         return
                     if not coming.done():
-                        await _send(send, HEARTBEAT)
+                        await _send(send, _HEARTBEAT)
                 change = coming.result()
         except StoreUnavailable as error:
-            log.warning("a stream of saga %s ends early: %s", self._saga.id, error)
+            log.warning("the progress of saga %s can't be told further: %s", self._saga.id, error)
         finally:
             ending: list[asyncio.Future[Any]] = [gone] if coming is None else [gone, coming]
             for one in ending:

@@ -21,6 +21,7 @@ from standfast.errors import ConfigurationError, RateLimited, Rejected
 from standfast.integrations.asgi import client_address
 from standfast.integrations.problems import Headers, Problem, later, problem_of, rejected
 from standfast.integrations.rejections import (
+    POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     Check,
     HeaderVersion,
@@ -35,10 +36,6 @@ with extra("starlette", of="asgi"):
     from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
     from starlette.websockets import WebSocket
-
-
-POLICY_VIOLATION = 1008
-"""From the IANA registry of WebSocket close codes."""
 
 
 @overload
