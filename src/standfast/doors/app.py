@@ -162,9 +162,9 @@ class AppDoors:
             async for change in app.progress(handle):
                 print(change.status, *(entry.text for entry in change.entries))
 
-        The first change comes at once and tells what happened until now, or since there were
-        `after` facts (the `number` of the last change that you have). So nothing is missed, and no
-        entry told twice, by whoever comes back. It ends with the change that says `at_rest`, and
+        The first change comes at once and tells what happened until now, or since the change whose
+        `number` is `after`, the last that you have. So whoever comes back misses nothing, and is
+        told no entry twice. It ends with the change that says `at_rest`, and
         without one after `timeout` (seconds or text, by default none).
 
         Of a saga that is run in this process it learns at once; of one that is run elsewhere within
