@@ -1,7 +1,7 @@
 """What web frameworks are given is what they take: lifespans, dependencies, handlers."""
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import assert_type
 
@@ -19,12 +19,12 @@ from tests.typing.sagas import PlaceOrder
 
 
 @asynccontextmanager
-async def with_state(_: FastAPI) -> AsyncIterator[dict[str, int]]:
+async def with_state(_: FastAPI) -> AsyncGenerator[dict[str, int], None]:
     yield {"answer": 42}
 
 
 @asynccontextmanager
-async def without_state(_: Starlette) -> AsyncIterator[None]:
+async def without_state(_: Starlette) -> AsyncGenerator[None, None]:
     yield
 
 
