@@ -30,6 +30,14 @@ Measure: TypeAlias = tuple[str, float, dict[str, str]]
 """An instrument's name (see `standfast.resilience.telemetry`), a value, and attributes."""
 
 
+_at_end: list[Callable[[Policy], None]] = []
+
+
+def on_end(act: Callable[[Policy], None]) -> None:
+    """Have `act` called with each policy that goes, while it still has all that it counted."""
+    _at_end.append(act)
+
+
 class Policy:
     """One policy. Use it as a decorator, with `call`, or in a `Pipeline`.
 
@@ -68,6 +76,10 @@ class Policy:
     def measures(self) -> Iterable[Measure]:
         """What telemetry reads off this policy's plain counters, whenever it collects."""
         return ()
+
+    def __del__(self) -> None:
+        for act in _at_end:
+            act(self)
 
     if not TYPE_CHECKING:  # they see for themselves which policies stand around blocks
 

@@ -184,6 +184,6 @@ class Retry(Policy):
         yield "standfast.resilience.calls", counts.failed, {**calls, "outcome": "failure"}
         yield "standfast.retry.retries", counts.retries, name
         yield "standfast.retry.exhausted", counts.exhausted, name
-        if self.budget is not None:
+        if self.budget is not None and self.budget.is_told_by(self):
             budget = self.budget.name or self.name
             yield "standfast.retry.budget", self.budget.left(), {"name": budget}

@@ -456,7 +456,7 @@ class CircuitBreaker(Blocks[Permit]):
 INSTRUMENTS = {
     **telemetry.CALLS,
     "standfast.circuit_breaker.state": telemetry.Instrument(
-        "gauge", "{circuit_breaker}", "1 for the state that the breaker is in, 0 for the others"
+        "gauge", "{circuit_breaker}", "How many breakers of the name are in the state"
     ),
     "standfast.circuit_breaker.transitions": telemetry.Instrument(
         "counter", "{transition}", "Changes of state, by the state it came to"

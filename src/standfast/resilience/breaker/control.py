@@ -140,6 +140,10 @@ class OperatorControl:
                 if not away:
                     logger.warning("circuit control is away, calls go on: %s", error)
                 away = True
+            except Exception:  # of a port of the user's own, say: it may pass
+                if not away:
+                    logger.exception("circuit control failed; trying again, calls go on")
+                away = True
             await self._clock.sleep(self._retry)
 
     def _obey(self, orders: Mapping[str, Order]) -> None:
@@ -194,6 +198,9 @@ class OperatorControl:
                     await self._control.hint(self._hints.popleft())
                 except StoreUnavailable:
                     # `_follow` has told it. An old hint would mislead: it is dropped.
+                    self._hints.clear()
+                except Exception:
+                    logger.exception("a hint couldn't be sent; calls go on")
                     self._hints.clear()
 
 
