@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -250,6 +250,23 @@ async def test_the_slot_is_held_until_the_response_is_complete(serve):
         leave.set()
         assert (await first).status_code == 200
         assert (await client.get(url + "/slow")).status_code == 200
+
+
+async def test_the_bulkhead_is_left_when_the_response_is_complete(serve):
+    """And not when what follows it is: Starlette's background tasks."""
+    ended = asyncio.Event()
+    app = FastAPI()
+
+    @app.get("/")
+    async def index(tasks: BackgroundTasks) -> str:
+        tasks.add_task(ended.wait)
+        return "done"
+
+    app.add_middleware(BulkheadMiddleware, Bulkhead(1))
+    async with serve(app) as url, httpx.AsyncClient(timeout=30) as client:
+        for _ in range(3):
+            assert (await client.get(url)).status_code == 200
+        ended.set()
 
 
 async def test_a_rejection_inside_the_application_is_its_own_affair():

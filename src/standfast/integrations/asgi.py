@@ -7,7 +7,7 @@ versions; `HeaderVersion` says which to send.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from ipaddress import IPv6Address
 from typing import Any, Literal, TypeAlias
 
@@ -155,9 +155,17 @@ class BulkheadMiddleware:
             return await self.app(scope, receive, send)
         entered = False
         try:
-            async with self.bulkhead:
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(self.bulkhead)
                 entered = True
-                await self.app(scope, receive, send)
+
+                async def send_and_leave(message: MutableMapping[str, Any]) -> None:
+                    await send(message)
+                    ended = message["type"] == "http.response.body"
+                    if ended and not message.get("more_body"):
+                        await held.aclose()  # what the application does after it is its own affair
+
+                await self.app(scope, receive, send_and_leave)
         except Rejected as rejected:
             if entered:  # The application's own affair.
                 raise

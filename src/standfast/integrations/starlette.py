@@ -35,7 +35,7 @@ with extra("starlette", of="asgi"):
     from starlette.exceptions import HTTPException
     from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
-    from starlette.websockets import WebSocket
+    from starlette.websockets import WebSocket, WebSocketState
 
 
 @overload
@@ -89,6 +89,8 @@ async def _answer(
     connection: HTTPConnection, error: Exception, problem: Problem
 ) -> Response | None:
     if isinstance(connection, WebSocket):
+        if WebSocketState.DISCONNECTED in (connection.client_state, connection.application_state):
+            return None
         again = problem.retry_after is not None
         await connection.close(TRY_AGAIN_LATER if again else POLICY_VIOLATION)
         return None
