@@ -188,9 +188,10 @@ class AppClock:
         desk, journal = executor.desk, executor.journal
         if desk is None:
             return "the worker isn't up (another process may have the database)"
-        missing = set(await journal.owned_by(desk.owner)) - executor.active.keys()
         due_at = await journal.next_wake(list(executor.kinds)) if executor.kinds else None
-        if missing or (due_at is not None and due_at <= self.now()):
+        is_due = due_at is not None and due_at <= self.now()
+        # In this order: what is claimed in between is owned from then on.
+        if is_due or set(await journal.owned_by(desk.owner)) - executor.active.keys():
             desk.wake()
             return "a saga is due, and the worker hasn't taken it in"
         for mail in await journal.collect(desk.owner, list(executor.active)):
@@ -205,7 +206,8 @@ def _standing(executor: SagaExecutor, now: float) -> str | list[tuple[object, ..
     """What goes on in memory, in words; or, if nothing does, how all stand, to be compared."""
     if executor.beginning:
         return "a saga is being started"
-    standing: list[tuple[object, ...]] = []
+    # What was taken in and is gone again since has changed nothing else here.
+    standing: list[tuple[object, ...]] = [(executor.telemetry.recovered,)]
     for active in executor.active.values():
         waits = active.waiter is not None and not active.waiter.done()
         running = frozenset(active.machine.running)
