@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from standfast.app import Standfast
@@ -25,13 +25,13 @@ class AppTime:
     so that nothing is taken for dead because a test let a year pass.
     """
 
-    is_manual = True
+    is_manual: bool = True
 
     def __init__(self, clock: ManualClock) -> None:
-        self.now = clock.now
-        self.timeout = clock.timeout
-        self.monotonic = SYSTEM_CLOCK.monotonic
-        self.sleep = SYSTEM_CLOCK.sleep
+        self.now: Callable[[], float] = clock.now
+        self.timeout: Callable[[float], asyncio.Timeout] = clock.timeout
+        self.monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic
+        self.sleep: Callable[[float], Awaitable[None]] = SYSTEM_CLOCK.sleep
 
 
 class AppClock:

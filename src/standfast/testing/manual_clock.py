@@ -30,7 +30,8 @@ class ManualClock:
     For one thread.
     """
 
-    is_manual = True
+    is_manual: bool = True
+    """No app that has it sets it by a database's clock."""
 
     def __init__(self, *, auto: bool = False, wall: float = 1_700_000_000.0) -> None:
         self.auto: bool = auto

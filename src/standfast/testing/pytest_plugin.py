@@ -93,8 +93,8 @@ def standfast_backend(request: pytest.FixtureRequest) -> str:
     By default what the option ``--standfast-backend`` says. Override it, or have tests run with
     several: ``@pytest.mark.parametrize("standfast_backend", ["sqlite", "postgres"])``.
     """
-    backend: str = request.config.getoption("--standfast-backend")
-    return backend
+    backend: Any = request.config.getoption("--standfast-backend")
+    return str(backend)
 
 
 @pytest.fixture(scope="session")
@@ -287,9 +287,12 @@ def _show(config: pytest.Config, report: SimulationReport, total: int | None) ->
 
 
 def _tell_of_seed(item: pytest.Item, error: AssertionError) -> None:
-    """Say how to run the seed again that failed."""
-    simulating = sys.modules.get("standfast.testing.simulation.simulate")
-    if simulating is None or not isinstance(error, simulating.InvariantViolated):
+    """Say how to run the seed again that failed, if a simulation did."""
+    if "standfast.testing.simulation.simulate" not in sys.modules:
+        return
+    from standfast.testing.simulation.simulate import InvariantViolated
+
+    if not isinstance(error, InvariantViolated):
         return
     count = item.config.getoption("--standfast-seeds")
     # It may be in the test's name, by `split_seeds`.
