@@ -338,7 +338,7 @@ def test_without_a_server_it_says_what_to_give(
 
 
 def test_the_database_lives_beside_others(postgres_dsn: str) -> None:
-    from standfast.testing.scratch_postgres import scratch_postgres
+    from standfast.backends.postgres.scratch import scratch_postgres
 
     with scratch_postgres(f"{postgres_dsn}?application_name=mine", "me") as scratch:
         name = urlsplit(scratch.url).path.removeprefix("/")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from standfast.app import Standfast
@@ -31,7 +31,10 @@ class AppTime:
         self.now: Callable[[], float] = clock.now
         self.timeout: Callable[[float], asyncio.Timeout] = clock.timeout
         self.monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic
-        self.sleep: Callable[[float], Awaitable[None]] = SYSTEM_CLOCK.sleep
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds` of real time."""
+        await SYSTEM_CLOCK.sleep(seconds)
 
 
 class AppClock:

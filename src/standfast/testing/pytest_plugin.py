@@ -21,10 +21,10 @@ import pytest
 
 if TYPE_CHECKING:
     from standfast.app import Standfast
+    from standfast.backends.postgres.scratch import ScratchPostgres
     from standfast.clock import Clock
     from standfast.saga.saga import Saga
     from standfast.testing.app_clock import AppClock
-    from standfast.testing.scratch_postgres import ScratchPostgres
     from standfast.testing.simulation.report import SimulationReport
 
 AppFactory: TypeAlias = "Callable[[str, Clock], Standfast]"
@@ -107,7 +107,7 @@ def _standfast_postgres(request: pytest.FixtureRequest) -> Iterator[ScratchPostg
             f"--standfast-postgres postgresql://… or in {VARIABLE}"
         )
     try:
-        from standfast.testing.scratch_postgres import scratch_postgres
+        from standfast.backends.postgres.scratch import scratch_postgres
     except ModuleNotFoundError as missing:
         pytest.fail(f"{missing}: pip install 'standfast[postgres]'", pytrace=False)
     from standfast.errors import ConfigurationError, StoreUnavailable
