@@ -17,6 +17,7 @@ import msgspec
 
 from standfast.checks import is_unawaited, plain_answer
 from standfast.clock import Clock
+from standfast.clock import timeout as bounded
 from standfast.durations import epoch
 from standfast.errors import (
     CodecError,
@@ -147,7 +148,7 @@ class AttemptRunner:
     ) -> Any:
         if timeout is None:
             return await function(*args)
-        limit = asyncio.timeout(timeout)
+        limit = bounded(self.clock, timeout)
         try:
             async with limit:
                 return await function(*args)

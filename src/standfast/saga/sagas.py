@@ -271,10 +271,10 @@ class Sagas(Pattern):
         `full`: why nobody takes it though it is due, as `Workers.full` says.
         """
         story, row = self._story(loaded), loaded.instance
+        now = self.clock.now()
         goes_on: Sequence[Pending] = ()
         if story.state is not None and row.finished_at is None:
             worker = "" if row.owner is None else holders.get(row.owner, f"lease {row.owner}")
-            now = self.clock.now()
             goes_on = pending(story.state, now=now, worker=worker, wake_at=row.wake_at, full=full)
         return Timeline(
             id=row.id,
@@ -285,6 +285,7 @@ class Sagas(Pattern):
             entries=entries(story.facts),
             pending=goes_on,
             problem=story.problem,
+            read_at=now,
         )
 
     def outcome(self, id: UUID, limit: float | None = None) -> Awaitable[SagaResult[Any]]:
