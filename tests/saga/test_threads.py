@@ -95,11 +95,11 @@ async def test_a_share_that_waits_for_one_of_a_loop_that_is_closed_goes_on_when_
 async def test_threads_that_have_nothing_to_do_end_and_others_begin(monkeypatch):
     monkeypatch.setattr(module, "IDLE", 0.01)
     threads = made(limit=1)
-    names = set()
+    begun: list[threading.Thread] = []
     for _ in range(3):
-        names.add(await runs(threads, lambda: threading.current_thread().name))
-        await until(lambda: not any(one.name in names for one in threading.enumerate()))
-    assert len(names) == 3
+        begun.append(await runs(threads, threading.current_thread))
+        await until(lambda: not begun[-1].is_alive())
+    assert len(set(begun)) == 3
 
 
 async def test_without_a_single_thread_the_attempt_fails(monkeypatch):
