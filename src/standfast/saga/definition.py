@@ -97,22 +97,24 @@ class Definition:
         """What runs each step, by its name: it is awaited, whether it is a ``def`` or not."""
         self.undos: dict[str, AsyncFunction] = {}
         """What undoes it, if anything does."""
+        self.blocking: set[str] = set()
+        """The steps of which something runs in a thread: they, or their undos."""
         if blocking is not None:
             self._run_by(blocking.share(self.name, self.threads))
 
     def _run_by(self, share: Awaitables) -> None:
-        def awaited(function: Any, options: dict[str, Any]) -> AsyncFunction:
-            if not is_blocking(function):
-                found: AsyncFunction = function
-                return found
-            transactional = bool(options.get("transactional"))
-            return share.awaited(function, transactional=transactional)
-
         for name, step in self.steps.items():
-            if step.function is not None:
-                self.actions[name] = awaited(step.function, step.options)
-            if step.undo_function is not None:
-                self.undos[name] = awaited(step.undo_function, step.undo_options)
+            for functions, function, options in (
+                (self.actions, step.function, step.options),
+                (self.undos, step.undo_function, step.undo_options),
+            ):
+                if function is None:
+                    continue
+                if is_blocking(function):
+                    self.blocking.add(name)
+                    transactional = bool(options.get("transactional"))
+                    function = share.awaited(function, transactional=transactional)
+                functions[name] = function
 
     def _check_instance(self) -> None:
         """An attribute of the instance would hide the step, or the option, of its name."""

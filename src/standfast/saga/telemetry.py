@@ -68,6 +68,9 @@ class SagaTelemetry:
                 self.failures[name, step.name, how] += 0
             for how in UNDOS if step.undo else ():
                 self.compensations[name, step.name, how] += 0
+        if self.threads is not None:
+            for step_name in definition.blocking:
+                self.threads.given_up[name, step_name] += 0
 
     def connect(self) -> None:
         """Speak to the OpenTelemetry SDK that is set by now; before that it only counts."""
