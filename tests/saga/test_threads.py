@@ -1,6 +1,7 @@
 """The threads of `def` steps by themselves: several loops, forks, and a system without threads."""
 
 import asyncio
+import random
 import subprocess
 import sys
 import threading
@@ -151,6 +152,56 @@ async def test_a_transaction_isnt_used_in_a_loop_nor_after_its_step():
     assert await awaited(None, None, Attempt(), None) == ["done", "done"]
     with pytest.raises(StoreError, match="rolled back"):
         await asyncio.to_thread(lambda: kept[0](statement()))
+
+
+async def test_whenever_calls_are_given_up_none_is_lost():
+    """Before they begin, while they ask for something, at their end; each answer is the own one."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads, chance = made(limit=5), random.Random(1)
+
+    async def statement(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    def plain(saga: Any, number: int, ctx: Context) -> int:
+        return number
+
+    def asking(saga: Any, number: int, ctx: Context, complete: Any) -> int:
+        return sum(complete(statement(one)) for one in (number, 1, -1))
+
+    shares = [threads.share("all", None), threads.share("few", 2)]
+    functions = [
+        (share.awaited(function, transactional=bool(tx)), tx)
+        for share in shares
+        for function, tx in ((plain, ()), (asking, (None,)))
+    ]
+    ended = 0
+
+    async def lane() -> None:
+        nonlocal ended
+        for number in range(50):
+            function, tx = chance.choice(functions)
+            call = asyncio.ensure_future(function(None, number, Attempt(), *tx))
+            for _ in range(chance.choice([0, 1, 2, 5, 10, 10_000])):
+                if call.done():
+                    break
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            if not call.cancelled():
+                assert call.result() == number
+                ended += 1
+
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(lane() for _ in range(20)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert 0 < ended < 1000
+    await until(lambda: threads.hung == threads.busy == threads.waiting == 0)
+    for function, tx in functions:
+        assert await function(None, 7, Attempt(), *tx) == 7
 
 
 FORKS = """

@@ -48,7 +48,8 @@ class Threads:
 
     def after_fork(self) -> None:
         """Begin anew: a child process has none of the threads."""
-        self._lock = threading.Lock()
+        # Re-entrant: in the middle, the garbage collector may close a coroutine that gives one up.
+        self._lock = threading.RLock()
         self._queue: queue.SimpleQueue[ThreadCall] = queue.SimpleQueue()
         self._count = 0
         # Each item is put in and taken out in one go, by the loop and by any thread.

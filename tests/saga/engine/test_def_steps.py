@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,7 +31,8 @@ from standfast.errors import DefinitionError, StoreError
 from standfast.resilience import Pipeline, Timeout
 from standfast.resilience.deadline import remaining
 from standfast.saga import facts as fx
-from standfast.testing import run_saga, simulate
+from standfast.testing import play_scenario, run_saga, simulate
+from standfast.testing.virtual import RealIO
 from tests.saga.engine.world import SOON, until
 
 PATIENCE = 20.0
@@ -595,6 +597,17 @@ def test_a_simulation_runs_it_in_line():
     assert run.results == {"withdraw": 1, "count": [-7]}
 
 
+class Sleepy(Saga[str]):
+    @step(no_compensation="paper")
+    def act(self, word: str, ctx: Context) -> None:
+        time.sleep(1)
+
+
+def test_a_simulation_refuses_one_that_sleeps_for_real():
+    with pytest.raises(RealIO, match=r"time\.sleep\(1\) was called"):
+        run_saga(Sleepy(), "x")
+
+
 class Twin(Saga[int]):
     """As `DefTwin`, but for the `def`."""
 
@@ -659,3 +672,10 @@ def test_simulations_of_it_go_the_same_ways_as_those_of_an_async_def():
     assert ours.outcomes["completed"]
     assert ours.outcomes["compensated"]
     assert ours.missed == []
+
+
+def test_scenarios_of_it_are_those_of_an_async_def():
+    told = "saga twin\ninput 7\n----\n\ntake -> 7\n----\n\nnote -> error boom\n----\n"
+    played = play_scenario(told, DefTwin())
+    assert "take completed 7" in played
+    assert played == play_scenario(told, Twin())
