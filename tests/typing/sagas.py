@@ -88,7 +88,7 @@ class Blocking(Saga[Order]):
         return tx.execute("SELECT 1")
 
 
-async def blocking(app: Standfast, ctx: Context) -> None:
+async def of_def_steps(app: Standfast, ctx: Context) -> None:
     result = await (await app.start(Blocking, Order("1"))).result()
     assert_type(result[Blocking.reserve], str)
     assert_type(result[Blocking.charge], int)
