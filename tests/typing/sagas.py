@@ -62,6 +62,45 @@ class PlaceOrder(Saga[Order]):
         return 1
 
 
+class Blocking(Saga[Order]):
+    @step
+    def reserve(self, order: Order, ctx: Context) -> str:
+        return order.id
+
+    @reserve.compensation
+    def release(self, order: Order, ctx: Context) -> None:
+        assert_type(ctx.result(self.reserve), str)
+
+    @step(timeout="5s")
+    def charge(self, order: Order, ctx: Context) -> int:
+        return 1
+
+    @charge.compensation(timeout="5s")
+    async def refund(self, order: Order, ctx: Context) -> None: ...
+
+    @step(each=lambda self, order, ctx: ["a"], no_compensation="only paper")
+    def label(self, order: Order, ctx: Context, item: str) -> float:
+        return 1.5
+
+    @step(transactional=True, no_compensation="only paper")
+    def record(self, order: Order, ctx: Context, tx: BlockingTransaction) -> int:
+        assert_type(ctx.result(self.label), list[float])
+        return tx.execute("SELECT 1")
+
+
+async def of_def_steps(app: Standfast, ctx: Context) -> None:
+    result = await (await app.start(Blocking, Order("1"))).result()
+    assert_type(result[Blocking.reserve], str)
+    assert_type(result[Blocking.charge], int)
+    assert_type(result[Blocking.label], list[float])
+    assert_type(result[Blocking.record], int)
+    saga = Blocking()
+    assert_type(saga.reserve(Order("1"), ctx), str)
+    assert_type(saga.charge(Order("1"), ctx), int)
+    assert_type(await PlaceOrder().reserve(Order("1"), ctx), str)
+    await saga.reserve(Order("1"), ctx)  # type: ignore[misc]
+
+
 class Keep(Saga[T], Generic[T]):
     @step(no_compensation="only a note")
     async def note(self, thing: T, ctx: Context) -> T:

@@ -13,7 +13,7 @@ from standfast.doors.transaction import Transaction
 from standfast.durations import Duration, time_left
 from standfast.joining import Joined, P
 from standfast.ports.database import Database
-from standfast.stepping import step
+from standfast.stepping import Complete, step
 
 if TYPE_CHECKING:
     from standfast.adopted import CommitsAsync, CommitsBlocking, KnowsItsTransaction
@@ -63,9 +63,13 @@ class AppDoors:
         tx = Transaction(self, self.database, store, ending)
         if not store.blocking:
             return tx
+        return self.blocking_transaction(tx, step)
+
+    def blocking_transaction(self, tx: Any, complete: Complete) -> BlockingTransaction:
+        """See `Host.blocking_transaction`: for patterns."""
         from standfast.doors.blocking import BlockingTransaction
 
-        return BlockingTransaction(tx, step)
+        return BlockingTransaction(tx, complete)
 
     def pattern(self, kind: type[P]) -> P | None:
         """The pattern of that class that was added, None if none was: for other patterns."""

@@ -33,6 +33,7 @@ from standfast.saga.status import AT_REST, Status
 from standfast.saga.step import Step, signal_name
 from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
+from standfast.saga.threads import Threads
 from standfast.saga.timeline import Timeline, entries
 from standfast.saga.verdict import Seen, judge
 from standfast.saga.watchers import Gone
@@ -67,7 +68,9 @@ class Sagas(Pattern):
         """See `Pattern.attach`."""
         super().attach(host)
         self.clock: Clock = host.clock
-        self.definitions: Definitions = self._given or Definitions(host.codec)
+        self.threads: Threads = Threads(host.blocking_transaction, ServiceOptions().threads)
+        self.definitions: Definitions = self._given or Definitions(host.codec, self.threads)
+        self.telemetry.threads = self.threads
         self.store: JournalStore = host.database.port(JournalStore)
         self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)
         self.workers: Workers = Workers(host.database.port(LeaseStore), self.store, host.clock)
@@ -94,6 +97,7 @@ class Sagas(Pattern):
         Raises `DefinitionError` where a saga has a child that isn't added.
         """
         self.definitions.check_children()
+        self.threads.limit = options.threads
         counting = StuckCount(self.store, self.telemetry, self.clock)
         return [
             Worker(
