@@ -115,11 +115,24 @@ async def test_a_grown_limit_serves_those_who_wait() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"initial": 0}, {"minimum": 30}, {"maximum": 10}, {"smoothing": 0}, {"tolerance": 0.5}],
+    [
+        {"initial": 0},
+        {"minimum": 30, "initial": 20},
+        {"maximum": 10, "minimum": 11},
+        {"smoothing": 0},
+        {"tolerance": 0.5},
+    ],
 )
 def test_bad_options_are_refused_when_it_is_built(options: Any) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         AdaptiveBulkhead(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"), [({}, 20), ({"maximum": 10}, 10), ({"minimum": 30}, 30)]
+)
+def test_it_begins_within_the_bounds_that_are_given(options: Any, limit: int) -> None:
+    assert AdaptiveBulkhead(**options).limit == limit
 
 
 @pytest.mark.parametrize(("around", "measured"), [(0.02, False), (10, True)])
