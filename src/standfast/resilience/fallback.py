@@ -12,12 +12,12 @@ from standfast.errors import ConfigurationError, Refused
 from standfast.groups import every, some
 from standfast.resilience.degraded import Degraded, note
 from standfast.resilience.functions import (
-    Coroutine,
+    FINISHED,
     as_made,
     exceptions,
+    finished,
     must_await,
     origin,
-    unawaited,
 )
 from standfast.resilience.in_progress import out_of_sight
 from standfast.resilience.last_good import LastGood
@@ -123,12 +123,12 @@ class Fallback(Policy):
                     raise
                 with out_of_sight():
                     result = self._function(error, *args, **kwargs)
-                if type(result) is Coroutine:
-                    raise unawaited(self._function, result) from error
+                if type(result) not in FINISHED:
+                    finished(self._function, result)
                 self._used("function", error)
                 return result
-            if type(result) is Coroutine:
-                raise unawaited(call, result)
+            if type(result) not in FINISHED:
+                finished(call, result)
             if kept is not None:
                 kept.keep(key, result, self.clock.monotonic(), begun)
             return result
@@ -155,6 +155,8 @@ class Fallback(Policy):
                     result = self._function(error, *args, **kwargs)
                     if inspect.isawaitable(result):
                         result = await result
+                    elif type(result) not in FINISHED:
+                        finished(self._function, result)
                 self._used("function", error)
                 return result
             if kept is not None:

@@ -21,7 +21,7 @@ from standfast.resilience.deadline import (
     ThreadDeadline,
     current,
 )
-from standfast.resilience.functions import Coroutine, as_made, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, as_made, finished, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure
 from standfast.resilience.running import current_task, running_loop
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -111,8 +111,8 @@ class Timeout(AsyncBlocks[None]):
                 if running.wait_until(at, clock):
                     deadline.owner = None
                     result = running.result()
-                    if type(result) is Coroutine:
-                        raise unawaited(call, result)
+                    if type(result) not in FINISHED:
+                        finished(call, result)
                     return result
             finally:
                 self.abandoned.note(running)

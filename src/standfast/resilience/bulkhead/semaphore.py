@@ -21,7 +21,7 @@ from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, finished, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 
@@ -116,8 +116,8 @@ class Bulkhead(Policy):
                 result = call(*args, **kwargs)
             finally:
                 release()
-            if type(result) is Coroutine:
-                raise unawaited(call, result)
+            if type(result) not in FINISHED:
+                finished(call, result)
             return result
 
         return wrapper

@@ -26,7 +26,7 @@ from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import place_call
 from standfast.resilience.bulkhead.semaphore import INSTRUMENTS
 from standfast.resilience.forking import survives_fork
-from standfast.resilience.functions import Coroutine, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, finished, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 
 P = ParamSpec("P")
@@ -256,8 +256,8 @@ class _Job:
         self.began = self.monotonic()
         try:
             result = self.work()
-            if type(result) is Coroutine:
-                raise unawaited(self.work.args[0], result)
+            if type(result) not in FINISHED:
+                finished(self.work.args[0], result)
         except StopIteration as error:
             ended = RuntimeError("a call in a thread pool raised StopIteration")
             ended.__cause__ = error

@@ -12,7 +12,7 @@ from standfast.durations import Duration, seconds, time_left
 from standfast.errors import ConfigurationError, RateLimited
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, finished, plain, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
@@ -220,8 +220,8 @@ class RateLimiter(Policy):
                 if not self._count(decision).allowed:
                     raise self._reject(decision, key)
             result = call(*args, **kwargs)
-            if type(result) is Coroutine:
-                raise unawaited(call, result)
+            if type(result) not in FINISHED:
+                finished(call, result)
             return result
 
         return limited
