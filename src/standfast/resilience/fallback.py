@@ -10,6 +10,7 @@ from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, Refused
 from standfast.groups import every, some
+from standfast.resilience.deadline import caller_is_gone
 from standfast.resilience.degraded import Degraded, note
 from standfast.resilience.functions import (
     FINISHED,
@@ -166,6 +167,8 @@ class Fallback(Policy):
         return answered
 
     def _answers(self, error: Exception) -> bool:
+        if caller_is_gone():  # a `Timeout` has told that it took too long: nobody hears this answer
+            return False
         return every(error, self.on) and not some(error, (Refused, *self.never_on))
 
     def _substitute(self, error: Exception, key: Hashable) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import MISSING, fields
@@ -188,11 +188,11 @@ def _unfinished(answer: Any) -> tuple[str, str] | None:
     return None
 
 
-def _nothing() -> Any:
+def _nothing() -> Iterator[None]:
     yield
 
 
-async def _nothing_async() -> Any:
+async def _nothing_async() -> AsyncIterator[None]:
     yield
 
 

@@ -108,7 +108,13 @@ class Timeout(AsyncBlocks[None]):
             finally:
                 DEADLINE.reset(before)
             try:
-                if running.wait_until(at, clock):
+                try:
+                    in_time = running.wait_until(at, clock)
+                except BaseException:  # a KeyboardInterrupt: nothing more is to begin
+                    deadline.at = min(at, clock.monotonic())
+                    deadline.expired = True
+                    raise
+                if in_time:
                     deadline.owner = None
                     result = running.result()
                     if type(result) not in FINISHED:

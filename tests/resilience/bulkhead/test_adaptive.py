@@ -103,8 +103,8 @@ async def test_a_grown_limit_serves_those_who_wait() -> None:
         waiting = [asyncio.create_task(bulkhead.__aenter__()) for _ in range(3)]
         for _ in range(5):
             await asyncio.sleep(0)
-        served = bulkhead._permits.resize(3)
-        assert all(waiter.wake() for waiter in served)
+        for waiter in bulkhead._permits.resize(3):
+            bulkhead._tell(bulkhead._hand(waiter))
         await asyncio.wait_for(asyncio.gather(*waiting[:2]), 30)
         assert not waiting[2].done()
         assert bulkhead.active == 3

@@ -247,7 +247,7 @@ class CircuitBreaker(Blocks[Permit]):
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             permit, deadline = self.acquire(), current()
-            pending: dict[object, Callable[[], None]] = {}
+            pending: dict[object, Callable[[], object]] = {}
             if isinstance(deadline, ThreadDeadline) and deadline.telling:
                 pending = deadline.on_expiry
             pending[permit] = partial(permit.failure, TimedOut())

@@ -118,10 +118,10 @@ class AdaptiveBulkhead(Blocks[None], Bulkhead):
         with self._lock:
             now = self._monotonic()
             limit = self._gradient.sample(now, now - began, permits.active)
-            served = () if limit is None else permits.resize(limit)
-        for waiter in served:
-            if not waiter.wake():
-                self._release()
+            told: list[Any] = []
+            for waiter in () if limit is None else permits.resize(limit):
+                told += self._hand(waiter)
+        self._tell(told)
 
 
 class _MeasuredBlock:
