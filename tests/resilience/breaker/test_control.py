@@ -200,3 +200,32 @@ async def test_it_ends_though_the_driver_forgets_a_cancellation() -> None:
         async with OperatorControl(forgetful, registry=CircuitRegistry()):
             await asyncio.sleep(0.01)
     assert forgetful.forgotten
+
+
+class Remembers(Forgetful):
+    """Keeps the hints that it is given."""
+
+    def __init__(self) -> None:
+        self.hints: list[Hint] = []
+
+    async def hint(self, hint: Hint) -> None:
+        self.hints.append(hint)
+
+
+def test_no_hint_goes_out_late_because_the_event_loop_stood_still() -> None:
+    registry, control = CircuitRegistry(), Remembers()
+    operator = OperatorControl(control, registry=registry)
+    breaker = CircuitBreaker("payments", registry=registry)
+    with asyncio.Runner() as runner:
+        runner.run(operator.__aenter__())
+        breaker.open()
+
+        async def goes_on() -> None:
+            await asyncio.sleep(0.01)
+            assert control.hints == []
+            breaker.reset()
+            breaker.open()
+            await until(lambda: len(control.hints) == 1)
+            await operator.__aexit__(None, None, None)
+
+        runner.run(goes_on())
