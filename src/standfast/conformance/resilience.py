@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import functools
 import gc
@@ -47,6 +48,26 @@ class HangsOnce:
         again, self.called = self.called, True
         if not again:
             await asyncio.Event().wait()
+
+
+async def _nothing() -> AsyncIterator[int]:
+    for number in range(0):
+        yield number
+
+
+class _Awaitable:
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+_UNFINISHED: dict[str, Any] = {
+    "generator": lambda: (one for one in range(0)),
+    "async generator": _nothing,
+    "awaitable": _Awaitable,
+    "future": lambda: asyncio.get_running_loop().create_future(),
+    "task": lambda: asyncio.ensure_future(asyncio.sleep(0)),
+    "future of a thread": concurrent.futures.Future,
+}
 
 
 class PolicySuite:
@@ -266,6 +287,52 @@ class PolicySuite:
                 policy(function)
         with pytest.raises(ConfigurationError, match="can't be called"):
             policy(7)  # type: ignore[arg-type]
+
+    def test_makers_of_context_managers_are_refused(self, policy: Policy) -> None:
+        """What they answer with does its work when it is entered."""
+
+        def opened() -> Iterator[int]:
+            yield 1
+
+        async def opened_async() -> AsyncIterator[int]:
+            yield 1
+
+        for maker in (
+            contextlib.contextmanager(opened),
+            contextlib.asynccontextmanager(opened_async),
+        ):
+            wrapped = functools.wraps(maker)(functools.partial(maker))
+            for function in (maker, functools.partial(maker), wrapped):
+                with pytest.raises(ConfigurationError, match="makes a context manager"):
+                    policy(function)
+            hidden = functools.wraps(maker)(lambda maker=maker: maker())
+            for call in (policy.call, lambda function: policy(function)()):
+                with pytest.raises(ConfigurationError, match="answered with a context manager"):
+                    call(hidden)
+
+    def test_classes_and_properties_are_refused(self, policy: Policy) -> None:
+        """A policy around them would leave a function in their place."""
+
+        class Client:
+            pass
+
+        with pytest.raises(ConfigurationError, match=r"Client is a class.*decorate its methods"):
+            policy(Client)
+        made: Any
+        for made in (property(id), functools.cached_property(id), functools.partialmethod(id)):
+            kind = type(made).__name__
+            with pytest.raises(ConfigurationError, match=f"a {kind} can't be called.*around that"):
+                policy(made)
+
+    @pytest.mark.parametrize("answer", _UNFINISHED.values(), ids=_UNFINISHED)
+    async def test_a_function_whose_answer_has_its_work_to_come_is_refused(
+        self, policy: Policy, answer: Any
+    ) -> None:
+        """No policy could see it fail."""
+        made = answer()
+        for call in (policy.call, lambda function: policy(function)()):
+            with pytest.raises(ConfigurationError, match="its work is still to come"):
+                call(lambda: made)
 
     async def test_a_function_that_answers_with_a_coroutine_is_refused(
         self, policy: Policy

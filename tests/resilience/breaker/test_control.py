@@ -255,3 +255,32 @@ async def test_bugs_of_a_port_are_told_and_tried_again(caplog: pytest.LogCapture
             one.reset()
     assert "circuit control failed; trying again" in caplog.text
     assert "a hint couldn't be sent" in caplog.text
+
+
+class Remembers(Forgetful):
+    """Keeps the hints that it is given."""
+
+    def __init__(self) -> None:
+        self.hints: list[Hint] = []
+
+    async def hint(self, hint: Hint) -> None:
+        self.hints.append(hint)
+
+
+def test_no_hint_goes_out_late_because_the_event_loop_stood_still() -> None:
+    registry, control = CircuitRegistry(), Remembers()
+    operator = OperatorControl(control, registry=registry)
+    breaker = CircuitBreaker("payments", registry=registry)
+    with asyncio.Runner() as runner:
+        runner.run(operator.__aenter__())
+        breaker.open()
+
+        async def goes_on() -> None:
+            await asyncio.sleep(0.01)
+            assert control.hints == []
+            breaker.reset()
+            breaker.open()
+            await until(lambda: len(control.hints) == 1)
+            await operator.__aexit__(None, None, None)
+
+        runner.run(goes_on())

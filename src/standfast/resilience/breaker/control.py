@@ -17,7 +17,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from weakref import WeakSet
 
@@ -186,8 +186,10 @@ class OperatorControl:
             hint = Hint(breaker.name, "closed", self._instance)
         else:
             return
-        self._hints.append(hint)
-        self._loop.call_soon_threadsafe(self._hinted.set)
+        if self._loop.is_running():  # else it would go out late, or never: an old one would mislead
+            self._hints.append(hint)
+            with suppress(RuntimeError):  # the loop was closed just now
+                self._loop.call_soon_threadsafe(self._hinted.set)
 
     async def _send(self) -> None:
         while True:
