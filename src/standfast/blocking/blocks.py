@@ -38,8 +38,15 @@ class Block(Generic[T]):
         return self._entered.result()
 
     async def leave(self, error: BaseException | None) -> bool | None:
-        """Leave it, with the error that ended the block; whether that is to be dropped."""
-        assert self._task is not None
+        """Leave it, with the error that ended the block; whether that is to be dropped.
+
+        One that was never entered, or is over already, is left as it is.
+        """
+        if self._task is None or self._task.done():
+            return None
+        if not self._entered.done():
+            await self.abandon()
+            return None
         if not self._leaving.done():
             self._leaving.set_result(error)
         drops, raised = await self._task

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from standfast.affinity import Affinity
 from standfast.blocking.blocks import Block
-from standfast.blocking.calls import carry_out
+from standfast.blocking.calls import Calls, carry_out
 from standfast.blocking.home import Home, keep_for_ever
 from standfast.blocking.verbs import BlockingVerbs
 from standfast.doors.blocking import BlockingTransaction
@@ -76,7 +76,8 @@ class BlockingClient(BlockingVerbs):
         self._lock = threading.Lock()
         self._home: Home | None = None
         self._withs = 0
-        self._blocks: dict[Block[Any], Any] = {}
+        self._blocks: dict[Block[Any], Affinity] = {}
+        self._calls = Calls()
         survives_fork(self)
         _living.add(self)
 
@@ -104,18 +105,19 @@ class BlockingClient(BlockingVerbs):
         with self._lock:
             home, self._home, self._withs = self._home, None, 0
             blocks, self._blocks = self._blocks, {}
-            for block, loop in reversed(blocks.items()):
-                if loop.is_running():
-                    carry_out(loop, block.abandon())
+            self._calls.cancel()
+            for block, place in reversed(blocks.items()):
+                if place.loop.is_running():
+                    carry_out(place, block.abandon())
             if home is not None:
                 home.close()
 
     def after_fork(self) -> None:
         """In the child of a fork: leave to the parent what is the parent's."""
         unlock(self._lock)
-        if self._home is not None or self._blocks:
-            keep_for_ever(self._home, self._blocks, self._openable)
-        self._home, self._withs, self._blocks = None, 0, {}
+        if self._home is not None or self._calls.tasks:
+            keep_for_ever(self._home, self._blocks, self._calls, self._openable)
+        self._home, self._withs, self._blocks, self._calls = None, 0, {}, Calls()
 
     def _open(self) -> Affinity:
         """Open the app, if it isn't open; where it is. The caller has the lock."""
@@ -127,8 +129,8 @@ class BlockingClient(BlockingVerbs):
         assert app.affinity is not None
         return app.affinity
 
-    def _loop(self) -> Any:
-        """The event loop in which the app is open."""
+    def _place(self) -> Affinity:
+        """Where the app is open."""
         place = self._openable.affinity
         if place is None or place.inherited:
             with self._lock:
@@ -139,32 +141,40 @@ class BlockingClient(BlockingVerbs):
                 "would wait for ever: run the loop in another thread, or close the app there and "
                 "let app.blocking open it"
             )
-        return place.loop
+        return place
 
     # -- calls -------------------------------------------------------------------------------
 
     def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Carry out a coroutine in the app's event loop; what it returns or raises."""
         try:
-            loop = self._loop()
+            place = self._place()
         except BaseException:
             coroutine.close()
             raise
-        return carry_out(loop, coroutine)
+        return carry_out(place, coroutine, self._calls)
+
+    def _in(self, place: Affinity, coroutine: Coroutine[Any, Any, T]) -> T:
+        """As `complete`, for what belongs to where the app was open once."""
+        return carry_out(place, coroutine, self._calls)
 
     @contextmanager
-    def _entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
-        """An ``async with`` block in the app's event loop."""
-        loop, block = self._loop(), Block(manager)
-        value = carry_out(loop, block.enter())
-        self._blocks[block] = loop
+    def _entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[tuple[T, Affinity]]:
+        """An ``async with`` block where the app is open, and the place."""
+        place, block = self._place(), Block(manager)
+        self._blocks[block] = place
         try:
-            yield value
+            yield carry_out(place, block.enter(), self._calls), place
         except BaseException as error:
-            if not carry_out(loop, block.leave(error)):
+            if block not in self._blocks or not carry_out(place, block.leave(error)):
                 raise
         else:
-            carry_out(loop, block.leave(None))
+            if block not in self._blocks:
+                raise ConfigurationError(
+                    "app.blocking was closed inside this block, or the process is one that was "
+                    "forked there: what the block did isn't committed here"
+                )
+            carry_out(place, block.leave(None))
         finally:
             self._blocks.pop(block, None)
 
@@ -186,8 +196,11 @@ class BlockingClient(BlockingVerbs):
         """
         after = OwnEnding()
         try:
-            with self._entered(self._transaction(after)) as tx, inside(self._openable.database):
-                yield BlockingTransaction(tx, self.complete, self.complete)
+            with (
+                self._entered(self._transaction(after)) as (tx, place),
+                inside(self._openable.database),
+            ):
+                yield BlockingTransaction(tx, partial(self._in, place), self.complete)
         except BaseException:
             after.rolled_back()
             raise

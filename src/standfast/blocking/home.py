@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import threading
 from contextlib import AbstractAsyncContextManager, ExitStack
 from contextvars import Context
 from typing import Any
 
+from standfast.affinity import Affinity
 from standfast.blocking.blocks import Block
 from standfast.blocking.calls import carry_out
 
@@ -27,20 +27,20 @@ class Home:
         self._app = Block(app)
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal("asyncio"))
-            self.loop = portal.call(_named_loop)
+            self._place = portal.call(_named_place)
             # It lives for longer than the call that happens to be the first, with its deadline.
-            Context().run(carry_out, self.loop, self._app.enter())
+            Context().run(carry_out, self._place, self._app.enter())
             self._closing = stack.pop_all()
 
     def close(self) -> None:
         """Close the app, and end the thread."""
         with self._closing:
-            carry_out(self.loop, self._app.leave(None))
+            carry_out(self._place, self._app.leave(None))
 
 
-def _named_loop() -> asyncio.AbstractEventLoop:
+def _named_place() -> Affinity:
     threading.current_thread().name = THREAD
-    return asyncio.get_running_loop()
+    return Affinity("app.blocking")
 
 
 def keep_for_ever(*things: object) -> None:
