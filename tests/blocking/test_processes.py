@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 # All that Python can say of what wasn't closed or awaited.
-COMMAND = (sys.executable, "-X", "dev", "-W", "error", "-m", "tests.blocking.programs")
+COMMAND = (sys.executable, "-W", "error", "-m", "tests.blocking.programs")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
