@@ -5,6 +5,7 @@ Each prints what it saw as one line of JSON, and then ends in its own way.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -89,10 +90,10 @@ async def tasks() -> int:
 # -- forking ----------------------------------------------------------------------------------
 
 
-def in_child(act: Callable[[], Any]) -> tuple[int, int]:
+def in_child(act: Callable[[], Any], fork: Callable[[], int] = os.fork) -> tuple[int, int]:
     """Fork; what `act` answers there, or raises, can be read from the pipe."""
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child:
         os.close(writing)
         return child, reading
@@ -190,6 +191,13 @@ def forks_a_child_that_never_uses_it(app: Standfast) -> None:
     start_twenty(app, "before")
     quiet = answer_of(in_child(lambda: "nothing"))
     say(quiet=quiet, after=len(start_twenty(app, "after")))
+
+
+def forks_in_c(app: Standfast) -> None:
+    """As uWSGI does, which doesn't tell Python."""
+    start_twenty(app, "before")
+    child = in_child(lambda: len(start_twenty(app, "child")), ctypes.PyDLL(None).fork)
+    say(after=len(start_twenty(app, "after")), childs=answer_of(child))
 
 
 if __name__ == "__main__":

@@ -93,3 +93,14 @@ def test_a_fork_in_a_transaction(url: str) -> None:
 @needs_fork
 def test_a_child_that_never_uses_it_is_let_alone(url: str) -> None:
     assert run("forks_a_child_that_never_uses_it", url) == {"quiet": "nothing", "after": 20}
+
+
+@needs_fork
+def test_a_fork_of_which_python_does_not_know(url: str) -> None:
+    """Which leaves the connections of SQLite open, so that the child may not have its own."""
+    said = run("forks_in_c", url)
+    assert said["after"] == 20
+    if url.startswith("sqlite"):
+        assert "os.fork" in said["childs"]
+    else:
+        assert said["childs"] == 20

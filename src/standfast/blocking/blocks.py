@@ -19,6 +19,11 @@ class Block(Generic[T]):
         self._manager = manager
         self._task: asyncio.Task[tuple[bool | None, BaseException | None]] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to leave, or to abandon."""
+        return self._task is not None and not self._task.done()
+
     async def enter(self) -> T:
         """What the block gives. Raises what entering raises."""
         loop = asyncio.get_running_loop()
@@ -56,9 +61,9 @@ class Block(Generic[T]):
 
     async def abandon(self) -> None:
         """Cancel it, wherever it stands, and wait for its end."""
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
     async def _outcome(self) -> tuple[bool | None, BaseException | None]:
         try:

@@ -36,7 +36,7 @@ class Calls:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=ENDS_WITHIN)
 
 
 def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls | None = None) -> T:

@@ -113,8 +113,11 @@ class BlockingClient(BlockingVerbs):
                 home.close()
 
     def after_fork(self) -> None:
-        """In the child of a fork: leave to the parent what is the parent's."""
+        """Called in the child of a fork, before anything else."""
         unlock(self._lock)
+        self._leave_to_parent()
+
+    def _leave_to_parent(self) -> None:
         if self._home is not None or self._calls.tasks:
             keep_for_ever(self._home, self._blocks, self._calls, self._openable)
         self._home, self._withs, self._blocks, self._calls = None, 0, {}, Calls()
@@ -123,6 +126,7 @@ class BlockingClient(BlockingVerbs):
         """Open the app, if it isn't open; where it is. The caller has the lock."""
         app = self._openable
         if app.affinity is not None and app.affinity.inherited:
+            self._leave_to_parent()  # who forks in C, as uWSGI does, may call nobody
             keep_for_ever(app.begin_anew())
         if app.affinity is None:
             self._home = Home(app)
@@ -176,7 +180,8 @@ class BlockingClient(BlockingVerbs):
                 )
             carry_out(place, block.leave(None))
         finally:
-            self._blocks.pop(block, None)
+            if self._blocks.pop(block, None) and block.is_open:  # Ctrl-C may come at any point
+                carry_out(place, block.abandon())
 
     # -- what an app does --------------------------------------------------------------------
 

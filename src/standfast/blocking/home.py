@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from contextlib import AbstractAsyncContextManager, ExitStack
 from contextvars import Context
@@ -49,5 +48,7 @@ def keep_for_ever(*things: object) -> None:
     Their finalizers would speak to what both have: take a socket out of the one epoll, or wake up
     a loop, that the parent works with.
     """
+    import ctypes
+
     for thing in things:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

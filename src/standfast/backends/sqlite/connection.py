@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 from standfast.affinity import running_loop
 from standfast.backends.sqlite.errors import DRIVER_ERRORS, translate
-from standfast.backends.sqlite.forking import Pause, closes_at_fork
+from standfast.backends.sqlite.forking import Pause, connected, disconnected
 from standfast.errors import StoreError
 
 T = TypeVar("T")
@@ -177,6 +178,8 @@ class ConnectionThreads:
     async def open(self) -> None:
         """Start the threads and connect. Raises `StoreError`."""
         loop = self._loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
+        connected(self)
         opened: list[asyncio.Future[None]] = []
         for number in range(self._count):
             ready = loop.create_future()
@@ -186,7 +189,6 @@ class ConnectionThreads:
             )
             thread.start()
             self._threads.append(thread)
-        closes_at_fork(self)
         results = await asyncio.gather(*opened, return_exceptions=True)
         errors = [result for result in results if result is not None]
         if errors:
@@ -210,6 +212,7 @@ class ConnectionThreads:
         threads, self._threads = self._threads, []
         for thread in threads:
             await asyncio.to_thread(thread.join)
+        disconnected(self)
 
     def pause(self) -> list[Pause]:
         """See `Pausable.pause`."""

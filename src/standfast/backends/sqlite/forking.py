@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from threading import Event
+from threading import Event, Lock
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -33,34 +33,49 @@ class Pausable(Protocol):
     """Threads with connections to one file."""
 
     path: str
+    pid: int
+    """The process that opened them."""
 
     def pause(self) -> Sequence[Pause]:
         """Have each thread pause after what it has to do; called by the thread that forks."""
         ...
 
 
-_open: WeakSet[Any] = WeakSet()
+_connected: WeakSet[Any] = WeakSet()
+_forking = Lock()
 _pauses: list[tuple[str, Pause]] = []
 _unclean: set[str] = set()
 
 
-def closes_at_fork(threads: Pausable) -> None:
-    """Have `threads` pause at each fork, as long as they live."""
-    _open.add(threads)
+def connected(threads: Pausable) -> None:
+    """Have `threads` pause at each fork, until they are `disconnected`."""
+    _connected.add(threads)
+
+
+def disconnected(threads: Pausable) -> None:
+    """They have no connections any more."""
+    _connected.discard(threads)
 
 
 def check_forked(path: str) -> None:
     """Raise `ConfigurationError` in a process that has a parent's open connection to that file."""
-    if os.path.realpath(path) in _unclean:
+    # Who forks in C may have called none of the functions below.
+    unclean = _unclean | {
+        os.path.realpath(one.path) for one in _connected if one.pid != os.getpid()
+    }
+    if os.path.realpath(path) in unclean:
         raise ConfigurationError(
-            f"{path}: a transaction was open on it here when this process was forked, so SQLite "
-            "can't keep the two apart: fork outside of transactions, or start the process by spawn"
+            f"{path} was open here when this process was forked, in a transaction or without "
+            "Python's own os.fork, and SQLite can't keep the two processes apart: fork outside of "
+            "transactions, open it after the fork only (lazy-apps of uWSGI), or start the process "
+            "by spawn"
         )
 
 
 def _before() -> None:
+    _forking.acquire()
     until = time.monotonic() + WAITS
-    for threads in list(_open):
+    for threads in list(_connected):
         _pauses.extend((threads.path, pause) for pause in threads.pause())
     for _, pause in _pauses:
         pause.closed.wait(max(0.0, until - time.monotonic()))
@@ -70,12 +85,15 @@ def _after_in_parent() -> None:
     for _, pause in _pauses:
         pause.over.set()
     _pauses.clear()
+    _forking.release()
 
 
 def _after_in_child() -> None:
-    _unclean.update(os.path.realpath(path) for path, pause in _pauses if not pause.closed.is_set())
-    _pauses.clear()
-    _open.clear()
+    if _forking.locked():
+        _unclean.update(os.path.realpath(path) for path, one in _pauses if not one.closed.is_set())
+        _pauses.clear()
+        _connected.clear()
+        _forking.release()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
