@@ -23,9 +23,9 @@ class Shop:
     """A shop."""
 
     async def sell(self, saga: SagaHandle[Any] | str, *, price: int = 1) -> SagaHandle[Any]:
-        """Sell.
+        """Sell it.
 
-        Raises `ConfigurationError` inside a transaction, where there is `Transaction.start` instead.
+        It raises a `ConfigurationError` inside a transaction, where there is `Transaction.start`.
         """
         return await self._sell(saga, price)
 
@@ -45,9 +45,7 @@ def made(twins: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *na
     (tmp_path / "shop.py").write_text(SOURCE)
     monkeypatch.setattr(twins, "PACKAGE", tmp_path)
     head = "from __future__ import annotations\n\n\nclass BlockingShop:\n    pass\n"
-    text: str = twins.text_of(
-        twins.Twin("twin.py", head, [("shop.py", "Shop", names)], "_shop")
-    )
+    text: str = twins.text_of(twins.Twin("twin.py", head, [("shop.py", "Shop", names)], "_shop"))
     return text
 
 

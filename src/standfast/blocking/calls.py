@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from inspect import CORO_CREATED, getcoroutinestate
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from standfast.affinity import Affinity, running_loop
@@ -64,69 +65,77 @@ class _Call(Generic[T]):
         self._coroutine = coroutine
         self._place = place
         self._tasks = calls.tasks
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._given_up = False
+        self._is_over = False
+        # Of all that wakes a thread up, it costs least.
+        self._outcome: SimpleQueue[tuple[T | None, BaseException | None] | None] = SimpleQueue()
 
     def wait(self) -> T:
         """Block until it is done."""
-        running = self._run()
         try:
-            future = asyncio.run_coroutine_threadsafe(running, self._place.loop)
-            result, error = self._outcome(future)
-        except (RuntimeError, concurrent.futures.CancelledError) as gone:
-            self._forget(running)
+            outcome = self._waited() if self._post(self._begin) else None
+        except BaseException:
+            self._give_up()
+            raise
+        if outcome is None:
+            if getcoroutinestate(self._coroutine) == CORO_CREATED:
+                self._coroutine.close()  # else Python says that nobody awaited it
             raise ConfigurationError(
                 "app.blocking was closed, or its event loop ended, during a call: whether that has "
                 "had its effect isn't known. Close it after the last call has returned"
-            ) from gone
-        except BaseException:
-            self._given_up = True
-            self._end()
-            raise
+            )
+        result, error = outcome
         if error is not None:
             raise error
         return result  # type: ignore[return-value]  # without an error it is one
 
-    def _outcome(
-        self, future: concurrent.futures.Future[tuple[T | None, BaseException | None]]
-    ) -> tuple[T | None, BaseException | None]:
+    def _waited(self) -> tuple[T | None, BaseException | None] | None:
         while True:
             try:
-                return future.result(LOOKS_EVERY)
-            except TimeoutError:
+                return self._outcome.get(timeout=LOOKS_EVERY)
+            except Empty:
                 if not self._place.loop.is_running():
-                    raise concurrent.futures.CancelledError from None
+                    return None
 
-    async def _run(self) -> tuple[T | None, BaseException | None]:
-        task = self._task = asyncio.current_task()
-        assert task is not None
-        if self._given_up:
-            self._coroutine.close()
-            return None, None
-        self._tasks[task] = self._place
-        try:
-            return await self._coroutine, None
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - the caller's, and no end of this loop
-            return None, error
-        finally:
-            self._tasks.pop(task, None)
-
-    def _end(self) -> None:
+    def _give_up(self) -> None:
         """Cancel it, and wait for its end: it may hold what the caller uses next."""
-        ending = self._cancelled()
-        with suppress(RuntimeError, TimeoutError, concurrent.futures.CancelledError):
-            asyncio.run_coroutine_threadsafe(ending, self._place.loop).result(ENDS_WITHIN)
-        ending.close()
+        self._given_up = True
+        if not self._is_over and self._post(self._cancel):
+            with suppress(Empty):
+                self._outcome.get(timeout=ENDS_WITHIN)
 
-    async def _cancelled(self) -> None:
+    def _post(self, act: Callable[[], None]) -> bool:
+        """Have the loop call `act`, with the caller's context variables, unless it is closed."""
+        try:
+            self._place.loop.call_soon_threadsafe(act)
+        except RuntimeError:
+            return False
+        return True
+
+    def _begin(self) -> None:
+        if not self._given_up:
+            self._task = self._place.loop.create_task(self._run())
+
+    def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
-
-    def _forget(self, running: Coroutine[Any, Any, Any]) -> None:
-        """Drop what never ran, without a warning that it was never awaited."""
-        if self._task is None:
-            running.close()
+        else:
             self._coroutine.close()
+            self._outcome.put(None)
+
+    async def _run(self) -> None:
+        task = self._task
+        assert task is not None
+        outcome: tuple[T | None, BaseException | None] | None = None
+        self._tasks[task] = self._place
+        try:
+            outcome = await self._coroutine, None
+        except asyncio.CancelledError:
+            pass  # told by the outcome that there is none
+        except BaseException as error:  # noqa: BLE001 - the caller's, and no end of this loop
+            outcome = None, error
+        finally:
+            self._tasks.pop(task, None)
+        self._is_over = True
+        self._outcome.put(outcome)
