@@ -58,13 +58,14 @@ from __future__ import annotations
 
 HANDLE = """
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic
+from typing import Any, Generic, overload
 from uuid import UUID
 
 from standfast.durations import Duration
 from standfast.saga.handle import SagaHandle, SagaResult, Story
 from standfast.saga.saga import S_co
 from standfast.saga.status import Status
+from standfast.saga.step import R, Step
 from standfast.saga.timeline import Timeline
 from standfast.stepping import Complete
 
@@ -119,6 +120,7 @@ from standfast.ports.database import Row
 from standfast.ports.providing import Dialect
 from standfast.saga.handle import SagaHandle
 from standfast.saga.saga import I, S, SagaClass
+from standfast.saga.step import R, Step
 from standfast.stepping import Complete, entered
 
 T = TypeVar("T")
@@ -224,7 +226,15 @@ TWINS = (
             (
                 "transaction.py",
                 "UnitOfWork",
-                ("dialect", "execute", "fetch", "fetch_one", "fetch_value", "on_commit"),
+                (
+                    "dialect",
+                    "execute",
+                    "fetch",
+                    "fetch_one",
+                    "fetch_value",
+                    "on_commit",
+                    "savepoint",
+                ),
             ),
             ("doors/transaction.py", "Transaction", ("start", "signal", "cancel")),
         ],
@@ -294,7 +304,9 @@ def _method(node: Function, twin: Twin) -> ast.FunctionDef:
         body += ast.parse(f"return self.{twin.holds}.{node.name}").body
     else:
         call = f"self.{twin.holds}.{node.name}({', '.join(_arguments(node.args))})"
-        if streams:
+        if "asynccontextmanager" in decorators:
+            call = f"entered(self._complete, lambda: {call})"
+        elif streams:
             call = f"iterated(self._complete, lambda: {call})"
         elif isinstance(node, ast.AsyncFunctionDef):
             call = f"self._complete({call})"
@@ -309,12 +321,15 @@ def _method(node: Function, twin: Twin) -> ast.FunctionDef:
             argument.annotation = ast.parse(wider, mode="eval").body
     returns = returns.replace("SagaHandle[", "BlockingSagaHandle[")
     if streams:
-        returns = returns.replace("AsyncIterator[", "Iterator[")
+        kind = "AbstractContextManager" if "asynccontextmanager" in decorators else "Iterator"
+        returns = returns.replace("AsyncIterator[", f"{kind}[")
     return ast.FunctionDef(
         name=node.name,
         args=node.args,
         body=body,
-        decorator_list=node.decorator_list,
+        decorator_list=[
+            one for one in node.decorator_list if ast.unparse(one) != "asynccontextmanager"
+        ],
         returns=ast.parse(returns, mode="eval").body,
         type_params=[],
     )

@@ -164,3 +164,18 @@ def test_errors_come_as_they_are(app: Standfast) -> None:
         app.blocking.handle("nonsense")
     with pytest.raises(StoreError), app.blocking.transaction() as tx:
         tx.execute("SELEC 1")
+
+
+def test_what_is_undone_to_a_savepoint_leaves_the_rest(app: Standfast) -> None:
+    called: list[str] = []
+    with app.blocking.transaction() as tx:
+        tx.start(Visit, "kept", key="kept")
+        tx.on_commit(lambda: called.append("kept"))
+        with pytest.raises(ZeroDivisionError), tx.savepoint():
+            tx.start(Visit, "undone", key="undone")
+            tx.on_commit(lambda: called.append("undone"))
+            raise ZeroDivisionError
+    assert app.blocking.saga(Visit, "kept").created is False
+    with pytest.raises(SagaNotFound):
+        app.blocking.saga(Visit, "undone")
+    assert called == ["kept"]

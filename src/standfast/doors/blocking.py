@@ -78,8 +78,12 @@ class BlockingTransaction:
         self._tx.on_commit(act)
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """See `Transaction.savepoint`."""
-        return entered(self._complete, self._tx.savepoint)
+        """A block inside the transaction: what is written in it is undone if it raises.
+
+        So is what `on_commit` was given in it. The error comes out; whoever catches it goes on with
+        what was written before the block. Blocks may stand in each other.
+        """
+        return entered(self._complete, lambda: self._tx.savepoint())
 
     @overload
     def start(
@@ -129,7 +133,26 @@ class BlockingTransaction:
     def signal(
         self,
         saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
-        name: str,
+        signal: Step[Any, R],
+        payload: R,
+        *,
+        id: str | None = None,
+    ) -> None: ...
+
+    @overload
+    def signal(
+        self,
+        saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
+        signal: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+    ) -> None: ...
+
+    def signal(
+        self,
+        saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
+        signal: Step[Any, Any] | str,
         payload: Any = None,
         *,
         id: str | None = None,
@@ -138,7 +161,7 @@ class BlockingTransaction:
 
         `saga` is a handle, or the instance's id.
         """
-        self._complete(self._tx.signal(with_ids(saga), name, payload, id=id))
+        self._complete(self._tx.signal(with_ids(saga), signal, payload, id=id))
 
     def cancel(
         self,

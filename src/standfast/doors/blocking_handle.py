@@ -6,13 +6,14 @@ Written by tools/blocking_twins.py from `SagaHandle`: `make twins`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic
+from typing import Any, Generic, overload
 from uuid import UUID
 
 from standfast.durations import Duration
 from standfast.saga.handle import SagaHandle, SagaResult, Story
 from standfast.saga.saga import S_co
 from standfast.saga.status import Status
+from standfast.saga.step import R, Step
 from standfast.saga.timeline import Timeline
 from standfast.stepping import Complete
 
@@ -66,15 +67,26 @@ class BlockingSagaHandle(Generic[S_co]):
         """
         return self._complete(self._handle.result(timeout))
 
-    def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
+    @overload
+    def signal(self, signal: Step[Any, R], payload: R, *, id: str | None = None) -> None: ...
+
+    @overload
+    def signal(self, signal: str, payload: Any = None, *, id: str | None = None) -> None: ...
+
+    def signal(
+        self, signal: Step[Any, Any] | str, payload: Any = None, *, id: str | None = None
+    ) -> None:
         """Send a signal; it is kept until a wait step takes it. ``resume`` moves what is parked.
+
+        `signal` is its name, or the wait for it: ``handle.signal(PlaceOrder.approved, True)`` has
+        its payload checked by type checkers, too.
 
         With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
         doesn't fit the wait's type, `SagaNotFound`, `ConfigurationError` where the saga, as this
         process knows it, waits for no such signal, or inside a transaction of the same app:
         `BlockingTransaction.signal` commits with it.
         """
-        self._complete(self._handle.signal(name, payload, id=id))
+        self._complete(self._handle.signal(signal, payload, id=id))
 
     def cancel(self, reason: str = "", *, force: bool = False, by: str = "") -> None:
         """Ask for compensation. An attempt in flight may end first; past the pivot it is ignored.
