@@ -65,11 +65,12 @@ class Standfast(AppDoors, HasLifespan):
             flag(migrate, name="migrate")
         self.migrate: bool | None = migrate
         self.patterns: Joined = Joined(self)
+        self.supervisor: Supervisor | None = None
         self._client: dict[str, BlockingClient] = {}
         self._not_open()
 
     def _not_open(self) -> None:
-        self.supervisor: Supervisor | None = None
+        self.supervisor = None
         self._opened: int = 0
         self._affinity: Affinity | None = None
         self._opening = asyncio.Lock()
