@@ -28,6 +28,8 @@ IN_DOCSTRINGS = (
     ("`Transaction.", "`BlockingTransaction."),
     ("`SagaHandle.", "`BlockingSagaHandle."),
     ("`Standfast.start`", "`BlockingClient.start`"),
+    ("async for change in app.progress", "for change in app.blocking.progress"),
+    ("`contextlib.aclosing`", "`contextlib.closing`"),
 )
 
 
@@ -132,10 +134,12 @@ class BlockingTransaction:
     SQL takes ``$1, $2 …`` on every backend. Errors of the driver come out as `StoreError`.
     \"\"\"
 
-    def __init__(self, tx: Transaction, complete: Complete, for_handles: Complete) -> None:
+    def __init__(
+        self, tx: Transaction, complete: Complete, for_handles: Complete | None = None
+    ) -> None:
         self._tx = tx
         self._complete = complete
-        self._for_handles = for_handles
+        self._for_handles = for_handles or complete
 
     def complete(self, act: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
         \"\"\"Carry out what a pattern does to an async transaction; what it returns.\"\"\"
@@ -149,15 +153,17 @@ class BlockingTransaction:
 """
 
 VERBS = """
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, overload
 from uuid import UUID
 
 from standfast.doors.app import AppDoors
-from standfast.doors.blocking_handle import BlockingSagaHandle
+from standfast.doors.blocking_handle import BlockingSagaHandle, with_ids
 from standfast.durations import Duration
+from standfast.saga import Change, SagaHandle
 from standfast.saga.saga import I, S, SagaClass
-from standfast.stepping import Complete
+from standfast.stepping import Complete, iterated
 
 
 class BlockingVerbs:
@@ -244,7 +250,7 @@ TWINS = (
     Twin(
         "blocking/verbs.py",
         HEADER.format(about="The verbs of `app` for sync code.", sources="`AppDoors`") + VERBS,
-        [("doors/app.py", "AppDoors", ("start", "saga", "handle"))],
+        [("doors/app.py", "AppDoors", ("start", "saga", "handle", "progress"))],
         "_app",
     ),
     Twin(
@@ -292,8 +298,8 @@ def _public(path: Path, name: str, wanted: Sequence[str]) -> Iterator[Function]:
 def _method(node: Function, twin: Twin) -> ast.FunctionDef:
     """A method of a twin: it calls the one that it is made of, and waits for it."""
     decorators = {one.id for one in node.decorator_list if isinstance(one, ast.Name)}
-    streams = any(isinstance(inner, ast.Yield) for inner in ast.walk(node))
     returns = ast.unparse(node.returns) if node.returns is not None else "None"
+    streams = returns.startswith(("AsyncIterator[", "AsyncGenerator["))
     body: list[ast.stmt] = []
     told = ast.get_docstring(node, clean=False)
     if told is not None:
@@ -323,6 +329,7 @@ def _method(node: Function, twin: Twin) -> ast.FunctionDef:
     if streams:
         kind = "AbstractContextManager" if "asynccontextmanager" in decorators else "Iterator"
         returns = returns.replace("AsyncIterator[", f"{kind}[")
+        returns = returns.replace("AsyncGenerator[", f"{kind}[").replace(", None]", "]")
     return ast.FunctionDef(
         name=node.name,
         args=node.args,
@@ -373,7 +380,7 @@ def _named(text: str) -> str:
 
 def _wrapped(paragraph: str) -> str:
     text = _named(paragraph)
-    if text == paragraph:
+    if max(map(len, text.splitlines()), default=0) <= WIDTH:
         return text
     filled = textwrap.fill(
         " ".join(text.split()),

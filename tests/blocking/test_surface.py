@@ -179,3 +179,10 @@ def test_what_is_undone_to_a_savepoint_leaves_the_rest(app: Standfast) -> None:
     with pytest.raises(SagaNotFound):
         app.blocking.saga(Visit, "undone")
     assert called == ["kept"]
+
+
+def test_a_saga_is_followed(app: Standfast) -> None:
+    with app.blocking.running():
+        handle = app.blocking.start(Visit, "lamp")
+        changes = list(app.blocking.progress(handle, timeout=20))
+    assert changes[-1].status == "completed"

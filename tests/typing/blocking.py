@@ -14,6 +14,7 @@ from standfast.blocking import (
     BlockingTransaction,
 )
 from standfast.ports.journal import Instance
+from standfast.saga import Change
 from standfast.saga.operations import Progress
 from tests.typing.sagas import KeepOrder, Order, PlaceOrder
 
@@ -32,6 +33,7 @@ def started(app: Standfast) -> None:
     assert_type(app.blocking.start("place-order", {"id": "1"}), BlockingSagaHandle[Any])
     assert_type(app.blocking.saga(PlaceOrder, "1"), BlockingSagaHandle[PlaceOrder])
     assert_type(app.blocking.saga("place-order", "1"), BlockingSagaHandle[Any])
+    assert_type(app.blocking.progress(handle), Iterator[Change])
     assert_type(app.blocking.handle("1"), BlockingSagaHandle[Any])
 
 

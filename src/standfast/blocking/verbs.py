@@ -5,15 +5,17 @@ Written by tools/blocking_twins.py from `AppDoors`: `make twins`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, overload
 from uuid import UUID
 
 from standfast.doors.app import AppDoors
-from standfast.doors.blocking_handle import BlockingSagaHandle
+from standfast.doors.blocking_handle import BlockingSagaHandle, with_ids
 from standfast.durations import Duration
+from standfast.saga import Change, SagaHandle
 from standfast.saga.saga import I, S, SagaClass
-from standfast.stepping import Complete
+from standfast.stepping import Complete, iterated
 
 
 class BlockingVerbs:
@@ -95,3 +97,33 @@ class BlockingVerbs:
         Raises `ConfigurationError` for text that isn't an id.
         """
         return BlockingSagaHandle(self._app.handle(id), self._complete)
+
+    def progress(
+        self,
+        saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
+        *,
+        after: int = 0,
+        timeout: Duration | None = None,
+    ) -> Iterator[Change]:
+        """Follow a saga: what came to its timeline, change by change, until it is at rest.
+
+        ::
+
+            for change in app.blocking.progress(handle):
+                print(change.status, *(entry.text for entry in change.entries))
+
+        The first change comes at once and tells what happened until now, or since the change whose
+        `number` is `after`, the last that you have. So whoever comes back misses nothing, and is
+        told no entry twice. It ends with the change that says `at_rest`, and
+        without one after `timeout` (seconds or text, by default none).
+
+        Of a saga that is run in this process it learns at once; of one that is run elsewhere within
+        half a second, and sooner where something changed just now. Changes that come close together
+        are told as one. Who stops early closes it (`contextlib.closing`).
+
+        Raises `SagaNotFound`, and `StoreUnavailable` while the database is away, with the first
+        step of the iteration or a later one; `ConfigurationError` for wrong options at once.
+        """
+        return iterated(
+            self._complete, lambda: self._app.progress(with_ids(saga), after=after, timeout=timeout)
+        )

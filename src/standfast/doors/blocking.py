@@ -30,10 +30,12 @@ class BlockingTransaction:
     SQL takes ``$1, $2 …`` on every backend. Errors of the driver come out as `StoreError`.
     """
 
-    def __init__(self, tx: Transaction, complete: Complete, for_handles: Complete) -> None:
+    def __init__(
+        self, tx: Transaction, complete: Complete, for_handles: Complete | None = None
+    ) -> None:
         self._tx = tx
         self._complete = complete
-        self._for_handles = for_handles
+        self._for_handles = for_handles or complete
 
     def complete(self, act: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
         """Carry out what a pattern does to an async transaction; what it returns."""

@@ -68,8 +68,10 @@ class Sagas(Pattern):
         """See `Pattern.attach`."""
         super().attach(host)
         self.clock: Clock = host.clock
-        self.threads: Threads = Threads(host.blocking_transaction, ServiceOptions().threads)
-        # Attached anew, in a forked process, it has the sagas that it had.
+        # Attached anew, in a forked process, it has the threads and the sagas that it had.
+        self.threads: Threads = vars(self).get("threads") or Threads(
+            host.blocking_transaction, ServiceOptions().threads
+        )
         self.definitions: Definitions = self._definitions or Definitions(host.codec, self.threads)
         self._definitions = self.definitions
         self.telemetry.threads = self.threads
