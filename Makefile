@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export NO_MKDOCS_2_WARNING := true
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick test check soak bench docs servers static surface sync lock
+.PHONY: help demo quick test check soak bench docs servers static surface sync lock twins
 
 help:  ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,7 @@ static: sync
 	$(BIN)/mypy $(wildcard src examples tests/typing)
 	$(BIN)/pyright
 	$(BIN)/python tools/public_types.py
+	$(BIN)/python tools/blocking_twins.py --check
 	$(BIN)/lint-imports
 	$(BIN)/python tools/import_circles.py
 	$(BIN)/python tools/file_lengths.py
@@ -55,6 +56,9 @@ docs: sync  ## Build the documentation into site/
 
 surface: sync  ## Accept the public names and signatures as they are now
 	@$(BIN)/python tools/public_surface.py
+
+twins: sync  ## Write the classes for sync code anew, from the async ones
+	@$(BIN)/python tools/blocking_twins.py
 
 servers:  ## Install PostgreSQL, PgBouncer and Redis for the tests, if they are missing
 	@scripts/install-servers

@@ -91,6 +91,7 @@ def test_no_module_reaches_into_another():
         "sys._current_frames",
         "sys._getframe",
         "lock._at_fork_reinit",
+        "threading._register_atexit",
         "tasks._current_tasks",
         "SLF001 - its own",
     )

@@ -78,3 +78,11 @@ def test_help_loads_nothing_that_only_a_command_needs(
 def test_help_loads_no_more_than_it_did(loaded_by_help: set[str]) -> None:
     # 443 when this was written. A library that appears here is looked at before the number grows.
     assert len(loaded_by_help) <= 500, sorted(loaded_by_help)
+
+
+def test_an_app_loads_nothing_for_sync_code_that_there_is_not() -> None:
+    app = "import standfast\napp = standfast.Standfast('sqlite:///app.db')"
+    assert not {"anyio", "standfast.blocking"} & loaded_by(app)
+    loaded = loaded_by(f"{app}\napp.blocking.close()")
+    assert "standfast.blocking.client" in loaded
+    assert not {"anyio", "standfast.blocking.operations"} & loaded

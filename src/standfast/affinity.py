@@ -35,6 +35,11 @@ class Affinity:
         self._pid = os.getpid()
         self._thread = threading.current_thread().name
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this is another process, forked from that one."""
+        return os.getpid() != self._pid
+
     def check(self) -> None:
         """Raise `ConfigurationError` in any other process, and in any other event loop."""
         if running_loop() is not self.loop:
@@ -47,13 +52,13 @@ class Affinity:
         """
         if running_loop() is self.loop:
             act()
-        elif os.getpid() == self._pid:
+        elif not self.inherited:
             with contextlib.suppress(RuntimeError):  # closed
                 self.loop.call_soon_threadsafe(act)
 
     def refuse(self) -> NoReturn:
         """Raise the `ConfigurationError` that says where it belongs, and what to do."""
-        if os.getpid() != self._pid:
+        if self.inherited:
             raise ConfigurationError(
                 f"{self._what} was opened in process {self._pid}, and this is process "
                 f"{os.getpid()}, forked from it: make and open one of its own here, or start the "

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from standfast.affinity import Affinity, not_open
-from standfast.backends import open_database
+from standfast.backends import anew, open_database
 from standfast.checks import flag, provides
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
 from standfast.codec import JSON, Codec
@@ -27,6 +27,9 @@ from standfast.ports.leases import LeaseStore
 from standfast.tables import check_tables
 from standfast.text import NAME_LENGTH, checked
 from standfast.transaction import unit_of_work
+
+if TYPE_CHECKING:
+    from standfast.blocking import BlockingClient
 
 DRAIN = 30.0
 
@@ -63,10 +66,23 @@ class Standfast(AppDoors, HasLifespan):
         self.migrate: bool | None = migrate
         self.patterns: Joined = Joined(self)
         self.supervisor: Supervisor | None = None
+        self._client: dict[str, BlockingClient] = {}
+        self._not_open()
+
+    def _not_open(self) -> None:
+        self.supervisor = None
         self._opened: int = 0
         self._affinity: Affinity | None = None
         self._opening = asyncio.Lock()
         self._closing = AsyncExitStack()
+
+    @property
+    def blocking(self) -> BlockingClient:
+        """This app for code that is ``def``: the same methods, without ``await``."""
+        from standfast.blocking import BlockingClient
+
+        # One, whoever comes first of several threads.
+        return self._client.get("") or self._client.setdefault("", BlockingClient(self))
 
     def add(self, *parts: Any) -> Self:
         """Add sagas (as instances) and patterns. Raises `DefinitionError`, `ConfigurationError`.
@@ -103,6 +119,23 @@ class Standfast(AppDoors, HasLifespan):
             if not self._opened:
                 self._affinity = None
                 await self._closing.aclose()
+
+    @property
+    def affinity(self) -> Affinity | None:
+        """The process and the event loop in which it is open, None if it isn't."""
+        return self._affinity
+
+    def begin_anew(self) -> object:
+        """Forget, in a forked process, what the parent has open, so that it can be opened here.
+
+        Answers with what is the parent's, which must never be finalized here. Raises
+        `ConfigurationError` for a database that can't be opened in two processes.
+        """
+        mine = anew(self.database)
+        parents = (self.database, self._closing, self.supervisor, self._opening)
+        self.database = mine
+        self._not_open()
+        return parents, self.patterns.attach_anew()
 
     def check_open(self) -> None:
         """Raise `ConfigurationError` unless the app is open, in this process and event loop."""

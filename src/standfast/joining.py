@@ -110,6 +110,14 @@ class Joined:
         self._patterns[kind] = pattern
         return pattern
 
+    def attach_anew(self) -> object:
+        """Attach all, in a forked process, to the app that has begun anew; what they had before."""
+        before = [dict(vars(pattern)) for pattern in self.all]
+        self._open = None
+        for pattern in self.all:
+            pattern.attach(self._host)
+        return before
+
     def services(self, options: ServiceOptions, only: Collection[str]) -> list[Service]:
         """All services, or those named in `only`. Raises `ConfigurationError` if there are none."""
         if isinstance(only, str) or not all(isinstance(name, str) for name in only):

@@ -62,7 +62,8 @@ class Host(Protocol):
 class Pattern:
     """One pattern of one app, to be subclassed: what isn't overridden does nothing.
 
-    It is made once, attached once, and opened and closed with the app.
+    It is made once, attached once, and opened and closed with the app. In a forked process that
+    uses the app of its parent, it is attached anew, to a database that isn't open yet.
     """
 
     ports: Sequence[type] = ()

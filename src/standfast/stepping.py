@@ -7,7 +7,7 @@ the whole coroutine ends without an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -60,3 +60,18 @@ async def _leave(
     if error is None:
         return await manager.__aexit__(None, None, None)
     return await manager.__aexit__(type(error), error, error.__traceback__)
+
+
+def iterated(complete: Complete, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+    """An async iterator for sync code.
+
+    One that isn't gone through to its end is closed by its event loop when it is let go.
+    """
+    iterator = source()
+    end: Any = object()
+    while (item := complete(_next(iterator, end))) is not end:
+        yield item
+
+
+async def _next(iterator: AsyncIterator[T], end: T) -> T:
+    return await anext(iterator, end)

@@ -233,7 +233,7 @@ async def unit_of_work(
     try:
         async with database.transaction() as store:
             tx = make(database, store, ending)
-            with _inside(database):
+            with inside(database):
                 yield tx
     except BaseException:
         ending.rolled_back()
@@ -258,7 +258,7 @@ innermost: Callable[[], object | None] = _block.get
 
 
 @contextmanager
-def _inside(owner: object) -> Iterator[None]:
+def inside(owner: object) -> Iterator[None]:
     """The block of a transaction of `owner`, for `refuse_inside`."""
     block = _Block(owner, _block.get())
     _block.set(block)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database
 
@@ -30,3 +32,17 @@ def open_database(url: str) -> Database:
     raise ConfigurationError(
         f"{what}: use sqlite:///shop.db, postgresql://user@host/name or memory://"
     )
+
+
+def anew(database: Database) -> Database:
+    """The same database, unopened, for a process that was forked from the one that has it open.
+
+    Raises `ConfigurationError` for one that can't be opened by two processes.
+    """
+    make: Callable[[], Database] | None = getattr(database, "anew", None)
+    if make is None:
+        raise ConfigurationError(
+            f"{database.url} was opened in the process that this one was forked from, and can't be "
+            "opened in both: open it after the fork only, or start the process by spawn"
+        )
+    return make()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 from uuid import UUID
 
 from standfast.checks import whole
@@ -26,6 +26,15 @@ if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga.sagas import Sagas
 
 
+class Completes(Protocol):
+    """What carries coroutines out for sync code, in the event loop in which the app is open."""
+
+    @property
+    def complete(self) -> Complete:
+        """How."""
+        ...
+
+
 class AppDoors:
     """What an app does with its patterns, besides running them."""
 
@@ -34,6 +43,11 @@ class AppDoors:
 
     def hand_over(self, act: Callable[[], None]) -> None:
         """Call `act` in the event loop in which the app is open, here if it isn't open."""
+        raise NotImplementedError
+
+    @property
+    def blocking(self) -> Completes:
+        """What carries coroutines out for sync code."""
         raise NotImplementedError
 
     @overload
@@ -69,7 +83,10 @@ class AppDoors:
         """See `Host.blocking_transaction`: for patterns."""
         from standfast.doors.blocking import BlockingTransaction
 
-        return BlockingTransaction(tx, complete)
+        # Nothing is opened for its handles before they are used.
+        return BlockingTransaction(
+            tx, complete, lambda coroutine: self.blocking.complete(coroutine)
+        )
 
     def pattern(self, kind: type[P]) -> P | None:
         """The pattern of that class that was added, None if none was: for other patterns."""

@@ -1,4 +1,7 @@
-"""The verbs of `tx` for sync code."""
+"""The verbs of `tx` for sync code.
+
+Written by tools/blocking_twins.py from `UnitOfWork` and `Transaction`: `make twins`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
+from standfast.doors.blocking_handle import BlockingSagaHandle, with_ids
 from standfast.doors.transaction import Transaction
 from standfast.durations import Duration
 from standfast.ports.database import Row
 from standfast.ports.providing import Dialect
-from standfast.saga import SagaHandle
+from standfast.saga.handle import SagaHandle
 from standfast.saga.saga import I, S, SagaClass
 from standfast.saga.step import R, Step
 from standfast.stepping import Complete, entered
@@ -26,9 +30,12 @@ class BlockingTransaction:
     SQL takes ``$1, $2 …`` on every backend. Errors of the driver come out as `StoreError`.
     """
 
-    def __init__(self, tx: Transaction, complete: Complete) -> None:
+    def __init__(
+        self, tx: Transaction, complete: Complete, for_handles: Complete | None = None
+    ) -> None:
         self._tx = tx
         self._complete = complete
+        self._for_handles = for_handles or complete
 
     def complete(self, act: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
         """Carry out what a pattern does to an async transaction; what it returns."""
@@ -62,12 +69,23 @@ class BlockingTransaction:
         return self._complete(self._tx.fetch_value(sql, *args))
 
     def on_commit(self, act: Callable[[], None]) -> None:
-        """See `Transaction.on_commit`."""
+        """Call `act` once this transaction is durable, in the order in which they were given.
+
+        It isn't called after a rollback, nor if the process dies in between: hints only. What it
+        raises is logged. One that is given while these are called is called too. Raises
+        `ConfigurationError` for a coroutine function, which nobody would await, and once the
+        transaction is over; `Unsupported` in an adopted transaction whose driver tells nobody of
+        its commits.
+        """
         self._tx.on_commit(act)
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """See `Transaction.savepoint`."""
-        return entered(self._complete, self._tx.savepoint)
+        """A block inside the transaction: what is written in it is undone if it raises.
+
+        So is what `on_commit` was given in it. The error comes out; whoever catches it goes on with
+        what was written before the block. Blocks may stand in each other.
+        """
+        return entered(self._complete, lambda: self._tx.savepoint())
 
     @overload
     def start(
@@ -79,7 +97,8 @@ class BlockingTransaction:
         correlation_id: str | None = None,
         at: datetime | None = None,
         after: Duration | None = None,
-    ) -> SagaHandle[S]: ...
+    ) -> BlockingSagaHandle[S]: ...
+
     @overload
     def start(
         self,
@@ -90,7 +109,8 @@ class BlockingTransaction:
         correlation_id: str | None = None,
         at: datetime | None = None,
         after: Duration | None = None,
-    ) -> SagaHandle[Any]: ...
+    ) -> BlockingSagaHandle[Any]: ...
+
     def start(
         self,
         saga: Any,
@@ -100,48 +120,58 @@ class BlockingTransaction:
         correlation_id: str | None = None,
         at: datetime | None = None,
         after: Duration | None = None,
-    ) -> SagaHandle[Any]:
-        """See `Transaction.start`."""
-        return self._complete(
-            self._tx.start(saga, input, key=key, correlation_id=correlation_id, at=at, after=after)
+    ) -> BlockingSagaHandle[Any]:
+        """Start a saga as part of this transaction. Otherwise as `BlockingClient.start`."""
+        return BlockingSagaHandle(
+            self._complete(
+                self._tx.start(
+                    saga, input, key=key, correlation_id=correlation_id, at=at, after=after
+                )
+            ),
+            self._for_handles,
         )
 
     @overload
     def signal(
         self,
-        saga: SagaHandle[Any] | UUID | str,
+        saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
         signal: Step[Any, R],
         payload: R,
         *,
         id: str | None = None,
     ) -> None: ...
+
     @overload
     def signal(
         self,
-        saga: SagaHandle[Any] | UUID | str,
+        saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
         signal: str,
         payload: Any = None,
         *,
         id: str | None = None,
     ) -> None: ...
+
     def signal(
         self,
-        saga: SagaHandle[Any] | UUID | str,
-        signal: Any,
+        saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
+        signal: Step[Any, Any] | str,
         payload: Any = None,
         *,
         id: str | None = None,
     ) -> None:
-        """See `Transaction.signal`."""
-        self._complete(self._tx.signal(saga, signal, payload, id=id))
+        """Send a signal as part of this transaction. Otherwise as `BlockingSagaHandle.signal`.
+
+        `saga` is a handle, or the instance's id.
+        """
+        self._complete(self._tx.signal(with_ids(saga), signal, payload, id=id))
 
     def cancel(
         self,
-        saga: SagaHandle[Any] | UUID | str,
+        saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,
         reason: str = "",
         *,
         force: bool = False,
         by: str = "",
     ) -> None:
-        """See `Transaction.cancel`."""
-        self._complete(self._tx.cancel(saga, reason, force=force, by=by))
+        """Ask for compensation as part of this transaction. Otherwise as `SagaHandle.cancel`."""
+        self._complete(self._tx.cancel(with_ids(saga), reason, force=force, by=by))

@@ -60,7 +60,7 @@ class Sagas(Pattern):
     ) -> None:
         self.telemetry: SagaTelemetry = telemetry or SagaTelemetry()
         self.poll: float = 0.5
-        self._given = definitions
+        self._definitions = definitions
 
     # -- as a pattern ------------------------------------------------------------------------
 
@@ -68,8 +68,12 @@ class Sagas(Pattern):
         """See `Pattern.attach`."""
         super().attach(host)
         self.clock: Clock = host.clock
-        self.threads: Threads = Threads(host.blocking_transaction, ServiceOptions().threads)
-        self.definitions: Definitions = self._given or Definitions(host.codec, self.threads)
+        # Attached anew, in a forked process, it has the threads and the sagas that it had.
+        self.threads: Threads = vars(self).get("threads") or Threads(
+            host.blocking_transaction, ServiceOptions().threads
+        )
+        self.definitions: Definitions = self._definitions or Definitions(host.codec, self.threads)
+        self._definitions = self.definitions
         self.telemetry.threads = self.threads
         self.store: JournalStore = host.database.port(JournalStore)
         self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)

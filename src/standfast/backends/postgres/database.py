@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from standfast.backends.postgres.clock import NOW
@@ -54,6 +55,7 @@ class PostgresDatabase:
     capabilities = Capabilities(durable=True, many_workers=True, many_processes=True, write_lanes=2)
 
     def __init__(self, url: str, options: PostgresOptions | None = None, **given: Any) -> None:
+        self._anew = partial(PostgresDatabase, url, options, **given)
         dsn, found = parse(url, replace(options or PostgresOptions(), **given))
         self.url = redact(url)
         self.options = found
@@ -65,6 +67,10 @@ class PostgresDatabase:
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self.url!r})"
+
+    def anew(self) -> PostgresDatabase:
+        """The same, unopened, for a process that was forked from the one that has this open."""
+        return self._anew()
 
     def port(self, protocol: type[P]) -> P:
         """See `Database.port`."""

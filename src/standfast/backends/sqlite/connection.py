@@ -7,6 +7,8 @@ a connection in one order.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import sqlite3
 import threading
 import time
@@ -16,14 +18,19 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from standfast.affinity import running_loop
 from standfast.backends.sqlite.errors import DRIVER_ERRORS, translate
+from standfast.backends.sqlite.forking import Pause, connected, disconnected
 from standfast.errors import StoreError
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 Tell = Callable[[Any, Exception | None], None]
 
+log = logging.getLogger("standfast.sqlite")
 CHECKPOINT_PAGES = 8000
+AGAIN_AFTER = 0.5
+"""Seconds until a file that couldn't be opened again after a fork is tried once more."""
 
 
 def connect(path: str, *, busy_timeout: float) -> sqlite3.Connection:
@@ -157,11 +164,12 @@ class ConnectionThreads:
     """
 
     def __init__(self, path: str, *, count: int, busy_timeout: float, name: str) -> None:
-        self._path = path
+        self.path = path
         self._count = count
         self._busy_timeout = busy_timeout
         self._name = name
-        self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[asyncio.Future[Any], Work[Any]] | Pause | None]
+        self._queue = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unsettled = 0
@@ -170,6 +178,8 @@ class ConnectionThreads:
     async def open(self) -> None:
         """Start the threads and connect. Raises `StoreError`."""
         loop = self._loop = asyncio.get_running_loop()
+        self.pid = os.getpid()
+        connected(self)
         opened: list[asyncio.Future[None]] = []
         for number in range(self._count):
             ready = loop.create_future()
@@ -188,7 +198,7 @@ class ConnectionThreads:
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
         """Have `work` done by a thread. Work whose future is cancelled before its turn is left."""
         if self._loop is None:
-            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
+            raise StoreError(f"{self.path}: the database isn't open. Call `await open()` first")
         future: asyncio.Future[T] = self._loop.create_future()
         self._unsettled += 1
         self._queue.put((future, work))
@@ -202,14 +212,32 @@ class ConnectionThreads:
         threads, self._threads = self._threads, []
         for thread in threads:
             await asyncio.to_thread(thread.join)
+        disconnected(self)
+
+    def pause(self) -> list[Pause]:
+        """See `Pausable.pause`."""
+        loop, pauses = self._loop, [Pause() for _ in self._threads]
+        if loop is None:
+            return []
+
+        def begin() -> None:
+            self._unsettled += len(pauses)  # so that nobody borrows a connection meanwhile
+            for pause in pauses:
+                self._queue.put(pause)
+
+        if running_loop() is loop:
+            begin()
+        else:
+            post(loop, begin)
+        return pauses
 
     def _serve(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None]) -> None:
         try:
-            con = connect(self._path, busy_timeout=self._busy_timeout)
+            con = connect(self.path, busy_timeout=self._busy_timeout)
         except Exception as problem:  # noqa: BLE001 — who opens waits for it, and would for ever
             told: Exception = problem
             if isinstance(problem, DRIVER_ERRORS):
-                told = translate(problem, self._path)
+                told = translate(problem, self.path)
                 told.__cause__ = problem
             post(loop, settle, ready, None, told)
             return
@@ -217,6 +245,10 @@ class ConnectionThreads:
         post(loop, settle, ready, None, None)
         try:
             while (job := self._queue.get()) is not None:
+                if isinstance(job, Pause):
+                    con = self._paused(job, con)
+                    post(loop, self._resumed)
+                    continue
                 if self.urgent.jobs:
                     self._hurry(con)
                 future, work = job
@@ -228,6 +260,26 @@ class ConnectionThreads:
         finally:
             con.close()
 
+    def _paused(self, pause: Pause, con: sqlite3.Connection) -> sqlite3.Connection:
+        """On the thread: a connection for the one that was closed while the process forked."""
+        if pause.over.is_set():
+            return con
+        con.close()
+        pause.closed.set()
+        pause.over.wait()
+        while True:
+            try:
+                con = connect(self.path, busy_timeout=self._busy_timeout)
+            except DRIVER_ERRORS as problem:
+                log.error("%s can't be opened again after a fork: %s", self.path, problem)
+                time.sleep(AGAIN_AFTER)
+            else:
+                self._connected(con)
+                return con
+
+    def _resumed(self) -> None:
+        self._unsettled -= 1
+
     def _connected(self, con: sqlite3.Connection) -> None:
         """On the thread: its connection is there."""
 
@@ -238,7 +290,7 @@ class ConnectionThreads:
 
     def _do(self, work: Work[T], con: sqlite3.Connection) -> tuple[T | None, Exception | None]:
         """On the thread: do one piece of work."""
-        return outcome(work, con, self._path)
+        return outcome(work, con, self.path)
 
     def _done(self, future: asyncio.Future[T], result: T | None, error: Exception | None) -> None:
         self._unsettled -= 1

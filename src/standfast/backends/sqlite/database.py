@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from standfast.backends.sqlite.file import SqliteFile
@@ -62,6 +62,12 @@ class SqliteDatabase:
         inline_below: Duration = "1ms",
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._given: dict[str, Any] = {
+            "busy_timeout": busy_timeout,
+            "readers": readers,
+            "inline_below": inline_below,
+            "clock": clock,
+        }
         self.url = url
         self.path, options = parse(url)
         if "readers" in options:
@@ -79,6 +85,10 @@ class SqliteDatabase:
         )
         self._ports = Ports(self, "standfast.backends.sqlite")
         self._open = False
+
+    def anew(self) -> SqliteDatabase:
+        """The same, unopened, for a process that was forked from the one that has this open."""
+        return SqliteDatabase(self.url, **self._given)
 
     def port(self, protocol: type[P]) -> P:
         """See `Database.port`."""

@@ -17,6 +17,7 @@ from standfast.backends.sqlite.connection import (
     snapshot,
     transact,
 )
+from standfast.backends.sqlite.forking import check_forked
 from standfast.backends.sqlite.hints import Hints
 from standfast.backends.sqlite.writer import Writer
 from standfast.errors import StoreError, StoreUnavailable
@@ -59,7 +60,8 @@ class SqliteFile:
         self.hints = Hints(lambda: self.write(_data_version, brief=True))
 
     async def open(self) -> None:
-        """Connect. Raises `StoreError`."""
+        """Connect. Raises `StoreError`, `ConfigurationError`."""
+        check_forked(self.path)
         self._affinity = Affinity(f"{self.path}")
         await self._writer.open()
         await self._readers.open()

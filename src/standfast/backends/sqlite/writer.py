@@ -54,7 +54,7 @@ class Writer(ConnectionThreads):
         """
         loop = self._loop
         if loop is None:
-            raise StoreError(f"{self._path}: the database isn't open. Call `await open()` first")
+            raise StoreError(f"{self.path}: the database isn't open. Call `await open()` first")
         future: asyncio.Future[T] = loop.create_future()
         self._unsettled += 1
         rides = self.urgent.add(work, partial(post, loop, self._done, future))
@@ -82,7 +82,7 @@ class Writer(ConnectionThreads):
         return future
 
     def _connected(self, con: sqlite3.Connection) -> None:
-        self._con = con
+        self._con, self._waits = con, True
 
     def _do(
         self, work: Work[T], con: sqlite3.Connection, *, waits: bool = True
@@ -95,7 +95,7 @@ class Writer(ConnectionThreads):
         if waits:
             self._in_a_row = 0
         changes, begun = con.total_changes, time.perf_counter()
-        done = outcome(work, con, self._path)
+        done = outcome(work, con, self.path)
         if con.total_changes != changes:  # what flushed nothing says nothing about the disk
             self._lately = max(time.perf_counter() - begun, self._lately * _FADES)
         return done

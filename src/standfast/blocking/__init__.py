@@ -1,0 +1,22 @@
+"""Standfast for sync code: what ``app.blocking`` is, and what comes out of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from standfast.lazy import exports
+
+if TYPE_CHECKING:
+    from standfast.blocking.client import BlockingClient
+    from standfast.blocking.operations import BlockingOperations
+    from standfast.doors.blocking import BlockingTransaction
+    from standfast.doors.blocking_handle import BlockingSagaHandle
+
+_HOMES = {
+    "client": ("BlockingClient", "BlockingTransaction"),
+    "operations": ("BlockingOperations", "BlockingSagaHandle"),
+}
+
+__all__ = ["BlockingClient", "BlockingOperations", "BlockingSagaHandle", "BlockingTransaction"]
+
+__getattr__, __dir__ = exports(__name__, _HOMES)

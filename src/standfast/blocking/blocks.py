@@ -1,0 +1,86 @@
+"""An ``async with`` block that sync code keeps open in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Block(Generic[T]):
+    """A block that is entered and left by one task of the loop, as much of what is async demands.
+
+    Its methods are for that loop. The task lives in the context of whoever entered.
+    """
+
+    def __init__(self, manager: AbstractAsyncContextManager[T]) -> None:
+        self._manager = manager
+        self._task: asyncio.Task[tuple[bool | None, BaseException | None]] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to leave, or to abandon."""
+        return self._task is not None and not self._task.done()
+
+    async def enter(self) -> T:
+        """What the block gives. Raises what entering raises."""
+        loop = asyncio.get_running_loop()
+        self._entered: asyncio.Future[T] = loop.create_future()
+        self._leaving: asyncio.Future[BaseException | None] = loop.create_future()
+        task = self._task = loop.create_task(self._outcome())
+        either: set[asyncio.Future[Any]] = {task, self._entered}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self.abandon()
+            raise
+        if not self._entered.done():
+            _, error = task.result()
+            assert error is not None  # else it has been entered
+            raise error
+        return self._entered.result()
+
+    async def leave(self, error: BaseException | None) -> bool | None:
+        """Leave it, with the error that ended the block; whether that is to be dropped.
+
+        One that was never entered, or is over already, is left as it is.
+        """
+        if self._task is None or self._task.done():
+            return None
+        if not self._entered.done():
+            await self.abandon()
+            return None
+        if not self._leaving.done():
+            self._leaving.set_result(error)
+        drops, raised = await self._task
+        if raised is not None:
+            raise raised
+        return drops
+
+    async def abandon(self) -> None:
+        """Cancel it, wherever it stands, and wait for its end."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _outcome(self) -> tuple[bool | None, BaseException | None]:
+        try:
+            return await self._live(), None
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - of whoever waits, and no end of this loop
+            return None, error
+
+    async def _live(self) -> bool | None:
+        manager = self._manager
+        self._entered.set_result(await manager.__aenter__())
+        try:
+            error = await self._leaving
+        except asyncio.CancelledError as cancelled:
+            await manager.__aexit__(type(cancelled), cancelled, cancelled.__traceback__)
+            raise
+        if error is None:
+            return await manager.__aexit__(None, None, None)
+        return await manager.__aexit__(type(error), error, error.__traceback__)

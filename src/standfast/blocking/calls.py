@@ -1,0 +1,141 @@
+"""One call of sync code into an event loop that runs in another thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from inspect import CORO_CREATED, getcoroutinestate
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from standfast.affinity import Affinity, running_loop
+from standfast.errors import ConfigurationError
+
+T = TypeVar("T")
+
+LOOKS_EVERY = 1.0
+"""Seconds between two looks whether the loop that is waited for still runs."""
+ENDS_WITHIN = 5.0
+"""Seconds that what was cancelled may take to end."""
+
+
+class Calls:
+    """The calls in flight, wherever they are."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[asyncio.Task[Any], Affinity] = {}
+
+    def cancel(self) -> None:
+        """Cancel all, and wait for their end. Raises `ConfigurationError` in a loop of theirs."""
+        for place in set(self.tasks.copy().values()):
+            if place.loop.is_running():
+                carry_out(place, self._cancelled(place))
+
+    async def _cancelled(self, place: Affinity) -> None:
+        tasks = {task for task, its_place in self.tasks.copy().items() if its_place is place}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=ENDS_WITHIN)
+
+
+def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls | None = None) -> T:
+    """Run a coroutine in a loop, with the caller's context variables; what it returns or raises.
+
+    The calling thread is blocked meanwhile. What interrupts it there, as Ctrl-C does, cancels the
+    coroutine, which has some seconds to end. Raises `ConfigurationError` in the loop's own thread,
+    in a process that was forked from the loop's, and where the loop ends before the coroutine has.
+    """
+    if running_loop() is place.loop:
+        coroutine.close()
+        raise ConfigurationError(
+            "app.blocking was called in the app's own event loop, which would wait for itself for "
+            "ever: await the app's own method there (await app.start(…)), or call this from "
+            "another thread (asyncio.to_thread)"
+        )
+    if place.inherited:
+        coroutine.close()
+        place.refuse()
+    return _Call(coroutine, place, among or Calls()).wait()
+
+
+class _Call(Generic[T]):
+    def __init__(self, coroutine: Coroutine[Any, Any, T], place: Affinity, calls: Calls) -> None:
+        self._coroutine = coroutine
+        self._place = place
+        self._tasks = calls.tasks
+        self._task: asyncio.Task[None] | None = None
+        self._given_up = False
+        self._is_over = False
+        # Of all that wakes a thread up, it costs least.
+        self._outcome: SimpleQueue[tuple[T | None, BaseException | None] | None] = SimpleQueue()
+
+    def wait(self) -> T:
+        """Block until it is done."""
+        try:
+            outcome = self._waited() if self._post(self._begin) else None
+        except BaseException:
+            self._give_up()
+            raise
+        if outcome is None:
+            if getcoroutinestate(self._coroutine) == CORO_CREATED:
+                self._coroutine.close()  # else Python says that nobody awaited it
+            raise ConfigurationError(
+                "app.blocking was closed, or its event loop ended, during a call: whether that has "
+                "had its effect isn't known. Close it after the last call has returned"
+            )
+        result, error = outcome
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]  # without an error it is one
+
+    def _waited(self) -> tuple[T | None, BaseException | None] | None:
+        while True:
+            try:
+                return self._outcome.get(timeout=LOOKS_EVERY)
+            except Empty:
+                if not self._place.loop.is_running():
+                    return None
+
+    def _give_up(self) -> None:
+        """Cancel it, and wait for its end: it may hold what the caller uses next."""
+        self._given_up = True
+        if not self._is_over and self._post(self._cancel):
+            with suppress(Empty):
+                self._outcome.get(timeout=ENDS_WITHIN)
+
+    def _post(self, act: Callable[[], None]) -> bool:
+        """Have the loop call `act`, with the caller's context variables, unless it is closed."""
+        try:
+            self._place.loop.call_soon_threadsafe(act)
+        except RuntimeError:
+            return False
+        return True
+
+    def _begin(self) -> None:
+        if not self._given_up:
+            self._task = self._place.loop.create_task(self._run())
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._coroutine.close()
+            self._outcome.put(None)
+
+    async def _run(self) -> None:
+        task = self._task
+        assert task is not None
+        outcome: tuple[T | None, BaseException | None] | None = None
+        self._tasks[task] = self._place
+        try:
+            outcome = await self._coroutine, None
+        except asyncio.CancelledError:
+            pass  # told by the outcome that there is none
+        except BaseException as error:  # noqa: BLE001 - the caller's, and no end of this loop
+            outcome = None, error
+        finally:
+            self._tasks.pop(task, None)
+        self._is_over = True
+        self._outcome.put(outcome)
