@@ -159,15 +159,14 @@ def test_what_goes_wrong(app):
         print(current.database)
 
 
-@pytest.mark.skipif(not hasattr(Standfast, "blocking"), reason="app.blocking isn't there yet")
 def test_the_sync_client(app):
     web = Flask("shop")
     FlaskExtension(app, web)
 
     @web.post("/greet/<name>")
     def greet(name: str) -> dict[str, bool]:
-        return {"created": current.blocking.start(Greet, name, key=name).created}  # type: ignore[attr-defined]
+        return {"created": current.blocking.start(Greet, name, key=name).created}
 
     client = web.test_client()
     assert [client.post("/greet/ann").json["created"] for _ in range(2)] == [True, False]
-    app.blocking.close()  # type: ignore[attr-defined]
+    app.blocking.close()
