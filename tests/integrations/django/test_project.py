@@ -1,0 +1,178 @@
+"""A Django project with Standfast among its installed apps."""
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from urllib.request import urlopen
+
+import pytest
+
+from tests.integrations.django.conftest import PSYCOPG
+
+
+@contextmanager
+def process(*arguments, until):
+    """A program while the block runs; `until` is found in what it prints first."""
+    running = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        told = []
+        while not (found := re.search(until, line := running.stdout.readline())):
+            told.append(line)
+            assert line, "".join(told)
+        yield found
+    finally:
+        running.terminate()
+        running.communicate(timeout=60)
+
+
+def start(manage, key):
+    code = f"""
+from django.db import transaction
+from shop.models import Trip
+from shop.sagas import BookTrip
+from standfast.integrations.django import app
+with transaction.atomic():
+    Trip.objects.create(key={key!r})
+    print(app.adopt().start(BookTrip, {key!r}, key={key!r}).id)
+"""
+    return manage("shell", "--no-imports", "-c", code).strip()
+
+
+def test_the_admin(manage):
+    manage("standfast", "migrate", "--django", "shop")
+    told = manage("test", "shop", "--pattern", "cases_admin.py", "--noinput")
+    assert int(re.search(r"Ran (\d+) tests", told)[1]) == 6, told
+
+
+def test_from_no_tables_to_a_saga_that_is_done(manage, database):
+    assert "System check identified no issues" in manage("check")
+    checked = manage("check", "--database", "default")
+    assert "standfast.W002" in checked
+    assert "standfast migrate" in checked
+    assert "coordination" in manage("standfast", "migrate", "--dry-run")
+    told = manage("standfast", "migrate", "--django", "shop")
+    assert "0002_standfast.py" in told
+    assert "journal 1: " in told
+    assert "nothing" in manage("standfast", "migrate", "--django", "shop")
+    manage("makemigrations", "--check")
+    manage("migrate")
+    assert "RENAME" not in (printed := manage("sqlmigrate", "shop", "0002"))
+    assert "CREATE TABLE" in printed
+    stands = json.loads(manage("standfast", "migrate", "--status", "--json"))
+    assert stands
+    assert all(one["applied"] == one["newest"] for one in stands)
+    assert "no issues" in manage("check", "--database", "default")
+    assert "applied " not in manage("standfast", "migrate")
+    manage("makemigrations", "--check")
+    id = start(manage, "first")
+    assert "first" in manage("standfast", "sagas", "list")
+    assert "nothing is stuck" in manage("standfast", "sagas", "list", "--stuck")
+    with process("manage.py", "standfast", "run", until="started|working|supervis|lease"):
+        manage("standfast", "sagas", "list", "--json")
+        said = manage("standfast", "sagas", "show", "book-trip/first", "--follow")
+        assert "completed" in said
+    assert id in manage("standfast", "sagas", "show", "book-trip/first", "--json")
+    refused = manage("migrate", "shop", "0001", code=1)
+    assert "IrreversibleError" in refused
+
+
+def test_the_command(manage, project):
+    assert "Usage: manage.py standfast" in manage("standfast", "--help")
+    assert "--django APPLABEL" in manage("standfast", "migrate", "--help")
+    settings = "--settings=config.settings"
+    assert "journal" in manage("standfast", settings, "migrate", "--dry-run")
+    assert "journal" in manage("standfast", "migrate", "--dry-run", "--settings", "config.settings")
+    # What somebody's shell has set isn't meant for this project.
+    assert "journal" in manage("standfast", "migrate", "--dry-run", STANDFAST_APP="other:app")
+    assert "no module" in manage("standfast", "migrate", "-a", "other:app", code=2)
+    assert "no such service" in manage("standfast", "run", "--only", "nothing", code=2)
+    call = (
+        "from django.core.management import CommandError, call_command\n"
+        "call_command('standfast', 'migrate')\n"
+        "try:\n    call_command('standfast', 'sagas', 'show', 'book-trip/none')\n"
+        "except CommandError as error:\n    print('told', error.returncode, error)\n"
+    )
+    told = manage("shell", "--no-imports", "-c", call)
+    assert "applied journal" in told
+    assert "told 1 standfast sagas show book-trip/none failed" in told
+    # And the other way round: the command line finds the project.
+    standfast = [
+        sys.executable, "-m", "standfast.cli.main", "sagas", "list", "--app",
+        "standfast.integrations.django:app",
+    ]  # fmt: skip
+    done = subprocess.run(standfast, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "DJANGO_SETTINGS_MODULE" in done.stderr
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("STANDFAST = {'DATABASE': 'nowhere'}", "speaks unknown here.*PostgreSQL or SQLite"),
+        ("STANDFAST = {'DATABASE': 'elsewhere'}", "settings.DATABASES has 'default'"),
+        ("STANDFAST = {'DATABSE': 'default'}", "there are DATABASE, SAGAS, OPTIONS only"),
+        ("STANDFAST = {'OPTIONS': {'readers': 'x'}}", "readers='x': must be a whole number"),
+        ("STANDFAST = ['default']", "must be a dictionary"),
+        ("STANDFAST = {'SAGAS': ['shop.moresagas']}", "No module named 'shop.moresagas'"),
+    ],
+)
+def test_settings_that_are_wrong(manage, project, lines, told):
+    with (project / "config" / "settings.py").open("a") as settings:
+        settings.write(f"\n{lines}\n")
+    said = " ".join(manage("check", code=1).split())
+    assert re.search(told, said), said
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_check_advises(manage, project):
+    (project / "shop" / "moresagas.py").write_text(
+        "from shop.sagas import BookTrip\n"
+        "from standfast import Saga, wait\n"
+        "class Forgotten(Saga[str]):\n"
+        "    approval = wait('approved', type=str)\n"
+    )
+    with (project / "config" / "settings.py").open("a") as settings:
+        settings.write("\nSTANDFAST = {'SAGAS': ['shop.moresagas']}\n")
+        settings.write("DATABASES['default']['OPTIONS'] = {}\n")
+        settings.write("DATABASES['default']['ATOMIC_REQUESTS'] = False\n")
+    told = manage("check", "--deploy")
+    assert "standfast.W001) shop.moresagas.Forgotten is a saga" in told
+    assert "BookTrip" not in told
+    assert "standfast.W003" in told
+    assert "standfast.I004" in told
+    assert "standfast.I004" not in manage("check")
+
+
+def test_async_views_with_a_lifespan(manage, project):
+    manage("standfast", "migrate", "--django", "shop")
+    manage("migrate")
+    start(manage, "async")
+    with process(
+        *("-m", "uvicorn", "config.asgi:application", "--port", "0"),
+        until=r"running on (http://[\d.:]+)",
+    ) as found:
+        with urlopen(f"{found[1]}/start/async", timeout=60) as answer:
+            assert json.load(answer) == {"updated": 1}
+        with urlopen(f"{found[1]}/book-async/more", timeout=60) as answer:
+            assert answer.status == 202
+
+
+@pytest.mark.parametrize("database", [PSYCOPG], indirect=True)
+def test_a_server_without_tables_doesnt_start(manage, project):
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "run `standfast migrate`" in done.stderr
