@@ -159,9 +159,7 @@ def migrate(
     """
     revision = alembic is not None or django is not None
     if sum((status, dry_run, sql, alembic is not None, django is not None)) > 1:
-        raise typer.BadParameter(
-            "give one of --status, --dry-run, --sql, --alembic and --django"
-        )
+        raise typer.BadParameter("give one of --status, --dry-run, --sql, --alembic and --django")
     if after and not (sql or revision):
         raise typer.BadParameter(
             "goes with --sql, --alembic and --django only", param_hint="--after"

@@ -202,7 +202,9 @@ class Django:
                 f"--django {self._label}: there are several last migrations "
                 f"({', '.join(leaves)}): join them first, with `manage.py makemigrations --merge`"
             )
-        number = 1 + max((MigrationAutodetector.parse_number(name) or 0 for name in leaves), default=0)
+        number = 1 + max(
+            (MigrationAutodetector.parse_number(name) or 0 for name in leaves), default=0
+        )
         path = self._folder() / f"{number:04}_standfast.py"
         path.write_text(_migration(self._label, leaves, revision), "utf-8")
         return path
@@ -212,9 +214,8 @@ def _migration(label: str, leaves: Sequence[str], revision: Revision) -> str:
     operations = []
     for told, statements in revision.groups:
         listed = "".join(f"                {_quoted(sql)},\n" for sql in statements)
-        operations.append(
-            f"        # {told}\n        _RunSQL(\n            [\n{listed}            ],\n        ),\n"
-        )
+        run = f"        _RunSQL(\n            [\n{listed}            ],\n        ),\n"
+        operations.append(f"        # {told}\n{run}")
     return f'''"""Tables of Standfast, written by `standfast migrate --django {label}`."""
 
 from django.db import migrations

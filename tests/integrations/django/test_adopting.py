@@ -1,4 +1,4 @@
-"""Django's transactions, adopted: the tests of a Django project, run by Django, on each database."""
+"""Django's transactions, adopted: tests of a Django project, run by Django, on each database."""
 
 import re
 

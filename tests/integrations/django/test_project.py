@@ -46,6 +46,17 @@ with transaction.atomic():
     return manage("shell", "--no-imports", "-c", code).strip()
 
 
+RESULT = """
+import asyncio
+from shop.sagas import BookTrip
+from standfast.integrations.django import app
+async def wait():
+    async with app:
+        return await app.handle({id!r}).result(timeout=60)
+print("result", asyncio.run(wait())[BookTrip.book])
+"""
+
+
 def test_the_admin(manage):
     manage("standfast", "migrate", "--django", "shop")
     told = manage("test", "shop", "--pattern", "cases_admin.py", "--noinput")
@@ -53,11 +64,9 @@ def test_the_admin(manage):
 
 
 def test_from_no_tables_to_a_saga_that_is_done(manage, database):
-    assert "System check identified no issues" in manage("check")
     checked = manage("check", "--database", "default")
     assert "standfast.W002" in checked
     assert "standfast migrate" in checked
-    assert "coordination" in manage("standfast", "migrate", "--dry-run")
     told = manage("standfast", "migrate", "--django", "shop")
     assert "0002_standfast.py" in told
     assert "journal 1: " in told
@@ -71,14 +80,11 @@ def test_from_no_tables_to_a_saga_that_is_done(manage, database):
     assert all(one["applied"] == one["newest"] for one in stands)
     assert "no issues" in manage("check", "--database", "default")
     assert "applied " not in manage("standfast", "migrate")
-    manage("makemigrations", "--check")
     id = start(manage, "first")
     assert "first" in manage("standfast", "sagas", "list")
     assert "nothing is stuck" in manage("standfast", "sagas", "list", "--stuck")
-    with process("manage.py", "standfast", "run", until="started|working|supervis|lease"):
-        manage("standfast", "sagas", "list", "--json")
-        said = manage("standfast", "sagas", "show", "book-trip/first", "--follow")
-        assert "completed" in said
+    with process("manage.py", "standfast", "run", "--health", "0", until="health: "):
+        assert "result 1" in manage("shell", "--no-imports", "-c", RESULT.format(id=id))
     assert id in manage("standfast", "sagas", "show", "book-trip/first", "--json")
     refused = manage("migrate", "shop", "0001", code=1)
     assert "IrreversibleError" in refused
@@ -86,12 +92,10 @@ def test_from_no_tables_to_a_saga_that_is_done(manage, database):
 
 def test_the_command(manage, project):
     assert "Usage: manage.py standfast" in manage("standfast", "--help")
-    assert "--django APPLABEL" in manage("standfast", "migrate", "--help")
     settings = "--settings=config.settings"
-    assert "journal" in manage("standfast", settings, "migrate", "--dry-run")
-    assert "journal" in manage("standfast", "migrate", "--dry-run", "--settings", "config.settings")
     # What somebody's shell has set isn't meant for this project.
-    assert "journal" in manage("standfast", "migrate", "--dry-run", STANDFAST_APP="other:app")
+    told = manage("standfast", "migrate", "--dry-run", settings, STANDFAST_APP="other:app")
+    assert "journal" in told
     assert "no module" in manage("standfast", "migrate", "-a", "other:app", code=2)
     assert "no such service" in manage("standfast", "run", "--only", "nothing", code=2)
     call = (
@@ -113,23 +117,31 @@ def test_the_command(manage, project):
     assert "DJANGO_SETTINGS_MODULE" in done.stderr
 
 
+WRONG = {
+    "{'DATABASE': 'nowhere'}": "speaks unknown here.*PostgreSQL or SQLite",
+    "{'DATABASE': 'elsewhere'}": "settings.DATABASES has 'default'",
+    "{'DATABSE': 'default'}": "there are DATABASE, SAGAS, OPTIONS only",
+    "{'OPTIONS': {'readers': 'x'}}": "readers='x': must be a whole number",
+    "['default']": "must be a dictionary",
+}
+
+
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-@pytest.mark.parametrize(
-    ("lines", "told"),
-    [
-        ("STANDFAST = {'DATABASE': 'nowhere'}", "speaks unknown here.*PostgreSQL or SQLite"),
-        ("STANDFAST = {'DATABASE': 'elsewhere'}", "settings.DATABASES has 'default'"),
-        ("STANDFAST = {'DATABSE': 'default'}", "there are DATABASE, SAGAS, OPTIONS only"),
-        ("STANDFAST = {'OPTIONS': {'readers': 'x'}}", "readers='x': must be a whole number"),
-        ("STANDFAST = ['default']", "must be a dictionary"),
-        ("STANDFAST = {'SAGAS': ['shop.moresagas']}", "No module named 'shop.moresagas'"),
-    ],
-)
-def test_settings_that_are_wrong(manage, project, lines, told):
+def test_settings_that_are_wrong(manage, project):
+    code = f"""
+from django.test import override_settings
+from standfast.integrations.django.checks import check_settings
+for wrong in {list(WRONG)!r}:
+    with override_settings(STANDFAST=eval(wrong)):
+        print(*[one.id + " " + one.msg for one in check_settings()])
+"""
+    for said, told in zip(
+        manage("shell", "--no-imports", "-c", code).splitlines(), WRONG.values(), strict=True
+    ):
+        assert re.match(f"standfast.E001 .*{told}", said)
     with (project / "config" / "settings.py").open("a") as settings:
-        settings.write(f"\n{lines}\n")
-    said = " ".join(manage("check", code=1).split())
-    assert re.search(told, said), said
+        settings.write("\nSTANDFAST = {'SAGAS': ['shop.moresagas']}\n")
+    assert "No module named 'shop.moresagas'" in manage("check", code=1)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

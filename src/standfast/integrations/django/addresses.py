@@ -89,7 +89,9 @@ def _hosts(hosts: list[str], ports: list[str]) -> str:
             "each host"
         )
     named = [f"[{host}]" if ":" in host else host for host in hosts]
-    return ",".join(f"{host}:{port}" if port else host for host, port in zip(named, ports))
+    return ",".join(
+        f"{host}:{port}" if port else host for host, port in zip(named, ports, strict=True)
+    )
 
 
 def _query(options: Mapping[str, Any]) -> str:

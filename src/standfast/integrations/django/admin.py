@@ -1,4 +1,4 @@
-"""Sagas in Django's admin: a list to search, and the story of each. Nothing can be changed there."""
+"""Sagas in Django's admin: a list to search, and the story of each. Nothing can be changed."""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.apps import AppConfig, apps
-from django.core.checks import CheckMessage, Error, Info, Warning
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Info
 from django.db import connections
 
 from standfast.errors import ConfigurationError, DefinitionError, StandfastError
@@ -48,7 +49,7 @@ def check_tables(databases: Sequence[str] | None = None, **_: Any) -> Sequence[C
         async_to_sync(look)()
     except StandfastError as error:
         hint = "manage.py standfast migrate, or manage.py migrate if its revisions make them"
-        return [Warning(str(error), hint=hint, id="standfast.W002")]
+        return [checks.Warning(str(error), hint=hint, id="standfast.W002")]
     return []
 
 
@@ -88,7 +89,7 @@ def _forgotten() -> Iterator[CheckMessage]:
                 and kind.__module__ == name
                 and not any(issubclass(one, kind) for one in added)
             ):
-                yield Warning(
+                yield checks.Warning(
                     f"{name}.{kind.__name__} is a saga, and was never added.",
                     hint=f"Write app.add({kind.__name__}(…)) in {name}.",
                     id="standfast.W001",
@@ -102,7 +103,7 @@ def _deferred() -> Iterator[CheckMessage]:
         return
     if str(found.get("OPTIONS", {}).get("transaction_mode") or "").upper() == "IMMEDIATE":
         return
-    yield Warning(
+    yield checks.Warning(
         "On SQLite a transaction that begins by reading can't always write afterwards: it fails "
         "with 'database is locked' when a worker wrote meanwhile.",
         hint='Set DATABASES[…]["OPTIONS"] = {"transaction_mode": "IMMEDIATE"} (Django 5.1).',

@@ -50,11 +50,13 @@ class CurrentApp:
     one is made, with all that was added.
     """
 
+    _parts: list[Any]
+    _made: tuple[tuple[str, str], DjangoStandfast] | None
+    _lock: threading.RLock
+
     def __init__(self) -> None:
-        own = self.__dict__
-        own["_parts"] = []
-        own["_made"] = None
-        own["_lock"] = threading.RLock()
+        # Anything else that is set is meant for the app.
+        self.__dict__.update(_parts=[], _made=None, _lock=threading.RLock())
 
     def add(self, *parts: Any) -> CurrentApp:
         """See `Standfast.add`. Before Django is ready, what is wrong is told at the first use."""
@@ -76,19 +78,20 @@ class CurrentApp:
 
         key = (found := alias()), str(connections.settings[found]["NAME"])
         with self._lock:
-            if self._made is None or self._made[0] != key:
-                from standfast.integrations.django.project import DjangoStandfast
+            if self._made is not None and self._made[0] == key:
+                return self._made[1]
+            from standfast.integrations.django.project import DjangoStandfast
 
-                made = DjangoStandfast(found, given().get("OPTIONS", {})).add(*self._parts)
-                self.__dict__["_made"] = key, made
-            app: DjangoStandfast = self._made[1]
-            return app
+            made = DjangoStandfast(found, given().get("OPTIONS", {})).add(*self._parts)
+            self.__dict__["_made"] = key, made
+            return made
 
-    @property  # type: ignore[misc]  # so that it counts as what it stands for
-    def __class__(self) -> type:
+    def _stands_for(self) -> type:
         from standfast.app import Standfast
 
         return Standfast
+
+    __class__ = property(_stands_for)  # as far as isinstance can tell
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.current(), name)

@@ -46,16 +46,18 @@ class Instance(models.Model):
     """One saga that was started. Only to be read: what changes it goes through the app."""
 
     id = InstanceId(primary_key=True)
-    name = models.TextField("saga")
-    version = models.IntegerField()
-    key = models.TextField()
-    status = models.TextField(choices=[(word, word) for word in STATUSES])
-    step = models.TextField()
-    cause = models.TextField()
-    correlation_id = models.TextField()
-    created_at = models.FloatField()
-    updated_at = models.FloatField()
-    finished_at = models.FloatField(null=True)
+    name: models.TextField[str, str] = models.TextField("saga")
+    version: models.IntegerField[int, int] = models.IntegerField()
+    key: models.TextField[str, str] = models.TextField()
+    status: models.TextField[str, str] = models.TextField(
+        choices=[(word, word) for word in STATUSES]
+    )
+    step: models.TextField[str, str] = models.TextField()
+    cause: models.TextField[str, str] = models.TextField()
+    correlation_id: models.TextField[str, str] = models.TextField()
+    created_at: models.FloatField[float, float] = models.FloatField()
+    updated_at: models.FloatField[float, float] = models.FloatField()
+    finished_at: models.FloatField[float | None, float | None] = models.FloatField(null=True)
 
     objects = Instances()
 

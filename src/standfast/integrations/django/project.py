@@ -51,7 +51,7 @@ class DjangoStandfast(Standfast):
                     f"keeps its data in {str(own)!r}: use transaction.atomic({self.alias!r}) and "
                     "adopt() without an alias"
                 )
-        return super().adopt(source)
+        return super().adopt(source)  # type: ignore[no-any-return]
 
 
 def _database(alias: str, options: Mapping[str, Any]) -> Database:

@@ -272,9 +272,7 @@ class Errors(TransactionTestCase):
         key = new_key()
         Trip.objects.create(key=key)
         with self.assertRaises(ConstraintViolated), transaction.atomic():
-            app.adopt().execute(
-                "INSERT INTO shop_trip (key, booked) VALUES ($1, $2)", key, False
-            )
+            app.adopt().execute("INSERT INTO shop_trip (key, booked) VALUES ($1, $2)", key, False)
         # What goes by the ORM is Django's own.
         with self.assertRaises(IntegrityError), transaction.atomic():
             app.adopt()
@@ -303,9 +301,8 @@ class Errors(TransactionTestCase):
         key = new_key()
         Trip.objects.create(key=key)
         with self.assertRaises(StoreError), transaction.atomic():
-            with self.assertRaises(IntegrityError):
-                with transaction.atomic(savepoint=False):
-                    Trip.objects.create(key=key)
+            with self.assertRaises(IntegrityError), transaction.atomic(savepoint=False):
+                Trip.objects.create(key=key)
             app.adopt().start(BookTrip, key, key=key)
         self.assertFalse(is_there(key))
 
@@ -341,7 +338,9 @@ class Sql(TransactionTestCase):
             self.assertTrue(self.ask("""SELECT '{"a": 1}'::jsonb ? 'a'"""))
             self.assertTrue(self.ask("""SELECT '{"a": 1}'::jsonb ?| array['b', 'a']"""))
             self.assertTrue(self.ask("""SELECT '{"a": 1}'::jsonb @> $1::jsonb""", '{"a": 1}'))
-        self.assertEqual(self.ask("""SELECT '{"a": "x"}' ->> 'a'""") if not ON_POSTGRES else "x", "x")
+        self.assertEqual(
+            self.ask("""SELECT '{"a": "x"}' ->> 'a'""") if not ON_POSTGRES else "x", "x"
+        )
         self.assertEqual(self.ask("SELECT ':name' || $1", "x"), ":namex")
 
     def test_rows(self):
@@ -352,8 +351,13 @@ class Sql(TransactionTestCase):
             self.assertEqual(tx.execute(sql, key, True), 1)
             row = tx.fetch_one("SELECT key, id FROM shop_trip WHERE key = $1", key)
             self.assertEqual((row["key"], row[0]), (key, key))
-            self.assertEqual([tuple(one)[0] for one in tx.fetch(
-                "SELECT key FROM shop_trip WHERE key = $1", key)], [key])
+            self.assertEqual(
+                [
+                    one[0]
+                    for one in tx.fetch("SELECT key FROM shop_trip WHERE key = $1", key)
+                ],
+                [key],
+            )
             self.assertIsNone(tx.fetch_one("SELECT 1 FROM shop_trip WHERE key = 'none'"))
             self.assertEqual(tx.dialect, connection.vendor)
 
@@ -420,11 +424,10 @@ class InTestCase(TestCase):
 
     def test_what_is_started_is_seen_in_the_test(self):
         key = new_key()
-        with self.captureOnCommitCallbacks(execute=True) as callbacks:
-            with transaction.atomic():
-                handle = app.adopt().start(BookTrip, key, key=key)
-                told = []
-                app.adopt().on_commit(lambda: told.append(1))
+        with self.captureOnCommitCallbacks(execute=True) as callbacks, transaction.atomic():
+            handle = app.adopt().start(BookTrip, key, key=key)
+            told = []
+            app.adopt().on_commit(lambda: told.append(1))
         self.assertEqual(Instance.objects.get(key=key).id, handle.id)
         self.assertEqual(told, [1])
         self.assertTrue(callbacks)
