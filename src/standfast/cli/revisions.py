@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill, indent
 from typing import Any, Protocol
 
 from standfast.errors import ConfigurationError
@@ -222,9 +223,9 @@ from django.db import migrations
 
 
 class _RunSQL(migrations.RunSQL):
-    """On {revision.dialect} only, whose SQL it is. There is no way back:
+    """On {revision.dialect} only, whose SQL it is. There is no way back.
 
-    {_FORWARD}.
+{indent(fill(_FORWARD, 90), "    ")}.
     """
 
     def database_forwards(self, app_label, schema_editor, from_state, to_state):

@@ -1,16 +1,15 @@
 """Django's transactions, adopted. Run by ../../test_adopting.py, on each database and driver."""
 
 import asyncio
-import os
 import threading
 import uuid
 from unittest import skipIf
 
-from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, connections, transaction
-from django.test import TestCase, TransactionTestCase
+from django.test import TransactionTestCase
 from django.test.utils import CaptureQueriesContext
 
+from shop.looking import IN_MEMORY, INSTANCES, ON_POSTGRES, is_there, mails, new_key
 from shop.models import Trip
 from shop.sagas import Approve, BookTrip
 from standfast import Standfast
@@ -25,25 +24,6 @@ from standfast.errors import (
 )
 from standfast.integrations.django import app
 from standfast.integrations.django.models import Instance
-
-ON_POSTGRES = connection.vendor == "postgresql"
-IN_MEMORY = "in-memory" in os.environ["SHOP_DATABASE"]
-INSTANCES = "standfast.instances" if ON_POSTGRES else "standfast_instances"
-MAIL = "standfast.mail" if ON_POSTGRES else "standfast_mail"
-
-
-def new_key():
-    return uuid.uuid4().hex
-
-
-def is_there(key):
-    return Instance.objects.filter(key=key).exists()
-
-
-def mails():
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT count(*) FROM {MAIL}")
-        return cursor.fetchone()[0]
 
 
 class Cancelled(Exception):
@@ -352,106 +332,8 @@ class Sql(TransactionTestCase):
             row = tx.fetch_one("SELECT key, id FROM shop_trip WHERE key = $1", key)
             self.assertEqual((row["key"], row[0]), (key, key))
             self.assertEqual(
-                [
-                    one[0]
-                    for one in tx.fetch("SELECT key FROM shop_trip WHERE key = $1", key)
-                ],
+                [one[0] for one in tx.fetch("SELECT key FROM shop_trip WHERE key = $1", key)],
                 [key],
             )
             self.assertIsNone(tx.fetch_one("SELECT 1 FROM shop_trip WHERE key = 'none'"))
             self.assertEqual(tx.dialect, connection.vendor)
-
-
-class OfRequests(TransactionTestCase):
-    def test_atomic_requests(self):
-        key = new_key()
-        self.assertEqual(self.client.get(f"/book/{key}").status_code, 202)
-        self.assertTrue(is_there(key))
-        key = new_key()
-        with self.assertRaises(ValueError):
-            self.client.get(f"/book-and-fail/{key}")
-        self.assertFalse(is_there(key) or Trip.objects.filter(key=key).exists())
-
-    async def test_async_views(self):
-        key = new_key()
-        self.assertEqual((await self.async_client.get(f"/book-async/{key}")).status_code, 202)
-        self.assertTrue(await sync_to_async(is_there)(key))
-
-    async def test_async_code_is_told_what_to_do(self):
-        with self.assertRaisesRegex(ConfigurationError, "sync_to_async"):
-            app.adopt()
-        tx = await sync_to_async(self.adopted)()
-        self.assertEqual(tx, "ok")
-
-    def adopted(self):
-        with transaction.atomic():
-            tx = app.adopt()
-            loop_told = []
-
-            async def inside():
-                try:
-                    tx.execute("SELECT 1")
-                except ConfigurationError as error:
-                    loop_told.append(str(error))
-
-            asyncio.run(inside())
-            self.assertIn("sync_to_async", loop_told[0])
-            return tx.fetch_value("SELECT $1 || ''", "ok")
-
-    @skipIf(IN_MEMORY, "SQLite's shared cache has no queue of writers")
-    def test_threads_have_connections_of_their_own(self):
-        keys = [new_key() for _ in range(4)]
-        made = []
-
-        def book(key):
-            try:
-                with transaction.atomic():
-                    made.append(app.adopt().start(BookTrip, key, key=key).created)
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=book, args=[key]) for key in keys]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(made, [True] * 4)
-        self.assertTrue(all(map(is_there, keys)))
-
-
-class InTestCase(TestCase):
-    """Inside the transaction of a test, which never commits."""
-
-    def test_what_is_started_is_seen_in_the_test(self):
-        key = new_key()
-        with self.captureOnCommitCallbacks(execute=True) as callbacks, transaction.atomic():
-            handle = app.adopt().start(BookTrip, key, key=key)
-            told = []
-            app.adopt().on_commit(lambda: told.append(1))
-        self.assertEqual(Instance.objects.get(key=key).id, handle.id)
-        self.assertEqual(told, [1])
-        self.assertTrue(callbacks)
-
-    def test_without_a_block_of_its_own(self):
-        key = new_key()
-        app.adopt().start(BookTrip, key, key=key)
-        self.assertTrue(is_there(key))
-
-    def test_views(self):
-        key = new_key()
-        self.assertEqual(self.client.get(f"/book/{key}").status_code, 202)
-        self.assertTrue(is_there(key))
-        key = new_key()
-        with self.assertRaises(ValueError):
-            self.client.get(f"/book-and-fail/{key}")
-        self.assertFalse(is_there(key))
-
-    def test_durable(self):
-        with transaction.atomic(durable=True):
-            app.adopt().start(BookTrip, "x", key=new_key())
-
-    def test_after_the_end_is_told_here_too(self):
-        with transaction.atomic():
-            tx = app.adopt()
-        with self.assertRaisesRegex(StoreError, "is over"):
-            tx.execute("SELECT 1")
