@@ -6,6 +6,8 @@ import pytest
 
 from tests.integrations.django.conftest import PSYCOPG, PSYCOPG2
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("database", ["sqlite", "in memory", PSYCOPG, PSYCOPG2], indirect=True)
 def test_adopting(manage):

@@ -11,6 +11,8 @@ import pytest
 
 from tests.integrations.django.conftest import PSYCOPG
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def process(*arguments, until):
@@ -63,31 +65,53 @@ def test_the_admin(manage):
     assert int(re.search(r"Ran (\d+) tests", told)[1]) == 6, told
 
 
+MIGRATED = """
+import importlib
+from django.core.management import call_command
+def step(*command):
+    print("#", *command, flush=True)
+    importlib.invalidate_caches()
+    call_command(*command)
+step("check", "--database", "default")
+step("standfast", "migrate", "--django", "shop")
+step("standfast", "migrate", "--django", "shop")
+step("makemigrations", "--check")
+step("migrate")
+step("standfast", "migrate", "--status", "--json")
+step("check", "--database", "default")
+step("standfast", "migrate")
+step("makemigrations", "--check", "--dry-run")
+step("standfast", "sagas", "list", "--stuck")
+"""
+IRREVERSIBLE = """
+from django.core.management import call_command
+from django.db.migrations.exceptions import IrreversibleError
+try:
+    call_command("migrate", "shop", "0001")
+except IrreversibleError as error:
+    print("no way back")
+"""
+
+
 def test_from_no_tables_to_a_saga_that_is_done(manage, database):
-    checked = manage("check", "--database", "default")
-    assert "standfast.W002" in checked
-    assert "standfast migrate" in checked
-    told = manage("standfast", "migrate", "--django", "shop")
-    assert "0002_standfast.py" in told
-    assert "journal 1: " in told
-    assert "nothing" in manage("standfast", "migrate", "--django", "shop")
-    manage("makemigrations", "--check")
-    manage("migrate")
-    assert "RENAME" not in (printed := manage("sqlmigrate", "shop", "0002"))
-    assert "CREATE TABLE" in printed
-    stands = json.loads(manage("standfast", "migrate", "--status", "--json"))
+    told = manage("shell", "--no-imports", "-c", MIGRATED)
+    _, before, written, again, _, _, status, after, nothing, _, stuck = re.split("(?m)^# ", told)
+    assert "standfast.W002" in before
+    assert "standfast migrate" in before
+    assert "0002_standfast.py" in written
+    assert "journal 1: " in written
+    assert "wrote nothing" in again
+    stands = json.loads(status.partition("\n")[2])
     assert stands
     assert all(one["applied"] == one["newest"] for one in stands)
-    assert "no issues" in manage("check", "--database", "default")
-    assert "applied " not in manage("standfast", "migrate")
+    assert "standfast.W002" not in after
+    assert "applied " not in nothing
+    assert "nothing is stuck" in stuck
     id = start(manage, "first")
-    assert "first" in manage("standfast", "sagas", "list")
-    assert "nothing is stuck" in manage("standfast", "sagas", "list", "--stuck")
     with process("manage.py", "standfast", "run", "--health", "0", until="health: "):
-        assert "result 1" in manage("shell", "--no-imports", "-c", RESULT.format(id=id))
-    assert id in manage("standfast", "sagas", "show", "book-trip/first", "--json")
-    refused = manage("migrate", "shop", "0001", code=1)
-    assert "IrreversibleError" in refused
+        told = manage("shell", "--no-imports", "-c", RESULT.format(id=id) + IRREVERSIBLE)
+    assert "result 1" in told
+    assert "no way back" in told
 
 
 def test_the_command(manage, project):
@@ -142,6 +166,36 @@ for wrong in {list(WRONG)!r}:
     with (project / "config" / "settings.py").open("a") as settings:
         settings.write("\nSTANDFAST = {'SAGAS': ['shop.moresagas']}\n")
     assert "No module named 'shop.moresagas'" in manage("check", code=1)
+    with (project / "shop" / "models.py").open("a") as models:
+        models.write("\nfrom standfast.integrations.django import app\napp.operations\n")
+    assert "used while Django loads its apps" in manage("check", code=1)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_another_alias_for_the_sagas(manage, project):
+    with (project / "config" / "settings.py").open("a") as settings:
+        settings.write("\nSTANDFAST = {'DATABASE': 'other', 'OPTIONS': {'readers': 3}}\n")
+    manage("standfast", "migrate")
+    code = """
+from django.db import transaction
+from shop.sagas import BookTrip
+from standfast import Standfast
+from standfast.errors import ConfigurationError
+from standfast.integrations.django import app
+from standfast.integrations.django.models import Instance
+assert isinstance(app, Standfast)
+with transaction.atomic("other"):
+    app.adopt().start(BookTrip, "x", key="x")
+print("found", Instance.objects.get(key="x").status, app.database.url[-10:])
+try:
+    with transaction.atomic():
+        app.adopt("default")
+except ConfigurationError as error:
+    print(error)
+"""
+    told = manage("shell", "--no-imports", "-c", code)
+    assert "found running ?readers=3" in told
+    assert "use transaction.atomic('other') and adopt() without an alias" in told
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)

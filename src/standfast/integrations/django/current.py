@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from standfast.errors import ConfigurationError
 
 if TYPE_CHECKING:  # so that Django starts as fast as before where nothing of it is used
+    from standfast.app import Standfast
     from standfast.integrations.django.project import DjangoStandfast
 
 DEFAULT = "default"
@@ -131,5 +132,5 @@ def _be_ready() -> None:
         ) from error
 
 
-app: DjangoStandfast = cast("DjangoStandfast", CurrentApp())
-"""The project's app, as a `Standfast`."""
+app: Standfast = cast("Standfast", CurrentApp())
+"""The project's app."""
