@@ -92,7 +92,8 @@ class CurrentApp:
 
         return Standfast
 
-    __class__ = property(_stands_for)  # as far as isinstance can tell
+    # As far as isinstance can tell, it is what it stands for.
+    __class__ = property(_stands_for)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.current(), name)
