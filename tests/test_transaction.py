@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from standfast import ConfigurationError, Standfast
+from standfast import Barrier, BranchKey, ConfigurationError, SagaNotFound, Standfast, barrier
 
 
 @pytest.fixture
@@ -83,6 +83,58 @@ async def test_what_nobody_would_call_or_await_is_refused(app):
         for wrong in (later, None, 5):
             with pytest.raises(ConfigurationError, match="give a plain function"):
                 tx.on_commit(wrong)
+
+
+async def test_a_savepoint_undoes_what_its_block_wrote(app):
+    told = []
+    async with app.transaction() as tx:
+        await tx.execute("CREATE TABLE rows (id int)")
+        tx.on_commit(lambda: told.append("before"))
+        with pytest.raises(ZeroDivisionError):
+            async with tx.savepoint():
+                await tx.execute("INSERT INTO rows VALUES (1)")
+                tx.on_commit(lambda: told.append("undone"))
+                async with tx.savepoint():
+                    await tx.execute("INSERT INTO rows VALUES (2)")
+                    tx.on_commit(lambda: told.append("undone too"))
+                raise ZeroDivisionError
+        async with tx.savepoint():
+            await tx.execute("INSERT INTO rows VALUES (3)")
+            tx.on_commit(lambda: told.append("kept"))
+            with pytest.raises(ZeroDivisionError):
+                async with tx.savepoint():
+                    await tx.execute("INSERT INTO rows VALUES (4)")
+                    raise ZeroDivisionError
+        assert [row[0] for row in await tx.fetch("SELECT id FROM rows")] == [3]
+    assert told == ["before", "kept"]
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+async def test_a_savepoint_undoes_starts_signals_and_marks(url, tmp_path):
+    from tests.adopted.conftest import Order, Place
+
+    url = url if url == "memory://" else f"sqlite:///{tmp_path}/app.db"
+    async with Standfast(url).add(Place(), Barrier()) as app:
+        waits = await app.start(Place, Order("waits"), key="waits")
+        async with app.transaction() as tx:
+            kept = await tx.start(Place, Order("kept"), key="kept")
+            with pytest.raises(ZeroDivisionError):
+                async with tx.savepoint():
+                    await tx.start(Place, Order("undone"), key="undone")
+                    await tx.signal(waits, "paid", 1)
+                    await tx.signal(kept, "paid", 1)
+                    async with barrier(tx, BranchKey("1/pay")) as gate:
+                        assert gate.first
+                    raise ZeroDivisionError
+            async with barrier(tx, BranchKey("1/pay")) as gate:
+                assert gate.first
+        with pytest.raises(SagaNotFound):
+            await app.saga(Place, "undone")
+        async with app.running():
+            assert await waits.status() == await kept.status() == "running"
+            for handle in (waits, kept):
+                await handle.signal("paid", 2)
+                assert (await handle.result(20))["paid"] == 2
 
 
 async def test_a_script_rides_it(app):

@@ -9,17 +9,19 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from benchmarks.servers import DurablePostgres, folder, new_postgres_database
 
 CONTENDERS = ("raw", "floor", "timed_floor", "rows", "standfast", "dbos")
+DEF_STEPS = ("standfast", "def_steps")
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks sagas", description=__doc__)
-    parser.add_argument("what", choices=["throughput", "recovery", "growth"])
+    parser.add_argument("what", choices=["throughput", "def-steps", "recovery", "growth"])
     parser.add_argument("--backend", choices=["sqlite", "postgres"], action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=5000, help="sagas per measurement in flight")
@@ -28,7 +30,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     backends = options.backend or ["sqlite", "postgres"]
-    if options.what != "throughput":
+    if options.what in ("recovery", "growth"):
         print(f"load average before: {load:.2f}")
         for backend in backends:
             rounds = [
@@ -36,13 +38,20 @@ def main(arguments: list[str]) -> int:
             ]
             _print_medians(backend, rounds)
         return 0
-    results = {name: _throughput(name, options.rounds, options.count) for name in backends}
+    contenders = CONTENDERS if options.what == "throughput" else DEF_STEPS
+    results = {
+        name: _throughput(name, contenders, options.rounds, options.count) for name in backends
+    }
     if options.json:
         print(json.dumps({"load_average_before": load, "results": results}, indent=2))
         return 0
     print(f"medians of {options.rounds} interleaved rounds; load average before: {load:.2f}")
     for backend, rows in results.items():
         _print(backend, rows)
+        if options.what == "throughput":
+            _print_ratios(rows)
+        else:
+            _print_ratio_of_def_steps(rows)
     return 0
 
 
@@ -91,7 +100,9 @@ def _text(row: Row) -> str:
     )
 
 
-def _throughput(backend: str, rounds: int, count: int) -> dict[str, dict[str, float]]:
+def _throughput(
+    backend: str, contenders: Sequence[str], rounds: int, count: int
+) -> dict[str, dict[str, float]]:
     """Medians by "contender in_flight"."""
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     with ExitStack() as stack:
@@ -99,7 +110,7 @@ def _throughput(backend: str, rounds: int, count: int) -> dict[str, dict[str, fl
         server = stack.enter_context(DurablePostgres()) if backend == "postgres" else None
         for round in range(rounds):
             for in_flight in (1, 100, 1000):
-                for name in CONTENDERS:
+                for name in contenders:
                     if name in ("raw", "rows") and in_flight > 1:
                         continue  # one commit after the other: more in flight change nothing
                     if server is None:
@@ -129,6 +140,19 @@ def _print(backend: str, rows: dict[str, dict[str, float]]) -> None:
             f"{key:22}{row['per_second']:10.0f}{row['cpu_ms']:9.3f}"
             f"{row['p50_ms']:10.2f}{row['p99_ms']:10.2f}"
         )
+
+
+def _print_ratio_of_def_steps(rows: dict[str, dict[str, float]]) -> None:
+    for in_flight in (1, 100, 1000):
+        blocking, others = (rows[f"{name} {in_flight}"] for name in ("def_steps", "standfast"))
+        print(
+            f"{in_flight} in flight: `def` steps have "
+            f"{blocking['per_second'] / others['per_second']:.2f} x the throughput of `async def` "
+            f"ones, at {blocking['cpu_ms'] / others['cpu_ms']:.2f} x the CPU"
+        )
+
+
+def _print_ratios(rows: dict[str, dict[str, float]]) -> None:
     for in_flight in (100, 1000):
         ours = rows[f"standfast {in_flight}"]["per_second"]
         dbos, floor, timed = (

@@ -28,14 +28,31 @@ _TABLE = "CREATE TABLE j (id {id} NOT NULL, seq int NOT NULL, kind text, data te
 @asynccontextmanager
 async def standfast(url: str) -> AsyncIterator[RunOne]:
     """Standfast, as a user sees it: start, await the result."""
-    from benchmarks.sagas.definitions import Order, Trivial
+    from benchmarks.sagas.definitions import Trivial
+
+    async with _running(url, Trivial) as run_one:
+        yield run_one
+
+
+@asynccontextmanager
+async def def_steps(url: str) -> AsyncIterator[RunOne]:
+    """The same with steps that are `def`, which run in threads."""
+    from benchmarks.sagas.definitions import Blocking
+
+    async with _running(url, Blocking) as run_one:
+        yield run_one
+
+
+@asynccontextmanager
+async def _running(url: str, saga: Any) -> AsyncIterator[RunOne]:
+    from benchmarks.sagas.definitions import Order
     from standfast import Standfast
 
-    app = Standfast(url, migrate=True).add(Trivial())
+    app = Standfast(url, migrate=True).add(saga())
     async with app.running():
 
         async def run_one(number: int) -> None:
-            handle = await app.start(Trivial, Order(number))
+            handle = await app.start(saga, Order(number))
             await handle.result()
 
         yield run_one
@@ -211,6 +228,7 @@ async def _grouped(url: str, step: Callable[[], Awaitable[None]]) -> AsyncIterat
 
 CONTENDERS: dict[str, Callable[[str], AbstractAsyncContextManager[RunOne]]] = {
     "standfast": standfast,
+    "def_steps": def_steps,
     "dbos": dbos,
     "raw": raw,
     "floor": floor,

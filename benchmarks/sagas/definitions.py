@@ -32,6 +32,24 @@ class Trivial(Saga[Order]):
         return {"ok": True}
 
 
+class Blocking(Saga[Order]):
+    """The same steps as `def`: what is measured is the way to a thread and back."""
+
+    name, version = "blocking", 1
+
+    @step(no_compensation="it has no effect")
+    def reserve(self, order: Order, ctx: Context) -> dict[str, bool]:
+        return {"ok": True}
+
+    @step(no_compensation="it has no effect")
+    def charge(self, order: Order, ctx: Context) -> dict[str, bool]:
+        return {"ok": True}
+
+    @step(no_compensation="it has no effect")
+    def ship(self, order: Order, ctx: Context) -> dict[str, bool]:
+        return {"ok": True}
+
+
 class Patient(Saga[Order]):
     """Waits for a signal, for days."""
 

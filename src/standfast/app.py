@@ -21,6 +21,7 @@ from standfast.doors import AppDoors, Transaction
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.joining import Joined
+from standfast.lifespan import HasLifespan
 from standfast.ports.database import Database
 from standfast.ports.leases import LeaseStore
 from standfast.tables import check_tables
@@ -30,7 +31,7 @@ from standfast.transaction import unit_of_work
 DRAIN = 30.0
 
 
-class Standfast(AppDoors):
+class Standfast(AppDoors, HasLifespan):
     """One app: its patterns, and the database that they share.
 
     `database` is a URL (``sqlite:///shop.db``, ``postgresql://…``, ``memory://``) or a `Database`.
@@ -128,6 +129,7 @@ class Standfast(AppDoors):
         name: str | None = None,
         lease: Duration = 10.0,
         max_in_flight: int = 1000,
+        threads: int = 40,
         drain: Duration = DRAIN,
         poll: Duration = 2.0,
         linger: Duration = 1.0,
@@ -137,16 +139,17 @@ class Standfast(AppDoors):
         `only`: the names of the services to run here, by default all. `name`: this process's, for
         people. `lease`: within this time of its death others take over; stuck for less than half of
         it, it keeps what it has. Give all processes the same. `max_in_flight`: how much each
-        service has in memory at once. `drain`: how long what is in flight may take at the end.
-        `poll`: how often to look for work that nobody hinted at. `linger`: sagas that sleep for
-        longer leave memory. On SQLite, services stand by while another process runs them. Raises
-        `DefinitionError` where a saga has a child that isn't added, `ConfigurationError`.
+        service has in memory at once. `threads`: how many ``def`` steps run at once. `drain`: how
+        long what is in flight may take at the end. `poll`: how often to look for work that nobody
+        hinted at. `linger`: sagas that sleep for longer leave memory. On SQLite, services stand by
+        while another process runs them. Raises `DefinitionError` where a saga has a child that
+        isn't added, `ConfigurationError`.
         """
         if self.supervisor is not None:
             raise ConfigurationError("this app is running already: once per app and process")
         if name is not None:
             checked(name, name="name", longest=NAME_LENGTH)
-        options = ServiceOptions(max_in_flight, poll, linger)
+        options = ServiceOptions(max_in_flight, poll, linger, threads)
         services = self.patterns.services(options, only)
         patience = seconds(drain, name="drain", positive=False)
         membership = Membership(

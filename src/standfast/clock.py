@@ -49,7 +49,8 @@ class SystemClock:
 class AdjustedClock:
     """A clock set right by a store's, so that all who share the store agree on the time.
 
-    Less than a second of difference is left alone.
+    Less than a second of difference is left alone. A clock that a test moves (its ``is_manual`` is
+    true) is left alone too: no store knows its time.
     """
 
     def __init__(self, inner: Clock) -> None:
@@ -58,6 +59,9 @@ class AdjustedClock:
         self.monotonic: Callable[[], float] = inner.monotonic
         self.now: Callable[[], float] = inner.now
         """Seconds since the Unix epoch, by the store's clock."""
+        self.timeout: Callable[[float], asyncio.Timeout] = getattr(
+            inner, "timeout", asyncio.timeout
+        )
 
     def _adjusted(self) -> float:
         return self._inner.now() + self._offset
@@ -71,6 +75,8 @@ class AdjustedClock:
 
         Where it says None, because it doesn't know, all stays as it is.
         """
+        if getattr(self._inner, "is_manual", False):
+            return
         offset = await measure(self._inner)
         if offset is None:
             _log.debug("the database's clock couldn't be read in time: this one isn't set by it")
@@ -94,3 +100,9 @@ SYSTEM_CLOCK = SystemClock()
 def pause(clock: Clock, seconds: float) -> None:
     """Block this thread for `seconds` by `clock`: its ``pause`` if it has one, else really."""
     getattr(clock, "pause", time.sleep)(max(0.0, seconds))
+
+
+def timeout(clock: Clock, seconds: float) -> asyncio.Timeout:
+    """As ``asyncio.timeout``, by `clock`: its ``timeout`` if it has one, else the event loop's."""
+    limit: asyncio.Timeout = getattr(clock, "timeout", asyncio.timeout)(seconds)
+    return limit

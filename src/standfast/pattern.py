@@ -15,6 +15,7 @@ from standfast.codec import Codec
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database
+from standfast.stepping import Complete
 from standfast.transaction import UnitOfWork
 
 P = TypeVar("P", bound="Pattern")
@@ -48,6 +49,13 @@ class Host(Protocol):
 
     def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:
         """A transaction as the app's user knows it."""
+        ...
+
+    def blocking_transaction(self, tx: UnitOfWork, complete: Complete) -> Any:
+        """A transaction of `transaction` as ``def`` code knows it.
+
+        `complete` carries out what it is asked for, from whatever thread it is asked in.
+        """
         ...
 
 

@@ -10,13 +10,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, cast
 
 from standfast.checks import is_async
 from standfast.errors import ConfigurationError, Unsupported
-from standfast.ports.database import Database, Row, Script, StoreTransaction, carry_out
+from standfast.ports.database import (
+    Database,
+    Row,
+    Script,
+    StoreTransaction,
+    carry_out,
+    savepoint,
+)
 from standfast.ports.providing import Dialect
 
 W_co = TypeVar("W_co", covariant=True)
@@ -84,6 +96,20 @@ class OwnEnding:
         self.over = True
 
 
+class _Act:
+    """What is to follow a commit, unless it is undone before."""
+
+    __slots__ = ("_act", "is_undone")
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self.is_undone = False
+
+    def __call__(self) -> None:
+        if not self.is_undone:
+            self._act()
+
+
 class UnitOfWork:
     """An open transaction. SQL takes ``$1, $2 …`` on every backend.
 
@@ -94,6 +120,7 @@ class UnitOfWork:
         self.database: Database = database
         self.store: StoreTransaction = store
         self._ending = ending
+        self._acts: list[_Act] = []
 
     @property
     def dialect(self) -> Dialect:
@@ -155,7 +182,7 @@ class UnitOfWork:
                 "on_commit(…) in a transaction whose driver tells nobody of its commits: do it "
                 "yourself, after your commit"
             )
-        self._ending.add(act)
+        self._add(act)
 
     def hint(self, act: Callable[[], None]) -> None:
         """As `on_commit`, for what only makes things faster: dropped where commits aren't known.
@@ -163,7 +190,38 @@ class UnitOfWork:
         `act` is called in the app's event loop where it has one, whoever commits.
         """
         if self._ending.known:
-            self._ending.add(act)
+            self._add(act)
+
+    def _add(self, act: Callable[[], None]) -> None:
+        follows = _Act(act)
+        self._acts.append(follows)
+        self._ending.add(follows)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """A block inside the transaction: what is written in it is undone if it raises.
+
+        So is what `on_commit` was given in it. The error comes out; whoever catches it goes on with
+        what was written before the block. Blocks may stand in each other.
+        """
+        given = len(self._acts)
+        try:
+            async with savepoint(self.store):
+                yield
+        except BaseException:
+            for act in self._acts[given:]:
+                act.is_undone = True
+            raise
+
+
+class BlockingUnitOfWork(Protocol):
+    """A `UnitOfWork` for sync code, as far as patterns need it."""
+
+    def entered(
+        self, act: Callable[[UnitOfWork], AbstractAsyncContextManager[T]], /
+    ) -> AbstractContextManager[T]:
+        """What `act` answers for the transaction, an ``async with`` block, as a ``with`` block."""
+        ...
 
 
 @asynccontextmanager

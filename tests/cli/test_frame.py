@@ -212,6 +212,7 @@ def test_an_app_that_migrates_by_itself_is_run(shop, standfast):
         (["--lease", "nan"], "lease=nan"),
         (["--poll", "0"], "poll=0.0"),
         (["--max-in-flight", "0"], "max_in_flight=0"),
+        (["--threads", "0"], "threads=0"),
         (["--drain", "-1"], "drain=-1.0"),
         (["--log-level", "loud"], "'loud'"),
         (["--only", "sages"], "--only 'sages': there is no such service; this app has sagas"),

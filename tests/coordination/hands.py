@@ -83,6 +83,8 @@ class Hands:
             task = asyncio.create_task(self.rest(id))
             self._resting.add(task)
 
+    hindrance = ""
+
     async def cut_off(self) -> None:
         self.log.append(f"cut off {len(self.active)}")
         self.active.clear()

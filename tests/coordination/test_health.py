@@ -52,6 +52,8 @@ def service(state, error=""):
         ({"services": service("restarting", "OSError: x")}, None, ""),
         ({"is_stopping": True, "is_beating": False, "beat_age": 900.0}, None, ""),
         ({"is_stopping": True, "blocked_for": 6.0}, "loop", "hasn't run for 6.0 s"),
+        ({"hindrances": {"sagas": "no thread"}}, "service:sagas", "no thread"),
+        ({"hindrances": {"sagas": "no thread"}, "is_stopping": True}, None, ""),
     ],
 )
 def test_a_process_lives(changed, bad, reason):

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -19,7 +19,7 @@ from standfast.integrations.asgi import (
     by_header,
     client_address,
 )
-from standfast.integrations.rejections import problem
+from standfast.integrations.problems import later
 from standfast.resilience import Bulkhead, RateLimiter
 
 
@@ -252,6 +252,23 @@ async def test_the_slot_is_held_until_the_response_is_complete(serve):
         assert (await client.get(url + "/slow")).status_code == 200
 
 
+async def test_the_bulkhead_is_left_when_the_response_is_complete(serve):
+    """And not when what follows it is: Starlette's background tasks."""
+    ended = asyncio.Event()
+    app = FastAPI()
+
+    @app.get("/")
+    async def index(tasks: BackgroundTasks) -> str:
+        tasks.add_task(ended.wait)
+        return "done"
+
+    app.add_middleware(BulkheadMiddleware, Bulkhead(1))
+    async with serve(app) as url, httpx.AsyncClient(timeout=30) as client:
+        for _ in range(3):
+            assert (await client.get(url)).status_code == 200
+        ended.set()
+
+
 async def test_a_rejection_inside_the_application_is_its_own_affair():
     async def app(scope, receive, send):
         raise BulkheadFull("inner")
@@ -328,5 +345,5 @@ def test_how_much_of_an_ipv6_address_counts_is_an_option():
     ("wait", "told"), [(1800.0000000001, b"1800"), (1800.1, b"1801"), (0.0, b"1"), (None, b"1")]
 )
 def test_a_wait_is_told_in_whole_seconds_and_no_second_for_an_error_of_rounding(wait, told):
-    _, fields = problem(429, wait)
+    fields = later(429, wait).headers(b"")
     assert dict(fields)[b"retry-after"] == told

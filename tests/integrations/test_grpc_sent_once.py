@@ -1,6 +1,7 @@
 """RPCs that aren't idempotent are made once, and those that nobody waits for are cancelled."""
 
 import asyncio
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -219,7 +220,13 @@ def test_the_pushback_counts_more_than_retry_after(order):
     assert (failure.retry_after, failure.pushed_back) == (7.0, False)
 
 
-@pytest.mark.parametrize("value", ["nan", "-3", "inf", "tomorrow"])
+@pytest.mark.parametrize("value", ["inf", "9" * 400])
+def test_a_retry_after_that_no_float_can_hold_is_too_long(value):
+    failure = FailedCall(None, grpc.StatusCode.UNAVAILABLE, (("retry-after", value),))
+    assert (failure.retry_after, failure.pushed_back) == (math.inf, False)
+
+
+@pytest.mark.parametrize("value", ["nan", "-3", "tomorrow"])
 def test_a_retry_after_that_can_not_be_read_says_nothing(value):
     failure = FailedCall(None, grpc.StatusCode.UNAVAILABLE, (("retry-after", value),))
     assert (failure.retry_after, failure.pushed_back) == (None, False)

@@ -188,3 +188,54 @@ async def test_a_pipeline_bounds_the_time_of_a_request(serve, ask):
                 await ask(Pipeline(Timeout("200ms"), retry(5)), "GET", url)
         finally:
             released.set()
+
+
+async def test_a_judge_that_fails_says_nothing_of_the_server(serve, ask):
+    """It comes out as it is, once, and opens no breaker; the bodies of answers aren't there yet."""
+    flaky = Flaky(200)
+    breaker = CircuitBreaker(failure_rate=None, consecutive_failures=1)
+    async with serve(flaky.app) as url:
+        for _ in range(2):
+            with pytest.raises(httpx.ResponseNotRead) as raised:
+                await ask(
+                    Pipeline(retry(), breaker), "GET", url, is_failure=lambda answer: answer.json()
+                )
+            assert "before its body is read" in "".join(raised.value.__notes__)
+    assert len(flaky.bodies) == 2
+    assert (breaker.failures, breaker.state.value) == (0, "closed")
+
+
+class Noting(httpx.MockTransport):
+    """Notes how it is entered, used, left and closed."""
+
+    def __init__(self):
+        super().__init__(self.answer)
+        self.log = []
+
+    def answer(self, request):
+        self.log.append("request")
+        return httpx.Response(200)
+
+    def __enter__(self):
+        self.log.append("enter")
+        return self
+
+    def __exit__(self, *raised):
+        self.log.append("exit")
+
+    async def __aenter__(self):
+        return self.__enter__()
+
+    async def __aexit__(self, *raised):
+        self.__exit__()
+
+
+async def test_the_transport_inside_is_entered_and_left():
+    inner = Noting()
+    with httpx.Client(transport=PolicyTransport(retry(), inner)) as client:
+        client.get("http://shop")
+    assert inner.log == ["enter", "request", "exit"]
+    inner = Noting()
+    async with httpx.AsyncClient(transport=AsyncPolicyTransport(retry(), inner)) as client:
+        await client.get("http://shop")
+    assert inner.log == ["enter", "request", "exit"]

@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.routing import Route
+from starlette.websockets import WebSocketDisconnect
 
 from standfast.errors import BulkheadFull, CircuitOpen, ConfigurationError, RateLimited, Rejected
 from standfast.integrations.asgi import by_header
@@ -188,6 +189,38 @@ async def test_a_denied_websocket(handler):
         assert (denied["type"], denied["code"]) == ("websocket.close", 1013)
     else:
         assert (denied["type"], denied["status"]) == ("websocket.http.response.start", 429)
+
+
+@pytest.mark.parametrize("ended", ["by the route", "by the client"])
+async def test_a_websocket_that_is_closed_already_is_left_alone(ended):
+    app, sent = fastapi(), []
+    incoming = iter(["websocket.connect", "websocket.disconnect"])
+
+    @app.websocket("/")
+    async def talk(socket: WebSocket) -> None:
+        await socket.accept()
+        if ended == "by the route":
+            await socket.close()
+        else:
+            with pytest.raises(WebSocketDisconnect):
+                await socket.receive_text()
+        raise BulkheadFull("late")
+
+    async def receive():
+        return {"type": next(incoming), "code": 1001}
+
+    async def send(message):
+        sent.append(message["type"])
+
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "headers": [],
+        "query_string": b"",
+        "subprotocols": [],
+    }
+    await app(scope, receive, send)
+    assert sent == ["websocket.accept", "websocket.close"][: 2 if ended == "by the route" else 1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """What a ``TaskGroup`` raises is judged, everywhere, by what is in it."""
 
+import math
+from typing import Any
+
 import pytest
 
 from standfast import Refused, Retry
@@ -154,11 +157,18 @@ def test_hooks_into_foreign_objects_that_fail_say_nothing() -> None:
     class Headers(Exception):
         headers = property(lambda self: (_ for _ in ()).throw(RuntimeError()))
 
-    for odd in (Raising("retry_after"), Raising("response"), Headers(), Busy(10**400)):
+    for odd in (Raising("retry_after"), Raising("response"), Headers()):
         assert retry_after(odd, 0) is None
     dated = ConnectionError()
     dated.retry_after = "Wed, 21 Oct 99999 07:28:00 GMT"  # type: ignore[attr-defined]
     assert retry_after(dated, 0) is None
+
+
+@pytest.mark.parametrize("told", [math.inf, 10**400, "9" * 400])
+def test_a_wait_that_no_float_can_hold_is_told_and_is_too_long(told: Any) -> None:
+    asked = ConnectionError()
+    asked.headers = {"Retry-After": told}  # type: ignore[attr-defined]
+    assert retry_after(asked, 0) == math.inf
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,28 @@ def test_the_message_names_the_option_and_the_remedy(option, build):
         build()
 
 
+GIVES_A_GENERATOR = (lambda: lambda *_: (one for one in ()))()
+
+
+def test_functions_that_turn_out_to_answer_with_a_generator():
+    for use in (
+        Retry(on_result=GIVES_A_GENERATOR).call,
+        Fallback(function=GIVES_A_GENERATOR).call,
+        Fallback(last_good=LastGood(key=GIVES_A_GENERATOR)).call,
+        lambda function: ThreadPoolBulkhead(1).submit(generator).result(),
+    ):
+        with pytest.raises(ConfigurationError, match="answered with a generator"):
+            use(down if "Fallback" in repr(use) else int)
+
+
+async def test_a_fallback_function_around_a_coroutine_that_answers_with_a_generator():
+    async def fails():
+        raise OSError
+
+    with pytest.raises(ConfigurationError, match="answered with a generator"):
+        await Fallback(function=GIVES_A_GENERATOR).call(fails)
+
+
 def test_a_fallback_of_a_generator_is_refused():
     with pytest.raises(ConfigurationError, match="generator"):
         Fallback(function=generator)
@@ -183,7 +205,6 @@ def asks_what_is_not_there(error):
         lambda _: float("nan"),
         lambda _: -1,
         lambda _: "soon",
-        lambda _: 1e999,
     ],
 )
 async def test_a_retry_after_that_fails_hides_no_error_and_opens_as_usual(run, wrap, hook, caplog):
@@ -193,6 +214,23 @@ async def test_a_retry_after_that_fails_hides_no_error_and_opens_as_usual(run, w
         await run(wrap(breaker), down)
     assert breaker.retry_after == 7
     assert "retry_after=" in caplog.text
+
+
+@pytest.mark.parametrize("asked", [float("inf"), 10**400])
+def test_a_retry_after_without_end_opens_for_the_longest_that_it_may(asked):
+    for hook in (None, lambda error: error.retry_after):
+        breaker = CircuitBreaker(
+            consecutive_failures=1,
+            wait="7s",
+            maximum_retry_after="60s",
+            retry_after=hook,
+            clock=ManualClock(),
+        )
+        error = OSError()
+        error.retry_after = asked
+        with pytest.raises(OSError), breaker:
+            raise error
+        assert breaker.retry_after == 60
 
 
 @pytest.mark.parametrize("gives", [ValueError("no"), float("nan"), -1, "soon", float("inf"), None])

@@ -1,5 +1,6 @@
 """What OpenTelemetry sees of the policies."""
 
+import gc
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from standfast.resilience import (
+    Bulkhead,
+    CircuitBreaker,
     Fallback,
     Hedge,
     Pipeline,
@@ -38,6 +41,7 @@ def metric(monkeypatch):
     provider = MeterProvider([reader])
     monkeypatch.setattr(metrics, "get_meter", provider.get_meter)
     monkeypatch.setattr(telemetry, "_started", set())
+    monkeypatch.setattr(telemetry, "_past", {})
 
     def metric(instrument, **attributes):
         data = reader.get_metrics_data()
@@ -118,3 +122,69 @@ def test_the_table_in_the_docs_is_what_is_declared():
             assert row is not None, name
             cells = [cell.strip() for cell in row[0].strip("|").split("|")]
             assert (cells[1], cells[2], cells[4]) == (kind, f"`{unit}`", description)
+
+
+def test_what_was_counted_stays_counted_when_its_policy_is_gone(metric):
+    """A policy that is made where it is used, as in other libraries."""
+
+    def fetch():
+        for attempt in Retry(attempts=3, backoff=Constant(0), name="fetch"):
+            with attempt:
+                raise OSError
+
+    for calls in range(1, 4):
+        with pytest.raises(OSError):
+            fetch()
+        gc.collect()
+        assert metric("standfast.retry.retries", name="fetch") == 2 * calls
+        assert metric("standfast.retry.exhausted", name="fetch") == calls
+
+
+def test_so_it_does_where_the_collector_finds_it_in_a_circle(metric):
+    breaker = CircuitBreaker("circle")
+    breaker.call(int)
+    breaker.on_change = breaker.itself = breaker  # type: ignore[attr-defined]
+    del breaker
+    gc.collect()
+    assert metric("standfast.resilience.calls", name="circle", outcome="success") == 1
+    assert metric("standfast.circuit_breaker.state", name="circle") == 0
+
+
+def test_policies_of_one_name_are_added_up(metric):
+    breakers = [CircuitBreaker("bank") for _ in range(3)]
+    breakers[0].force_open()
+    assert metric("standfast.circuit_breaker.state", name="bank", state="forced_open") == 1
+    assert metric("standfast.circuit_breaker.state", name="bank", state="closed") == 2
+    bulkheads = [Bulkhead(3, name="db"), Bulkhead(50, name="db")]
+    with bulkheads[0], bulkheads[1]:
+        assert metric("standfast.bulkhead.limit", name="db") == 53
+        assert metric("standfast.bulkhead.active", name="db") == 2
+
+
+def test_a_budget_that_is_shared_counts_once_and_two_of_one_name_are_added(metric):
+    shared = RetryBudget(burst=7, per_second=0, name="pool")
+    retries = [Retry(budget=shared, name=name) for name in ("a", "b")]
+    for retry in retries:
+        retry.call(int)
+    assert 7 <= metric("standfast.retry.budget", name="pool") < 8
+    retries.pop(0)
+    gc.collect()
+    assert 7 <= metric("standfast.retry.budget", name="pool") < 8
+    other = Retry(budget=RetryBudget(burst=5, per_second=0, name="pool"), name="c")
+    other.call(int)
+    assert 12 <= metric("standfast.retry.budget", name="pool") < 13
+
+
+def test_one_that_cannot_be_measured_keeps_no_other_from_it(metric, caplog):
+    class Broken(Retry):
+        def measures(self):
+            raise ValueError("mine")
+
+    broken, good = Broken(name="broken"), Retry(name="good")
+    broken.call(int)
+    good.call(int)
+    for _ in range(2):
+        assert metric("standfast.resilience.calls", name="good", outcome="success") == 1
+    (told,) = [one for one in caplog.records if one.name == "standfast.resilience"]
+    assert "Broken(" in told.getMessage()
+    assert told.exc_info

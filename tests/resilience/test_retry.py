@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import email.utils
 from datetime import timedelta
 
@@ -25,6 +26,7 @@ from standfast.resilience.hedge import Hedge
 from standfast.resilience.pipeline import Pipeline
 from standfast.resilience.retry import Retry
 from standfast.resilience.timeout import Timeout
+from standfast.resilience.tracebacks import NEWEST, newest_frames
 from standfast.testing import FaultyFunction, ManualClock
 
 # Far more than anything here takes.
@@ -294,6 +296,31 @@ async def test_a_retry_after_that_is_too_long_ends_it(run):
         await run(retry(max_retry_after="1m"), function)
     assert len(function.calls) == 1
     assert "max_retry_after=60s" in caught.value.__notes__[0]
+
+
+class OfItsOwn(Retry):
+    """Gives up after five attempts, whatever its options are."""
+
+    def next_delay(self, attempt, elapsed, previous, random):
+        if self.total is not None:
+            raise OSError("broken")
+        return 0.0 if attempt < 5 else None
+
+
+@pytest.mark.parametrize(
+    ("options", "calls", "told"),
+    [
+        ({"attempts": None}, 5, "after attempt 5: next_delay() of OfItsOwn gave none"),
+        ({"attempts": 2}, 5, "after attempt 5: next_delay() of OfItsOwn gave none"),
+        ({"total": 9}, 1, "after attempt 1: next_delay() of OfItsOwn failed: OSError: broken"),
+    ],
+)
+async def test_who_decided_that_there_is_no_other_attempt_is_told(run, options, calls, told):
+    function = FaultyFunction(then=Bad())
+    with pytest.raises(Bad) as caught:
+        await run(OfItsOwn(clock=ManualClock(auto=True), **options), function)
+    assert len(function.calls) == calls
+    assert told in caught.value.__notes__[0]
 
 
 # -- amplification ---------------------------------------------------------------------------
@@ -700,6 +727,36 @@ async def test_an_exception_that_is_raised_again_later_is_another_call_s(run):
         assert caught.value is error
         assert len(function.calls) == so_far
         assert len(error.__notes__) == 1
+
+
+async def test_however_often_an_exception_was_raised_before_a_call_costs_the_same(run, monkeypatch):
+    """Its traceback has grown with each; no more is looked at than what one call goes through."""
+    stored, looked_at = Bad("kept"), []
+    for _ in range(3 * NEWEST):
+        try:
+            raise stored
+        except Bad:
+            pass
+
+    def counted(error):
+        for frame in newest_frames(error):
+            looked_at.append(frame)
+            yield frame
+
+    monkeypatch.setattr("standfast.resilience.marks.newest_frames", counted)
+
+    class MarksItElsewhere(Raises):
+        def __call__(self):
+            with contextlib.suppress(Bad):
+                super().__call__()
+            do_not_retry(stored)  # by somebody else, who has caught it at the same time
+            super().__call__()
+
+    for function in (Raises(stored), MarksItElsewhere(stored)):
+        looked_at.clear()
+        with pytest.raises(Bad):
+            await run(retry(attempts=3), function)
+        assert len(looked_at) <= 3 * NEWEST
 
 
 async def test_in_the_next_call_layers_still_make_three_calls():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -310,10 +311,10 @@ def test_refused_when_it_is_registered(steps, match):
 
 def test_refused_when_it_is_written():
     with pytest.raises(DefinitionError, match="write it with `async def`"):
-        step(lambda self, order, ctx: None)
+        step(partial(nothing))
     made = step(nothing)
     with pytest.raises(DefinitionError, match="write it with `async def`"):
-        made.compensation(lambda self, order, ctx: None)
+        made.compensation(partial(nothing))
     made.compensation(nothing)
     with pytest.raises(DefinitionError, match="two compensations: keep one"):
         made.compensation(nothing)

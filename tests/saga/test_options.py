@@ -194,6 +194,7 @@ def test_a_wrong_option_of_a_wait_or_a_child_is_named(make, match):
         ({"version": 1.5}, "version=1.5: must be a whole number"),
         ({"max_in_flight": "5"}, "max_in_flight='5': must be a whole number, 1 or more, or None"),
         ({"max_in_flight": True}, "max_in_flight=True"),
+        ({"threads": 0}, "threads=0: must be a whole number, 1 or more, or None"),
         ({"name": 5}, "saga name 5 can't be stored"),
         ({"deadline": 10**400}, "odd.deadline=1000"),
         ({"deadline": NAN}, "odd.deadline=nan"),
@@ -250,6 +251,7 @@ def test_a_wrong_option_of_an_app_is_named(options, match):
     ("options", "match"),
     [
         ({"max_in_flight": "10"}, "max_in_flight='10': must be a whole number"),
+        ({"threads": None}, "threads=None: must be a whole number, 1 or more"),
         ({"max_in_flight": True}, "max_in_flight=True"),
         ({"max_in_flight": 0}, "max_in_flight=0"),
         ({"name": 5}, "name=5: must be text"),

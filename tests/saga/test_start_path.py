@@ -71,4 +71,6 @@ async def test_a_start_takes_few_hops_and_enters_the_app_once(tmp_path):
     told = "\n".join(f"{file} {name}" for file, name in hops)
     assert ("/backends/sqlite/driver.py", "commit") in hops, told
     assert len(hops) <= LONGEST, f"{len(hops)} hops:\n{told}"
-    assert [name for file, name in hops if file in ("/app.py", "/doors.py")] == ["AppDoors.start"]
+    assert [name for file, name in hops if file in ("/app.py", "/doors/app.py")] == [
+        "AppDoors.start"
+    ]

@@ -1,6 +1,7 @@
 """Traces and metrics, as OpenTelemetry's SDK gets them: over restarts, and each instrument."""
 
 import asyncio
+import threading
 from collections import Counter
 
 import pytest
@@ -54,6 +55,39 @@ def told(monkeypatch):
 
     yield read
     provider.shutdown()
+
+
+class Blocks(Saga[str]):
+    """A step and an undo that are `def`, and a step that isn't."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+
+    @step(timeout=0.2, retry=ONCE)
+    def act(self, word: str, ctx: Context) -> None:
+        assert self.goes_on.wait(20)
+
+    @act.compensation
+    def undo(self, word: str, ctx: Context) -> None: ...
+
+    @step(no_compensation="paper")
+    async def other(self, word: str, ctx: Context) -> None: ...
+
+
+async def test_threads_that_were_given_up_are_counted(told):
+    saga = Blocks()
+    app = Standfast("memory://").add(saga)
+    async with app.running(threads=3):
+        assert told()["threads.given_up", "blocks", "act"] == 0
+        assert ("threads.given_up", "blocks", "other") not in told()
+        with pytest.raises(SagaCompensated):
+            await (await app.start(Blocks, "x")).result(20)
+        found = told()
+        assert found["threads.given_up", "blocks", "act"] == 1
+        assert found["threads", "given_up"] == 1
+        assert found["threads", "busy"] == found["threads", "waited_for"] == 0
+        saga.goes_on.set()
+        await until(lambda: told()["threads", "given_up"] == 0)
 
 
 class Paused(Saga[Order]):

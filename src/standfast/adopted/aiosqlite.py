@@ -11,7 +11,7 @@ from standfast.adopted.endings import Unknown
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import NOT_OPEN, OVER, begins, writes
-from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import DRIVER_ERRORS
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
@@ -49,7 +49,7 @@ class AiosqliteRiding(RidingTransaction):
         """See `RidingTransaction.ask`."""
         source = self._source
         if not self._checked:
-            async with source.execute("PRAGMA database_list") as cursor:
+            async with source.execute(WHICH_FILE) as cursor:
                 row = await cursor.fetchone()
             assert row is not None
             check_file(self._database, tuple(row)[2] or "")

@@ -47,13 +47,19 @@ class AsyncpgRiding(RidingTransaction):
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
+        self._check()
+        rows = await self._source.fetch(sql, *args)
+        return Answer(tuple(rows[0].keys()) if rows else (), [tuple(row) for row in rows], 0)
+
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """See `RidingTransaction.touch`: the driver answers with rows or with their number."""
+        self._check()
+        tag: str = (await self._source.execute(sql, *args)).rpartition(" ")[2]
+        return int(tag) if tag.isdigit() else 0
+
+    def _check(self) -> None:
         if not self._source.is_in_transaction():
             raise StoreError("this transaction is over: adopt the connection again in its next one")
-        prepared = await self._source.prepare(sql)
-        rows = await prepared.fetch(*args)
-        names = [attribute.name for attribute in prepared.get_attributes()]
-        tag = prepared.get_statusmsg().rpartition(" ")[2]
-        return Answer(names, [tuple(row) for row in rows], int(tag) if tag.isdigit() else 0)
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -34,15 +35,23 @@ def check_server(database: Database, host: Any, port: Any, name: Any) -> None:
     That is where host and port are those of the app's address, and the name differs: at another
     address may be the same database too, behind a pooler say.
     """
-    own = urlsplit(database.url)
-    try:
-        address = (own.hostname, own.port or 5432)
-    except ValueError:  # several hosts
-        return
-    expected = unquote(own.path.lstrip("/"))
-    known = host and name and expected and not own.query
-    if known and address == (host, int(port or 5432)) and expected != name:
+    expected = _if_another(database.url, host, port, name)
+    if expected:
         raise ConfigurationError(
             f"adopt(…): the transaction is of the database {name!r}, and the app keeps its data in "
             f"{expected!r} of the same server: adopt one of the app's own database"
         )
+
+
+@lru_cache(maxsize=64)
+def _if_another(url: str, host: Any, port: Any, name: Any) -> str:
+    """The name of the database at `url`, if it is another of the same server; else ""."""
+    own = urlsplit(url)
+    expected = unquote(own.path.lstrip("/"))
+    if not (host and name and expected) or own.query:
+        return ""
+    try:
+        is_there = (own.hostname, own.port or 5432) == (host, int(port or 5432))
+    except ValueError:  # several hosts
+        return ""
+    return expected if is_there and expected != name else ""

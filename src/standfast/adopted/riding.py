@@ -43,13 +43,21 @@ class RidingTransaction(ABC):
         Raises `StoreError` once the transaction is over.
         """
 
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """As `ask`, for how many rows the statement touched."""
+        return max((await self.ask(sql, args, own=own)).touched, 0)
+
     @abstractmethod
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """What an error of the driver means, None for what isn't the driver's."""
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
-        return max((await self._asked(sql, args)).touched, 0)
+        refuse_control(sql, self.dialect)
+        try:
+            return await self.touch(sql, args, own=False)
+        except Exception as error:
+            raise self._told(error, own=False) from error
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
@@ -77,8 +85,7 @@ class RidingTransaction(ABC):
                 return result
             try:
                 if many:
-                    touched = [(await self.ask(sql, one, own=True)).touched for one in args]
-                    rows = [(sum(touched),)]
+                    rows = [(sum([await self.touch(sql, one, own=True) for one in args]),)]
                 else:
                     rows = (await self.ask(sql, args, own=True)).rows
             except Exception as error:

@@ -8,7 +8,8 @@ SQLAlchemy tells before it and not after, so there workers learn of it from the 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import writes
-from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database, Row, Script
@@ -43,12 +44,12 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction | AsyncRid
         source = source.registry()
     if isinstance(source, AsyncSession):
         store = SessionRiding(source.sync_session, database)
-        return AsyncRiding(store, source), SessionEnding.of(store)
+        return AsyncRiding(store, source), SessionEnding(store)
     if isinstance(source, AsyncConnection):
         return AsyncRiding(ConnectionRiding(_of(source), database), source), Unknown()
     if isinstance(source, Session):
         store = SessionRiding(source, database)
-        return store, SessionEnding.of(store)
+        return store, SessionEnding(store)
     if isinstance(source, sqlalchemy.Connection):
         return ConnectionRiding(source, database), Unknown()
     raise ConfigurationError(
@@ -90,16 +91,32 @@ class _Riding(RidingTransaction):
         connection = self.connection()
         if self._bind is None:
             self._bind = self._checked(connection)
-        if self.dialect == "sqlite" and writes(sql):
-            driver: Any = connection.connection.driver_connection
-            if not driver.in_transaction:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+        if writes(sql):
+            self._begin(connection)
         text, bound = self._bind(sql, args)
         with connection.exec_driver_sql(text, bound) as result:
             touched = result.rowcount
             if not result.returns_rows:
                 return Answer((), (), touched)
             return Answer(tuple(result.keys()), result.fetchall(), touched)
+
+    def _begin(self, connection: sqlalchemy.Connection) -> None:
+        """Begin what SQLite's driver would only begin with some later statement."""
+        driver: Any = connection.connection.driver_connection
+        if self.dialect == "sqlite" and not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def nested(self) -> SessionTransaction | sqlalchemy.NestedTransaction:
+        """Set a savepoint as SQLAlchemy knows it, so that a session forgets what is undone."""
+        connection = self.connection()
+        self._begin(connection)
+        return connection.begin_nested()
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`."""
+        with self.nested():
+            yield
 
     def _checked(self, connection: sqlalchemy.Connection) -> Bind:
         """How arguments are bound there, once it is seen that a transaction can be open.
@@ -108,10 +125,11 @@ class _Riding(RidingTransaction):
         """
         driver: Any = connection.connection.dbapi_connection
         if self.dialect == "sqlite":
-            path = connection.exec_driver_sql("PRAGMA database_list").fetchall()[0][2]
+            path = connection.exec_driver_sql(WHICH_FILE).fetchall()[0][2]
             check_file(self._database, path or "")
             level = getattr(driver, "isolation_level", "")
-            autocommit = level is None and not driver.in_transaction
+            begun: Any = connection.connection.driver_connection
+            autocommit = level is None and not begun.in_transaction
         else:
             url = connection.engine.url
             check_server(self._database, url.host, url.port, url.database)
@@ -169,15 +187,21 @@ class SessionRiding(_Riding):
     """Rides the transaction of a ``Session``."""
 
     def __init__(self, session: Session, database: Database) -> None:
-        self.session: Session = session
-        # What it was begun with; one that begins by itself has it with the first statement.
-        self.root: SessionTransaction | None = session.get_transaction()
         super().__init__(_dialect_of(session), database)
+        self.session: Session = session
+        if not session.in_transaction():
+            if not session.autobegin:
+                raise ConfigurationError(
+                    "adopt(a Session): no transaction is open, and this session begins none by "
+                    "itself (autobegin=False): adopt it after session.begin()"
+                )
+            session.begin()  # as it would itself with the next statement
+        self._root = session.get_transaction()
 
     @property
     def over(self) -> bool:
         """Whether the transaction that was adopted is over."""
-        return self.root is not None and self.session.get_transaction() is not self.root
+        return self.session.get_transaction() is not self._root
 
     def connection(self) -> sqlalchemy.Connection:
         """See `_Riding.connection`."""
@@ -186,10 +210,12 @@ class SessionRiding(_Riding):
                 "this transaction is over: its session has committed, rolled back or closed it. "
                 "Adopt the session again in its next one"
             )
-        connection = self.session.connection()
-        if self.root is None:
-            self.root = self.session.get_transaction()
-        return connection
+        return self.session.connection()
+
+    def nested(self) -> SessionTransaction:
+        """See `_Riding.nested`."""
+        self._begin(self.connection())
+        return self.session.begin_nested()
 
 
 def _dialect_of(session: Session) -> str:
@@ -238,6 +264,17 @@ class AsyncRiding:
     async def _run(self, act: Callable[[], Any]) -> Any:
         return await self._source.run_sync(lambda _: step(act()))
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`."""
+        nested = await self._source.run_sync(lambda _: self._store.nested())
+        try:
+            yield
+        except BaseException:
+            await self._source.run_sync(lambda _: nested.rollback())
+            raise
+        await self._source.run_sync(lambda _: nested.commit())
+
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
         touched: int = await self._run(partial(self._store.execute, sql, *args))
@@ -267,17 +304,9 @@ class SessionEnding:
     """Follows the transactions of one session, by its events, and those of its savepoints."""
 
     known = True
-    _KEY = "standfast"
 
     def __init__(self, store: SessionRiding) -> None:
         self._store = store
-
-    @classmethod
-    def of(cls, store: SessionRiding) -> SessionEnding:
-        """The ending of what `store` rides."""
-        if cls._KEY not in store.session.info:
-            store.session.info[cls._KEY] = _Acts(store.session)
-        return cls(store)
 
     @property
     def over(self) -> bool:
@@ -286,38 +315,38 @@ class SessionEnding:
 
     def add(self, act: Callable[[], None], /) -> None:
         """See `Ending.add`."""
-        self._store.session.info[self._KEY].add(act)
-
-
-class _Acts:
-    """What is to follow the commit of a session, with the savepoint in which each was given."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._acts: list[tuple[SessionTransaction | None, Callable[[], None]]] = []
-        event.listen(session, "after_commit", self._committed)
-        event.listen(session, "after_soft_rollback", self._rolled_back)
-
-    def add(self, act: Callable[[], None]) -> None:
-        """Have `act` follow the commit of what is open now."""
-        session = self._session
+        session = self._store.session
         at = session.get_nested_transaction() or session.get_transaction()
-        self._acts.append((at, act))
+        session.info.setdefault(_ACTS, []).append((at, act))
 
-    def _committed(self, session: Session) -> None:
-        nested = session.get_nested_transaction()
-        if nested is not None:  # what was in it is now its parent's
-            parent = nested.parent
-            self._acts = [(parent if at is nested else at, act) for at, act in self._acts]
-            return
-        ending, acts = OwnEnding(), self._acts
-        self._acts = []
-        for _, act in acts:
-            ending.add(act)
-        ending.committed()
 
-    def _rolled_back(self, session: Session, ended: SessionTransaction) -> None:
-        self._acts = [(at, act) for at, act in self._acts if not _is_inside(at, ended)]
+_ACTS = "standfast"
+"""Where a session keeps what is to follow its commit, each with the savepoint it was given in."""
+
+
+# Of all sessions: to listen to one takes longer than all the rest that is done for it.
+@event.listens_for(Session, "after_commit")
+def _committed(session: Session) -> None:
+    acts = session.info.get(_ACTS)
+    if not acts:
+        return
+    nested = session.get_nested_transaction()
+    if nested is not None:  # what was in it is now its parent's
+        parent = nested.parent
+        acts[:] = [(parent if at is nested else at, act) for at, act in acts]
+        return
+    ending, following = OwnEnding(), acts[:]
+    acts.clear()
+    for _, act in following:
+        ending.add(act)
+    ending.committed()
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _rolled_back(session: Session, ended: SessionTransaction) -> None:
+    acts = session.info.get(_ACTS)
+    if acts:
+        acts[:] = [(at, act) for at, act in acts if not _is_inside(at, ended)]
 
 
 def _is_inside(one: SessionTransaction | None, outer: SessionTransaction) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from standfast.adopted.endings import Unknown
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
-from standfast.backends.sqlite.driver import check_arguments, native
+from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import DRIVER_ERRORS
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
@@ -24,7 +24,7 @@ from standfast.ports.providing import Dialect
 from standfast.text import class_of
 
 _READS = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|VALUES|PRAGMA|EXPLAIN|SAVEPOINT|RELEASE|ROLLBACK)\b",
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|VALUES|PRAGMA|EXPLAIN|RELEASE|ROLLBACK)\b",
     re.I | re.S,
 )
 NOT_OPEN = (
@@ -35,7 +35,10 @@ OVER = "this transaction is over: adopt the connection again in its next one"
 
 
 def writes(sql: str) -> bool:
-    """Whether a statement may change rows, so that a transaction must be open before it."""
+    """Whether a transaction must be open before a statement, as for one that may change rows.
+
+    For a savepoint too: one that began the transaction would commit it with its release.
+    """
     return _READS.match(sql) is None
 
 
@@ -46,7 +49,7 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
     try:
         if not source.in_transaction and not begins(source):
             raise ConfigurationError(f"adopt(a sqlite3.Connection): {NOT_OPEN}")
-        rows = source.execute("PRAGMA database_list").fetchall()
+        rows = source.execute(WHICH_FILE).fetchall()
     except sqlite3.ProgrammingError as error:  # closed, or of another thread
         raise ConfigurationError(f"adopt(a sqlite3.Connection): {error}") from error
     if database.dialect == "sqlite":
@@ -83,6 +86,9 @@ class SqliteRiding(RidingTransaction):
                 source.execute("BEGIN IMMEDIATE")
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
+        factory = source.text_factory
+        if own:
+            source.text_factory = str
         cursor = source.cursor()
         cursor.row_factory = None
         try:
@@ -91,6 +97,7 @@ class SqliteRiding(RidingTransaction):
             return Answer(names, cursor.fetchall(), cursor.rowcount)
         finally:
             cursor.close()
+            source.text_factory = factory
             self._begun = self._begun or source.in_transaction
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:

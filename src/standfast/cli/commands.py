@@ -61,6 +61,7 @@ def run(
     max_in_flight: Annotated[
         int, typer.Option(help="What each service has in memory at once.")
     ] = 1000,
+    threads: Annotated[int, typer.Option(help="How many `def` steps run at once.")] = 40,
     drain: Annotated[
         str, typer.Option(help="How long what is in flight may take at the end.")
     ] = "30s",
@@ -93,6 +94,7 @@ def run(
         name=name,
         lease=lease,
         max_in_flight=max_in_flight,
+        threads=threads,
         drain=drain,
         poll=poll,
     )

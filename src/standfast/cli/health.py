@@ -64,6 +64,7 @@ def observe(supervisor: Supervisor | None, lease: float) -> Facts:
         lease_held=supervisor.membership.is_held,
         store_answers=supervisor.store_answers,
         services=supervisor.services,
+        hindrances=supervisor.hindrances,
     )
 
 

@@ -12,12 +12,11 @@ import logging
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from standfast.coordination.stacks import where
+from standfast.coordination.stacks import where, where_thread
 
 log = logging.getLogger("standfast")
 
@@ -80,9 +79,7 @@ def _told_of_task(task: asyncio.Task[Any]) -> str:
 
 
 def _told_of_thread(thread: threading.Thread) -> str:
-    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001
-    stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
-    return f"thread {thread.name} still runs. It is here:\n{stack}"
+    return f"thread {thread.name} still runs. It is here:\n{where_thread(thread.ident)}"
 
 
 def _end_at_once() -> None:

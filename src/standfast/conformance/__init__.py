@@ -33,6 +33,7 @@ _MODULES = (
     "journal",
     "leases",
     "marks",
+    "policy_uses",
     "rate_limit",
     "resilience",
     "samples",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import inspect
 import threading
@@ -12,12 +11,13 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from standfast.clock import SystemClock
-from standfast.errors import ConfigurationError, Rejected
+from standfast.conformance.policy_uses import PolicyUses
+from standfast.errors import Rejected
 from standfast.resilience.bulkhead.threads import ThreadPoolBulkhead
 from standfast.resilience.deadline import remaining
 from standfast.resilience.pipeline import Pipeline
@@ -49,7 +49,7 @@ class HangsOnce:
             await asyncio.Event().wait()
 
 
-class PolicySuite:
+class PolicySuite(PolicyUses):
     """Set `make`: it makes a policy that lets calls through and at least 50 run at once::
 
         class TestRetry(PolicySuite):
@@ -58,28 +58,6 @@ class PolicySuite:
     Nothing here may make the policy refuse, repeat or replace a call: calls succeed, or there are
     two failures at most, which it may repeat (`repeats`) or replace (`replaces`).
     """
-
-    make: ClassVar[Any]
-    """Called without arguments, it gives a policy: a class, a partial or a staticmethod."""
-    repeats: ClassVar[bool] = False
-    """It may make a failed call again."""
-    replaces: ClassVar[bool] = False
-    """It may answer for a failed call."""
-    keeps: ClassVar[bool] = False
-    """It keeps answers on purpose."""
-    takes_async: ClassVar[bool] = True
-    """It stands around ``async def`` too. If not, it must refuse that with the reason."""
-
-    @pytest.fixture
-    def policy(self) -> Policy:
-        """The policy under test."""
-        policy: Policy = type(self).make()
-        return policy
-
-    def needs_async(self) -> None:
-        """Skip the rest of a test, for a policy of plain functions only."""
-        if not self.takes_async:
-            pytest.skip("it is for plain functions only")
 
     def needs_blocks(self, policy: Policy, enter: str) -> None:
         """Skip the rest of a test, for a policy that can't be entered so for each call."""
@@ -251,78 +229,6 @@ class PolicySuite:
             policy.call(interrupted)
         assert calls == 1
         assert policy.call(lambda: 7) == 7
-
-    def test_generators_are_refused(self, policy: Policy) -> None:
-        """Plain and async, with a reason."""
-
-        def generator() -> Iterator[int]:
-            yield 1
-
-        async def async_generator() -> Any:
-            yield 1
-
-        for function in (generator, async_generator):
-            with pytest.raises(ConfigurationError, match="generator"):
-                policy(function)
-        with pytest.raises(ConfigurationError, match="can't be called"):
-            policy(7)  # type: ignore[arg-type]
-
-    async def test_a_function_that_answers_with_a_coroutine_is_refused(
-        self, policy: Policy
-    ) -> None:
-        """None of its work is done unprotected, decorated or called."""
-        begun = 0
-
-        async def work() -> None:
-            nonlocal begun
-            begun += 1
-
-        def answers_later() -> Any:
-            return work()
-
-        for policy_of in (policy, Pipeline(policy)):
-            with pytest.raises(ConfigurationError, match="answered with an awaitable"):
-                policy_of.call(answers_later)
-            with pytest.raises(ConfigurationError, match="answered with an awaitable"):
-                policy_of(answers_later)()
-        assert begun == 0
-
-    async def test_static_methods_partials_and_objects_are_taken_for_what_they_are(
-        self, policy: Policy
-    ) -> None:
-        """As `must_await` tells."""
-
-        class Plain:
-            def __call__(self, a: int = 7) -> int:
-                return a
-
-            @staticmethod
-            def static() -> int:
-                return 7
-
-        class Awaited:
-            async def __call__(self, a: int = 7) -> int:
-                return a
-
-        assert isinstance(policy(Plain.__dict__["static"]), staticmethod)
-        for plain in (Plain(), functools.partial(Plain(), 7), Plain.static):
-            assert policy.call(plain) == 7
-        assert isinstance(policy.call(Plain), Plain)
-        self.needs_async()
-        for awaited in (Awaited(), functools.partial(Awaited(), 7)):
-            assert await policy.call(awaited) == 7
-        assert isinstance(policy.call(Awaited), Awaited)
-
-    def test_async_functions_are_taken_or_refused(self, policy: Policy) -> None:
-        """Never silently passed by."""
-
-        async def awaited() -> None: ...
-
-        if self.takes_async:
-            policy(awaited)
-        else:
-            with pytest.raises(ConfigurationError, match="async"):
-                policy(awaited)
 
     # -- it is shared ------------------------------------------------------------------------
 

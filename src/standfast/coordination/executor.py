@@ -119,6 +119,14 @@ class Executor(Protocol):
         """
         ...
 
+    @property
+    def hindrance(self) -> str:
+        """Why it can't go on until the process is restarted, "" where it can.
+
+        Any thread may ask.
+        """
+        ...
+
     def log_fields(self, instance: Instance, holder: str) -> dict[str, Any]:
         """What a log record carries that tells of an instance which isn't in memory.
 

@@ -7,8 +7,8 @@ back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from standfast.coordination.lifecycle import ServiceStatus
 
@@ -21,7 +21,7 @@ class Facts:
     `is_stopping`: it drains, or has ended. `blocked_for`: for how many seconds the event loop
     hasn't run. `is_beating`: the heartbeat's task goes on. `beat_age`: seconds since the last beat
     ended, well or not. `lease_held` and `store_answers`: as of that beat. `services`: how each
-    stands.
+    stands. `hindrances`: by service, why it can't work until the process is restarted.
     """
 
     lease: float
@@ -33,6 +33,7 @@ class Facts:
     lease_held: bool
     store_answers: bool
     services: Sequence[ServiceStatus]
+    hindrances: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,9 @@ def patience(lease: float) -> float:
 
 
 def liveness(facts: Facts) -> Report:
-    """Whether the process lives: its event loop runs, and its heart beats."""
-    return Report([_loop(facts), _beat(facts)])
+    """Whether the process lives: its event loop runs, its heart beats, and nothing hinders it."""
+    hindrances = [] if facts.is_stopping else _hindrances(facts)
+    return Report([_loop(facts), _beat(facts), *hindrances])
 
 
 def readiness(facts: Facts) -> Report:
@@ -75,7 +77,8 @@ def readiness(facts: Facts) -> Report:
         return Report([Check("process", False, "it is starting")])
     if facts.is_stopping:
         return Report([Check("process", False, "it is draining and takes no more work")])
-    return Report([_lease(facts), _store(facts), *map(_service, facts.services)])
+    services = [_service(one) for one in facts.services if one.name not in facts.hindrances]
+    return Report([_lease(facts), _store(facts), *services, *_hindrances(facts)])
 
 
 def _loop(facts: Facts) -> Check:
@@ -115,6 +118,10 @@ def _store(facts: Facts) -> Check:
     if facts.beat_age > facts.lease:
         return Check("store", False, f"no beat has ended for {facts.beat_age:.1f} s")
     return Check("store", True, f"the store answered {facts.beat_age:.1f} s ago")
+
+
+def _hindrances(facts: Facts) -> list[Check]:
+    return [Check(f"service:{name}", False, why) for name, why in facts.hindrances.items()]
 
 
 def _service(status: ServiceStatus) -> Check:

@@ -21,15 +21,18 @@ class ServiceOptions:
 
     `max_in_flight`: how much each has in memory at once; more waits in the store. `poll`: how often
     to look for work that nobody hinted at. `linger`: what sleeps for longer leaves memory.
-    Durations are in seconds, or text such as ``"5s"``. Raises `ConfigurationError`.
+    `threads`: how many ``def`` functions run at once. Durations are in seconds, or text such as
+    ``"5s"``. Raises `ConfigurationError`.
     """
 
     max_in_flight: int = 1000
     poll: Duration = 2.0
     linger: Duration = 1.0
+    threads: int = 40
 
     def __post_init__(self) -> None:
         whole(self.max_in_flight, name="max_in_flight")
+        whole(self.threads, name="threads")
         for name in ("poll", "linger"):
             object.__setattr__(self, name, seconds(getattr(self, name), name=name))
 
@@ -108,6 +111,15 @@ class Service(Protocol):
     async def run(self, duty: Duty) -> None:
         """Work under this duty until ``duty.stopping`` is set, then finish and return."""
         ...
+
+
+def hindrance_of(service: Service) -> str:
+    """Why a service can't do its work until its process is restarted, "" where it can.
+
+    A service that can come to that says so in a property of its own, `hindrance`, which any thread
+    may read.
+    """
+    return str(getattr(service, "hindrance", ""))
 
 
 def checked_services(services: object, whose: str) -> list[Service]:

@@ -1,12 +1,14 @@
-"""Where a task stands: for the log, when it doesn't do what it should."""
+"""Where a task or a thread stands: for the log, when it doesn't do what it should."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import traceback
 from typing import Any
 
 _DEEPEST = 20
+_DEEPEST_OF_THREAD = 4
 
 
 def where(task: asyncio.Task[Any]) -> str:
@@ -23,3 +25,12 @@ def where(task: asyncio.Task[Any]) -> str:
                 summary += traceback.StackSummary.extract([(frame, frame.f_lineno)])
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
     return "".join(summary.format()[-_DEEPEST:])
+
+
+def where_thread(ident: int | None) -> str:
+    """The lines at which the thread of that identifier stands, the innermost last.
+
+    The last four. Empty for one that has ended, or hasn't begun.
+    """
+    frame = sys._current_frames().get(ident or 0)  # noqa: SLF001
+    return "".join(traceback.format_stack(frame)[-_DEEPEST_OF_THREAD:]) if frame else ""

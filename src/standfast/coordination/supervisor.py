@@ -12,7 +12,7 @@ from standfast.coordination.lifecycle import ServiceStatus
 from standfast.coordination.membership import Membership
 from standfast.coordination.outage import Outage
 from standfast.coordination.post import Post
-from standfast.coordination.service import Service
+from standfast.coordination.service import Service, hindrance_of
 from standfast.coordination.watchdog import Watchdog
 from standfast.errors import ConfigurationError, StoreError
 from standfast.resilience.deadline import without_deadline
@@ -63,6 +63,12 @@ class Supervisor:
     def services(self) -> list[ServiceStatus]:
         """How each service stands, in the order in which they were started."""
         return [post.status for post in self._posts]
+
+    @property
+    def hindrances(self) -> dict[str, str]:
+        """By service, why it can't work until the process is restarted. Any thread may ask."""
+        found = {post.service.name: hindrance_of(post.service) for post in self._posts}
+        return {name: why for name, why in found.items() if why}
 
     @property
     def store_answers(self) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 import time
-import traceback
+
+from standfast.coordination.stacks import where_thread
 
 log = logging.getLogger("standfast.coordination.watchdog")
 
@@ -80,13 +80,11 @@ class Watchdog:
                 return
             patience = self._lease / 4
             while not ran.wait(patience) and not self._stopped.is_set():
-                frame = sys._current_frames().get(thread)  # noqa: SLF001
-                stack = "".join(traceback.format_stack(frame)[-4:]) if frame else ""
                 log.error(
                     "the event loop hasn't run for %.1f s; after %g s the lease may be lost. Move "
                     "blocking code to asyncio.to_thread. It is here:\n%s",
                     time.monotonic() - asked,
                     self._lease / 2,
-                    stack,
+                    where_thread(thread),
                 )
                 patience = self._lease

@@ -82,6 +82,11 @@ class Worker:
         self._outage = Outage(clock)
         self._told_of_waiting_at = -math.inf
 
+    @property
+    def hindrance(self) -> str:
+        """See `hindrance_of`."""
+        return self._executor.hindrance
+
     # -- a turn ------------------------------------------------------------------------------
 
     async def run(self, duty: Duty) -> None:

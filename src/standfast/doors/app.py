@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
+from standfast.checks import whole
 from standfast.doors.transaction import Transaction
-from standfast.durations import Duration
+from standfast.durations import Duration, time_left
 from standfast.joining import Joined, P
 from standfast.ports.database import Database
-from standfast.stepping import step
+from standfast.stepping import Complete, step
 
 if TYPE_CHECKING:
     from standfast.adopted import CommitsAsync, CommitsBlocking, KnowsItsTransaction
     from standfast.doors.blocking import BlockingTransaction
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
-    from standfast.saga import SagaHandle
+    from standfast.saga import Change, SagaHandle
     from standfast.saga.operations import Operations
     from standfast.saga.saga import I, S, SagaClass
     from standfast.saga.sagas import Sagas
@@ -62,9 +63,13 @@ class AppDoors:
         tx = Transaction(self, self.database, store, ending)
         if not store.blocking:
             return tx
+        return self.blocking_transaction(tx, step)
+
+    def blocking_transaction(self, tx: Any, complete: Complete) -> BlockingTransaction:
+        """See `Host.blocking_transaction`: for patterns."""
         from standfast.doors.blocking import BlockingTransaction
 
-        return BlockingTransaction(tx, step)
+        return BlockingTransaction(tx, complete)
 
     def pattern(self, kind: type[P]) -> P | None:
         """The pattern of that class that was added, None if none was: for other patterns."""
@@ -146,3 +151,35 @@ class AppDoors:
         Raises `ConfigurationError` for text that isn't an id.
         """
         return self.sagas.handle(id)
+
+    def progress(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        *,
+        after: int = 0,
+        timeout: Duration | None = None,
+    ) -> AsyncGenerator[Change, None]:
+        """Follow a saga: what came to its timeline, change by change, until it is at rest.
+
+        ::
+
+            async for change in app.progress(handle):
+                print(change.status, *(entry.text for entry in change.entries))
+
+        The first change comes at once and tells what happened until now, or since the change whose
+        `number` is `after`, the last that you have. So whoever comes back misses nothing, and is
+        told no entry twice. It ends with the change that says `at_rest`, and
+        without one after `timeout` (seconds or text, by default none).
+
+        Of a saga that is run in this process it learns at once; of one that is run elsewhere within
+        half a second, and sooner where something changed just now. Changes that come close together
+        are told as one. Who stops early closes it (`contextlib.aclosing`).
+
+        Raises `SagaNotFound`, and `StoreUnavailable` while the database is away, with the first
+        step of the iteration or a later one; `ConfigurationError` for wrong options at once.
+        """
+        from standfast.saga.progress import changes
+
+        whole(after, name="after", least=0)
+        limit = None if timeout is None else time_left(timeout, name="timeout")
+        return changes(self.sagas, self.sagas.handle(saga).id, after=after, limit=limit)

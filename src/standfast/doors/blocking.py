@@ -14,6 +14,7 @@ from standfast.ports.database import Row
 from standfast.ports.providing import Dialect
 from standfast.saga import SagaHandle
 from standfast.saga.saga import I, S, SagaClass
+from standfast.saga.step import R, Step
 from standfast.stepping import Complete, entered
 
 T = TypeVar("T")
@@ -64,6 +65,10 @@ class BlockingTransaction:
         """See `Transaction.on_commit`."""
         self._tx.on_commit(act)
 
+    def savepoint(self) -> AbstractContextManager[None]:
+        """See `Transaction.savepoint`."""
+        return entered(self._complete, self._tx.savepoint)
+
     @overload
     def start(
         self,
@@ -101,16 +106,34 @@ class BlockingTransaction:
             self._tx.start(saga, input, key=key, correlation_id=correlation_id, at=at, after=after)
         )
 
+    @overload
     def signal(
         self,
         saga: SagaHandle[Any] | UUID | str,
-        name: str,
+        signal: Step[Any, R],
+        payload: R,
+        *,
+        id: str | None = None,
+    ) -> None: ...
+    @overload
+    def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        signal: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+    ) -> None: ...
+    def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        signal: Any,
         payload: Any = None,
         *,
         id: str | None = None,
     ) -> None:
         """See `Transaction.signal`."""
-        self._complete(self._tx.signal(saga, name, payload, id=id))
+        self._complete(self._tx.signal(saga, signal, payload, id=id))
 
     def cancel(
         self,

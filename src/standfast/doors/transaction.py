@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga import SagaHandle
     from standfast.saga.saga import I, S, SagaClass
     from standfast.saga.sagas import Sagas
+    from standfast.saga.step import R, Step
 
 
 class Patterns(Protocol):
@@ -84,10 +85,28 @@ class Transaction(UnitOfWork):
             self, saga, input, key=key, correlation_id=correlation_id, at=at, after=after
         )
 
+    @overload
     async def signal(
         self,
         saga: SagaHandle[Any] | UUID | str,
-        name: str,
+        signal: Step[Any, R],
+        payload: R,
+        *,
+        id: str | None = None,
+    ) -> None: ...
+    @overload
+    async def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        signal: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+    ) -> None: ...
+    async def signal(
+        self,
+        saga: SagaHandle[Any] | UUID | str,
+        signal: Step[Any, Any] | str,
         payload: Any = None,
         *,
         id: str | None = None,
@@ -96,7 +115,7 @@ class Transaction(UnitOfWork):
 
         `saga` is a handle, or the instance's id.
         """
-        await self._app.sagas.signal_within(self, saga, name, payload, mail_id=id)
+        await self._app.sagas.signal_within(self, saga, signal, payload, mail_id=id)
 
     async def cancel(
         self,

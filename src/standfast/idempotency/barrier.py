@@ -12,16 +12,16 @@ implementations such as Seata name.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from standfast.branch_key import BranchKey
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.codec import JSON
 from standfast.errors import MigrationNeeded
-from standfast.ports.marks import Mark, MarkStore
-from standfast.transaction import UnitOfWork
+from standfast.ports.marks import Mark, MarkStore, MarkWriter
+from standfast.transaction import BlockingUnitOfWork, UnitOfWork
 
 
 class HasBranchKey(Protocol):
@@ -47,10 +47,20 @@ class Gate:
     result: Any = None
 
 
-@asynccontextmanager
-async def barrier(
+@overload
+def barrier(
     tx: UnitOfWork, branch: HasBranchKey | BranchKey, *, clock: Clock = SYSTEM_CLOCK
-) -> AsyncIterator[Gate]:
+) -> AbstractAsyncContextManager[Gate]: ...
+@overload
+def barrier(
+    tx: BlockingUnitOfWork, branch: HasBranchKey | BranchKey, *, clock: Clock = SYSTEM_CLOCK
+) -> AbstractContextManager[Gate]: ...
+def barrier(
+    tx: UnitOfWork | BlockingUnitOfWork,
+    branch: HasBranchKey | BranchKey,
+    *,
+    clock: Clock = SYSTEM_CLOCK,
+) -> AbstractAsyncContextManager[Gate] | AbstractContextManager[Gate]:
     """Decide, inside `tx`, whether this action or compensation is to take effect.
 
     ::
@@ -61,8 +71,12 @@ async def barrier(
                     await tx.execute("UPDATE stock SET …")
                     gate.result = {"reservation": 7}
 
+    In a `BlockingTransaction` it is a ``with`` block.
+
     Guarantees: with all effects inside `tx`, at most one action and one compensation of a branch
-    take effect, the compensation only after the action, and no action after its compensation.
+    take effect, the compensation only after the action, and no action after its compensation. A
+    body that raises has done nothing, though its error be caught inside `tx`: what it wrote is
+    undone with its mark (`UnitOfWork.savepoint`).
     Concurrent calls for one branch wait for each other. Not guaranteed once the marks have been
     purged (``standfast purge-marks``): keep them longer than any message can be late, and than
     the longest saga of any caller takes. Raises
@@ -70,9 +84,23 @@ async def barrier(
     table for marks), and `CodecError` for a result that can't be encoded.
     """
     key = branch if isinstance(branch, BranchKey) else branch.branch_key
-    at = clock.now()
+    if isinstance(tx, UnitOfWork):
+        return _barrier(tx, key, clock)
+    return tx.entered(lambda inner: _barrier(inner, key, clock))
+
+
+@asynccontextmanager
+async def _barrier(tx: UnitOfWork, key: BranchKey, clock: Clock) -> AsyncIterator[Gate]:
+    async with tx.savepoint():
+        marks = tx.within(MarkStore)
+        gate = await _decided(marks, key, clock.now())
+        yield gate
+        if gate.first and gate.result is not None:
+            await marks.keep_result(key.key, key.operation, JSON.encode(gate.result).decode())
+
+
+async def _decided(marks: MarkWriter, key: BranchKey, at: float) -> Gate:
     operation = key.operation
-    marks = tx.within(MarkStore)
     try:
         done = await marks.set(key.key, "action", operation, at=at)
     except MigrationNeeded as error:
@@ -83,20 +111,13 @@ async def barrier(
     if operation == "compensation":
         undone = await marks.set(key.key, "compensation", operation, at=at)
         if undone is not None:
-            gate = Gate(False, "duplicate", _decode(undone))
-        elif done is None:
-            gate = Gate(False, "nothing_to_undo")
-        else:
-            gate = Gate(True)
-    elif done is None:
-        gate = Gate(True)
-    elif done.reason == "compensation":
-        gate = Gate(False, "already_undone")
-    else:
-        gate = Gate(False, "duplicate", _decode(done))
-    yield gate
-    if gate.first and gate.result is not None:
-        await marks.keep_result(key.key, operation, JSON.encode(gate.result).decode())
+            return Gate(False, "duplicate", _decode(undone))
+        return Gate(False, "nothing_to_undo") if done is None else Gate(True)
+    if done is None:
+        return Gate(True)
+    if done.reason == "compensation":
+        return Gate(False, "already_undone")
+    return Gate(False, "duplicate", _decode(done))
 
 
 def _decode(mark: Mark) -> Any:

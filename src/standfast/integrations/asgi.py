@@ -7,15 +7,16 @@ versions; `HeaderVersion` says which to send.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from ipaddress import IPv6Address
 from typing import Any, Literal, TypeAlias
 
 from standfast.checks import provides, text
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, Rejected
-from standfast.integrations.rejections import TITLES, TRY_AGAIN_LATER, Check, problem
-from standfast.integrations.rejections import Headers as Headers
+from standfast.integrations.problems import TITLES, later
+from standfast.integrations.problems import Headers as Headers
+from standfast.integrations.rejections import TRY_AGAIN_LATER, Check
 from standfast.integrations.rejections import HeaderVersion as HeaderVersion
 from standfast.integrations.rejections import KeyOf as KeyOf
 from standfast.integrations.rejections import Scope as Scope
@@ -154,9 +155,17 @@ class BulkheadMiddleware:
             return await self.app(scope, receive, send)
         entered = False
         try:
-            async with self.bulkhead:
+            async with AsyncExitStack() as held:
+                await held.enter_async_context(self.bulkhead)
                 entered = True
-                await self.app(scope, receive, send)
+
+                async def send_and_leave(message: MutableMapping[str, Any]) -> None:
+                    await send(message)
+                    ended = message["type"] == "http.response.body"
+                    if ended and not message.get("more_body"):
+                        await held.aclose()  # what the application does after it is its own affair
+
+                await self.app(scope, receive, send_and_leave)
         except Rejected as rejected:
             if entered:  # The application's own affair.
                 raise
@@ -176,6 +185,8 @@ async def _reject(
         await receive()  # websocket.connect
         await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": TITLES[status]})
         return
-    body, headers = problem(status, retry_after)
+    told = later(status, retry_after)
+    body = told.body()
+    headers = told.headers(body)
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *fields]})
     await send({"type": "http.response.body", "body": body})

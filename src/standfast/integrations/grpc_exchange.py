@@ -71,6 +71,8 @@ class FailedCall(Exception):
             if name == "grpc-retry-pushback-ms":
                 # gRFC A6: negative, or not to be understood, says no.
                 milliseconds = _number(value)
+                if milliseconds == inf:
+                    milliseconds = None
                 self.pushed_back = milliseconds is None
                 self.retry_after = None if milliseconds is None else milliseconds / 1000
                 break
@@ -83,7 +85,7 @@ def _number(text: Any) -> float | None:
         number = float(text)
     except ValueError:
         return None
-    return number if 0 <= number < inf else None
+    return number if number >= 0 else None
 
 
 class Exchange:

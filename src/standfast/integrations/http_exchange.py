@@ -92,6 +92,8 @@ class Exchange:
         self._failed: list[httpx.Response] = []
         self._maybe_sent = False
         self._over = False
+        self.flaw: Exception | None = None
+        """What `is_failure` raised, if it did."""
         self.kept = False
         """Whether an answer may be kept for later, and must therefore be read whole."""
 
@@ -154,8 +156,21 @@ class Exchange:
             return not self._over
 
     def judge(self, response: httpx.Response) -> None:
-        """Raise `FailedResponse` if it is a failure."""
-        if self._judge.is_failure(response):
+        """Raise `FailedResponse` if it is a failure.
+
+        An `is_failure` that raises says nothing of the server: its error is kept as the `flaw`, to
+        be raised past the policy.
+        """
+        try:
+            failed = self._judge.is_failure(response)
+        except Exception as error:  # noqa: BLE001 - raised to the caller, once the policy is done
+            error.add_note(
+                f"standfast: is_failure={self._judge.is_failure!r} raised this. It is given the "
+                "response before its body is read: go by status and header fields"
+            )
+            self.flaw = error
+            return
+        if failed:
             with self._lock:
                 if response in self._open:
                     self._open.remove(response)

@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NoReturn
+from types import TracebackType
+from typing import Any, NoReturn, Self
 
 from standfast.errors import ConfigurationError
 from standfast.integrations.http_exchange import (
@@ -54,7 +55,9 @@ class PolicyTransport(httpx.BaseTransport):
     """A transport for ``httpx.Client`` that makes every request under `policy`.
 
     A response for which `is_failure` says True (`server_failed` by default) counts as a failure of
-    the attempt, with its ``Retry-After``; so do httpx's transport errors. When the policy gives up
+    the attempt, with its ``Retry-After``; so do httpx's transport errors. It is asked before the
+    body is read, so it goes by status and header fields; what it raises comes out, and counts as no
+    failure. When the policy gives up
     on such a response, the last one is returned, not raised. What the policy raises by itself
     (`CircuitOpen`, `TimedOut` …) comes through. Every response that the caller doesn't get is
     closed: failures, losers of a `Hedge`, and what comes when nobody waits any more.
@@ -131,12 +134,29 @@ class PolicyTransport(httpx.BaseTransport):
             raise
         finally:
             IN_PROGRESS.set(around)
+        if exchange.flaw is not None:
+            close([*left, result])
+            raise exchange.flaw
         try:
             close(left)
         except BaseException:  # an interrupt: the caller doesn't get this one either
             close([result])
             raise
         return result
+
+    def __enter__(self) -> Self:
+        """Enter the transport inside."""
+        self._transport.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Leave the transport inside."""
+        self._transport.__exit__(kind, error, traceback)
 
     def close(self) -> None:
         """Close the transport inside."""
@@ -210,12 +230,29 @@ class AsyncPolicyTransport(httpx.AsyncBaseTransport):
             raise
         finally:
             IN_PROGRESS.set(around)
+        if exchange.flaw is not None:
+            await aclose([*left, result])
+            raise exchange.flaw
         try:
             await aclose(left)
         except BaseException:  # a cancellation: the caller doesn't get this one either
             await aclose([result])
             raise
         return result
+
+    async def __aenter__(self) -> Self:
+        """Enter the transport inside."""
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        """Leave the transport inside."""
+        await self._transport.__aexit__(kind, error, traceback)
 
     async def aclose(self) -> None:
         """Close the transport inside."""

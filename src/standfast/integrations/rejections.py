@@ -1,21 +1,20 @@
-"""What the integrations of ASGI and of Starlette tell a client about limits and rejections."""
+"""What the integrations of ASGI and of Starlette ask a limiter, and tell a client of limits."""
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from math import ceil, isfinite
+from math import ceil
 from typing import Any, Literal, TypeAlias
 
 from standfast.checks import whole
 from standfast.errors import ConfigurationError
+from standfast.integrations.problems import Headers
 from standfast.rates import Decision, Rate
 from standfast.resilience.ratelimit import RateLimiter
 
 Scope: TypeAlias = MutableMapping[str, Any]
 KeyOf: TypeAlias = Callable[[Scope], "str | Awaitable[str | None] | None"]
-Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 HeaderVersion: TypeAlias = Literal["draft-10", "draft-07", "draft-06", "none"]
 """``"draft-10"`` (also 08 and 09): ``RateLimit: "api";r=9;t=30``. ``"draft-07"``: ``RateLimit:
@@ -23,8 +22,9 @@ limit=10, remaining=9, reset=30``. ``"draft-06"`` (also 03 to 05): three ``RateL
 
 Where the store is away, the fields that tell how things stand are left out."""
 
+# From the IANA registry of WebSocket close codes.
+POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
-"""From the IANA registry of WebSocket close codes."""
 
 
 class Check:
@@ -66,31 +66,6 @@ class Check:
             )
         decision = await self._limiter.check(key, self._cost)
         return decision, self._emit(self._name or "default", self._limiter.rate, decision)
-
-
-def problem(status: Literal[429, 503], retry_after: float | None) -> tuple[bytes, Headers]:
-    """The body and header fields of a rejection: ``Retry-After``, and problem details (RFC 9457).
-
-    `retry_after` (seconds) is rounded up, to a second at least; None and infinity are a second too.
-    Nothing of an error's text is told, which may name keys and services.
-    """
-    known = retry_after is not None and isfinite(retry_after)
-    wait = max(1, _ceil(retry_after)) if known else 1  # type: ignore[arg-type]
-    told = {
-        "type": "about:blank",
-        "title": TITLES[status],
-        "status": status,
-        "detail": f"Try again in {wait} s.",
-    }
-    body = json.dumps(told).encode()
-    return body, [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"retry-after", str(wait).encode()),
-    ]
-
-
-TITLES = {429: "Too Many Requests", 503: "Service Unavailable"}
 
 
 def _draft_10(name: str, rate: Rate, decision: Decision) -> Headers:

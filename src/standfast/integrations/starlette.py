@@ -1,9 +1,9 @@
-"""Rejections as HTTP answers in Starlette and FastAPI: an exception handler, and a dependency.
+"""Our errors as HTTP answers in Starlette and FastAPI, and a limiter as a dependency.
 
 ::
 
     app = FastAPI()
-    app.add_exception_handler(Rejected, answer_rejection)
+    app.add_exception_handler(StandfastError, answer_error)
 
 
     @app.get("/search", dependencies=[Depends(RateLimit(RateLimiter(10, "1s", name="search")))])
@@ -15,17 +15,17 @@
 import inspect
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal, Never, TypeVar
+from typing import Annotated, Any, Never, TypeVar, overload
 
 from standfast.errors import ConfigurationError, RateLimited, Rejected
 from standfast.integrations.asgi import client_address
+from standfast.integrations.problems import Headers, Problem, later, problem_of, rejected
 from standfast.integrations.rejections import (
+    POLICY_VIOLATION,
     TRY_AGAIN_LATER,
     Check,
-    Headers,
     HeaderVersion,
     KeyOf,
-    problem,
 )
 from standfast.lazy import extra
 from standfast.resilience.functions import NoDependency
@@ -33,42 +33,81 @@ from standfast.resilience.ratelimit import RateLimiter
 
 with extra("starlette", of="asgi"):
     from starlette.exceptions import HTTPException
-    from starlette.requests import HTTPConnection
+    from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
-    from starlette.websockets import WebSocket
+    from starlette.websockets import WebSocket, WebSocketState
 
 
-async def answer_rejection(connection: HTTPConnection, error: Exception) -> Response | None:
-    """An exception handler: a `RateLimited` is answered with 429, any other `Rejected` with 503.
+@overload
+async def answer_error(connection: Request, error: Exception) -> Response: ...
+@overload
+async def answer_error(connection: WebSocket, error: Exception) -> None: ...
+async def answer_error(connection: HTTPConnection, error: Exception) -> Response | None:
+    """An exception handler: our errors as problem details (RFC 9457), where a client can use them.
 
-    Register it by ``app.add_exception_handler(Rejected, answer_rejection)``. The answer has
-    ``Retry-After`` (a second, when the rejection doesn't know), and problem details (RFC 9457) that
-    tell nothing of the error's text. A WebSocket is closed with 1013, "try again later".
+    Register it by ``app.add_exception_handler(StandfastError, answer_error)``:
+
+    | error | status |
+    |---|---|
+    | `RateLimited` | 429, with ``Retry-After`` |
+    | other `Rejected`: `CircuitOpen`, `BulkheadFull` | 503, with ``Retry-After`` |
+    | `StoreUnavailable`, `TransactionConflict`, `StoreFull` | 503, with ``Retry-After``; logged |
+    | `SagaNotFound` | 404 |
+    | `SagaConflict`, `SagaCompensated`, `Refused` | 409 |
+    | `CodecError` of an input, a payload | 422 |
+    | `TimedOut` | 504 |
+
+    All others, such as `ConfigurationError` and `SagaParked`, are the server's affair: they are
+    raised again, so that the server logs them and answers 500. The text of an error is told in no
+    case. A WebSocket is closed, with 1013 ("try again later") where there is a ``Retry-After``, and
+    1008 otherwise.
 
     A `RateLimited` by which your own limiter spares *another* service isn't the client's affair:
-    catch it, or let it come out as something else. What isn't a `Rejected` is raised again.
+    catch it, or let it come out as something else.
+    """
+    problem = problem_of(error)
+    if problem is None:
+        raise error
+    return await _answer(connection, error, problem)
+
+
+@overload
+async def answer_rejection(connection: Request, error: Exception) -> Response: ...
+@overload
+async def answer_rejection(connection: WebSocket, error: Exception) -> None: ...
+async def answer_rejection(connection: HTTPConnection, error: Exception) -> Response | None:
+    """As `answer_error`, of nothing but rejections: for ``add_exception_handler(Rejected, …)``.
+
+    What isn't a `Rejected` is raised again.
     """
     if not isinstance(error, Rejected):
         raise error
-    status: Literal[429, 503] = 429 if isinstance(error, RateLimited) else 503
+    return await _answer(connection, error, rejected(error))
+
+
+async def _answer(
+    connection: HTTPConnection, error: Exception, problem: Problem
+) -> Response | None:
     if isinstance(connection, WebSocket):
-        await connection.close(TRY_AGAIN_LATER)
+        if WebSocketState.DISCONNECTED in (connection.client_state, connection.application_state):
+            return None
+        again = problem.retry_after is not None
+        await connection.close(TRY_AGAIN_LATER if again else POLICY_VIOLATION)
         return None
-    body, fields = problem(status, error.retry_after)
-    response = Response(body, status)
-    response.raw_headers = [
-        *fields,
-        *(error.rate_limit_headers if isinstance(error, Denied) else ()),
-    ]
+    body = problem.body()
+    response = Response(body, problem.status)
+    limits = error.rate_limit_headers if isinstance(error, Denied) else []
+    response.raw_headers = [*problem.headers(body), *limits]
     return response
 
 
 class Denied(RateLimited, HTTPException):
-    """What `RateLimit` raises: Starlette answers it with 429, also without `answer_rejection`."""
+    """What `RateLimit` raises: Starlette answers it with 429, also without `answer_error`."""
 
     def __init__(self, retry_after: float, rate_limit_headers: Headers) -> None:
         RateLimited.__init__(self, "Too Many Requests", retry_after=retry_after)
-        told = [*problem(429, retry_after)[1][2:], *rate_limit_headers]
+        told = [(b"retry-after", str(later(429, retry_after).retry_after).encode())]
+        told += rate_limit_headers
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in told}
         HTTPException.__init__(self, 429, "Too Many Requests", headers)
         self.rate_limit_headers: Headers = rate_limit_headers

@@ -6,13 +6,14 @@ A transaction runs SQL and knows nothing of any pattern. What patterns write is 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+import contextlib
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from standfast.clock import Clock
-from standfast.errors import Unsupported
+from standfast.errors import StoreError, Unsupported
 from standfast.ports.providing import Dialect
 from standfast.ports.schema import SchemaLine
 
@@ -97,6 +98,14 @@ class RunsScripts(Protocol):
         ...
 
 
+class HasSavepoints(Protocol):
+    """A `StoreTransaction` whose savepoints are made otherwise than by SQL."""
+
+    def savepoint(self) -> AbstractAsyncContextManager[Any]:
+        """A block: what is written in it is undone if it raises."""
+        ...
+
+
 def of_dialect(tx: StoreTransaction, dialect: Dialect) -> StoreTransaction:
     """`tx`, if it speaks that dialect. Raises `Unsupported` for any other."""
     if tx.dialect != dialect:
@@ -127,6 +136,30 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
             rows = [(sum([await tx.execute(statement.sql, *args) for args in statement.args]),)]
         else:
             rows = await tx.fetch(statement.sql, *statement.args)
+
+
+@asynccontextmanager
+async def savepoint(tx: StoreTransaction) -> AsyncIterator[None]:
+    """A block inside a transaction: what is written in it is undone if it raises."""
+    own = getattr(tx, "savepoint", None)  # of one that `HasSavepoints`
+    if own is not None:
+        async with own():
+            yield
+        return
+    await carry_out(tx, _run("SAVEPOINT standfast"))
+    try:
+        yield
+    except BaseException:
+        # Where this fails too, the transaction is lost, and with it what was written.
+        with contextlib.suppress(StoreError):
+            await tx.execute("ROLLBACK TO SAVEPOINT standfast")
+            await tx.execute("RELEASE SAVEPOINT standfast")
+        raise
+    await carry_out(tx, _run("RELEASE SAVEPOINT standfast"))
+
+
+def _run(sql: str) -> Script[None]:
+    yield Statement(sql)
 
 
 class Database(Protocol):

@@ -11,6 +11,7 @@ quiet hours) and gRPC's retry throttling, gRFC A6 (a bucket with a top).
 from __future__ import annotations
 
 import threading
+from weakref import ref
 
 from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
@@ -67,6 +68,7 @@ class RetryBudget:
         self._seen = 0
         self._settled = clock.monotonic()
         self._lock = threading.Lock()
+        self._teller: ref[object] | None = None
         survives_fork(self)
 
     def after_fork(self) -> None:
@@ -96,6 +98,12 @@ class RetryBudget:
         with self._lock:
             self._settle()
             return self._tokens
+
+    def is_told_by(self, policy: object) -> bool:
+        """Whether it is that one, of all that share it, that tells telemetry how it stands."""
+        if self._teller is None or self._teller() is None:
+            self._teller = ref(policy)
+        return self._teller() is policy
 
     def _settle(self) -> None:
         """Put in what calls and time have added since the last look."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from standfast.resilience.running import current_task
+from standfast.resilience.tracebacks import newest_frames
 
 _GROUP_ENDS = asyncio.TaskGroup.__aexit__.__code__
 
@@ -51,21 +52,14 @@ def _told(error: BaseException) -> Iterator[tuple[BaseException, list[FrameType]
         if id(one) in seen:
             continue
         seen.add(id(one))
-        frames = _frames(one)
+        frames = list(newest_frames(one))
         yield one, frames
         if isinstance(one, BaseExceptionGroup):
             # What its block raised counts, but not what other tasks did.
-            left += [inner for inner in one.exceptions if set(_frames(inner)[:1]) & set(frames)]
+            own = set(frames)
+            left += [inner for inner in one.exceptions if next(newest_frames(inner), None) in own]
         cause = one.__cause__
         if isinstance(one, TimeoutError) and isinstance(cause, asyncio.CancelledError):
             seen.add(id(cause))  # what a timeout asked for itself, and took back
             left += [before for before in (cause.__context__,) if before is not None]
         left += [before for before in (cause, one.__context__) if before is not None]
-
-
-def _frames(error: BaseException) -> list[FrameType]:
-    frames, traceback = [], error.__traceback__
-    while traceback is not None:
-        frames.append(traceback.tb_frame)
-        traceback = traceback.tb_next
-    return frames

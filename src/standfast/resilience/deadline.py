@@ -17,6 +17,9 @@ from typing import Any, ClassVar
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, time_left
 
+SOON = 0.001
+"""Seconds until a deadline is looked at again which has come, and which others see to."""
+
 
 class Deadline:
     """An instant by which work must be done, and the deadline `outer` around it."""
@@ -51,7 +54,7 @@ class ThreadDeadline(Deadline):
 
     def __init__(self, at: float, outer: Deadline | None) -> None:
         super().__init__(at, outer)
-        self.on_expiry: dict[object, Callable[[], None]] = {}
+        self.on_expiry: dict[object, Callable[[], object]] = {}
 
     def expire(self) -> None:
         """Nobody waits any more."""
@@ -87,6 +90,74 @@ def remaining(clock: Clock = SYSTEM_CLOCK) -> float | None:
     """Seconds until the deadline, 0 when it has passed, or None if there is none."""
     deadline = current()
     return None if deadline is None else max(0.0, deadline.at - clock.monotonic())
+
+
+def at_most(wait: float, clock: Clock) -> float:
+    """`wait`, or the seconds until the deadline, if those are less."""
+    left = remaining(clock) if wait else None
+    return wait if left is None else min(wait, left)
+
+
+def caller_is_gone() -> bool:
+    """Whether whoever made this plain call has stopped waiting for it, as a `Timeout` does."""
+    deadline = _of_thread()
+    return deadline is not None and deadline.expired
+
+
+@contextmanager
+def telling_of_expiry(tell: Callable[[], object]) -> Iterator[None]:
+    """Call `tell` when the caller of what is inside stops waiting for it."""
+    deadline = _of_thread()
+    if deadline is None:
+        yield
+        return
+    key = object()
+    deadline.on_expiry[key] = tell
+    try:
+        yield
+    finally:
+        deadline.on_expiry.pop(key, None)
+
+
+def _of_thread() -> ThreadDeadline | None:
+    deadline = current()
+    while deadline is not None:
+        if isinstance(deadline, ThreadDeadline) and deadline.owner is not None:
+            return deadline
+        deadline = deadline.outer
+    return None
+
+
+def unenforced(clock: Clock, task: Any = None) -> float | None:
+    """Seconds until a deadline passes here and nothing ends what waits: `task`, or a thread.
+
+    None if there is none, or if `task` is cancelled by then. Where somebody else sees to the
+    deadline, and stops waiting for this thread or cancels this task's maker, it is `SOON` until
+    they have: what they raise goes before what is raised here.
+    """
+    first = here = current()
+    if first is None or here is None:
+        return None
+    while here is not None and (type(here) is Deadline or here.owner is None):
+        here = here.outer
+    left = first.at - clock.monotonic()
+    if here is None or here.at > first.at:
+        return max(0.0, left)
+    if here.owner is task:
+        return None
+    return 0.0 if here.expired else max(SOON, left)
+
+
+def may_wait(clock: Clock, since: float, longest: float | None, task: Any = None) -> float | None:
+    """Seconds that may still be waited: up to `longest` `since` then, and by `unenforced`.
+
+    None if nothing bounds it.
+    """
+    passes = unenforced(clock, task)
+    if longest is None:
+        return passes
+    left = since + longest - clock.monotonic()
+    return left if passes is None else min(left, passes)
 
 
 @contextmanager

@@ -10,14 +10,15 @@ from standfast.checks import text
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, Refused
 from standfast.groups import every, some
+from standfast.resilience.deadline import caller_is_gone
 from standfast.resilience.degraded import Degraded, note
 from standfast.resilience.functions import (
-    Coroutine,
+    FINISHED,
     as_made,
     exceptions,
+    finished,
     must_await,
     origin,
-    unawaited,
 )
 from standfast.resilience.in_progress import out_of_sight
 from standfast.resilience.last_good import LastGood
@@ -123,12 +124,12 @@ class Fallback(Policy):
                     raise
                 with out_of_sight():
                     result = self._function(error, *args, **kwargs)
-                if type(result) is Coroutine:
-                    raise unawaited(self._function, result) from error
+                if type(result) not in FINISHED:
+                    finished(self._function, result)
                 self._used("function", error)
                 return result
-            if type(result) is Coroutine:
-                raise unawaited(call, result)
+            if type(result) not in FINISHED:
+                finished(call, result)
             if kept is not None:
                 kept.keep(key, result, self.clock.monotonic(), begun)
             return result
@@ -155,6 +156,8 @@ class Fallback(Policy):
                     result = self._function(error, *args, **kwargs)
                     if inspect.isawaitable(result):
                         result = await result
+                    elif type(result) not in FINISHED:
+                        finished(self._function, result)
                 self._used("function", error)
                 return result
             if kept is not None:
@@ -164,6 +167,8 @@ class Fallback(Policy):
         return answered
 
     def _answers(self, error: Exception) -> bool:
+        if caller_is_gone():  # a `Timeout` has told that it took too long: nobody hears this answer
+            return False
         return every(error, self.on) and not some(error, (Refused, *self.never_on))
 
     def _substitute(self, error: Exception, key: Hashable) -> Any:

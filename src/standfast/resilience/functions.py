@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import MISSING, fields
-from types import CoroutineType, MappingProxyType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType
 from typing import Any, TypeVar
 
 from standfast.checks import is_async
@@ -18,8 +19,10 @@ from standfast.text import class_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Coroutine = CoroutineType
-"""What a plain call must not answer with: ``if type(result) is Coroutine``."""
+FINISHED: dict[type, None] = dict.fromkeys((type(None), bool, int, float, str, bytes, dict, list))
+"""Types of answers whose work is done: ``if type(result) not in FINISHED``, then see `finished`."""
+
+_MOST_TYPES = 256
 
 
 def with_brackets(policy: object, first: object) -> None:
@@ -92,6 +95,12 @@ def must_await(function: Callable[..., Any]) -> bool:
             f"{_name(bare)!r} is a generator: it returns before its work is done, so no policy can "
             "see it fail. Wrap the function that consumes it"
         )
+    if getattr(called, "__code__", None) in _MANAGERS_MADE:
+        raise ConfigurationError(
+            f"{_name(bare)!r} makes a context manager: it returns before its work is done, so no "
+            "policy can see it fail. Wrap the function that has the `with`, or what is called "
+            "inside the context manager"
+        )
     implementations = getattr(bare, "registry", None) if inspect.isfunction(bare) else None
     if isinstance(implementations, MappingProxyType):
         kinds = {must_await(one) for one in implementations.values()}
@@ -109,6 +118,14 @@ def uncallable(given: object) -> ConfigurationError:
 
     A coroutine is closed: none of its work has been done.
     """
+    if hasattr(type(given), "__get__"):  # a property, a partialmethod and the like
+        kind = type(given).__name__
+        return do_not_retry(
+            ConfigurationError(
+                f"a {kind} can't be called, and is made of a function: put the policy around that, "
+                f"which as a decorator is below the line of the {kind}"
+            )
+        )
     if not isinstance(given, Awaitable):
         return do_not_retry(ConfigurationError(f"{given!r} can't be called: give a function"))
     if isinstance(given, CoroutineType):
@@ -123,20 +140,66 @@ def uncallable(given: object) -> ConfigurationError:
     )
 
 
-def unawaited(function: Callable[..., Any], awaitable: Any) -> ConfigurationError:
-    """The error for a plain `function` that answered with an awaitable, to be raised.
+def decorated_class(decorated: type, policy: str) -> ConfigurationError:
+    """The error for a class under a decorator, the `policy`, to be raised."""
+    name = decorated.__name__
+    return ConfigurationError(
+        f"{name} is a class, and a {policy} would make a function of it, with no class methods and "
+        "no good for isinstance(): decorate its methods. To make an instance under the policy use "
+        f"policy.call({name}, …)"
+    )
 
-    A coroutine is closed: none of its work has been done. Nothing around tries again.
+
+def finished(function: Callable[..., Any], answer: Any) -> None:
+    """Check the `answer` of a plain `function`, whose type isn't in `FINISHED`.
+
+    Raises `ConfigurationError` if its work is still to come: for an awaitable, a generator, a
+    context manager that a generator is behind, and a future of a thread. What hasn't begun is
+    closed. Nothing around tries again.
     """
-    if isinstance(awaitable, CoroutineType):
-        awaitable.close()
-    return do_not_retry(
+    found = _unfinished(answer)
+    if found is None:
+        if len(FINISHED) >= _MOST_TYPES:  # of a program that makes classes as it goes
+            FINISHED.clear()
+        FINISHED[type(answer)] = None
+        return
+    what, remedy = found
+    if isinstance(answer, (CoroutineType, GeneratorType)):
+        answer.close()
+    raise do_not_retry(
         ConfigurationError(
-            f"{_name(function)!r} is a plain function that answered with an awaitable, "
-            f"{class_of(awaitable)}: its work is still to come, so no policy could see it "
-            "fail. Decorate the `async def`, or use `await policy.call_async(function)`"
+            f"{_name(function)!r} is a plain function that answered with {what}: its work is "
+            f"still to come, so no policy could see it fail. {remedy}"
         )
     )
+
+
+def _unfinished(answer: Any) -> tuple[str, str] | None:
+    """What `answer` is, and what to do instead; None if its work is done."""
+    if hasattr(type(answer), "__await__"):
+        remedy = "Decorate the `async def`, or use `await policy.call_async(function)`"
+        return f"an awaitable, {class_of(answer)}", remedy
+    if isinstance(answer, (GeneratorType, AsyncGeneratorType)):
+        return "a generator", "Wrap the function that consumes it"
+    if isinstance(answer, _MANAGERS):
+        return "a context manager", "Wrap the function that has the `with`"
+    if isinstance(answer, Future):
+        return "a future", "Wrap the function that runs in the thread"
+    return None
+
+
+def _nothing() -> Iterator[None]:
+    yield
+
+
+async def _nothing_async() -> AsyncIterator[None]:
+    yield
+
+
+# Those of contextlib have no public names.
+_MAKERS: Any = (contextmanager(_nothing), asynccontextmanager(_nothing_async))
+_MANAGERS = tuple(type(make()) for make in _MAKERS)
+_MANAGERS_MADE = tuple(make.__code__ for make in _MAKERS)
 
 
 def plain(function: F, *, name: str, wanted: str) -> F:

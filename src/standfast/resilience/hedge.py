@@ -17,7 +17,7 @@ from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
 from standfast.resilience.budget import RetryBudget
 from standfast.resilience.deadline import remaining
-from standfast.resilience.functions import Coroutine, as_made, number, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, as_made, finished, number, with_brackets
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.latencies import Latencies
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
@@ -178,8 +178,8 @@ class Hedge(Policy):
                         winner = self._first_good_call(calls, ended, None)
                     if winner is not None:
                         result = winner.result()
-                        if type(result) is Coroutine:
-                            raise unawaited(call, result)
+                        if type(result) not in FINISHED:
+                            finished(call, result)
                         self._answered(calls.index(winner), clock.monotonic() - began)
                         return result
             finally:

@@ -11,7 +11,7 @@ from typing import Any
 from standfast.checks import whole
 from standfast.durations import Duration, time_limit
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import plain
+from standfast.resilience.functions import FINISHED, finished, plain
 from standfast.resilience.in_progress import IN_PROGRESS
 
 
@@ -60,6 +60,8 @@ class LastGood:
         made: Hashable = None
         if self._key is not None:
             made = self._key(*args, **kwargs)
+            if type(made) not in FINISHED:
+                finished(self._key, made)
             whose = whose if transported is None else None
         elif transported is None:
             # With their types: 1, 1.0 and True are equal, and yet not the same question.

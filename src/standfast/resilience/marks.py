@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from standfast.groups import lineage
+from standfast.resilience.tracebacks import newest_frames
 
 E = TypeVar("E", bound=BaseException)
 
@@ -127,17 +128,12 @@ def _mark(error: BaseException, kind: Literal["for good", "here"]) -> None:
 def _marks(error: BaseException, since: int, scope: Scope | None) -> Iterator[_Mark]:
     for one in lineage(error):
         marks: tuple[_Mark, ...] = object.__getattribute__(one, "__dict__").get(_MARK, ())
-        passed = _frames(one) if marks else set()
+        passed: set[int] | None = None
         for mark in marks:
-            is_ours = mark.number > since and (mark.scope is None or mark.scope is scope)
-            if mark.frame is None or (is_ours and mark.frame in passed):
+            if mark.frame is None:
                 yield mark
-
-
-def _frames(error: BaseException) -> set[int]:
-    """The frames that `error` came through, by their ids."""
-    frames, traceback = set(), error.__traceback__
-    while traceback is not None:
-        frames.add(id(traceback.tb_frame))
-        traceback = traceback.tb_next
-    return frames
+            elif mark.number > since and (mark.scope is None or mark.scope is scope):
+                if passed is None:
+                    passed = {id(frame) for frame in newest_frames(one)}
+                if mark.frame in passed:
+                    yield mark

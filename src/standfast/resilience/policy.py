@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ParamSpec, TypeAlias
 from standfast.checks import Outermost
 from standfast.errors import ConfigurationError
 from standfast.resilience.functions import (
+    FINISHED,
     NoDependency,
+    decorated_class,
+    finished,
     must_await,
     set_origin,
-    unawaited,
     uncallable,
 )
 
@@ -28,6 +30,14 @@ Call: TypeAlias = Callable[..., Any]
 AsyncCall: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 Measure: TypeAlias = tuple[str, float, dict[str, str]]
 """An instrument's name (see `standfast.resilience.telemetry`), a value, and attributes."""
+
+
+_at_end: list[Callable[[Policy], None]] = []
+
+
+def on_end(act: Callable[[Policy], None]) -> None:
+    """Have `act` called with each policy that goes, while it still has all that it counted."""
+    _at_end.append(act)
 
 
 class Policy:
@@ -69,6 +79,10 @@ class Policy:
         """What telemetry reads off this policy's plain counters, whenever it collects."""
         return ()
 
+    def __del__(self) -> None:
+        for act in _at_end:
+            act(self)
+
     if not TYPE_CHECKING:  # they see for themselves which policies stand around blocks
 
         def __enter__(self):
@@ -89,13 +103,16 @@ class Policy:
         """Decorate a ``def`` or an ``async def``; the signature stays.
 
         A ``staticmethod`` or ``classmethod`` stays one. Raises `ConfigurationError` for a generator
-        function, which returns before its work is done, so that no policy could see it fail, and
-        for a saga's step, which a policy would hide: it stands under ``@step``. A
-        plain function that turns out to answer with a coroutine raises it when it is called, before
-        any of the coroutine's work is done.
+        function and for one of ``contextlib.contextmanager``, which return before their work is
+        done, so that no policy could see it fail; for a class or a property, which would be none
+        any more; and for a saga's step, which a policy would hide: it stands under ``@step``. A
+        plain function that turns out to answer with something whose work is still to come (a
+        coroutine, task, future, generator or such a context manager) raises it when it is called.
         """
         if isinstance(function, Outermost):
             raise function.refusal(f"a {type(self).__name__}")
+        if isinstance(function, type):
+            raise decorated_class(function, type(self).__name__)
         if isinstance(function, (staticmethod, classmethod)):
             return cast("Callable[P, R]", type(function)(self(function.__func__)))
         around: Any = self.around_async if must_await(function) else self.around
@@ -106,13 +123,13 @@ class Policy:
         """Call `function` under this policy; await the answer if it is an ``async def``.
 
         Raises `ConfigurationError` for a plain function that answers with an awaitable, which
-        `call_async` is for.
+        `call_async` is for, or with something else whose work is still to come.
         """
         if must_await(function):
             return self.around_async(function)(*args, **kwargs)  # type: ignore[arg-type, return-value]
         result: R = self.around(function)(*args, **kwargs)
-        if hasattr(type(result), "__await__"):
-            raise unawaited(function, result)
+        if type(result) not in FINISHED:
+            finished(function, result)
         return result
 
     async def call_async(

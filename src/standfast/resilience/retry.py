@@ -150,6 +150,17 @@ class Retry(Policy):
             return None
         return delay
 
+    def _who_decides(self) -> str:
+        own = type(self).next_delay is Retry.next_delay
+        return "" if own else f"next_delay() of {type(self).__name__}"
+
+    def _why_none(self, attempt: int) -> str:
+        if who := self._who_decides():
+            return f"{who} gave none"
+        if self.attempts is not None and attempt >= self.attempts:
+            return f"attempts={self.attempts}"
+        return f"total={self.total:g}s would pass"
+
     # -- the runners, which are loaded when they are first needed ----------------------------
 
     def around(self, call: Call) -> Call:
@@ -184,6 +195,6 @@ class Retry(Policy):
         yield "standfast.resilience.calls", counts.failed, {**calls, "outcome": "failure"}
         yield "standfast.retry.retries", counts.retries, name
         yield "standfast.retry.exhausted", counts.exhausted, name
-        if self.budget is not None:
+        if self.budget is not None and self.budget.is_told_by(self):
             budget = self.budget.name or self.name
             yield "standfast.retry.budget", self.budget.left(), {"name": budget}

@@ -17,7 +17,7 @@ def retry_after(outcome: Any, now: float) -> float | None:
     Looks at the attribute ``retry_after`` (a number of seconds or a ``timedelta``), then at
     ``response.headers`` (httpx, requests, aiohttp and others), whose ``Retry-After`` may be seconds
     or an HTTP date. Of an exception group, the longest of what is in it. What can't be read counts
-    as not said.
+    as not said; what is too long for a float is infinite.
     """
     if isinstance(outcome, BaseExceptionGroup):
         asked = [wait for one in leaves(outcome) if (wait := _asked(one, now)) is not None]
@@ -57,9 +57,12 @@ def _seconds(told: Any, now: float) -> float | None:
         told = told.decode("latin-1")
     if isinstance(told, str):
         told = _number(told) if _number(told) is not None else _until(told, now)
-    if isinstance(told, bool) or not isinstance(told, (int, float)) or not math.isfinite(told):
+    if isinstance(told, bool) or not isinstance(told, (int, float)) or told != told:
         return None
-    return max(0.0, float(told))
+    try:
+        return max(0.0, float(told))
+    except OverflowError:
+        return math.inf if told > 0 else 0.0
 
 
 def _number(text: str) -> float | None:

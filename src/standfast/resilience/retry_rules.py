@@ -82,3 +82,11 @@ class RetryRules(Protocol):
     ) -> float | None:
         """Seconds until the next attempt, or None to give up."""
         ...
+
+    def _who_decides(self) -> str:
+        """What is in the place of `Retry.next_delay`, "" if nothing is."""
+        ...
+
+    def _why_none(self, attempt: int) -> str:
+        """Why `next_delay` has given up after this attempt."""
+        ...

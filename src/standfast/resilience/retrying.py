@@ -15,7 +15,7 @@ from standfast.clock import pause
 from standfast.errors import ConfigurationError
 from standfast.resilience.cancellation import cancel_requests, tells_of_cancellation
 from standfast.resilience.deadline import remaining
-from standfast.resilience.functions import Coroutine, unawaited
+from standfast.resilience.functions import FINISHED, finished
 from standfast.resilience.functions import delay as checked_delay
 from standfast.resilience.in_progress import may_repeat
 from standfast.resilience.marks import LATEST, is_marked, let_pass
@@ -98,12 +98,13 @@ class Tries:
             if delay is not None:
                 checked_delay(delay)
         except Exception as error:  # noqa: BLE001 - the failure itself is what the caller must see
-            _log.exception("backoff=%r failed, so there is no other attempt", retry.backoff)
-            return f"the backoff failed: {named(error)}"
+            who = retry._who_decides()  # noqa: SLF001 - its own
+            _log.exception(
+                "%s failed, so there is no other attempt", who or f"backoff={retry.backoff!r}"
+            )
+            return f"{who or 'the backoff'} failed: {named(error)}"
         if delay is None:
-            if retry.attempts is not None and self.made >= retry.attempts:
-                return f"attempts={retry.attempts}"
-            return f"total={total:g}s would pass"
+            return retry._why_none(self.made)  # noqa: SLF001 - its own
         if asked is not None and asked > delay:
             if asked > retry.max_retry_after:
                 return f"asked to wait {asked:g}s, max_retry_after={retry.max_retry_after:g}s"
@@ -173,8 +174,8 @@ def _observed(retry: RetryRules) -> None:
 def wants_again(unwanted: Callable[[Any], Any], result: Any) -> bool:
     """What `on_result` says. Raises `ConfigurationError` if its answer must be awaited."""
     answer = unwanted(result)
-    if type(answer) is Coroutine:
-        raise unawaited(unwanted, answer)
+    if type(answer) not in FINISHED:
+        finished(unwanted, answer)
     return bool(answer)
 
 
@@ -199,8 +200,8 @@ def around(retry: RetryRules, call: Call) -> Call:
                 if delay is None:
                     raise
             else:
-                if type(result) is Coroutine:
-                    raise unawaited(call, result)
+                if type(result) not in FINISHED:
+                    finished(call, result)
                 if unwanted is None or not wants_again(unwanted, result):
                     counts.succeeded += 1
                     return result

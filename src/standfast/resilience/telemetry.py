@@ -8,13 +8,21 @@ events of the current span, for those are the slow paths anyway.
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 from weakref import ref
 
 from standfast._version import __version__
-from standfast.resilience.policy import Policy
+from standfast.resilience.policy import Policy, on_end
+
+log = logging.getLogger("standfast.resilience")
+
+Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+"""An instrument's name, and attributes."""
 
 
 class Instrument(NamedTuple):
@@ -41,24 +49,33 @@ INSTRUMENTS: dict[str, Instrument] = {}
 context: Callable[[], Mapping[str, object]] = dict
 """The current context, where the current span stands: OpenTelemetry's, once it is imported."""
 
-# By identity, for equal policies are still two.
+# By identity, for equal policies are still two. One that goes takes itself out (`_bury`).
 _watched: dict[int, ref[Policy]] = {}
+_gone: deque[Policy] = deque()
+"""Those whose counts aren't in `_past` yet."""
+_past: dict[Series, float] = {}
+"""What the counters of policies that are gone had come to."""
+_broken: set[type[Policy]] = set()
+"""Kinds of policies whose `measures` failed, so that it is told once."""
 _lock = threading.Lock()
 _started: set[str] = set()
 _histograms: dict[str, Any] = {}
 
 
 def watch(policy: Policy, instruments: dict[str, Instrument]) -> None:
-    """Observe `policy` through `instruments`, for as long as it lives."""
+    """Observe `policy` through `instruments`. What it counted stays counted once it is gone.
+
+    What several of the same attributes measure is added up.
+    """
     global context
     from opentelemetry.context import get_current as context
 
     with _lock:
-        key = id(policy)
-        _watched[key] = ref(policy, lambda _: _watched.pop(key, None))
+        _watched[id(policy)] = ref(policy)
         INSTRUMENTS.update(instruments)
         missing = instruments.keys() - _started
         _started.update(missing)
+    _note_gone()
     for name in missing:
         _observe(name, INSTRUMENTS[name])
 
@@ -69,14 +86,15 @@ def _observe(name: str, instrument: Instrument) -> None:
     meter = metrics.get_meter("standfast.resilience", __version__)
 
     def read(options: Any) -> Iterable[metrics.Observation]:
+        _note_gone()
         with _lock:
             policies = [policy for one in list(_watched.values()) if (policy := one()) is not None]
-        return [
-            metrics.Observation(value, attributes)
-            for policy in policies
-            for measured, value, attributes in policy.measures()
-            if measured == name
-        ]
+            total = {series: value for series, value in _past.items() if series[0] == name}
+        for policy in policies:
+            for series, value in _measured(policy):
+                if series[0] == name:
+                    total[series] = total.get(series, 0) + value
+        return [metrics.Observation(value, dict(series[1])) for series, value in total.items()]
 
     create: dict[str, Callable[..., Any]] = {
         "counter": meter.create_observable_counter,
@@ -86,6 +104,45 @@ def _observe(name: str, instrument: Instrument) -> None:
     create[instrument.type](
         name, callbacks=[read], unit=instrument.unit, description=instrument.description
     )
+
+
+def _measured(policy: Policy) -> list[tuple[Series, float]]:
+    """What it measures; nothing, and once a word in the log, where that fails."""
+    try:
+        return [
+            ((name, tuple(attributes.items())), value)
+            for name, value, attributes in policy.measures()
+        ]
+    except Exception:
+        if type(policy) not in _broken:
+            _broken.add(type(policy))
+            log.exception("%r can't be measured, and is missing in telemetry", policy)
+        return []
+
+
+def _bury(policy: Policy) -> None:
+    """Keep a policy that goes for as long as it takes to note what it counted.
+
+    Called by its ``__del__``, so maybe while a lock is held that it would need.
+    """
+    if _watched.pop(id(policy), None) is not None and not sys.is_finalizing():
+        _gone.append(policy)
+
+
+def _note_gone() -> None:
+    """Add to `_past` what those that are gone had counted."""
+    while _gone:
+        try:
+            policy = _gone.popleft()
+        except IndexError:  # another thread was first
+            return
+        with _lock:
+            for series, value in _measured(policy):
+                if INSTRUMENTS[series[0]].type == "counter":
+                    _past[series] = _past.get(series, 0) + value
+
+
+on_end(_bury)
 
 
 def record(name: str, value: float, attributes: dict[str, str], *, description: str) -> None:

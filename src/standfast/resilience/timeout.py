@@ -21,7 +21,7 @@ from standfast.resilience.deadline import (
     ThreadDeadline,
     current,
 )
-from standfast.resilience.functions import Coroutine, as_made, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, as_made, finished, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure
 from standfast.resilience.running import current_task, running_loop
 from standfast.resilience.telemetry import Instrument, span_event, watch
@@ -108,11 +108,17 @@ class Timeout(AsyncBlocks[None]):
             finally:
                 DEADLINE.reset(before)
             try:
-                if running.wait_until(at, clock):
+                try:
+                    in_time = running.wait_until(at, clock)
+                except BaseException:  # a KeyboardInterrupt: nothing more is to begin
+                    deadline.at = min(at, clock.monotonic())
+                    deadline.expired = True
+                    raise
+                if in_time:
                     deadline.owner = None
                     result = running.result()
-                    if type(result) is Coroutine:
-                        raise unawaited(call, result)
+                    if type(result) not in FINISHED:
+                        finished(call, result)
                     return result
             finally:
                 self.abandoned.note(running)

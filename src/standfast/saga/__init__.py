@@ -11,6 +11,7 @@ from standfast.saga.finding import Page
 from standfast.saga.handle import SagaHandle, SagaResult, Story
 from standfast.saga.operations import Operations, Progress
 from standfast.saga.pending import Pending
+from standfast.saga.progress import Change
 from standfast.saga.retention import Retention
 from standfast.saga.saga import Migration, Saga
 from standfast.saga.sagas import Sagas
@@ -23,6 +24,7 @@ from standfast.saga.timeline import Entry, Timeline
 __all__ = [
     "FINISHED",
     "STATUSES",
+    "Change",
     "Context",
     "Entry",
     "Migration",

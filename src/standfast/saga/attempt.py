@@ -17,6 +17,7 @@ import msgspec
 
 from standfast.checks import is_unawaited, plain_answer
 from standfast.clock import Clock
+from standfast.clock import timeout as bounded
 from standfast.durations import epoch
 from standfast.errors import (
     CodecError,
@@ -31,6 +32,7 @@ from standfast.resilience.marks import SCOPE, Scope, do_not_retry, is_final
 from standfast.resilience.retry_after import retry_after
 from standfast.saga import events as ev
 from standfast.saga.active import Active
+from standfast.saga.blocking import no_thread, not_begun
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import Context
 from standfast.saga.definition import Unreadable
@@ -109,9 +111,8 @@ class AttemptRunner:
         It sees the worker's context, with the attempt's span and `scope`, and nothing of others.
         """
         definition, branch = active.definition, command.branch
-        step = definition.steps[branch.step.name]
-        function = step.function if isinstance(command, Run) else step.undo_function
-        assert function is not None
+        functions = definition.actions if isinstance(command, Run) else definition.undos
+        function = functions[branch.step.name]
         ctx, timeout = self._context(active, command)
         args: list[Any] = [definition.saga, _input(active, branch, command.attempt), ctx]
         if branch.item_value is not None:
@@ -147,15 +148,18 @@ class AttemptRunner:
     ) -> Any:
         if timeout is None:
             return await function(*args)
-        limit = asyncio.timeout(timeout)
+        limit = bounded(self.clock, timeout)
         try:
             async with limit:
                 return await function(*args)
-        except asyncio.CancelledError as error:
-            # Before Python 3.13 a `TaskGroup` that failed inside, and was answered for, makes it
-            # take its own request for another's.
+        except (TimeoutError, asyncio.CancelledError) as error:
             if limit.expired() and not self._has_ended(active):
-                raise TimeoutError from error
+                if not_begun(error):
+                    raise no_thread(timeout) from None
+                # Before Python 3.13 a `TaskGroup` that failed inside, and was answered for, makes
+                # it take its own request for another's.
+                if isinstance(error, asyncio.CancelledError):
+                    raise TimeoutError from error
             raise
 
     def _item(self, active: Active, branch: Branch) -> Any:
@@ -340,7 +344,7 @@ def _check_awaited(what: str, value: Any) -> None:
         raise do_not_retry(
             ConfigurationError(
                 f"{what} returned {shown} that nobody awaits, so that its work isn't done: write "
-                "`return await …`"
+                "`return await …`, in an `async def`"
             )
         ) from None
 

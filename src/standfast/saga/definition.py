@@ -14,6 +14,7 @@ from standfast.errors import (
     ResultUnavailable,
 )
 from standfast.saga.annotations import Annotations, class_of_input, told
+from standfast.saga.blocking import AsyncFunction, Awaitables, Blocking
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import known
 from standfast.saga.inheritance import RESERVED, steps_of
@@ -24,6 +25,7 @@ from standfast.saga.saga import Migration, Saga
 from standfast.saga.sharing import Results, is_immutable
 from standfast.saga.state import RESUME, SagaState
 from standfast.saga.step import Step
+from standfast.saga.step_checks import is_blocking
 from standfast.saga.unknown_fields import unknown_field
 from standfast.text import did_you_mean, is_storable, on_one_line
 
@@ -37,10 +39,13 @@ class Unreadable(CodecError):
 class Definition:
     """A registered saga: its checked plan, and the code behind each step.
 
-    Raises `DefinitionError` if the saga can't be run.
+    `blocking` is where its ``def`` functions run; None for one that is only looked at. Raises
+    `DefinitionError` if the saga can't be run.
     """
 
-    def __init__(self, saga: Saga[Any], codec: Codec = JSON) -> None:
+    def __init__(
+        self, saga: Saga[Any], codec: Codec = JSON, blocking: Blocking | None = None
+    ) -> None:
         if isinstance(saga, type):
             raise DefinitionError(f"add an instance, not the class: app.add({saga.__name__}(…))")
         given: object = saga
@@ -59,6 +64,9 @@ class Definition:
             self.max_recoveries: int | None = cls.max_recoveries
             if self.max_recoveries is not None:
                 whole(self.max_recoveries, name="max_recoveries", least=0, note=", or None")
+            self.threads: int | None = cls.threads
+            if self.threads is not None:
+                whole(self.threads, name="threads", note=", or None")
             flag(cls.deadline_ends_parked, name="deadline_ends_parked")
         except ConfigurationError as error:
             raise DefinitionError(f"saga {self.name!r}: {error}") from error
@@ -85,6 +93,28 @@ class Definition:
             step.name: annotations.item(step) for step in self.steps.values() if step.each
         }
         self._check_types(annotations)
+        self.actions: dict[str, AsyncFunction] = {}
+        """What runs each step, by its name: it is awaited, whether it is a ``def`` or not."""
+        self.undos: dict[str, AsyncFunction] = {}
+        """What undoes it, if anything does."""
+        self.blocking: set[str] = set()
+        """The steps of which something runs in a thread: they, or their undos."""
+        if blocking is not None:
+            self._run_by(blocking.share(self.name, self.threads))
+
+    def _run_by(self, share: Awaitables) -> None:
+        for name, step in self.steps.items():
+            for functions, function, options in (
+                (self.actions, step.function, step.options),
+                (self.undos, step.undo_function, step.undo_options),
+            ):
+                if function is None:
+                    continue
+                if is_blocking(function):
+                    self.blocking.add(name)
+                    transactional = bool(options.get("transactional"))
+                    function = share.awaited(function, transactional=transactional)
+                functions[name] = function
 
     def _check_instance(self) -> None:
         """An attribute of the instance would hide the step, or the option, of its name."""

@@ -81,6 +81,12 @@ class SagaExecutor:
         return {kind: one.plan.fingerprint for kind, one in self.definitions.by_kind.items()}
 
     @property
+    def hindrance(self) -> str:
+        """See `Executor.hindrance`."""
+        threads = self.telemetry.threads
+        return "" if threads is None else threads.hindrance
+
+    @property
     def desk(self) -> Desk | None:
         """The worker's desk, None while this process doesn't work."""
         return self._desk
@@ -246,6 +252,10 @@ class SagaExecutor:
             self._desk.hint(id)
 
     # -- what the runner tells ---------------------------------------------------------------
+
+    def stored(self, id: UUID) -> None:
+        """Something of an instance was stored."""
+        self.watchers.changed(id)
 
     def _launch(self, runner: Runner, active: Active) -> None:
         self.active[active.id] = active

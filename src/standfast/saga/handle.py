@@ -95,7 +95,12 @@ class Reachable(Protocol):
         ...
 
     async def signal(
-        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None
+        self,
+        id: UUID,
+        signal: Step[Any, Any] | str,
+        payload: Any = None,
+        *,
+        mail_id: str | None = None,
     ) -> None:
         """Send a signal."""
         ...
@@ -144,15 +149,24 @@ class SagaHandle(Generic[S_co]):
         limit = None if timeout is None else time_left(timeout, name="timeout")
         return await self._sagas.outcome(self.id, limit)
 
-    async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
+    @overload
+    async def signal(self, signal: Step[Any, R], payload: R, *, id: str | None = None) -> None: ...
+    @overload
+    async def signal(self, signal: str, payload: Any = None, *, id: str | None = None) -> None: ...
+    async def signal(
+        self, signal: Step[Any, Any] | str, payload: Any = None, *, id: str | None = None
+    ) -> None:
         """Send a signal; it is kept until a wait step takes it. ``resume`` moves what is parked.
+
+        `signal` is its name, or the wait for it: ``handle.signal(PlaceOrder.approved, True)`` has
+        its payload checked by type checkers, too.
 
         With an `id`, sending it again changes nothing. Raises `CodecError` for a payload that
         doesn't fit the wait's type, `SagaNotFound`, `ConfigurationError` where the saga, as this
         process knows it, waits for no such signal, or inside a transaction of the same app:
         `Transaction.signal` commits with it.
         """
-        await self._sagas.signal(self.id, name, payload, mail_id=id)
+        await self._sagas.signal(self.id, signal, payload, mail_id=id)
 
     async def cancel(self, reason: str = "", *, force: bool = False, by: str = "") -> None:
         """Ask for compensation. An attempt in flight may end first; past the pivot it is ignored.

@@ -9,7 +9,7 @@ from standfast.errors import DefinitionError
 from standfast.saga.decorators import decorator_of, held_by
 from standfast.saga.saga import Saga, lost
 from standfast.saga.step import Step
-from standfast.saga.step_checks import must_be_async, must_be_plain
+from standfast.saga.step_checks import must_be_function, must_be_plain
 
 RESERVED = frozenset(name for name in vars(Saga) if not name.startswith("_"))
 """What a saga's attributes mean to the library: no step is called so."""
@@ -56,7 +56,7 @@ def _overridden(cls: type, step: Step[Any, Any]) -> Step[Any, Any]:
         return step
     undo, when, each, until, child_input = current
     if undo is not None:
-        must_be_async(undo, f"the compensation of {step.name!r}")
+        must_be_function(undo, f"the compensation of {step.name!r}")
     for function, option in (
         *((when, "when"), (each, "each"), (until, "until"), (child_input, "input")),
     ):

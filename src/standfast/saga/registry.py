@@ -9,6 +9,7 @@ from standfast.codec import JSON, Codec
 from standfast.errors import ConfigurationError, DefinitionError, SagaNotFound
 from standfast.ports.journal import Loaded
 from standfast.saga import facts as fx
+from standfast.saga.blocking import Blocking
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.replay import replay
@@ -19,10 +20,14 @@ PATTERN = "saga"
 
 
 class Definitions:
-    """The sagas that this process knows, by class and by (name, version)."""
+    """The sagas that this process knows, by class and by (name, version).
 
-    def __init__(self, codec: Codec = JSON) -> None:
+    `blocking` is where their ``def`` functions run; None where none of them is run.
+    """
+
+    def __init__(self, codec: Codec = JSON, blocking: Blocking | None = None) -> None:
         self.codec: Codec = codec
+        self._blocking = blocking
         self.by_class: dict[type[Saga[Any]], Definition] = {}
         self.by_kind: dict[tuple[str, str, int], Definition] = {}
         self.limits: dict[tuple[str, str, int], int | None] = {}
@@ -30,7 +35,7 @@ class Definitions:
 
     def add(self, saga: Saga[Any]) -> Definition:
         """Check and register. Raises `DefinitionError`."""
-        definition = Definition(saga, self.codec)
+        definition = Definition(saga, self.codec, self._blocking)
         if definition.kind in self.by_kind:
             raise DefinitionError(
                 f"saga {definition.name!r} version {definition.version} is added twice: raise the "

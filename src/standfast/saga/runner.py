@@ -80,6 +80,10 @@ class Home(Protocol):
         """Mail to an instance was stored."""
         ...
 
+    def stored(self, id: UUID) -> None:
+        """Something of an instance was stored."""
+        ...
+
     def rested(self, active: Active, settled: SagaState | None) -> None:
         """An instance was unloaded. `settled`: its state, if that is stored and final."""
         ...
@@ -398,6 +402,7 @@ class Runner:
             self._home.begun(prepared)
         for mail in append.mails:
             self._home.sent(mail.to)
+        self._home.stored(active.id)
 
     # -- transactional steps and undos -------------------------------------------------------
 

@@ -133,7 +133,8 @@ class Saga(Generic[I], metaclass=_SagaType):
     steps change), `deadline` (time for all steps up to the pivot, in seconds or text; when it
     passes, what was done is undone), `deadline_ends_parked` (what is parked is undone then, too: by
     default it waits for its operator, and the time for which it does so isn't counted),
-    `max_in_flight` (how many instances one worker runs at once), `migrations` (from older
+    `max_in_flight` (how many instances one worker runs at once), `threads` (how many of its app's
+    threads its ``def`` functions may keep at once; None: all of them), `migrations` (from older
     versions), `max_recoveries` (how often in a row, without anything done in between, an instance
     is run again whose process died; after that it is parked; None: without a bound).
 
@@ -151,6 +152,7 @@ class Saga(Generic[I], metaclass=_SagaType):
     deadline: ClassVar[Duration | None] = None
     deadline_ends_parked: ClassVar[bool] = False
     max_in_flight: ClassVar[int | None] = None
+    threads: ClassVar[int | None] = None
     migrations: ClassVar[dict[int, Migration]] = {}
     max_recoveries: ClassVar[int | None] = 10
 

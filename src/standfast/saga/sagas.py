@@ -30,9 +30,10 @@ from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.saga import Saga
 from standfast.saga.starting import Starter
 from standfast.saga.status import AT_REST, Status
-from standfast.saga.step import check_signal_name
+from standfast.saga.step import Step, signal_name
 from standfast.saga.stuck import StuckCount, is_measured
 from standfast.saga.telemetry import SagaTelemetry
+from standfast.saga.threads import Threads
 from standfast.saga.timeline import Timeline, entries
 from standfast.saga.verdict import Seen, judge
 from standfast.saga.watchers import Gone
@@ -67,13 +68,15 @@ class Sagas(Pattern):
         """See `Pattern.attach`."""
         super().attach(host)
         self.clock: Clock = host.clock
-        self.definitions: Definitions = self._given or Definitions(host.codec)
+        self.threads: Threads = Threads(host.blocking_transaction, ServiceOptions().threads)
+        self.definitions: Definitions = self._given or Definitions(host.codec, self.threads)
+        self.telemetry.threads = self.threads
         self.store: JournalStore = host.database.port(JournalStore)
         self.executor: SagaExecutor = SagaExecutor(host, self.definitions, self.telemetry)
         self.workers: Workers = Workers(host.database.port(LeaseStore), self.store, host.clock)
         self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
-        self._poller = Poller(self.store)
+        self.poller: Poller = Poller(self.store)
 
     def add(self, part: Any) -> None:
         """Register a saga, as an instance. Raises `DefinitionError`."""
@@ -94,6 +97,7 @@ class Sagas(Pattern):
         Raises `DefinitionError` where a saga has a child that isn't added.
         """
         self.definitions.check_children()
+        self.threads.limit = options.threads
         counting = StuckCount(self.store, self.telemetry, self.clock)
         return [
             Worker(
@@ -146,9 +150,15 @@ class Sagas(Pattern):
         return mail(id, mail_id or str(new_id()), event, self.clock.now())
 
     async def signal(
-        self, id: UUID, name: str, payload: Any = None, *, mail_id: str | None = None
+        self,
+        id: UUID,
+        signal: Step[Any, Any] | str,
+        payload: Any = None,
+        *,
+        mail_id: str | None = None,
     ) -> None:
         """See `SagaHandle.signal`."""
+        name = signal_name(signal)
         event = self._signalled(await self.instance(id), name, payload)
         await self.send(id, event, mail_id=mail_id)
 
@@ -156,13 +166,13 @@ class Sagas(Pattern):
         self,
         tx: UnitOfWork,
         saga: SagaHandle[Any] | UUID | str,
-        name: str,
+        signal: Step[Any, Any] | str,
         payload: Any,
         *,
         mail_id: str | None,
     ) -> None:
         """See `Transaction.signal`."""
-        id = self.handle(saga).id
+        id, name = self.handle(saga).id, signal_name(signal)
         row = await tx.within(JournalStore).instance(id)
         if row is None:
             raise self.unknown(id)
@@ -182,7 +192,6 @@ class Sagas(Pattern):
 
     def _signalled(self, instance: Instance, name: str, payload: Any) -> ev.Signalled:
         """A signal as an event, its payload checked. Raises `CodecError`, `ConfigurationError`."""
-        check_signal_name(name)
         known = self.definitions.by_kind.get((PATTERN, instance.name, instance.version))
         codec = self.definitions.codec
         data = codec.encode(payload) if known is None else known.check_signal(name, payload)
@@ -266,10 +275,10 @@ class Sagas(Pattern):
         `full`: why nobody takes it though it is due, as `Workers.full` says.
         """
         story, row = self._story(loaded), loaded.instance
+        now = self.clock.now()
         goes_on: Sequence[Pending] = ()
         if story.state is not None and row.finished_at is None:
             worker = "" if row.owner is None else holders.get(row.owner, f"lease {row.owner}")
-            now = self.clock.now()
             goes_on = pending(story.state, now=now, worker=worker, wake_at=row.wake_at, full=full)
         return Timeline(
             id=row.id,
@@ -280,6 +289,7 @@ class Sagas(Pattern):
             entries=entries(story.facts),
             pending=goes_on,
             problem=story.problem,
+            read_at=now,
         )
 
     def outcome(self, id: UUID, limit: float | None = None) -> Awaitable[SagaResult[Any]]:
@@ -321,7 +331,7 @@ class Sagas(Pattern):
                 except Gone:
                     continue
                 return outcome(definition, state)
-            row = await self._poller.row(id)
+            row = await self.poller.row(id)
             if row is None:
                 raise self.unknown(id)
             if row.status in AT_REST:
@@ -351,7 +361,7 @@ class Sagas(Pattern):
 
     async def _result_at_rest(self, id: UUID) -> SagaResult[Any] | None:
         """The result of one that is at rest, or None if it moves again."""
-        loaded = await self._poller.whole(id)
+        loaded = await self.poller.whole(id)
         if loaded is None:
             raise self.unknown(id)
         row, works_here = loaded.instance, self.executor.desk is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from standfast.durations import Duration, seconds, time_limit
 from standfast.errors import ConfigurationError, DefinitionError
@@ -13,12 +13,12 @@ from standfast.resilience.marks import do_not_retry
 from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, StepForm, StepPlan
 from standfast.saga.saga import Member, Saga
-from standfast.saga.step_checks import check_options, must_be_async
-from standfast.text import NAME_LENGTH, checked
+from standfast.saga.step_checks import check_options, must_be_function
+from standfast.text import NAME_LENGTH, checked, with_article
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+F = TypeVar("F", bound=Callable[..., Any])
 
 DURABLE_RETRY = Retry(attempts=30, backoff=Exponential(0.1, maximum=30, jitter="equal"))
 """What steps and undos do where they say nothing: from 5 to 11 minutes pass until they give up."""
@@ -33,16 +33,16 @@ class Step(Member, Generic[I, R]):
 
     def __init__(
         self,
-        function: Callable[..., Awaitable[R]] | None,
+        function: Callable[..., Any] | None,
         *,
         form: StepForm = "action",
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.form: StepForm = form
-        self.function: Callable[..., Awaitable[R]] | None = function
+        self.function: Callable[..., Any] | None = function
         self.options: dict[str, Any] = options or {}
-        self.undo_function: Callable[..., Awaitable[Any]] | None = None
+        self.undo_function: Callable[..., Any] | None = None
         self.undo_options: dict[str, Any] = {}
         self.when: Callable[..., bool] | None = self.options.get("when")
         self.each: Callable[..., Iterable[Any]] | None = self.options.get("each")
@@ -54,7 +54,7 @@ class Step(Member, Generic[I, R]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, saga: Saga[I] | None, owner: type[Saga[I]] | None = None) -> Step[I, R]:
+    def __get__(self, saga: Saga[I] | None, owner: type[Saga[I]] | None = None) -> Self:
         if saga is None or self.function is None:
             return self
         bound = object.__new__(type(self))
@@ -65,7 +65,8 @@ class Step(Member, Generic[I, R]):
         """Run the step's function itself: no journal, no retry."""
         if self.function is None:
             raise TypeError(f"{self.name} is a {self.form} step: it has no function")
-        return self.function(*args, **kwargs)
+        answer: Awaitable[R] = self.function(*args, **kwargs)
+        return answer
 
     def __repr__(self) -> str:
         return f"<step {self.name}>" if self.name else f"<{self.shown()}>"
@@ -131,7 +132,7 @@ class Step(Member, Generic[I, R]):
         """
 
         def mark(function: F) -> F:
-            must_be_async(function, "a compensation")
+            must_be_function(function, "a compensation")
             what = f"the compensation {function.__name__!r}"
             check_options(what, {"retry": retry, "transactional": transactional})
             if self.form == "child":
@@ -180,6 +181,15 @@ class Step(Member, Generic[I, R]):
         )
 
 
+class BlockingStep(Step[I, R]):
+    """A `Step` whose function is a ``def``, which runs in a thread."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> R:  # type: ignore[override]
+            """Run the step's function itself: no journal, no retry, and no thread."""
+
+
 def name_of(step: Step[Any, Any] | str, *, option: str = "") -> str:
     """The name of a step that is given itself or by name, as `option` if it is one.
 
@@ -213,9 +223,17 @@ def no_step(given: object, method: str) -> str:
     return f"ctx.{method}({given!r}): give the step itself, as in ctx.{method}(self.{step})"
 
 
-def check_signal_name(name: object) -> None:
-    """Raise `ConfigurationError` for what can't name a signal, such as the wait for it."""
-    if isinstance(name, Step):
-        meant = f", {name.options['signal']!r}" if name.form == "wait" else ""
-        raise ConfigurationError(f"signal={name!r} is a step: give the name of the signal{meant}")
-    checked(name, name="signal", longest=NAME_LENGTH)  # type: ignore[arg-type]
+def signal_name(signal: Step[Any, Any] | str) -> str:
+    """The name of a signal: as it is, or of the wait for it.
+
+    Raises `ConfigurationError` for what can't name one.
+    """
+    name: Any = signal
+    if isinstance(signal, Step):
+        if signal.form != "wait":
+            raise ConfigurationError(
+                f"signal={signal!r} is {with_article(signal.form)} step: give a wait, or the "
+                "signal's name"
+            )
+        name = signal.options["signal"]
+    return checked(name, name="signal", longest=NAME_LENGTH)

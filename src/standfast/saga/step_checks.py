@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
-from standfast.checks import flag, is_async, whole
+from standfast.checks import Outermost, flag, is_async, whole
 from standfast.errors import ConfigurationError, DefinitionError
 from standfast.resilience.policy import Policy
 from standfast.resilience.retry import Retry
 
 
-def must_be_async(function: Any, what: str) -> None:
+def must_be_function(function: Any, what: str) -> None:
     """Raise `DefinitionError` for what can't be the function of a step or an undo."""
     name = repr(getattr(function, "__qualname__", function))
-    if inspect.isasyncgenfunction(function):
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
         raise DefinitionError(
             f"{name} can't be {what}, for it has a `yield`, and nobody iterates over it: return a "
             "value instead"
         )
-    if not inspect.iscoroutinefunction(function) or not hasattr(function, "__get__"):
+    if not _is_method(function):
         raise DefinitionError(
-            f"{name} can't be {what}: write it with `async def` (run blocking code with "
-            "asyncio.to_thread)"
+            f"{name} can't be {what}: write it with `async def`, or with `def`, which runs in a "
+            "thread"
         )
+    if is_blocking(function) and is_async(inspect.unwrap(function)):
+        raise DefinitionError(
+            f"{name} can't be {what}, for it is an `async def` under a decorator that makes a "
+            "`def` of it, which would answer with a coroutine that nobody awaits: let the "
+            "decorator await it in an `async def` of its own"
+        )
+
+
+def _is_method(function: Any) -> bool:
+    """Whether it can be called on a saga, with it as `self`."""
+    if isinstance(function, (type, staticmethod, classmethod, partial, Outermost)):
+        return False
+    return callable(function) and hasattr(function, "__get__")
+
+
+def is_blocking(function: Any) -> bool:
+    """Whether it is a ``def``: it may block, and so runs in a thread."""
+    return not inspect.iscoroutinefunction(function)
 
 
 def must_be_plain(function: Any, what: str) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, DefinitionError
 from standfast.resilience.retry import Retry
 from standfast.saga.plan import OnExhausted, OnTimeout
 from standfast.saga.saga import Saga
-from standfast.saga.step import Step
-from standfast.saga.step_checks import check_options, must_be_async, must_be_plain
+from standfast.saga.step import BlockingStep, Step
+from standfast.saga.step_checks import (
+    check_options,
+    is_blocking,
+    must_be_function,
+    must_be_plain,
+)
 from standfast.text import NAME_LENGTH, checked
 
 I = TypeVar("I")  # noqa: E741 — the saga's input
@@ -26,8 +31,47 @@ STEP_OPTIONS = (
 After = str | Step[Any, Any] | Sequence[str | Step[Any, Any]]
 
 
+class _Plain(Protocol):
+    """Makes a method a step."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[[Any, I, Any], Awaitable[R]], /
+    ) -> Step[I, R]: ...
+    @overload
+    def __call__(self, function: Callable[[Any, I, Any], R], /) -> BlockingStep[I, R]: ...
+
+
+class _ForEach(Protocol):
+    """Makes a method a step that fans out."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[[Any, I, Any, Any], Awaitable[R]], /
+    ) -> Step[I, list[R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[[Any, I, Any, Any], R], /
+    ) -> BlockingStep[I, list[R]]: ...
+
+
+class _Transactional(Protocol):
+    """Makes a method a step that is given a transaction."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[[Any, I, Any, Any], Awaitable[R]], /
+    ) -> Step[I, R]: ...
+    @overload
+    def __call__(self, function: Callable[[Any, I, Any, Any], R], /) -> BlockingStep[I, R]: ...
+
+
 @overload
-def step(function: Callable[[Any, I, Any], Awaitable[R]], /) -> Step[I, R]: ...
+def step(  # type: ignore[overload-overlap]
+    function: Callable[[Any, I, Any], Awaitable[R]], /
+) -> Step[I, R]: ...
+@overload
+def step(function: Callable[[Any, I, Any], R], /) -> BlockingStep[I, R]: ...
 @overload
 def step(
     *,
@@ -40,7 +84,7 @@ def step(
     on_exhausted: OnExhausted | None = None,
     pivot: bool = False,
     no_compensation: str = "",
-) -> Callable[[Callable[[Any, I, Any, Any], Awaitable[R]]], Step[I, list[R]]]: ...
+) -> _ForEach: ...
 @overload
 def step(
     *,
@@ -52,7 +96,7 @@ def step(
     on_exhausted: OnExhausted | None = None,
     pivot: bool = False,
     no_compensation: str = "",
-) -> Callable[[Callable[[Any, I, Any, Any], Awaitable[R]]], Step[I, R]]: ...
+) -> _Transactional: ...
 @overload
 def step(
     *,
@@ -63,9 +107,9 @@ def step(
     on_exhausted: OnExhausted | None = None,
     pivot: bool = False,
     no_compensation: str = "",
-) -> Callable[[Callable[[Any, I, Any], Awaitable[R]]], Step[I, R]]: ...
+) -> _Plain: ...
 def step(function: Any = None, /, **options: Any) -> Any:
-    """Make an ``async def`` method a step of its saga.
+    """Make a method a step of its saga: an ``async def``, or a ``def``, which runs in a thread.
 
     It stands over all other decorators. The method takes (input, ctx), and a third argument where
     it has one: the item with `each`, the transaction with `transactional`.
@@ -83,7 +127,7 @@ def step(function: Any = None, /, **options: Any) -> Any:
     """
 
     def make(function: Any) -> Any:
-        must_be_async(function, "a step")
+        must_be_function(function, "a step")
         if unknown := sorted(options.keys() - set(STEP_OPTIONS)):
             raise DefinitionError(
                 f"step {function.__name__!r}: {unknown[0]}= isn't an option: choose from "
@@ -95,7 +139,8 @@ def step(function: Any = None, /, **options: Any) -> Any:
                 "over the items inside the one transaction"
             )
         check_options(f"step {function.__name__!r}", options)
-        return Step(function, options=options)
+        made = BlockingStep if is_blocking(function) else Step
+        return made(function, options=options)
 
     return make if function is None else make(function)
 

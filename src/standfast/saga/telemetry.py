@@ -20,6 +20,7 @@ from standfast.saga.definition import Definition
 from standfast.saga.spans import Spans, is_tracing
 from standfast.saga.state import SagaState
 from standfast.saga.status import STUCK
+from standfast.saga.threads import Threads
 
 DURATIONS = (
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
@@ -47,6 +48,8 @@ class SagaTelemetry:
         where another process counts."""
         self.slots: Slots | None = None
         """The places of the worker in this process, while there is one."""
+        self.threads: Threads | None = None
+        """Those in which ``def`` functions run."""
         self.spans: Spans | None = None
         self._stuck_at_first: dict[tuple[str, str], tuple[int, float]] = {}
         self._duration: metrics.Histogram | None = None
@@ -65,6 +68,9 @@ class SagaTelemetry:
                 self.failures[name, step.name, how] += 0
             for how in UNDOS if step.undo else ():
                 self.compensations[name, step.name, how] += 0
+        if self.threads is not None:
+            for step_name in definition.blocking:
+                self.threads.given_up[name, step_name] += 0
 
     def connect(self) -> None:
         """Speak to the OpenTelemetry SDK that is set by now; before that it only counts."""
@@ -143,6 +149,30 @@ class SagaTelemetry:
 
         meter.create_observable_up_down_counter(
             "standfast.saga.in_flight", [flying], "{saga}", "Instances in memory"
+        )
+
+        counter(
+            "standfast.saga.threads.given_up",
+            "{attempt}",
+            "Attempts whose function went on in its thread after they were given up, by step",
+            lambda: by(
+                Counter() if self.threads is None else self.threads.given_up, "saga", "step"
+            ),
+        )
+
+        def threads(options: CallbackOptions) -> Iterable[Observation]:
+            if (its := self.threads) is not None:
+                for state, count in (
+                    *(("busy", its.busy), ("given_up", its.hung), ("waited_for", its.waiting)),
+                ):
+                    yield Observation(count, {"state": state})
+
+        meter.create_observable_up_down_counter(
+            "standfast.saga.threads",
+            [threads],
+            "{thread}",
+            "Threads of `def` functions that are busy, or kept by what was given up; calls that "
+            "wait for one",
         )
 
         def stuck(which: int) -> Callable[[CallbackOptions], Iterable[Observation]]:

@@ -62,7 +62,8 @@ class Timeline:
 
     A picture of one moment: it doesn't change by itself. ``str(timeline)`` are the lines that
     ``standfast sagas show`` prints. `problem` says, where the code at hand can't read all of it,
-    why; then `entries` are those before the damage, and `pending` is empty.
+    why; then `entries` are those before the damage, and `pending` is empty. `read_at` is that
+    moment, in seconds since the epoch by the app's clock.
     """
 
     id: UUID
@@ -73,6 +74,7 @@ class Timeline:
     entries: Sequence[Entry]
     pending: Sequence[Pending] = ()
     problem: str = ""
+    read_at: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The timeline as plain JSON values; what an entry doesn't have is left out of it."""

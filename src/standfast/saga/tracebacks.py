@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from types import TracebackType
 
+from standfast.resilience.tracebacks import latest
 from standfast.text import cleaned, is_storable
 
 FRAMES = 20
@@ -34,14 +35,18 @@ def traceback_of(error: BaseException) -> str:
 def can_be_printed(error: BaseException) -> bool:
     """Whether a log handler can print `error` with its traceback, as it is."""
     try:
-        return is_storable("".join(traceback.format_exception(error)))
+        told = traceback.format_exception(type(error), error, latest(error.__traceback__))
+        return is_storable("".join(told))
     except BaseException:  # noqa: BLE001 — as above
         return False
 
 
 def users(frames: TracebackType | None) -> TracebackType | None:
-    """The part of a traceback that begins with the user's code; all of it, if there is none."""
-    found = frames
+    """The part of a traceback that begins with the user's code; all of it, if there is none.
+
+    Of an error that has been raised before, it tells what it came through this time.
+    """
+    found = frames = latest(frames)
     while found is not None and _is_ours(found):
         found = found.tb_next
     return frames if found is None else found

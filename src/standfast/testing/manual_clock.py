@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
+from collections.abc import Callable
+from contextlib import suppress
 
 from standfast.durations import Duration, seconds
+
+EARLY = 1e-6
+"""Seconds by which a move may fall short of a sleeper's time: so coarse is wall time as a float."""
 
 
 class ManualClock:
@@ -24,13 +30,21 @@ class ManualClock:
     For one thread.
     """
 
+    is_manual: bool = True
+    """No app that has it sets it by a database's clock."""
+
     def __init__(self, *, auto: bool = False, wall: float = 1_700_000_000.0) -> None:
         self.auto: bool = auto
         self.slept: list[float] = []
         self._monotonic = 0.0
         self._wall = wall
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._sleepers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+
+    @property
+    def waits_for(self) -> float:
+        """Seconds to the next sleep or timeout that ends, infinite if there is none."""
+        return self._sleepers[0][0] - self._monotonic if self._sleepers else math.inf
 
     def monotonic(self) -> float:
         """Seconds since the clock was made."""
@@ -55,7 +69,7 @@ class ManualClock:
         """Move forward sleeper by sleeper and let each act before the next is woken."""
         end = self._monotonic + seconds(duration, positive=False)
         await self.settle()
-        while self._sleepers and self._sleepers[0][0] <= end:
+        while self._sleepers and self._sleepers[0][0] <= end + EARLY:
             self._move_to(self._sleepers[0][0])
             await self.settle()
         self._move_to(end)
@@ -74,8 +88,19 @@ class ManualClock:
             await asyncio.sleep(0)
             return
         woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), woken))
+        self._call(seconds, lambda: None if woken.done() else woken.set_result(None))
         await woken
+
+    def timeout(self, seconds: float) -> asyncio.Timeout:
+        """As ``asyncio.timeout``: the block ends when the clock has moved by `seconds`."""
+        limit, loop = asyncio.timeout(None), asyncio.get_running_loop()
+
+        def expire() -> None:
+            with suppress(RuntimeError):  # the block is over
+                limit.reschedule(loop.time())
+
+        self._call(seconds, expire)
+        return limit
 
     def pause(self, seconds: float) -> None:
         """Move the clock by `seconds`: who blocks the only thread can't wait for another's move."""
@@ -85,7 +110,8 @@ class ManualClock:
     def _move_to(self, moment: float) -> None:
         self._wall += moment - self._monotonic
         self._monotonic = moment
-        while self._sleepers and self._sleepers[0][0] <= moment:
-            woken = heapq.heappop(self._sleepers)[2]
-            if not woken.done():
-                woken.set_result(None)
+        while self._sleepers and self._sleepers[0][0] <= moment + EARLY:
+            heapq.heappop(self._sleepers)[2]()
+
+    def _call(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._sleepers, (self._monotonic + seconds, next(self._order), act))

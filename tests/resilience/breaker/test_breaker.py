@@ -624,6 +624,25 @@ def test_bad_options_are_refused_when_it_is_built(options: Any, message: str) ->
         CircuitBreaker(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "enough"),
+    [
+        ({}, 5),
+        ({"failure_rate": None, "failure_count": 3}, 3),
+        ({"failure_rate": None, "consecutive_failures": 2}, 2),
+        ({"failure_rate": None, "slow_call_rate": 1, "slow_call_duration": "1h"}, None),
+    ],
+)
+def test_a_small_window_needs_no_more_calls_than_it_holds(options: Any, enough: int | None) -> None:
+    policy = CircuitBreaker(window=5, **options)
+    calls = 0
+    while policy.state is State.CLOSED and calls < 9:
+        calls += 1
+        with pytest.raises(OSError):
+            policy.call(fail, OSError())
+    assert calls == (enough or 9)
+
+
 @pytest.fixture
 def restless_threads() -> Iterator[None]:
     """Threads take turns as often as they can."""

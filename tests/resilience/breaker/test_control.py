@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 
 import pytest
+import redis.asyncio as redis
 from tests.servers.redis import Redis
 
 from standfast.backends.redis.circuit_control import RedisCircuitControl
@@ -200,3 +201,86 @@ async def test_it_ends_though_the_driver_forgets_a_cancellation() -> None:
         async with OperatorControl(forgetful, registry=CircuitRegistry()):
             await asyncio.sleep(0.01)
     assert forgetful.forgotten
+
+
+async def test_what_is_no_text_is_told_and_ends_nothing(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Anybody may write there, with redis-cli say."""
+    instance = Instance(redis_url)
+    async with instance.control, redis.Redis.from_url(redis_url) as direct:
+        await direct.hset("standfast:circuits", mapping={b"\xff": b"open", "payments": "open"})
+        await until(lambda: instance.breaker.state is State.FORCED_OPEN)
+        await direct.publish("standfast:circuits", b"\xff\xfe")
+        await until(lambda: "is no hint" in caplog.text)
+        await direct.hset("standfast:circuits", "payments", b"\xff")
+        await until(lambda: instance.breaker.state is State.CLOSED)
+        await instance.control.open("payments")
+        await until(lambda: instance.breaker.state is State.FORCED_OPEN)
+    assert "is no order" in caplog.text
+
+
+class Faulty(Forgetful):
+    """A port of somebody's own, with bugs in it."""
+
+    calls = hints = 0
+
+    async def orders(self) -> Mapping[str, Order]:
+        self.calls += 1
+        if self.calls < 3:
+            raise ZeroDivisionError
+        return {"payments": "open"}
+
+    async def follow(self) -> AsyncGenerator[Hint | None, None]:
+        yield None
+
+    async def hint(self, hint: Hint) -> None:
+        self.hints += 1
+        raise ZeroDivisionError
+
+
+async def test_bugs_of_a_port_are_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> None:
+        raise OSError("down")
+
+    registry, faulty = CircuitRegistry(), Faulty()
+    one = CircuitBreaker("one", registry=registry, failure_rate=None, consecutive_failures=1)
+    held = CircuitBreaker("payments", registry=registry)
+    async with OperatorControl(faulty, registry=registry, retry="10ms"):
+        await until(lambda: held.state is State.FORCED_OPEN)
+        for hints in (1, 2):
+            with pytest.raises(OSError, match="down"):
+                one.call(fails)
+            await until(lambda hints=hints: faulty.hints == hints)  # type: ignore[misc]
+            one.reset()
+    assert "circuit control failed; trying again" in caplog.text
+    assert "a hint couldn't be sent" in caplog.text
+
+
+class Remembers(Forgetful):
+    """Keeps the hints that it is given."""
+
+    def __init__(self) -> None:
+        self.hints: list[Hint] = []
+
+    async def hint(self, hint: Hint) -> None:
+        self.hints.append(hint)
+
+
+def test_no_hint_goes_out_late_because_the_event_loop_stood_still() -> None:
+    registry, control = CircuitRegistry(), Remembers()
+    operator = OperatorControl(control, registry=registry)
+    breaker = CircuitBreaker("payments", registry=registry)
+    with asyncio.Runner() as runner:
+        runner.run(operator.__aenter__())
+        breaker.open()
+
+        async def goes_on() -> None:
+            await asyncio.sleep(0.01)
+            assert control.hints == []
+            breaker.reset()
+            breaker.open()
+            await until(lambda: len(control.hints) == 1)
+            await operator.__aexit__(None, None, None)
+
+        runner.run(goes_on())

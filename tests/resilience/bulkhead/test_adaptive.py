@@ -103,8 +103,8 @@ async def test_a_grown_limit_serves_those_who_wait() -> None:
         waiting = [asyncio.create_task(bulkhead.__aenter__()) for _ in range(3)]
         for _ in range(5):
             await asyncio.sleep(0)
-        served = bulkhead._permits.resize(3)
-        assert all(waiter.wake() for waiter in served)
+        for waiter in bulkhead._permits.resize(3):
+            bulkhead._tell(bulkhead._hand(waiter))
         await asyncio.wait_for(asyncio.gather(*waiting[:2]), 30)
         assert not waiting[2].done()
         assert bulkhead.active == 3
@@ -115,11 +115,24 @@ async def test_a_grown_limit_serves_those_who_wait() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"initial": 0}, {"minimum": 30}, {"maximum": 10}, {"smoothing": 0}, {"tolerance": 0.5}],
+    [
+        {"initial": 0},
+        {"minimum": 30, "initial": 20},
+        {"maximum": 10, "minimum": 11},
+        {"smoothing": 0},
+        {"tolerance": 0.5},
+    ],
 )
 def test_bad_options_are_refused_when_it_is_built(options: Any) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         AdaptiveBulkhead(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"), [({}, 20), ({"maximum": 10}, 10), ({"minimum": 30}, 30)]
+)
+def test_it_begins_within_the_bounds_that_are_given(options: Any, limit: int) -> None:
+    assert AdaptiveBulkhead(**options).limit == limit
 
 
 @pytest.mark.parametrize(("around", "measured"), [(0.02, False), (10, True)])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from standfast.errors import BulkheadFull, ConfigurationError
-from standfast.resilience.bulkhead import Bulkhead
+from standfast.resilience.bulkhead import AdaptiveBulkhead, Bulkhead
 
 
 def until(condition: Any) -> None:
@@ -251,6 +251,119 @@ def test_a_waiter_whose_loop_was_closed_loses_no_capacity() -> None:
     assert (bulkhead.active, bulkhead.queued) == (0, 0)
     with bulkhead:
         assert bulkhead.active == 1
+
+
+class StandingLoop:
+    """An event loop in which a task waits for a permit, and that stops, but isn't closed."""
+
+    def __init__(self, bulkhead: Bulkhead) -> None:
+        self.bulkhead = bulkhead
+        self.loop = asyncio.new_event_loop()
+        self.waiting: list[asyncio.Task[Any]] = []
+
+    def stops_while_it_waits(self, waiters: int = 1) -> None:
+        """Somebody else holds the permit, and gives it back later."""
+
+        async def begin() -> None:
+            await turns()
+
+        with self.bulkhead:
+            for number in range(waiters):
+                work = self.bulkhead.call(asyncio.sleep, 0, number)
+                self.waiting.append(self.loop.create_task(work))  # type: ignore[arg-type]
+            self.loop.run_until_complete(begin())
+            assert self.bulkhead.queued == waiters
+
+    def stops_when_it_is_served(self) -> None:
+        """The permit is handed to it in the last turn of its loop."""
+
+        async def begin() -> None:
+            async with self.bulkhead:
+                work = self.bulkhead.call(asyncio.sleep, 0, 0)
+                self.waiting.append(self.loop.create_task(work))  # type: ignore[arg-type]
+                await turns()
+
+        self.loop.run_until_complete(begin())
+        assert not self.waiting[0].done()
+
+    def goes_on(self) -> list[Any]:
+        """All that waited in it are served."""
+        done = self.loop.run_until_complete(asyncio.gather(*self.waiting))
+        self.loop.close()
+        return done
+
+
+@pytest.fixture(params=[Bulkhead, AdaptiveBulkhead])
+def standing(request: Any, monkeypatch: Any) -> StandingLoop:
+    monkeypatch.setattr("standfast.resilience.bulkhead.semaphore._LOOK_EVERY", 0.001)
+    return StandingLoop(request.param(1, queue=5))
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_waiter_whose_loop_stands_still_loses_no_capacity(
+    standing: StandingLoop, served: bool
+) -> None:
+    bulkhead = standing.bulkhead
+    standing.stops_when_it_is_served() if served else standing.stops_while_it_waits()
+    assert bulkhead.call(lambda: 7) == 7
+    assert asyncio.run(bulkhead.call(asyncio.sleep, 0, 7)) == 7  # type: ignore[arg-type]
+    with bulkhead:
+        pass
+    assert (bulkhead.active, bulkhead.queued) == (0, 0)
+    assert standing.goes_on() == [0], "it is served when its loop goes on"
+    assert (bulkhead.active, bulkhead.queued) == (0, 0)
+
+
+def test_several_in_a_loop_that_stood_still_are_served_in_their_order(
+    standing: StandingLoop,
+) -> None:
+    standing.stops_while_it_waits(3)
+    assert (standing.bulkhead.active, standing.bulkhead.queued) == (0, 0)
+    assert standing.goes_on() == [0, 1, 2]
+    assert (standing.bulkhead.active, standing.bulkhead.queued) == (0, 0)
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_one_in_a_loop_that_stood_still_may_be_thrown_away(
+    standing: StandingLoop, served: bool
+) -> None:
+    standing.stops_when_it_is_served() if served else standing.stops_while_it_waits()
+    standing.waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        standing.goes_on()
+    standing.loop.close()
+    assert (standing.bulkhead.active, standing.bulkhead.queued) == (0, 0)
+
+
+@pytest.mark.parametrize("who", ["thread", "task"])
+def test_who_waits_behind_a_loop_that_stops_has_the_permit(
+    standing: StandingLoop, who: str
+) -> None:
+    """It was in line before the loop stopped, so that no newcomer sees to it."""
+    bulkhead = standing.bulkhead
+    bulkhead._mixed = who == "task"
+    answers: list[Any] = []
+
+    def behind() -> None:
+        if who == "thread":
+            answers.append(bulkhead.call(lambda: 7))
+        else:
+            answers.append(asyncio.run(bulkhead.call(asyncio.sleep, 0, 7)))  # type: ignore[arg-type]
+
+    async def begin() -> threading.Thread:
+        async with bulkhead:
+            work = bulkhead.call(asyncio.sleep, 0, 0)
+            standing.waiting.append(asyncio.ensure_future(work))
+            await turns()
+            thread = threading.Thread(target=behind)
+            thread.start()
+            until(lambda: bulkhead.queued == 2)
+        return thread
+
+    standing.loop.run_until_complete(begin()).join()
+    assert answers == [7]
+    assert standing.goes_on() == [0]
+    assert (bulkhead.active, bulkhead.queued) == (0, 0)
 
 
 def test_a_coroutine_that_is_thrown_away_gives_its_permit_back() -> None:

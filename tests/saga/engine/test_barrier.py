@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from standfast import Barrier, BranchKey, Standfast, barrier
-from standfast.errors import CodecError
+from standfast.errors import CodecError, StoreError
 
 DO, UNDO = BranchKey("saga-1:charge"), BranchKey("saga-1:charge", "compensation")
 
@@ -64,6 +64,42 @@ async def test_a_failure_inside_leaves_no_mark(shop):
         await come(shop, BranchKey("other"), result=object())
     assert (await come(shop, BranchKey("other"))).first
     assert await effects(shop) == ["action", "action"]
+
+
+async def test_one_that_is_caught_inside_the_transaction_has_done_nothing(shop):
+    """A handler that turns an error into an answer, and commits."""
+    for _ in range(2):
+        async with shop.transaction() as tx:
+            await tx.execute("INSERT INTO effects (what) VALUES ('before')")
+            try:
+                async with barrier(tx, DO) as gate:
+                    await tx.execute("INSERT INTO effects (what) VALUES ('half')")
+                    raise ZeroDivisionError
+            except ZeroDivisionError:
+                await tx.execute("INSERT INTO effects (what) VALUES ('refused')")
+        assert gate.first
+    assert (await come(shop, UNDO)).why == "nothing_to_undo"
+    assert await effects(shop) == ["before", "refused"] * 2
+
+
+async def test_one_whose_statement_failed_and_was_caught_has_done_nothing(shop):
+    async with shop.transaction() as tx:
+        try:
+            async with barrier(tx, DO):
+                await tx.execute("INSERT INTO effects (what) VALUES ('half')")
+                await tx.execute("INSERT INTO nowhere VALUES (1)")
+        except StoreError:
+            await tx.execute("INSERT INTO effects (what) VALUES ('refused')")
+    assert (await come(shop, DO)).first
+    assert await effects(shop) == ["refused", "action"]
+
+
+async def test_a_deadline_inside_the_transaction_leaves_no_mark(shop):
+    async with shop.transaction() as tx:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01), barrier(tx, DO):
+                await asyncio.Event().wait()
+    assert (await come(shop, DO)).first
 
 
 async def test_at_once_only_one_gets_through(shop):

@@ -21,7 +21,7 @@ from standfast.ports.journal import Instance
 from standfast.saga import facts as fx
 from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, log_fields_of
 from standfast.saga.timeline import entries
-from standfast.saga.tracebacks import LENGTH, traceback_of
+from standfast.saga.tracebacks import LENGTH, can_be_printed, traceback_of
 from standfast.testing import ManualClock
 from tests.saga.engine.world import SOON, Order, Trip, until
 
@@ -278,6 +278,29 @@ def test_a_traceback_is_bounded_and_can_be_had_of_anything():
     loop = OSError("a")
     loop.__cause__ = loop
     assert "OSError: a" in traceback_of(loop)
+
+
+def test_of_an_error_that_was_raised_before_the_traceback_tells_of_this_time():
+    stored = OSError("kept")
+
+    def once(number):
+        def raised():
+            raise stored
+
+        def second():
+            raise stored
+
+        try:
+            raised() if number else second()
+        except OSError:
+            return stored
+
+    for number in range(50):
+        told = traceback_of(once(number))
+        assert told.count(", in ") == 2
+        assert told.endswith("OSError: kept")
+        assert ("in second" in told) is (number == 0)
+        assert can_be_printed(stored)
 
 
 def test_a_fact_of_before_there_were_tracebacks_is_read():

@@ -51,7 +51,7 @@ async def test_a_status_that_changes_between_two_reads_isnt_taken_for_the_end(mo
         async with asyncio.timeout(10):
             while await handle.status() != "waiting" or app.sagas.executor.active:
                 await asyncio.sleep(0.01)
-        poller, looks = app.sagas._poller, []
+        poller, looks = app.sagas.poller, []
         read = poller.row
 
         async def stale(id: Any) -> Any:

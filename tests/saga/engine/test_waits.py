@@ -94,11 +94,20 @@ async def test_a_signal_to_nobody_is_an_error(work, world):
         await app.handle(new_id()).signal("approved", Approval("ann", 1))
 
 
-async def test_a_signal_named_by_its_wait_is_told_the_name(work, world):
+async def test_a_wait_stands_for_the_name_of_its_signal(work, world):
     app = await work(Approved(world))
     handle = await app.start(Approved, Order("1"), key="1")
-    with pytest.raises(ConfigurationError, match=r"is a step: give the name of .*, 'approved'"):
-        await handle.signal(Approved.first, Approval("ann", 1))
+    await handle.signal(Approved.first, Approval("ann", 1))
+    async with app.transaction() as tx:
+        await tx.signal(handle, Approved.second, Approval("bob", 2))
+    assert (await handle.result(20))[Approved.second] == Approval("bob", 2)
+
+
+async def test_a_step_that_waits_for_no_signal_stands_for_none(work, world):
+    app = await work(Approved(world))
+    handle = await app.start(Approved, Order("1"), key="1")
+    with pytest.raises(ConfigurationError, match="is an action step: give a wait, or the signal"):
+        await handle.signal(Approved.note, None)
 
 
 @pytest.mark.parametrize("on_timeout", ["compensate", "park", "continue"])

@@ -33,6 +33,10 @@ class Staged(Protocol):
         """Make it true. It must not fail, for other ports commit with it."""
         ...
 
+    def copy(self) -> Staged:
+        """The same, which doesn't change with it."""
+        ...
+
 
 C = TypeVar("C", bound=Staged)
 
@@ -61,6 +65,16 @@ class MemoryTransaction:
         if staged is None:
             staged = self._staged[make] = make(state)
         return cast(C, staged)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`."""
+        before = {make: staged.copy() for make, staged in self._staged.items()}
+        try:
+            yield
+        except BaseException:
+            self._staged = before
+            raise
 
     def commit(self) -> None:
         """Make true what all ports have staged."""

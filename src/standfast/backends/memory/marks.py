@@ -43,6 +43,12 @@ class StagedMarks:
         """See `Staged`."""
         self._state.marks.update(self._marks)
 
+    def copy(self) -> StagedMarks:
+        """See `Staged`."""
+        other = StagedMarks(self._state)
+        other._marks.update(self._marks)
+        return other
+
 
 class MemoryMarks:
     """`MarkStore` in memory. Ask the `MemoryDatabase` for it."""

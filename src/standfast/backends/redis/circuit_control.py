@@ -39,7 +39,12 @@ class RedisCircuitControl:
         self._refresh = seconds(refresh, name="refresh")
         limit = seconds(timeout, name="timeout")
         self._redis: Any = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=limit, socket_connect_timeout=limit
+            url,
+            decode_responses=True,
+            # What others wrote there, whatever it is, is told and left out; it ends nothing.
+            encoding_errors="backslashreplace",
+            socket_timeout=limit,
+            socket_connect_timeout=limit,
         )
         text(prefix, name="prefix")
         self._key = f"{prefix}:circuits"

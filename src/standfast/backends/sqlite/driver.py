@@ -53,6 +53,10 @@ def native(sql: str) -> Native:
     return Native(text, _arrangement(numbers), frozenset(numbers))
 
 
+WHICH_FILE = "PRAGMA database_list"
+"""Answers with rows, in whose first one the third column is the path of a connection's file."""
+
+
 def check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
     """Raise `StoreError` unless there is an argument for each placeholder, and the reverse."""
     unused = [number for number in range(1, given + 1) if number not in numbers]

@@ -35,7 +35,7 @@ from standfast.resilience.breaker.registry import Registry
 from standfast.resilience.breaker.verdicts import Errors, Judge, checked_wait
 from standfast.resilience.deadline import ThreadDeadline, current
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, finished, plain, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure
 
 Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
@@ -63,7 +63,8 @@ class CircuitBreaker(Blocks[Permit]):
 
     What opens it: `failure_rate` (share of the calls in the window), `failure_count` (in the
     window), `consecutive_failures`, `slow_call_rate` (share of the calls that took longer than
-    `slow_call_duration`); None leaves one out. The rates need `minimum_calls` in the window.
+    `slow_call_duration`); None leaves one out. The rates need `minimum_calls` in the window (10 by
+    default, or as many as a smaller window holds).
     `window` is a number of calls (``100``) or a time (``"60s"``).
 
     `wait` is how long it stays open before it probes: a duration, or a `Backoff` such as
@@ -103,7 +104,7 @@ class CircuitBreaker(Blocks[Permit]):
         consecutive_failures: int | None = None,
         slow_call_rate: float | None = None,
         slow_call_duration: Duration | None = None,
-        minimum_calls: int = 10,
+        minimum_calls: int | None = None,
         wait: Duration | Backoff = "30s",
         maximum_retry_after: Duration = "10m",
         retry_after: Callable[[Any], float | None] | None = None,
@@ -193,8 +194,8 @@ class CircuitBreaker(Blocks[Permit]):
             started = monotonic() if timed else 0.0
             try:
                 result = call(*args, **kwargs)
-                if type(result) is Coroutine:
-                    raise unawaited(call, result)
+                if type(result) not in FINISHED:
+                    finished(call, result)
             except BaseException as error:
                 raised(ticket, started, error)
                 raise
@@ -246,14 +247,14 @@ class CircuitBreaker(Blocks[Permit]):
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             permit, deadline = self.acquire(), current()
-            pending: dict[object, Callable[[], None]] = {}
+            pending: dict[object, Callable[[], object]] = {}
             if isinstance(deadline, ThreadDeadline) and deadline.telling:
                 pending = deadline.on_expiry
             pending[permit] = partial(permit.failure, TimedOut())
             try:
                 result = call(*args, **kwargs)
-                if type(result) is Coroutine:
-                    raise unawaited(call, result)
+                if type(result) not in FINISHED:
+                    finished(call, result)
             except BaseException as error:
                 if pending.pop(permit, None) is not None:
                     permit.failure(error)
@@ -456,7 +457,7 @@ class CircuitBreaker(Blocks[Permit]):
 INSTRUMENTS = {
     **telemetry.CALLS,
     "standfast.circuit_breaker.state": telemetry.Instrument(
-        "gauge", "{circuit_breaker}", "1 for the state that the breaker is in, 0 for the others"
+        "gauge", "{circuit_breaker}", "How many breakers of the name are in the state"
     ),
     "standfast.circuit_breaker.transitions": telemetry.Instrument(
         "counter", "{transition}", "Changes of state, by the state it came to"

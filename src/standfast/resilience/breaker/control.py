@@ -17,7 +17,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from weakref import WeakSet
 
@@ -140,6 +140,10 @@ class OperatorControl:
                 if not away:
                     logger.warning("circuit control is away, calls go on: %s", error)
                 away = True
+            except Exception:  # of a port of the user's own, say: it may pass
+                if not away:
+                    logger.exception("circuit control failed; trying again, calls go on")
+                away = True
             await self._clock.sleep(self._retry)
 
     def _obey(self, orders: Mapping[str, Order]) -> None:
@@ -182,8 +186,10 @@ class OperatorControl:
             hint = Hint(breaker.name, "closed", self._instance)
         else:
             return
-        self._hints.append(hint)
-        self._loop.call_soon_threadsafe(self._hinted.set)
+        if self._loop.is_running():  # else it would go out late, or never: an old one would mislead
+            self._hints.append(hint)
+            with suppress(RuntimeError):  # the loop was closed just now
+                self._loop.call_soon_threadsafe(self._hinted.set)
 
     async def _send(self) -> None:
         while True:
@@ -194,6 +200,9 @@ class OperatorControl:
                     await self._control.hint(self._hints.popleft())
                 except StoreUnavailable:
                     # `_follow` has told it. An old hint would mislead: it is dropped.
+                    self._hints.clear()
+                except Exception:
+                    logger.exception("a hint couldn't be sent; calls go on")
                     self._hints.clear()
 
 

@@ -17,6 +17,9 @@ from standfast.resilience.functions import number
 Verdict: TypeAlias = Literal["success", "failure", "ignored"]
 """What a call counts as."""
 
+MINIMUM_CALLS = 10
+"""Calls that the rates need, if nobody says how many, and as far as the window holds them."""
+
 
 def check(
     *,
@@ -26,7 +29,7 @@ def check(
     consecutive_failures: int | None,
     slow_call_rate: float | None,
     slow_call_duration: Duration | None,
-    minimum_calls: int,
+    minimum_calls: int | None,
     wait: Duration | Backoff,
     maximum_retry_after: Duration,
     half_open_calls: int,
@@ -52,12 +55,15 @@ def check(
     if (failure_rate, failure_count, consecutive_failures, slow_call_rate) == (None,) * 4:
         raise ConfigurationError("failure_rate=None: nothing could open it; give a threshold")
     make_window = _window(window)
-    for option, calls in (("minimum_calls", minimum_calls), ("failure_count", failure_count or 0)):
+    counted = (("minimum_calls", minimum_calls or 0), ("failure_count", failure_count or 0))
+    for option, calls in counted:
         if isinstance(window, int) and calls > window:
             raise ConfigurationError(
                 f"{option}={calls!r}: never reached in a window of {window} calls; "
                 "widen the window or lower it"
             )
+    if minimum_calls is None:
+        minimum_calls = min(MINIMUM_CALLS, window) if isinstance(window, int) else MINIMUM_CALLS
     return Settings(
         window=make_window,
         failure_rate=failure_rate,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -114,6 +116,8 @@ class Judge:
             return asked_wait(outcome, self._now())
         try:
             asked = self._retry_after(outcome)
+            if isinstance(asked, (int, float)) and asked > sys.float_info.max:
+                return math.inf  # the breaker has a longest wait of its own
             return None if asked is None else delay(asked)
         except Exception:  # the call's own error is what its caller must see
             logger.exception(

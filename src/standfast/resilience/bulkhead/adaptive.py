@@ -17,22 +17,25 @@ from standfast.resilience.deadline import current
 from standfast.resilience.functions import number, with_brackets
 from standfast.resilience.policy import AsyncCall, Call
 
+INITIAL = 20
+"""Permits to begin with, if nobody says how many, and as far as `minimum` and `maximum` let it."""
+
 
 class AdaptiveBulkhead(Blocks[None], Bulkhead):
     """A `Bulkhead` whose limit follows how long calls take (Gradient2; see `gradient.py`).
 
-    The limit starts at `initial` and stays between `minimum` and `maximum`; it is reconsidered each
-    second that has at least ten calls. While fewer than half the permits are used it stays as it
-    is. Calls that succeed or time out (``TimeoutError``, or a `Timeout` around that ends them)
-    are measured; other failures and cancelled calls aren't, for they say nothing about the load. A
-    lowered limit stops no call that runs.
+    The limit starts at `initial` (20, or what is nearest to that) and stays between `minimum` and
+    `maximum`; it is reconsidered each second that has at least ten calls. While fewer than half the
+    permits are used it stays as it is. Calls that succeed or time out (``TimeoutError``, or a
+    `Timeout` around that ends them) are measured; other failures and cancelled calls aren't, for
+    they say nothing about the load. A lowered limit stops no call that runs.
     """
 
     label = "adaptive_bulkhead"
 
     def __init__(
         self,
-        initial: int = 20,
+        initial: int | None = None,
         *,
         minimum: int = 1,
         maximum: int = 200,
@@ -44,8 +47,11 @@ class AdaptiveBulkhead(Blocks[None], Bulkhead):
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         with_brackets(self, initial)
-        for option, limit in (("minimum", minimum), ("initial", initial), ("maximum", maximum)):
-            whole(limit, name=option)
+        whole(minimum, name="minimum")
+        whole(maximum, name="maximum")
+        if initial is None:
+            initial = max(minimum, min(INITIAL, maximum))
+        whole(initial, name="initial")
         if not 1 <= minimum <= initial <= maximum:
             raise ConfigurationError(
                 f"minimum={minimum!r}, initial={initial!r}, maximum={maximum!r}: "
@@ -112,10 +118,10 @@ class AdaptiveBulkhead(Blocks[None], Bulkhead):
         with self._lock:
             now = self._monotonic()
             limit = self._gradient.sample(now, now - began, permits.active)
-            served = () if limit is None else permits.resize(limit)
-        for waiter in served:
-            if not waiter.wake():
-                self._release()
+            told: list[Any] = []
+            for waiter in () if limit is None else permits.resize(limit):
+                told += self._hand(waiter)
+        self._tell(told)
 
 
 class _MeasuredBlock:

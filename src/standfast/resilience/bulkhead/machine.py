@@ -34,9 +34,9 @@ class Permits(Generic[W]):
             return True
         return False
 
-    def wait(self, waiter: W) -> bool:
-        """Queue up after `take` said no. False if every place is taken."""
-        if self.places is not None and len(self.waiting) >= self.places:
+    def wait(self, waiter: W, *, anyway: bool = False) -> bool:
+        """Queue up after `take` said no. False if every place is taken, unless `anyway`."""
+        if self.places is not None and len(self.waiting) >= self.places and not anyway:
             return False
         self.waiting[waiter] = None
         return True

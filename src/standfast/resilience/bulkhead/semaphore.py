@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, TypeAlias
+from weakref import ref
 
 from standfast.checks import text, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
@@ -20,15 +22,19 @@ from standfast.durations import Duration, time_limit
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import Permits
+from standfast.resilience.bulkhead.waiters import Handed, TaskWaiter, ThreadWaiter
+from standfast.resilience.deadline import DEADLINE, SOON, may_wait, telling_of_expiry, unenforced
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.resilience.functions import Coroutine, unawaited, with_brackets
+from standfast.resilience.functions import FINISHED, finished, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.running import current_task
 
+_Waiter: TypeAlias = TaskWaiter | ThreadWaiter
 
-class _Waiter(Protocol):
-    def wake(self) -> bool:
-        """Tell that the permit is there. False if nobody is there any more."""
-        ...
+TOO_LATE = "; it wasn't its turn before the deadline, so the call was not made"
+
+_LOOK_EVERY = 1.0
+"""Seconds between two looks whether a permit lies in an event loop that stands still."""
 
 
 class Bulkhead(Policy):
@@ -36,7 +42,8 @@ class Bulkhead(Policy):
 
     With neither `max_wait` nor `queue`, a call that finds no free permit is rejected at once. With
     `max_wait` it waits up to that long (seconds or text). With `queue` at most so many wait at
-    once, for as long as it takes if there is no `max_wait`.
+    once, for as long as it takes if there is no `max_wait`. No wait goes beyond the deadline
+    around: who has no permit by then is rejected, and no call that had to wait begins after it.
 
     Permits go out first come first served, to tasks and threads alike. Who is cancelled or gives up
     while waiting loses no capacity: a permit that was just handed over goes to the next in line.
@@ -76,6 +83,10 @@ class Bulkhead(Policy):
             )
         no_waiting = self._max_wait == 0 or (queue is None and max_wait is None)
         self._permits: Permits[_Waiter] = Permits(limit, 0 if no_waiting else queue)
+        self._handed = Handed()
+        # The event loop that waited last, and whether another did before.
+        self._home: ref[asyncio.AbstractEventLoop] | None = None
+        self._mixed = False
         self._lock = threading.RLock()
         self._clock = clock
         self._monotonic = clock.monotonic
@@ -116,8 +127,8 @@ class Bulkhead(Policy):
                 result = call(*args, **kwargs)
             finally:
                 release()
-            if type(result) is Coroutine:
-                raise unawaited(call, result)
+            if type(result) not in FINISHED:
+                finished(call, result)
             return result
 
         return wrapper
@@ -180,29 +191,70 @@ class Bulkhead(Policy):
                 permits.active -= permits.active > 0  # 0 in a child forked by who holds one
                 return
             waiter = permits.release(self._monotonic())
-        # The loop of a waiting task may have been closed under it; then the next one has the turn.
-        while waiter is not None and not waiter.wake():
-            with self._lock:
-                waiter = permits.release(self._monotonic())
+            if waiter is None:
+                return
+            told = self._hand(waiter)
+        self._tell(told)
 
-    def _queue(self, waiter: _Waiter) -> bool:
-        """Stand in line. True if a permit has come free meanwhile. Raises `BulkheadFull`."""
+    def _hand(self, waiter: _Waiter) -> Sequence[_Waiter]:
+        """`waiter` is out of the line, and has a permit if it can take it up; else the next has it.
+
+        Holds the lock. Returns those to be woken, when it is held no more.
+        """
+        if self._handed.give(waiter):
+            return (waiter,)
+        told: list[_Waiter] = [waiter]
+        while (following := self._permits.release(self._monotonic())) is not None:
+            told.append(following)
+            if self._handed.give(following):
+                break
+        return told
+
+    def _tell(self, told: Iterable[_Waiter]) -> None:
+        for waiter in told:
+            if not waiter.wake():  # its loop was closed just now: the next one has the turn
+                self._take_back((waiter,))
+
+    def _take_back(self, waiters: Iterable[_Waiter]) -> None:
+        """Pass on the permits of those that can't take them up."""
+        told: list[_Waiter] = []
+        with self._lock:
+            for waiter in waiters:
+                if self._handed.take_back(waiter):
+                    following = self._permits.release(self._monotonic())
+                    told += () if following is None else self._hand(following)
+        self._tell(told)
+
+    def _look(self) -> None:
+        """Pass on what lies in event loops that stand still."""
+        with self._lock:
+            stranded = self._handed.stranded()
+        if stranded:
+            self._take_back(stranded)
+
+    def _queue(self, waiter: _Waiter, *, again: bool = False) -> bool:
+        """Stand in line. True if a permit has come free meanwhile. Raises `BulkheadFull`.
+
+        Whoever was in line before does so `again`, and finds a place in any case.
+        """
         with self._lock:
             if self._take():
                 return True
-            if self._permits.wait(waiter):
+            stranded = self._handed.stranded()
+            if not stranded and self._permits.wait(waiter, anyway=again):
                 return False
-        raise self._full()
+        if not stranded:
+            raise self._full()
+        self._take_back(stranded)
+        return self._queue(waiter, again=again)
 
-    def _full(self) -> BulkheadFull:
+    def _full(self, *, late: bool = False) -> BulkheadFull:
         with self._lock:
             self.rejected += 1
             estimate = self._permits.estimate(self._monotonic())
         telemetry.span_event("bulkhead.rejected", name=self.name)
-        return BulkheadFull(
-            f"bulkhead {self.name!r} is full: {self.limit} calls run and {self.queued} wait",
-            retry_after=estimate,
-        )
+        told = f"bulkhead {self.name!r} is full: {self.limit} calls run and {self.queued} wait"
+        return BulkheadFull(told + (TOO_LATE if late else ""), retry_after=estimate)
 
     def _waited(self, since: float) -> None:
         with self._lock:
@@ -220,54 +272,99 @@ class Bulkhead(Policy):
         with self._lock:
             withdrawn = self._permits.withdraw(waiter)
         if not withdrawn:
-            self._release()
+            self._take_back((waiter,))
 
     # -- waiting ---------------------------------------------------------------------------------
 
     async def _wait_in_task(self) -> None:
-        waiter = _TaskWaiter()
+        waiter = TaskWaiter()
         if self._queue(waiter):
             return
-        since = self._monotonic()
-        timer = None
-        if self._max_wait is not None:
-            timer = asyncio.create_task(self._expire(waiter, self._max_wait))
+        since, timer, task = self._monotonic(), None, current_task()
+        if self._home is None or self._home() is not waiter.loop:
+            self._mixed = self._home is not None and self._clock is SYSTEM_CLOCK
+            self._home = ref(waiter.loop)
+        if (
+            self._max_wait is not None
+            or self._mixed
+            or (DEADLINE.get() is not None and unenforced(self._clock, task) is not None)
+        ):
+            timer = asyncio.create_task(self._watch(waiter, task))
         try:
-            await waiter.future
+            while True:
+                await waiter.future
+                with self._lock:
+                    has_permit = self._handed.take_up(waiter)
+                if has_permit or waiter.expired:
+                    break
+                # Its loop stood still when it was its turn.
+                waiter.again()
+                if self._queue(waiter, again=True):
+                    return
         except BaseException:  # also a cancellation: its place in the line goes to the next
-            if not waiter.expired:
-                self._abandon(waiter)
+            self._abandon(waiter)
             raise
         finally:
-            if timer is not None:
+            if timer is not None and not waiter.loop.is_closed():
                 timer.cancel()
-        if waiter.expired:
-            raise self._full()
+        late = timer is not None and unenforced(self._clock, task) == 0
+        if late or waiter.expired:
+            self._take_back((waiter,))
+            raise self._full(late=late)
         self._waited(since)
 
-    async def _expire(self, waiter: _TaskWaiter, after: float) -> None:
-        await self._clock.sleep(after)
+    async def _watch(self, waiter: TaskWaiter, task: asyncio.Task[Any] | None) -> None:
+        """Let `waiter` leave the line when the time of its `task` is up."""
+        since = self._monotonic()
+        while True:
+            left = may_wait(self._clock, since, self._max_wait, task)
+            if left is None and not self._mixed:
+                return
+            if left is not None and left <= 0:
+                break
+            if self._mixed:
+                left = _LOOK_EVERY if left is None else min(left, _LOOK_EVERY)
+            await self._clock.sleep(left or 0.0)
+            self._look()
         with self._lock:
             waiter.expired = self._permits.withdraw(waiter)
         if waiter.expired:
             waiter.wake()
 
     def _wait_in_thread(self) -> None:
-        waiter = _ThreadWaiter()
+        waiter = ThreadWaiter()
         if self._queue(waiter):
             return
         since = self._monotonic()
         try:
-            in_time = waiter.event.wait(self._max_wait)
+            with telling_of_expiry(waiter.event.set):
+                while not self._ends(waiter, since):
+                    self._look()
         except BaseException:  # a KeyboardInterrupt
             self._abandon(waiter)
             raise
-        if not in_time:
-            with self._lock:
-                withdrawn = self._permits.withdraw(waiter)
-            if withdrawn:
-                raise self._full()
+        late = unenforced(self._clock) == 0
+        with self._lock:
+            has_permit = waiter.has_permit or not self._permits.withdraw(waiter)
+        if late or not has_permit:
+            self._take_back((waiter,))
+            raise self._full(late=late)
         self._waited(since)
+
+    def _ends(self, waiter: ThreadWaiter, since: float) -> bool:
+        """Wait for a while; whether there is nothing more to wait for."""
+        deadline = unenforced(self._clock)
+        if deadline == 0:
+            return True
+        if waiter.has_permit:
+            if deadline == SOON:  # and the caller goes now: it would be too late for the call
+                time.sleep(SOON)
+            return deadline != SOON
+        left = may_wait(self._clock, since, self._max_wait)
+        if left is None or left > 0:
+            waiter.event.wait(_LOOK_EVERY if left is None else min(left, _LOOK_EVERY))
+            return False
+        return True
 
     def after_fork(self) -> None:
         """Free all permits: the calls of other threads are in the parent only.
@@ -276,6 +373,7 @@ class Bulkhead(Policy):
         """
         unlock(self._lock)
         self._permits = Permits(self._permits.limit, self._permits.places)
+        self._handed = Handed()
 
     def measures(self) -> Iterable[Measure]:
         """Calls by outcome, and how full it is."""
@@ -287,41 +385,6 @@ class Bulkhead(Policy):
         yield "standfast.bulkhead.queued", self.queued, name
         yield "standfast.bulkhead.rejected", self.rejected, name
         yield "standfast.bulkhead.limit", self.limit, name
-
-
-class _TaskWaiter:
-    """A task that waits in its own event loop, woken from any thread."""
-
-    __slots__ = ("expired", "future", "loop")
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = self.loop.create_future()
-        self.expired = False
-
-    def wake(self) -> bool:
-        try:
-            self.loop.call_soon_threadsafe(self._resolve)
-        except RuntimeError:  # its loop is closed
-            return False
-        return True
-
-    def _resolve(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-
-class _ThreadWaiter:
-    """A thread that waits."""
-
-    __slots__ = ("event",)
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def wake(self) -> bool:
-        self.event.set()
-        return True
 
 
 INSTRUMENTS = {

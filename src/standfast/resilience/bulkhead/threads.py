@@ -8,11 +8,9 @@ bulkhead. Python's own executor has neither a bound on its queue nor threads tha
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -24,10 +22,19 @@ from standfast.durations import Duration, seconds, time_limit
 from standfast.errors import BulkheadFull, ConfigurationError
 from standfast.resilience import telemetry
 from standfast.resilience.bulkhead.machine import place_call
-from standfast.resilience.bulkhead.semaphore import INSTRUMENTS
-from standfast.resilience.forking import survives_fork
-from standfast.resilience.functions import Coroutine, unawaited, with_brackets
+from standfast.resilience.bulkhead.pool import Job, Pool, record_wait
+from standfast.resilience.bulkhead.semaphore import INSTRUMENTS, TOO_LATE
+from standfast.resilience.deadline import (
+    SOON,
+    Deadline,
+    current,
+    may_wait,
+    telling_of_expiry,
+    unenforced,
+)
+from standfast.resilience.functions import with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
+from standfast.resilience.running import current_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +45,8 @@ class ThreadPoolBulkhead(Policy):
 
     `core` threads are kept, up to `maximum` run when the queue of `queue` calls is full, and those
     beyond `core` end after `keep_alive` without work. A call that hasn't begun after `max_wait` is
-    rejected too (None: it waits as long as it takes).
+    rejected too (None: it waits as long as it takes), and so is one that hasn't by the deadline
+    around.
 
     Decorated, a plain function runs in the pool while its caller waits; from async code use
     ``await pool.run(function, …)``; `submit` gives a future. Context variables are those of the
@@ -74,8 +82,9 @@ class ThreadPoolBulkhead(Policy):
         whole(queue, name="queue", least=0)
         self._core, self._maximum, self._capacity = core, maximum, queue
         self._max_wait = time_limit(max_wait, name="max_wait")
+        self._clock = clock
         self._monotonic = clock.monotonic
-        self._pool = _Pool(core, seconds(keep_alive, name="keep_alive"), name)
+        self._pool = Pool(core, seconds(keep_alive, name="keep_alive"), name)
         self.name: str = name
         self.admitted: int = 0
         self.rejected: int = 0
@@ -111,11 +120,17 @@ class ThreadPoolBulkhead(Policy):
     def submit(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Hand over a call and return its future. Raises `BulkheadFull`.
 
-        `max_wait` isn't applied: whoever holds the future may cancel it until the call begins.
+        Neither `max_wait` nor a deadline is applied: whoever holds the future may cancel it until
+        the call begins.
         """
+        return self._take(None, function, args, kwargs).future
+
+    def _take(
+        self, deadline: Deadline | None, function: Call, args: Any, kwargs: Mapping[str, Any]
+    ) -> Job:
+        """Take a call, which isn't to begin after its `deadline`."""
         pool = self._pool
-        context = contextvars.copy_context()
-        job = _Job(partial(context.run, function, *args, **kwargs), self)
+        job = Job(pool, self, self._clock, deadline, function, args, kwargs)
         with pool.lock:
             if pool.closed:
                 raise BulkheadFull(f"thread pool {self.name!r} is closed: it takes no more calls")
@@ -133,26 +148,46 @@ class ThreadPoolBulkhead(Policy):
                 pool.add(job, thread=place == "thread")
         if place == "reject":
             raise self._full()
-        job.future.add_done_callback(partial(_record, self.name, job))
-        return job.future
+        job.future.add_done_callback(partial(record_wait, self.name, job))
+        return job
 
     def around(self, call: Call) -> Call:
         """A function that runs `call` in the pool and waits for it."""
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            future = self.submit(call, *args, **kwargs)
+            future = self._take(current(), call, args, kwargs).future
             try:
-                return future.result(self._max_wait)
-            except TimeoutError:
-                # Either the wait is over or the call itself raised it, or it has begun meanwhile.
-                if future.cancel():
-                    raise self._full() from None
-                return future.result()
+                with telling_of_expiry(future.cancel):
+                    return self._result(future)
             except BaseException:
                 future.cancel()  # a KeyboardInterrupt
                 raise
 
         return wrapper
+
+    def _result(self, future: Future[Any]) -> Any:
+        """What came of a call, which isn't waited for longer than it may until it begins."""
+        since = self._monotonic()
+        while True:
+            deadline = unenforced(self._clock)
+            if deadline == 0 and future.cancel():
+                raise self._full(late=True)
+            if future.cancelled():  # it was too late to begin it, and the caller goes now
+                time.sleep(SOON)
+                continue
+            left = may_wait(self._clock, since, self._max_wait)
+            if left is not None and left <= 0:
+                if future.cancel():
+                    raise self._full()
+                left = None  # it has begun
+            try:
+                return future.result(left)
+            except TimeoutError:
+                if future.done() and not future.cancelled():
+                    raise  # the call's own
+            except CancelledError:
+                if not future.cancelled():
+                    raise
 
     def around_async(self, call: AsyncCall) -> AsyncCall:
         """Refused: coroutines run in the event loop, not in threads."""
@@ -163,20 +198,26 @@ class ThreadPoolBulkhead(Policy):
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a plain function in the pool and await it. Raises `BulkheadFull`."""
-        future = self.submit(function, *args, **kwargs)
-        expired = False
-
-        def expire() -> None:
-            nonlocal expired
-            expired = future.cancel()
-
+        since, task = self._monotonic(), current_task()
+        deadline = None if unenforced(self._clock, task) is None else current()
+        job = self._take(deadline, function, args, kwargs)
+        expired, timer = False, None
         loop = asyncio.get_running_loop()
-        timer = None if self._max_wait is None else loop.call_later(self._max_wait, expire)
+
+        def look() -> None:
+            nonlocal expired, timer
+            left = may_wait(self._clock, since, self._max_wait, task)
+            if left is not None and left > 0:
+                timer = loop.call_later(left, look)
+            elif left is not None:
+                expired = job.future.cancel()
+
+        look()
         try:
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
-            if expired:
-                raise self._full() from None
+            if expired or job.late:
+                raise self._full(late=unenforced(self._clock, task) == 0) from None
             raise
         finally:
             if timer is not None:
@@ -192,18 +233,19 @@ class ThreadPoolBulkhead(Policy):
             "give the inner calls a pool of their own"
         )
 
-    def _full(self) -> BulkheadFull:
+    def _full(self, *, late: bool = False) -> BulkheadFull:
         pool = self._pool
         with pool.lock:
+            pool.drop_cancelled()
             self.rejected += 1
             waiting = len(pool.jobs)
             # Each thread frees itself once per mean call time.
             wait = pool.mean and pool.mean * (waiting + 1) / self._maximum
         telemetry.span_event("bulkhead.rejected", name=self.name)
-        return BulkheadFull(
-            f"thread pool {self.name!r} is full: {self._maximum} threads and {waiting} calls wait",
-            retry_after=wait,
+        told = (
+            f"thread pool {self.name!r} is full: {self._maximum} threads and {waiting} calls wait"
         )
+        return BulkheadFull(told + (TOO_LATE if late else ""), retry_after=wait)
 
     # -- its end ---------------------------------------------------------------------------------
 
@@ -234,175 +276,3 @@ class ThreadPoolBulkhead(Policy):
         yield "standfast.bulkhead.queued", self.queued, name
         yield "standfast.bulkhead.rejected", self.rejected, name
         yield "standfast.bulkhead.limit", self._maximum, name
-
-
-class _Job:
-    """One call on its way."""
-
-    __slots__ = ("began", "future", "monotonic", "submitted", "took", "work")
-
-    def __init__(self, work: partial[Any], bulkhead: ThreadPoolBulkhead) -> None:
-        self.work = work
-        self.future: Future[Any] = _PoolFuture(bulkhead, self)
-        self.monotonic = bulkhead._monotonic  # noqa: SLF001 - its own
-        self.submitted = self.monotonic()
-        self.began: float | None = None
-        self.took = 0.0
-
-    def run(self) -> Callable[[], None] | None:
-        """Make the call. Returns what tells its caller, or None if it was cancelled before."""
-        if not self.future.set_running_or_notify_cancel():
-            return None
-        self.began = self.monotonic()
-        try:
-            result = self.work()
-            if type(result) is Coroutine:
-                raise unawaited(self.work.args[0], result)
-        except StopIteration as error:
-            ended = RuntimeError("a call in a thread pool raised StopIteration")
-            ended.__cause__ = error
-            return partial(self.future.set_exception, ended)
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-            return partial(self.future.set_exception, error)
-        finally:
-            self.took = self.monotonic() - self.began
-        return partial(self.future.set_result, result)
-
-
-def _record(name: str, job: _Job, _: Future[Any]) -> None:
-    if job.began is not None:
-        telemetry.record(
-            "standfast.bulkhead.wait",
-            job.began - job.submitted,
-            {"name": name},
-            description="How long callers waited for a permit, of those who had to",
-        )
-
-
-class _PoolFuture(Future[Any]):
-    """A future that can be waited for inside the pool too, unless that would be for ever."""
-
-    def __init__(self, bulkhead: ThreadPoolBulkhead, job: _Job) -> None:
-        super().__init__()
-        self._job = job
-        self._bulkhead = bulkhead
-
-    def result(self, timeout: float | None = None) -> Any:
-        """As of any future. Raises `BulkheadFull` where no thread is left to make the call."""
-        pool = self._bulkhead._pool  # noqa: SLF001 - its own
-        if self.done() or not pool.runs_here():
-            return super().result(timeout)
-        if not pool.wait_inside(self._job, self._bulkhead.limit):
-            self.cancel()
-            raise self._bulkhead._needs_itself()  # noqa: SLF001 - its own
-        try:
-            return super().result(timeout)
-        finally:
-            pool.waited_inside()
-
-
-class _Pool:
-    """The threads and their queue."""
-
-    def __init__(self, core: int, keep_alive: float, name: str) -> None:
-        self.core, self.keep_alive, self.name = core, keep_alive, name
-        self.mean: float | None = None  # of the calls' seconds, exponentially smoothed
-        self.closed = False
-        self.after_fork()
-        survives_fork(self)
-
-    def after_fork(self) -> None:
-        """Begin with no thread and no job."""
-        self.jobs: deque[_Job] = deque()
-        # Reentrant: a finalizer that runs while it is held may close a forgotten pool.
-        self.lock = threading.RLock()
-        self.work = threading.Condition(self.lock)
-        self.threads = self.idle = 0
-        self.inside = 0  # threads that wait for another call of this pool
-        self._running: set[threading.Thread] = set()
-
-    def runs_here(self) -> bool:
-        """Whether this thread is one of the pool."""
-        return threading.current_thread() in self._running
-
-    def wait_inside(self, job: _Job, maximum: int) -> bool:
-        """One of the threads is about to wait for `job`. False if it would be for ever."""
-        with self.lock:
-            self.inside += 1
-            if self.inside < self.threads or job not in self.jobs:
-                return True
-            if self.threads < maximum:
-                self.jobs.remove(job)
-                self.add(job, thread=True)
-                return True
-            self.inside -= 1
-            return False
-
-    def waited_inside(self) -> None:
-        """One of the threads has ended its wait."""
-        with self.lock:
-            self.inside -= 1
-
-    def add(self, job: _Job, *, thread: bool) -> None:
-        """Take a job in, with a thread of its own or for whoever is free. Holds the lock."""
-        if not thread:
-            self.jobs.append(job)
-            self.work.notify()
-            return
-        worker = threading.Thread(
-            target=self._work, args=([job],), name=f"bulkhead {self.name}", daemon=True
-        )
-        worker.start()
-        self.threads += 1
-        self._running.add(worker)
-
-    def drop_cancelled(self) -> None:
-        """Forget jobs whose callers have gone, so that they take up no place."""
-        if any(job.future.cancelled() for job in self.jobs):
-            self.jobs = deque(job for job in self.jobs if not job.future.cancelled())
-
-    def close(self) -> None:
-        """Let every thread end when the queue is empty."""
-        with self.lock:
-            self.closed = True
-            self.work.notify_all()
-
-    def join(self) -> None:
-        """Wait for all threads but this one."""
-        with self.lock:
-            running = self._running - {threading.current_thread()}
-        for thread in running:
-            thread.join()
-
-    def _work(self, first: list[_Job]) -> None:
-        # A thread keeps its arguments as long as it lives; the job mustn't be among them.
-        job: _Job | None = first.pop()
-        while job is not None:
-            tell = job.run()
-            if tell is not None:
-                # This thread is free before its caller hears of it, who may come back at once.
-                with self.lock:
-                    self.mean = job.took if self.mean is None else self.mean * 0.9 + job.took * 0.1
-                    self.idle += 1
-                tell()
-            with self.lock:
-                self.idle -= tell is not None
-                tell = job = None  # hold no result while idle
-                job = self._next()
-
-    def _next(self) -> _Job | None:
-        """The next job, or None when this thread is to end. Holds the lock but while it waits."""
-        while True:
-            if self.jobs:
-                return self.jobs.popleft()
-            if self.closed:
-                break
-            spare = self.threads > self.core
-            self.idle += 1
-            notified = self.work.wait(self.keep_alive if spare else None)
-            self.idle -= 1
-            if spare and not notified and not self.jobs and self.threads > self.core:
-                break
-        self.threads -= 1
-        self._running.discard(threading.current_thread())
-        return None

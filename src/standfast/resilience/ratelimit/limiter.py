@@ -12,11 +12,13 @@ from standfast.durations import Duration, seconds, time_left
 from standfast.errors import ConfigurationError, RateLimited
 from standfast.ports.rate_limit import LocalRateLimits, RateLimitStore
 from standfast.rates import Algorithm, Decision, Rate
-from standfast.resilience.functions import Coroutine, plain, unawaited, with_brackets
+from standfast.resilience.deadline import at_most, may_wait
+from standfast.resilience.functions import FINISHED, finished, plain, with_brackets
 from standfast.resilience.policy import AsyncCall, Call, Measure, Policy
 from standfast.resilience.ratelimit.line import Lines, Turn
 from standfast.resilience.ratelimit.memory import MemoryRateLimits
 from standfast.resilience.ratelimit.watched import OnStoreFailure, WatchedStore
+from standfast.resilience.running import current_task
 from standfast.resilience.telemetry import Instrument, record, span_event, watch
 
 Key: TypeAlias = str | Callable[..., str]
@@ -105,7 +107,7 @@ class RateLimiter(Policy):
         self._store = MemoryRateLimits(clock=clock) if store is None else store
         self._local = isinstance(self._store, LocalRateLimits) and self._store.always_local
         self._take: Callable[[str, Rate, int], Decision | None] = (
-            self._store.take if isinstance(self._store, LocalRateLimits) else _ask_the_store
+            self._store.take if isinstance(self._store, LocalRateLimits) else lambda *_: None
         )
         self._prefix = "" if store is None else f"{name}:"
         self._lines = Lines()
@@ -164,11 +166,12 @@ class RateLimiter(Policy):
     ) -> Decision:
         """Take `cost` units of `key`, waiting in line up to `max_wait` (the limiter's by default).
 
-        Raises `RateLimited` when that isn't enough, as soon as it is known, or when `max_waiters`
-        wait already; and `ConfigurationError` as `check` does. Cancelled, it takes nothing (units
-        that a server handed out meanwhile are given back).
+        It doesn't wait beyond the deadline around. Raises `RateLimited` when that isn't enough, as
+        soon as it is known, or when `max_waiters` wait already; and `ConfigurationError` as `check`
+        does. Cancelled, it takes nothing (units that a server handed out meanwhile are given back).
         """
-        wait = self._max_wait if max_wait is None else time_left(max_wait, name="max_wait")
+        longest = self._max_wait if max_wait is None else time_left(max_wait, name="max_wait")
+        wait = at_most(longest, self._clock)
         full_key = self._prefix + key
         # How long a line takes isn't known; alone, the decision tells it.
         in_line = bool(wait) and full_key in self._lines.by_key
@@ -181,7 +184,7 @@ class RateLimiter(Policy):
                 turn = self._lines.join(full_key, most=self.max_waiters)
             if turn is None:
                 raise self._reject(self._count(decision), key)
-            decision = await self._wait_in_line(turn, key, full_key, cost, wait)
+            decision = await self._wait_in_line(turn, key, full_key, cost, longest)
         return self._count(decision)
 
     def check_cost(self, cost: int) -> None:
@@ -220,8 +223,8 @@ class RateLimiter(Policy):
                 if not self._count(decision).allowed:
                     raise self._reject(decision, key)
             result = call(*args, **kwargs)
-            if type(result) is Coroutine:
-                raise unawaited(call, result)
+            if type(result) not in FINISHED:
+                finished(call, result)
             return result
 
         return limited
@@ -358,14 +361,19 @@ class RateLimiter(Policy):
         self, turn: Turn, key: str, full_key: str, cost: int, wait: float
     ) -> Decision:
         monotonic = self._clock.monotonic
-        began = monotonic()
-        deadline = began + wait
+        began, task = monotonic(), current_task()
+
+        def left() -> float:
+            return may_wait(self._clock, began, wait, task) or 0.0
+
         try:
-            if not await self._lines.comes(full_key, turn, within=wait, clock=self._clock):
-                late = Decision(False, 0, self.rate.interval * cost, self.rate.window)
-                raise self._reject(self._count(late), key)
+            while not await self._lines.comes(full_key, turn, within=left(), clock=self._clock):
+                if left() <= 0:
+                    denied = Decision(False, 0, self.rate.interval * cost, self.rate.window)
+                    raise self._reject(self._count(denied), key)
             while not (decision := await self._ask_store(full_key, cost)).allowed:
-                if monotonic() + decision.retry_after > deadline:
+                late = monotonic() + decision.retry_after > began + wait
+                if late or decision.retry_after > at_most(wait, self._clock):
                     raise self._reject(self._count(decision), key)
                 await self._clock.sleep(decision.retry_after)
             return decision
@@ -378,10 +386,6 @@ class RateLimiter(Policy):
         return (
             await self._watched.ask_safely(key, self.rate, cost) if decision is None else decision
         )
-
-
-def _ask_the_store(key: str, rate: Rate, cost: int) -> None:
-    return None
 
 
 def _record_wait(waited: float, name: str) -> None:

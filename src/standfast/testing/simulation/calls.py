@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from standfast.errors import Refused
 from standfast.groups import some
 from standfast.saga.attempt import is_refusal
+from standfast.saga.blocking import AsyncFunction
 from standfast.saga.context import Context
 from standfast.saga.definition import Definition
 from standfast.saga.step import Step
@@ -45,25 +45,16 @@ class Stage:
 
 def wrap(definition: Definition, stage: Stage) -> None:
     """Let every action and compensation of a definition go through the scene on stage."""
-    definition.steps = {name: _wrapped(s, stage) for name, s in definition.steps.items()}
+    for functions in (definition.actions, definition.undos):
+        for name, function in functions.items():
+            functions[name] = _wrapped(definition.steps[name], function, stage)
 
 
-def _wrapped(original: Step[Any, Any], stage: Stage) -> Step[Any, Any]:
-    step = copy.copy(original)
-    action, undo = original.function, original.undo_function
-    if action is not None:
+def _wrapped(step: Step[Any, Any], function: AsyncFunction, stage: Stage) -> AsyncFunction:
+    async def on_stage(saga: Any, input: Any, ctx: Context, *rest: Any) -> Any:
+        return await call(stage.scene, step, lambda: function(saga, input, ctx, *rest), ctx)
 
-        async def act(saga: Any, input: Any, ctx: Context, *rest: Any) -> Any:
-            return await call(stage.scene, original, lambda: action(saga, input, ctx, *rest), ctx)
-
-        step.function = act
-    if undo is not None:
-
-        async def undo_it(saga: Any, input: Any, ctx: Context, *rest: Any) -> Any:
-            return await call(stage.scene, original, lambda: undo(saga, input, ctx, *rest), ctx)
-
-        step.undo_function = undo_it
-    return step
+    return on_stage
 
 
 UserFunction = Callable[[], Awaitable[Any]]

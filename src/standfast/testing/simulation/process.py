@@ -12,10 +12,12 @@ from standfast.app import Standfast
 from standfast.coordination.membership import Membership
 from standfast.coordination.service import ServiceOptions
 from standfast.coordination.supervisor import Supervisor
+from standfast.doors.blocking import BlockingTransaction
 from standfast.ports.journal import Loaded
 from standfast.ports.leases import LeaseStore
 from standfast.saga import facts as fx
 from standfast.saga.active import Active
+from standfast.saga.blocking import InLine
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.registry import Definitions
@@ -60,7 +62,7 @@ class SimulatedDefinitions(Definitions):
     """Definitions that were checked once, for machines of a chosen class."""
 
     def __init__(self, machine: type[Machine]) -> None:
-        super().__init__()
+        super().__init__(blocking=InLine(BlockingTransaction))
         self.machine_class = machine
 
     def new(self, id: UUID, definition: Definition, facts: Sequence[fx.AnyFact]) -> Machine:

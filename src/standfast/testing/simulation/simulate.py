@@ -25,6 +25,7 @@ from standfast.testing.simulation.play import Play, Played
 from standfast.testing.simulation.process import SimulatedDefinitions
 from standfast.testing.simulation.report import SimulationReport
 from standfast.testing.simulation.scene import Check, Rules
+from standfast.testing.simulation.session import session
 
 Sagas = Saga[Any] | Sequence[Saga[Any]]
 SHRINKS = 400
@@ -71,7 +72,8 @@ def simulate(
             time; or a saga, which is copied (``copy.deepcopy``) for each. A sequence has the saga
             first and then those that it starts, as its children or through ``tx.start``.
         input: its input, or a function of a ``random.Random`` that makes one.
-        seeds: how many runs (seeds 0, 1, 2 …), or which seeds.
+        seeds: how many runs (seeds 0, 1, 2 …), or which seeds. ``pytest --standfast-seeds`` asks
+            for another number.
         seed: run this seed alone, to look into a violation.
         invariants: checks of the `World` when all is quiet: an ``AssertionError`` or False is a
             violation.
@@ -100,7 +102,7 @@ def simulate(
 
     Not guaranteed: that what isn't found isn't there. Read the report to see what was covered.
     """
-    numbers = [seed] if seed is not None else range(seeds) if isinstance(seeds, int) else seeds
+    numbers = session().seeds(seeds if seed is None else [seed])
     simulation = Simulation(
         saga,
         input,
@@ -111,13 +113,15 @@ def simulate(
         schema=schema,
         after=after,
     )
-    return simulation.run(numbers, progress)
+    return simulation.run(numbers, session().told_of(numbers, progress))
 
 
 def split_seeds(total: int, parts: int) -> list[range]:
     """``range(total)`` in so many parts, for ``pytest.mark.parametrize`` with pytest-xdist."""
     if parts < 1:
         raise ConfigurationError(f"parts={parts!r}: must be 1 or more")
+    asked = session().count
+    total = total if asked is None else asked
     ends = [total * index // parts for index in range(parts + 1)]
     return [range(begin, end) for begin, end in pairwise(ends)]
 

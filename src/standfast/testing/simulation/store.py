@@ -103,6 +103,24 @@ class SimulatedTransaction(MemoryTransaction):
             )
         return self._tables.run(sql, args)
 
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`."""
+        starts, appends, tables = len(self.starts), len(self.appends), self._tables
+        if tables is not None:
+            tables.run("SAVEPOINT standfast", ())
+        try:
+            async with super().savepoint():
+                yield
+        except BaseException:
+            del self.starts[starts:], self.appends[appends:]
+            if tables is not None:
+                tables.run("ROLLBACK TO SAVEPOINT standfast", ())
+            raise
+        finally:
+            if tables is not None:
+                tables.run("RELEASE SAVEPOINT standfast", ())
+
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
         changed: int = self._run(sql, args).rowcount

@@ -134,6 +134,14 @@ class StagedJournal:
         """Give everything to the view below."""
         self._view.apply(self)
 
+    def copy(self) -> StagedJournal:
+        """See `Staged`."""
+        other = StagedJournal(self._view)
+        other.records.update({id: record.copy() for id, record in self.records.items()})
+        other.keys.update(self.keys)
+        other.due += self.due
+        return other
+
     def record(self, id: UUID) -> Record | None:
         """See `View`."""
         return self.records.get(id) or self._view.record(id)

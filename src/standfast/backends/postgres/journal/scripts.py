@@ -99,7 +99,7 @@ def start(starts: Sequence[Start], owner: int | None) -> Script[list[StartAnswer
         raise lost(owner)
     if created is None:
         return [StartAnswer(one.instance.id, True, one.instance.input_hash) for one in starts]
-    return (yield from _among_holders(starts, owner, set(created)))
+    return (yield from _among_holders(starts, owner, set(map(plain, created))))
 
 
 def _among_holders(
@@ -140,9 +140,9 @@ def _again(new: Start, owner: int | None) -> Script[list[StartAnswer]]:
     return (yield from start((new,), owner))
 
 
-def plain(id: UUID) -> UUID:
-    """The driver's kind of UUID as an ordinary one."""
-    return UUID(int=id.int)
+def plain(id: UUID | str) -> UUID:
+    """The driver's kind of UUID, or the text of one, as an ordinary one."""
+    return UUID(int=id.int) if isinstance(id, UUID) else UUID(id)
 
 
 def is_plain(append: Append) -> bool:
@@ -273,5 +273,5 @@ def send(mails: Sequence[Mail]) -> Script[list[bool]]:
             [mail.at for mail in mails],
         ),
     )
-    known = set(answer[0][0])
+    known = set(map(plain, answer[0][0]))
     return [mail.to in known for mail in mails]

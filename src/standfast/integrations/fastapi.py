@@ -1,0 +1,104 @@
+"""Dependencies for FastAPI: the app, a transaction for each request, or your session's as one.
+
+::
+
+    shop = Standfast("postgresql://…").add(PlaceOrder())
+    api = FastAPI(lifespan=shop.lifespan)
+
+
+    @api.post("/orders")
+    async def place(order: Order, tx: TransactionDep) -> None:
+        await tx.execute("INSERT INTO orders …")
+        await tx.start(PlaceOrder, order, key=order.id)
+
+What is Starlette's (`standfast.integrations.starlette`) is FastAPI's too.
+"""
+
+# No `from __future__ import annotations`: FastAPI reads those of a dependency as they are.
+
+import inspect
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, get_args
+
+from standfast.app import Standfast
+from standfast.doors import Transaction
+from standfast.errors import ConfigurationError
+from standfast.lazy import extra
+from standfast.lifespan import PLACE
+
+with extra("fastapi"):
+    from fastapi import Depends, params
+    from fastapi.requests import HTTPConnection
+
+
+def current_app(connection: HTTPConnection) -> Standfast:
+    """The app that is open in this server: that of ``FastAPI(lifespan=app.lifespan)``.
+
+    To be overridden in tests: ``api.dependency_overrides[current_app] = lambda: other``. Raises
+    `ConfigurationError` where there is none.
+    """
+    found = getattr(connection.app.state, PLACE, None)
+    if found is None:
+        raise ConfigurationError(
+            "this application has no app: write FastAPI(lifespan=app.lifespan), and let the server "
+            "run the lifespan. For an application that is mounted in another, and has no lifespan "
+            f"of its own: mounted.state.{PLACE} = app"
+        )
+    app: Standfast = found
+    return app
+
+
+AppDep = Annotated[Standfast, Depends(current_app)]
+"""The app, for the parameter of an endpoint or of another dependency."""
+
+
+async def _transaction(app: AppDep) -> AsyncIterator[Transaction]:
+    async with app.transaction() as tx:
+        yield tx
+
+
+# Within the request it would still be open while the body is sent, and commit after that.
+TransactionDep = Annotated[Transaction, Depends(_transaction, scope="function")]
+"""A transaction of the request's own.
+
+It commits once the endpoint has returned and its value is checked, and before anything is sent: a
+client that was told of success can rely on it, and a commit that fails is an error for the client.
+It is rolled back when the endpoint raises, an ``HTTPException`` too; one that *returns* a response,
+of whatever status, commits. While a streamed body or a background task runs, it is over.
+"""
+
+
+def adopted(session: Any) -> Any:
+    """A dependency: the transaction of your own session dependency, as one of the app's.
+
+    ::
+
+        SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
+        AdoptedDep = Annotated[Transaction, adopted(SessionDep)]
+
+    `session` is what your endpoints write: an ``Annotated[…, Depends(…)]``, or the ``Depends(…)``
+    itself, so that both get one and the same session. It is adopted by `Standfast.adopt`: who
+    commits it, commits all. The transaction of a session for sync code is a `BlockingTransaction`.
+
+    Raises `ConfigurationError` for what is no dependency.
+    """
+    depends = [one for one in (session, *get_args(session)[1:]) if isinstance(one, params.Depends)]
+    if not depends:
+        raise ConfigurationError(
+            f"adopted({session!r}): give what your endpoints have, an Annotated[Session, "
+            "Depends(get_session)] or that Depends(…): of a bare function nobody knows with which "
+            "options they depend on it, and with others they would get another session"
+        )
+
+    async def adopt(app: Standfast, session: Any) -> Any:
+        return app.adopt(session)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    adopt.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("app", kind, annotation=AppDep),
+            inspect.Parameter("session", kind, annotation=Annotated[Any, depends[-1]]),
+        ]
+    )
+    # As short-lived as the session may be.
+    return Depends(adopt, scope="function")

@@ -1,0 +1,216 @@
+"""One call of a ``def`` function in a thread, and what goes to and fro between it and its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, Protocol, TypeVar
+
+from standfast.affinity import running_loop
+from standfast.errors import ConfigurationError, StoreError
+from standfast.saga.isolation import InContext
+
+T = TypeVar("T")
+
+
+class Home:
+    """The event loop that calls come from, and what threads hand back to it."""
+
+    __slots__ = ("_back", "_told", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop: asyncio.AbstractEventLoop = loop
+        self._back: deque[ThreadCall] = deque()
+        self._told = False
+
+    def tell(self, call: ThreadCall) -> None:
+        """Hand a call back to the loop, from any thread. Raises `RuntimeError` if it is closed.
+
+        What others hand back before the loop comes to it goes the same way: it is waking the loop
+        that is dear.
+        """
+        self._back.append(call)
+        if not self._told:
+            self._told = True
+            self.loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        self._told = False  # first: what is handed back from now on tells again
+        back = self._back
+        while back:
+            call = back.popleft()
+            call.owner.back(call)
+
+
+class Owner(Protocol):
+    """Whoever has calls made."""
+
+    def back(self, call: ThreadCall) -> None:
+        """A call has ended, or asks for something. In the event loop."""
+        ...
+
+
+class ThreadCall:
+    """A call that runs in a thread until it has ended, whoever waits for it."""
+
+    __slots__ = (
+        "_asked",
+        "_is_over",
+        "_ticket",
+        "_value",
+        "args",
+        "context",
+        "ended",
+        "error",
+        "function",
+        "home",
+        "owner",
+        "thread",
+        "waiter",
+    )
+
+    def __init__(
+        self, owner: Owner, function: Callable[..., Any], args: tuple[Any, ...], home: Home
+    ) -> None:
+        self.owner: Owner = owner
+        self.function: Callable[..., Any] = function
+        self.args: tuple[Any, ...] = args
+        self.home: Home = home
+        self.context: Context = copy_context()
+        self.waiter: asyncio.Future[None] = home.loop.create_future()
+        self.ended: bool = False
+        self.error: BaseException | None = None
+        self.thread: int = 0
+        """The thread that runs it, by its identifier; 0 before one does."""
+        self._value: Any = None
+        self._ticket = threading.Lock()  # whoever takes it first has the call: a thread, or nobody
+        self._asked: deque[_Request] = deque()
+        self._is_over = False
+
+    # -- in the thread -----------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Make the call and keep what comes of it; False if it was withdrawn."""
+        if not self._ticket.acquire(blocking=False):
+            return False
+        self.thread = threading.get_ident()
+        try:
+            self._value = self.context.run(self.function, *self.args)
+        except BaseException as error:  # noqa: BLE001 — raised by `outcome`, or told of
+            self.error = error
+        self.ended = True
+        return True
+
+    def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Have the loop carry out what the call's transaction is asked for; see `Complete`.
+
+        Raises `StoreError` once nobody waits for the call any more.
+        """
+        if running_loop() is not None:
+            coroutine.close()
+            raise ConfigurationError(
+                "the transaction of a `def` step is used in an event loop, which would block: "
+                "use it in the step's own thread, or write the step with `async def`"
+            )
+        request = _Request(coroutine)
+        self._asked.append(request)
+        try:
+            self.home.tell(self)
+        except RuntimeError:
+            request.refuse()
+        answer: T = request.wait()
+        return answer
+
+    # -- in the loop -------------------------------------------------------------------------
+
+    def withdraw(self) -> bool:
+        """See to it that no thread begins it; False if one has."""
+        return self._ticket.acquire(blocking=False)
+
+    def fail(self, error: BaseException) -> None:
+        """End it with `error`, in place of a thread."""
+        self.error, self.ended = error, True
+
+    def is_back(self) -> None:
+        """Let whoever waits for it go on; where nobody does, what it asks for is refused."""
+        if self._is_over:
+            self.close()
+        elif not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def attend(self) -> None:
+        """Wait for the end, and carry out until then what its transaction is asked for.
+
+        In the task that awaits this, so that what cancels the attempt cancels the statement too.
+        """
+        while not self.ended:
+            await self.waiter
+            self.waiter = self.home.loop.create_future()
+            while self._asked:
+                await self._asked.popleft().carry_out()
+
+    def close(self) -> None:
+        """Nobody waits any more: what it asks for from now on is refused."""
+        self._is_over = True
+        while self._asked:
+            self._asked.popleft().refuse()
+
+    def outcome(self) -> Any:
+        """What the function returned; raises what it raised."""
+        error, self.error = self.error, None  # or its traceback and this would hold each other
+        if error is None:
+            return self._value
+        try:
+            if isinstance(error, KeyboardInterrupt):
+                # Ctrl-C comes to the main thread only, so this one isn't about the process.
+                raise RuntimeError(f"{error!r} was raised in the step's thread") from error
+            raise error
+        finally:
+            del error
+
+
+class _Request:
+    """Something that a thread asks of the loop, and waits for."""
+
+    __slots__ = ("_answered", "_context", "_coroutine", "_error", "_value")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._context = copy_context()
+        self._answered = threading.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    async def carry_out(self) -> None:
+        """Carry it out, and answer."""
+        try:
+            self._value = await InContext(self._context, self._coroutine)
+        except asyncio.CancelledError:
+            self.refuse()
+            raise
+        except BaseException as error:  # noqa: BLE001 — raised in the thread
+            self._error = error
+        self._answered.set()
+
+    def refuse(self) -> None:
+        """Answer that it isn't carried out."""
+        self._coroutine.close()
+        self._error = StoreError(
+            "the attempt that this transaction belongs to was given up, and the transaction is "
+            "rolled back: let the step end"
+        )
+        self._answered.set()
+
+    def wait(self) -> Any:
+        """The answer; raises what was raised."""
+        self._answered.wait()
+        error, self._error = self._error, None
+        if error is None:
+            return self._value
+        try:
+            raise error
+        finally:
+            del error

@@ -1,0 +1,319 @@
+"""What every adopted transaction does, whoever opened it, by every driver."""
+
+import logging
+
+import pytest
+
+from standfast import BranchKey, ConfigurationError, SagaConflict, SagaNotFound, barrier
+from standfast.doors import Transaction
+from standfast.doors.blocking import BlockingTransaction
+from standfast.errors import ConstraintViolated, MigrationNeeded, StoreError, Unsupported
+from standfast.ports.journal import Filter
+from tests.adopted.conftest import Order, Place, Ship
+from tests.adopted.ways import done
+
+ODD = 'it\'s 100% "odd" \\ $1 %s %(p1)s ?'
+
+
+@pytest.fixture
+async def way(opened, app, name):
+    return await opened(name)
+
+
+async def orders(app):
+    async with app, app.transaction() as tx:
+        return [row["id"] for row in await tx.fetch("SELECT id FROM orders ORDER BY id")]
+
+
+async def keys(app, saga):
+    async with app:
+        found = await app.sagas.store.find(Filter(name=saga.saga_name()), limit=100)
+        return sorted(one.key for one in found)
+
+
+def test_sync_code_gets_a_transaction_without_await(app, way):
+    tx = app.adopt(way.source)
+    assert tx.dialect == app.database.dialect
+    assert isinstance(tx, BlockingTransaction if way.blocking else Transaction)
+
+
+async def test_what_is_written_commits_with_the_users_own_rows(app, way):
+    await way.run("INSERT INTO orders (id) VALUES ('a')")
+    tx = app.adopt(way.source)
+    handle = await done(tx.start(Ship, Order("a"), key="a"))
+    await way.run("INSERT INTO orders (id) VALUES ('b')")
+    assert handle.created
+    await way.commit()
+    assert await orders(app) == ["a", "b"]
+    async with app.running():
+        assert (await app.handle(handle.id).result(20))["ship"] == "shipped a"
+
+
+async def test_and_is_rolled_back_with_them(app, way):
+    await way.run("INSERT INTO orders (id) VALUES ('a')")
+    await done(app.adopt(way.source).start(Ship, Order("a"), key="a"))
+    await way.rollback()
+    assert await orders(app) == []
+    assert await keys(app, Ship) == []
+
+
+async def test_a_savepoint_takes_with_it_what_was_written_since(app, way):
+    tx = app.adopt(way.source)
+    await done(tx.start(Ship, Order("before"), key="before"))
+    await way.savepoint()
+    await way.run("INSERT INTO orders (id) VALUES ('a')")
+    await done(tx.start(Ship, Order("inside"), key="inside"))
+    await way.roll_back_to_savepoint()
+    await done(tx.start(Ship, Order("after"), key="after"))
+    await way.commit()
+    assert await orders(app) == []
+    assert await keys(app, Ship) == ["after", "before"]
+
+
+async def test_adopted_inside_a_savepoint_that_is_released(app, way):
+    await way.run("INSERT INTO orders (id) VALUES ('a')")
+    await way.savepoint()
+    tx = app.adopt(way.source)
+    await done(tx.start(Ship, Order("a"), key="a"))
+    await way.release()
+    await done(tx.start(Ship, Order("b"), key="b"))
+    await way.commit()
+    assert await keys(app, Ship) == ["a", "b"]
+
+
+async def test_signals_and_cancels(app, way):
+    async with app:
+        paid = await app.start(Place, Order("paid"))
+        dropped = await app.start(Place, Order("dropped"))
+    tx = app.adopt(way.source)
+    await done(tx.signal(paid.id, "paid", 12))
+    await done(tx.cancel(dropped.id, "changed my mind"))
+    await way.commit()
+    async with app.running():
+        assert (await app.handle(paid.id).result(20)).as_dict() == {
+            "paid": 12,
+            "ship": "shipped paid",
+        }
+        with pytest.raises(Exception, match="changed my mind"):
+            await app.handle(dropped.id).result(20)
+
+
+async def test_signals_what_it_has_started_itself(app, way):
+    tx = app.adopt(way.source)
+    handle = await done(tx.start(Place, Order("a"), key="a"))
+    await done(tx.signal(str(handle.id), "paid", 12))
+    await way.commit()
+    async with app.running():
+        assert (await app.handle(handle.id).result(20))["paid"] == 12
+
+
+async def test_what_nobody_has_started_is_told(app, way):
+    tx = app.adopt(way.source)
+    with pytest.raises(SagaNotFound):
+        await done(tx.cancel("01a21da2-d326-73a9-9d17-f189e7b595c7"))
+
+
+async def test_a_start_is_idempotent_by_its_key(app, way):
+    tx = app.adopt(way.source)
+    first = await done(tx.start(Ship, Order("a"), key="a"))
+    again = await done(tx.start(Ship, Order("a"), key="a"))
+    assert again.id == first.id
+    assert not again.created
+    with pytest.raises(SagaConflict, match="another input"):
+        await done(tx.start(Ship, Order("b"), key="a"))
+    await way.commit()
+    assert await keys(app, Ship) == ["a"]
+
+
+async def test_the_barrier_lets_a_branch_through_once(app, way):
+    tx, key = app.adopt(way.source), BranchKey("1/pay", "action")
+
+    async def act():
+        block = barrier(tx, key)
+        if way.blocking:
+            with block as gate:
+                if gate.first:
+                    gate.result = {"n": 1}
+        else:
+            async with block as gate:
+                if gate.first:
+                    gate.result = {"n": 1}
+        return gate
+
+    assert (await act()).first
+    second = await act()
+    assert (second.first, second.why, second.result) == (False, "duplicate", {"n": 1})
+    await way.commit()
+
+
+async def test_an_error_inside_the_barrier_comes_out(app, way):
+    tx = app.adopt(way.source)
+    with pytest.raises(ZeroDivisionError):
+        if way.blocking:
+            with barrier(tx, BranchKey("1/pay", "action")):
+                raise ZeroDivisionError
+        else:
+            async with barrier(tx, BranchKey("1/pay", "action")):
+                raise ZeroDivisionError
+
+
+def text(value):
+    """Text, also of a connection that is set to answer with bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+async def test_what_a_barriers_body_wrote_before_its_error_is_undone_though_it_is_caught(app, way):
+    key = BranchKey("1/pay", "action")
+    insert = "INSERT INTO orders (id) VALUES ('inside')"
+    tx = app.adopt(way.source)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            if way.blocking:
+                with barrier(tx, key) as gate:
+                    tx.execute(insert)
+                    tx.start(Ship, Order("inside"), key="inside")
+                    raise ZeroDivisionError
+            else:
+                async with barrier(tx, key) as gate:
+                    await tx.execute(insert)
+                    await tx.start(Ship, Order("inside"), key="inside")
+                    raise ZeroDivisionError
+        assert gate.first
+    await done(tx.execute("INSERT INTO orders (id) VALUES ('after')"))
+    await way.commit()
+    assert await orders(app) == ["after"]
+    assert await keys(app, Ship) == []
+
+
+async def test_sql_as_everywhere_else(app, way):
+    tx = app.adopt(way.source)
+    insert = "INSERT INTO orders (id, note) VALUES ($1, $2)"
+    assert await done(tx.execute(insert, "a", ODD)) == 1
+    assert await done(tx.execute(insert, "b", None)) == 1
+    rows = await done(tx.fetch("SELECT id, note FROM orders ORDER BY id"))
+    assert [(text(row["id"]), text(row[1])) for row in rows] == [("a", ODD), ("b", None)]
+    assert list(rows[0].keys()) == ["id", "note"]
+    with pytest.raises(KeyError):
+        rows[0]["other"]
+    twice = "SELECT id FROM orders WHERE id = $2 OR id = $2 OR note = $1"
+    assert {text(row[0]) for row in await done(tx.fetch(twice, ODD, "b"))} == {"a", "b"}
+    one = await done(tx.fetch_one("SELECT id FROM orders WHERE id LIKE 'a%'"))
+    assert one is not None
+    assert text(one["id"]) == "a"
+    assert await done(tx.fetch_one("SELECT id FROM orders WHERE id = $1", "c")) is None
+    assert await done(tx.fetch_value("SELECT count(*) FROM orders")) == 2
+    assert await done(tx.fetch_value("SELECT id FROM orders WHERE id = $1", "c")) is None
+    assert text(await done(tx.fetch_value("SELECT '$1 % ' || '--' || $1", "x"))) == "$1 % --x"
+    assert await done(tx.execute("UPDATE orders SET note = $1", "z")) == 2
+    await way.commit()
+    assert await orders(app) == ["a", "b"]
+
+
+async def test_arguments_that_do_not_fit_are_told(app, way):
+    tx = app.adopt(way.source)
+    with pytest.raises(StoreError):
+        await done(tx.execute("INSERT INTO orders (id, note) VALUES ($1, $2)", "a"))
+
+
+async def test_a_violated_constraint_is_told_as_one(app, way):
+    tx = app.adopt(way.source)
+    await done(tx.execute("INSERT INTO orders (id) VALUES ($1)", "a"))
+    with pytest.raises(ConstraintViolated):
+        await done(tx.execute("INSERT INTO orders (id) VALUES ($1)", "a"))
+    await way.rollback()
+
+
+async def test_other_errors_of_the_driver_are_store_errors(app, way):
+    tx = app.adopt(way.source)
+    with pytest.raises(StoreError, match="nowhere"):
+        await done(tx.fetch("SELECT * FROM nowhere"))
+    await way.rollback()
+
+
+async def test_it_leaves_the_end_of_the_transaction_to_its_owner(app, way):
+    tx = app.adopt(way.source)
+    with pytest.raises(StoreError, match="COMMIT in a transaction"):
+        await done(tx.execute("COMMIT"))
+
+
+async def test_missing_tables_are_told_with_the_remedy(app, way):
+    async with app, app.transaction() as tx:
+        schema = "standfast." if app.database.dialect == "postgresql" else "standfast_"
+        await tx.execute(f"DROP TABLE {schema}instances")
+    with pytest.raises(MigrationNeeded, match="standfast migrate"):
+        await done(app.adopt(way.source).start(Ship, Order("a")))
+    await way.rollback()
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_it_is_of_no_use_after_the_end(app, way, end):
+    await way.run("INSERT INTO orders (id) VALUES ('a')")
+    tx = app.adopt(way.source)
+    await done(tx.start(Ship, Order("a"), key="a"))
+    await getattr(way, end)()
+    with pytest.raises(StoreError, match="is over"):
+        await done(tx.start(Ship, Order("b"), key="b"))
+    assert await keys(app, Ship) == (["a"] if end == "commit" else [])
+
+
+async def test_where_commits_are_not_told_of_nothing_can_follow_them(app, way):
+    if not way.tells:
+        with pytest.raises(Unsupported, match="after your commit"):
+            app.adopt(way.source).on_commit(lambda: None)
+    else:
+        app.adopt(way.source).on_commit(lambda: None)
+
+
+async def test_what_follows_the_commit(app, way, telling):
+    tx, told = app.adopt(way.source), []
+    await done(tx.start(Ship, Order("a"), key="a"))
+    tx.on_commit(lambda: told.append("first"))
+    await way.savepoint()
+    tx.on_commit(lambda: told.append("released"))
+    await way.release()
+    await way.savepoint()
+    tx.on_commit(lambda: told.append("undone"))
+    await way.roll_back_to_savepoint()
+    tx.on_commit(lambda: told.append("last"))
+    assert told == []
+    await way.commit()
+    assert told == ["first", "released", "last"]
+    with pytest.raises(ConfigurationError, match="after the end"):
+        tx.on_commit(lambda: told.append("late"))
+
+
+async def test_nothing_follows_a_rollback(app, way, telling):
+    tx, told = app.adopt(way.source), []
+    tx.on_commit(lambda: told.append("wrong"))
+    await done(tx.start(Ship, Order("a"), key="a"))
+    await way.rollback()
+    await way.run("INSERT INTO orders (id) VALUES ('a')")
+    await way.commit()
+    assert told == []
+
+
+async def test_one_that_raises_keeps_no_other_from_being_called(app, way, telling, caplog):
+    tx, told = app.adopt(way.source), []
+    await way.run("INSERT INTO orders (id) VALUES ('a')")
+    tx.on_commit(lambda: 1 / 0)
+    tx.on_commit(lambda: told.append(1))
+    with caplog.at_level(logging.ERROR):
+        await way.commit()
+    assert told == [1]
+    assert "what was to follow a commit failed" in caplog.text
+
+
+async def test_a_worker_of_this_process_hears_of_it_without_a_poll(app, way):
+    async with app.running(poll="600s"):
+        await way.run("INSERT INTO orders (id) VALUES ('a')")
+        handle = await done(app.adopt(way.source).start(Ship, Order("a"), key="a"))
+        await way.commit()
+        assert (await app.handle(handle.id).result(60))["ship"] == "shipped a"
+
+
+async def test_the_next_transaction_is_adopted_anew(app, way):
+    for key in ("a", "b"):
+        await done(app.adopt(way.source).start(Ship, Order(key), key=key))
+        await way.commit()
+        await way.begin()
+    assert await keys(app, Ship) == ["a", "b"]

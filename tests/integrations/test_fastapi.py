@@ -1,0 +1,496 @@
+"""FastAPI: the app for the server's life, a transaction for each request, and our errors."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Mount, Route
+
+from standfast import (
+    ConfigurationError,
+    Context,
+    Refused,
+    Saga,
+    SagaCompensated,
+    SagaConflict,
+    SagaNotFound,
+    SagaParked,
+    Standfast,
+    StandfastError,
+    Transaction,
+    step,
+    wait,
+)
+from standfast.doors.blocking import BlockingTransaction
+from standfast.errors import (
+    CircuitOpen,
+    CodecError,
+    MigrationNeeded,
+    RateLimited,
+    StoreFull,
+    StoreUnavailable,
+    TimedOut,
+    TransactionConflict,
+)
+from standfast.integrations.fastapi import AppDep, TransactionDep, adopted, current_app
+from standfast.integrations.starlette import answer_error
+from standfast.saga.definition import Unreadable
+
+
+class Greet(Saga[str]):
+    """Greets."""
+
+    @step(no_compensation="said is said")
+    async def say(self, name: str, ctx: Context) -> str:
+        return f"hello {name}"
+
+
+class Asks(Saga[str]):
+    """Waits for a number."""
+
+    number = wait("number", type=int)
+
+
+@pytest.fixture
+async def app(tmp_path) -> Standfast:
+    """An app with a table of the user's own."""
+    made = Standfast(f"sqlite:///{tmp_path}/app.db").add(Greet(), Asks())
+    async with made, made.transaction() as tx:
+        await tx.execute("CREATE TABLE orders (id text PRIMARY KEY)")
+    return made
+
+
+async def orders(app: Standfast) -> list[str]:
+    async with app, app.transaction() as tx:
+        return [row["id"] for row in await tx.fetch("SELECT id FROM orders ORDER BY id")]
+
+
+async def sagas(app: Standfast) -> int:
+    async with app:
+        return sum((await app.sagas.store.count("saga")).values())
+
+
+def client(api: Any) -> httpx.AsyncClient:
+    """One that answers 500 as a server does."""
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://shop")
+
+
+def an_api(app: Standfast) -> FastAPI:
+    """One whose lifespan runs elsewhere: httpx runs none."""
+    api = FastAPI()
+    api.state.standfast = app
+    api.add_exception_handler(StandfastError, answer_error)
+    return api
+
+
+# -- the lifespan --------------------------------------------------------------------------------
+
+
+async def test_the_app_is_open_while_the_server_lives(app, serve):
+    api = FastAPI(lifespan=app.lifespan)
+
+    @api.post("/greet/{name}")
+    async def greet(name: str, found: AppDep) -> bool:
+        assert found is app
+        return (await found.start(Greet, name, key=name)).created
+
+    async with serve(api) as url, httpx.AsyncClient() as web:
+        answers = [(await web.post(f"{url}/greet/ann")).json() for _ in range(2)]
+        app.check_open()
+    assert answers == [True, False]
+    assert not hasattr(api.state, "standfast")
+    with pytest.raises(ConfigurationError, match="isn't open"):
+        app.check_open()
+
+
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+async def test_a_lifespan_of_ones_own_is_inside_and_keeps_its_state(app, serve, framework):
+    log = []
+
+    @asynccontextmanager
+    async def mine(asgi: Any) -> AsyncIterator[dict[str, Any]]:
+        app.check_open()
+        log.append(asgi)
+        yield {"greeting": "hello"}
+        app.check_open()
+        log.append("end")
+
+    async def index(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(request.state.greeting)
+
+    api = framework(lifespan=app.lifespan(inner=mine), routes=[Route("/", index)])
+    async with serve(api) as url, httpx.AsyncClient() as web:
+        assert (await web.get(url)).text == "hello"
+    assert log == [api, "end"]
+
+
+async def test_it_also_works_if_it_is_asked_to(app, serve):
+    api = FastAPI(lifespan=app.lifespan(running=True, drain=2))
+
+    @api.get("/greet/{name}")
+    async def greet(name: str, found: AppDep) -> str:
+        handle = await found.start(Greet, name)
+        said: str = (await handle.result("10s"))[Greet.say]
+        return said
+
+    async with serve(api) as url, httpx.AsyncClient() as web:
+        assert (await web.get(f"{url}/greet/ann")).json() == "hello ann"
+    assert app.supervisor is None
+
+
+async def test_a_server_that_fails_to_start_leaves_nothing_open(app):
+    @asynccontextmanager
+    async def mine(asgi: Any) -> AsyncIterator[None]:
+        raise OSError("no port")
+        yield
+
+    api = FastAPI()
+    with pytest.raises(OSError, match="no port"):
+        async with app.lifespan(inner=mine)(api):
+            pass
+    assert not hasattr(api.state, "standfast")
+    with pytest.raises(ConfigurationError, match="isn't open"):
+        app.check_open()
+
+
+async def test_of_two_apps_the_outer_one_is_found(app):
+    api, other = FastAPI(), Standfast("memory://")
+    async with app.lifespan(inner=other.lifespan)(api):
+        assert api.state.standfast is app
+        other.check_open()
+
+
+async def test_an_application_without_a_state_will_do(app):
+    async with app.lifespan(object()) as state:
+        assert state is None
+        app.check_open()
+
+
+async def _generator(asgi: Any) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lease": "10s"}, "need running=True"),
+        ({"running": "yes", "lease": "10s"}, "must be True or False"),
+        ({"running": "yes"}, "must be True or False"),
+        ({"inner": _generator}, "asynccontextmanager"),
+        ({"inner": 7}, "asynccontextmanager"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Standfast("memory://").lifespan(**options)
+
+
+# -- dependencies --------------------------------------------------------------------------------
+
+
+async def test_without_a_lifespan_one_is_told(app):
+    api = FastAPI()
+
+    @api.get("/")
+    async def index(found: AppDep) -> None: ...
+
+    transport = httpx.ASGITransport(api)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as web:
+        with pytest.raises(ConfigurationError, match=r"lifespan=app\.lifespan"):
+            await web.get("/")
+
+
+async def test_another_app_may_take_its_place_in_tests(app):
+    api, other = an_api(app), Standfast("memory://")
+    api.dependency_overrides[current_app] = lambda: other
+
+    @api.get("/")
+    async def index(found: AppDep) -> str:
+        return found.database.url
+
+    async with client(api) as web:
+        assert (await web.get("/")).json() == other.database.url
+
+
+async def test_a_mounted_application_is_given_its_app(app):
+    mounted = FastAPI()
+    mounted.state.standfast = app
+
+    @mounted.get("/")
+    async def index(found: AppDep) -> bool:
+        return found is app
+
+    async with client(Starlette(routes=[Mount("/sub", mounted)])) as web:
+        assert (await web.get("/sub/")).json() is True
+
+
+async def test_a_transaction_is_committed_before_anything_is_sent(app):
+    api = an_api(app)
+    later: list[list[str]] = []
+
+    async def note() -> None:
+        later.append(await orders(app))
+
+    @api.post("/orders/{key}")
+    async def place(key: str, tx: TransactionDep, background: BackgroundTasks) -> Any:
+        await tx.execute("INSERT INTO orders (id) VALUES ($1)", key)
+        await tx.start(Greet, key, key=key)
+        background.add_task(note)
+
+        async def body() -> AsyncIterator[str]:
+            yield ",".join(await orders(app))  # as another client would see it
+            with pytest.raises(ConfigurationError, match="after the end"):
+                tx.on_commit(lambda: None)
+
+        return StreamingResponse(body(), background=background)
+
+    async with app, client(api) as web:
+        answer = await web.post("/orders/7")
+    assert (answer.status_code, answer.text) == (200, "7")
+    assert later == [["7"]]
+    assert await sagas(app) == 1
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"),
+    [(HTTPException(418), 418), (Refused("no"), 409), (KeyError("x"), 500), ("text", 500)],
+    ids=["HTTPException", "ours", "any", "an answer that isn't valid"],
+)
+async def test_a_transaction_is_rolled_back_with_its_request(app, ends, status):
+    api = an_api(app)
+
+    @api.post("/orders/{key}")
+    async def place(key: str, tx: TransactionDep) -> int:
+        await tx.execute("INSERT INTO orders (id) VALUES ($1)", key)
+        await tx.start(Greet, key, key=key)
+        if isinstance(ends, Exception):
+            raise ends
+        return ends
+
+    async with app, client(api) as web:
+        assert (await web.post("/orders/7")).status_code == status
+    assert await orders(app) == []
+    assert await sagas(app) == 0
+
+
+async def test_an_answer_that_is_returned_commits_whatever_its_status(app):
+    api = an_api(app)
+
+    @api.post("/orders/{key}")
+    async def place(key: str, tx: TransactionDep) -> JSONResponse:
+        await tx.execute("INSERT INTO orders (id) VALUES ($1)", key)
+        return JSONResponse({}, 409)
+
+    async with app, client(api) as web:
+        assert (await web.post("/orders/7")).status_code == 409
+    assert await orders(app) == ["7"]
+
+
+async def test_a_commit_that_fails_fails_the_request(app, monkeypatch):
+    api, begin = an_api(app), app.database.transaction
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[Any]:
+        async with begin() as tx:
+            yield tx
+            raise StoreUnavailable("the network is gone")
+
+    @api.post("/orders")
+    async def place(tx: TransactionDep) -> str:
+        return "placed"
+
+    async with app, client(api) as web:
+        monkeypatch.setattr(app.database, "transaction", transaction)
+        answer = await web.post("/orders")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+async def test_starting_through_the_app_inside_the_transaction_is_refused(app):
+    api = an_api(app)
+
+    @api.post("/")
+    async def place(found: AppDep, tx: TransactionDep) -> None:
+        with pytest.raises(ConfigurationError, match="inside its own transaction"):
+            await found.start(Greet, "ann")
+
+    async with app, client(api) as web:
+        assert (await web.post("/")).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["Annotated", "Depends"])
+@pytest.mark.parametrize("scope", ["function", "request", None])
+async def test_an_adopted_async_session(app, form, scope):
+    engine = create_async_engine(app.database.url.replace("sqlite://", "sqlite+aiosqlite://"))
+    sessions = []
+
+    async def get_session() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine) as session:
+            sessions.append(session)
+            yield session
+
+    depends = Depends(get_session, scope=scope)
+    session_dep: Any = Annotated[AsyncSession, depends]
+    adopted_dep: Any = Annotated[
+        Transaction, adopted(depends if form == "Depends" else session_dep)
+    ]
+    api = an_api(app)
+
+    @api.post("/orders/{key}")
+    async def place(key: str, session: session_dep, tx: adopted_dep, fails: bool = False) -> None:
+        await session.execute(text("INSERT INTO orders (id) VALUES (:id)"), {"id": key})
+        await tx.start(Greet, key, key=key)
+        if fails:
+            raise HTTPException(418)
+        await session.commit()
+
+    async with app, client(api) as web:
+        assert (await web.post("/orders/7?fails=1")).status_code == 418
+        assert (await orders(app), await sagas(app)) == ([], 0)
+        assert (await web.post("/orders/7")).status_code == 200
+    assert (await orders(app), await sagas(app)) == (["7"], 1)
+    assert len(sessions) == 2  # one for each request
+    await engine.dispose()
+
+
+async def test_an_adopted_session_of_sync_code(app):
+    engine = create_engine(app.database.url)
+
+    def get_session() -> Iterator[Session]:
+        with Session(engine) as session:
+            yield session
+
+    session_dep = Annotated[Session, Depends(get_session)]
+    api = an_api(app)
+
+    @api.post("/orders/{key}")
+    def place(
+        key: str,
+        session: session_dep,  # type: ignore[valid-type]
+        tx: Annotated[BlockingTransaction, adopted(session_dep)],
+    ) -> None:
+        session.execute(text("INSERT INTO orders (id) VALUES (:id)"), {"id": key})
+        tx.start(Greet, key, key=key)
+        session.commit()
+
+    async with app, client(api) as web:
+        assert (await web.post("/orders/7")).status_code == 200
+    assert (await orders(app), await sagas(app)) == (["7"], 1)
+    engine.dispose()
+
+
+def test_a_bare_function_is_no_session_dependency():
+    with pytest.raises(ConfigurationError, match="another session"):
+        adopted(lambda: None)
+
+
+# -- our errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "wait"),
+    [
+        (RateLimited("secret", retry_after=1.5), 429, "2"),
+        (CircuitOpen("secret"), 503, "1"),
+        (StoreUnavailable("secret"), 503, "1"),
+        (StoreUnavailable("secret", for_good=True), 503, "30"),
+        (TransactionConflict("secret"), 503, "1"),
+        (StoreFull("secret"), 503, "30"),
+        (SagaNotFound("secret"), 404, None),
+        (SagaConflict("secret"), 409, None),
+        (SagaCompensated("secret", cause="secret"), 409, None),
+        (Refused("secret"), 409, None),
+        (CodecError("secret"), 422, None),
+        (TimedOut("secret"), 504, None),
+        (Unreadable("secret"), 500, None),
+        (ConfigurationError("secret"), 500, None),
+        (SagaParked("secret", cause="secret"), 500, None),
+        (MigrationNeeded("secret"), 500, None),
+        (StandfastError("secret"), 500, None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+async def test_our_errors(framework, error, status, wait):
+    async def index(request: Request) -> None:
+        raise error
+
+    api = framework(routes=[Route("/", index)], exception_handlers={StandfastError: answer_error})
+    async with client(api) as web:
+        answer = await web.get("/")
+    assert (answer.status_code, answer.headers.get("Retry-After")) == (status, wait)
+    assert "secret" not in answer.text
+    if status != 500:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        told = answer.json()
+        assert (told["type"], told["status"]) == ("about:blank", status)
+        assert told["title"]
+        assert told["detail"]
+
+
+async def test_errors_of_real_calls(app):
+    api = an_api(app)
+
+    @api.post("/greet/{key}/{name}")
+    async def greet(key: str, name: str, found: AppDep) -> None:
+        await found.start(Greet, name, key=key)
+
+    @api.get("/greet/{key}")
+    async def read(key: str, found: AppDep) -> str:
+        return await (await found.saga(Greet, key)).status()
+
+    @api.post("/signal/{payload}")
+    async def signal(payload: str, found: AppDep) -> None:
+        handle = await found.start(Asks, "x", key="x")
+        await handle.signal("number", payload)
+
+    async with app, client(api) as web:
+        got = [
+            (await web.post("/greet/1/ann")).status_code,
+            (await web.post("/greet/1/bob")).status_code,
+            (await web.get("/greet/1")).status_code,
+            (await web.get("/greet/2")).status_code,
+            (await web.post("/signal/seven")).status_code,
+        ]
+    assert got == [200, 409, 200, 404, 422]
+
+
+@pytest.mark.parametrize(("error", "code"), [(SagaNotFound("x"), 1008), (StoreFull("x"), 1013)])
+async def test_a_websocket_is_closed(error, code):
+    api = FastAPI(exception_handlers={StandfastError: answer_error})
+
+    @api.websocket("/")
+    async def talk(socket: WebSocket) -> None:
+        raise error
+
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "root_path": ""}
+    await api(scope, receive, send)
+    assert [(one["type"], one["code"]) for one in sent] == [("websocket.close", code)]
+
+
+async def test_a_store_that_is_away_is_logged(caplog):
+    async def index(request: Request) -> None:
+        raise StoreUnavailable("db.example: connection refused")
+
+    api = Starlette(routes=[Route("/", index)], exception_handlers={StandfastError: answer_error})
+    async with client(api) as web:
+        await asyncio.gather(web.get("/"))
+    assert "db.example: connection refused" in caplog.text

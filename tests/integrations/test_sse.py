@@ -1,0 +1,276 @@
+"""A saga's progress as server-sent events, over a real server."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from standfast import Context, Refused, Retry, Saga, Standfast, StandfastError, step
+from standfast.errors import ConfigurationError, StoreUnavailable
+from standfast.integrations.fastapi import AppDep
+from standfast.integrations.sse import ProgressResponse
+from standfast.integrations.starlette import answer_error
+from standfast.resilience import Bulkhead
+from standfast.saga import Change
+from tests.saga.engine.world import until
+
+
+class Trip(Saga[str]):
+    """Waits in its second step until it is let go, then is refused and undone."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+
+    @step
+    async def flight(self, secret: str, ctx: Context) -> str:
+        return f"ticket for {secret}"
+
+    @flight.compensation
+    async def cancel_flight(self, secret: str, ctx: Context) -> None: ...
+
+    @step(timeout=None, retry=Retry(attempts=1))
+    async def hotel(self, secret: str, ctx: Context) -> None:
+        await self.go_on.wait()
+        raise Refused(f"no room for {secret}")
+
+    @hotel.compensation
+    async def cancel_hotel(self, secret: str, ctx: Context) -> None: ...
+
+
+class Scene:
+    """A server of one saga, and its clients."""
+
+    def __init__(self, app: Standfast, saga: Trip, web: httpx.AsyncClient) -> None:
+        self.app = app
+        self.saga = saga
+        self.web = web
+
+    async def start(self, key: str = "7") -> None:
+        await self.app.start(Trip, "secret", key=key)
+
+    async def end(self, key: str = "7") -> None:
+        self.saga.go_on.set()
+        handle = await self.app.saga(Trip, key)
+        async for _ in self.app.progress(handle):
+            pass
+
+    @asynccontextmanager
+    async def stream(self, key: str = "7", **headers: str) -> AsyncIterator[Any]:
+        """A response, and its lines."""
+        path = f"/trips/{key}/progress"
+        async with self.web.stream("GET", path, headers=headers) as answer:
+            answer.lines = answer.aiter_lines()
+            yield answer
+
+    async def events(self, key: str = "7", **headers: str) -> list[dict[str, Any]]:
+        async with self.stream(key, **headers) as answer:
+            assert answer.status_code == 200
+            return [event async for event in events(answer.lines)]
+
+    def followed(self) -> bool:
+        return bool(self.app.sagas.executor.watchers._followers)
+
+
+async def events(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
+    """The events of a stream, as the standard says: fields, and a blank line."""
+    fields: dict[str, str] = {}
+    async for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif "data" in fields:
+            yield {"id": int(fields.pop("id")), **json.loads(fields.pop("data"))}
+
+
+@pytest.fixture
+async def scene(serve) -> AsyncIterator[Callable[..., Any]]:
+    async with AsyncExitStack() as stack:
+
+        async def begin(**options: Any) -> Scene:
+            saga = Trip()
+            app = Standfast("memory://").add(saga)
+            api = FastAPI(
+                lifespan=app.lifespan(running=True, drain=0),
+                exception_handlers={StandfastError: answer_error},
+            )
+
+            @api.get("/trips/{key}/progress")
+            async def progress(key: str, app: AppDep) -> ProgressResponse:
+                return ProgressResponse(app, await app.saga(Trip, key), **options)
+
+            url = await stack.enter_async_context(serve(api))
+            web = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
+            return Scene(app, saga, web)
+
+        yield begin
+
+
+async def test_it_streams_until_the_end(scene):
+    here = await scene()
+    await here.start()
+    async with here.stream() as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        assert answer.headers["Cache-Control"] == "no-store"
+        told = events(answer.lines)
+        first = await anext(told)
+        here.saga.go_on.set()
+        rest = [event async for event in told]
+    whole = [entry for event in (first, *rest) for entry in event["entries"]]
+    assert [entry["kind"] for entry in whole if entry["branch"] == "flight"] == [
+        "step_completed",
+        "compensation_completed",
+    ]
+    assert (rest[-1]["id"], rest[-1]["status"]) == (len(whole), "compensated")
+    assert [event["at_rest"] for event in (first, *rest)] == [False] * len(rest) + [True]
+
+
+async def test_by_default_it_tells_nothing_that_is_nobodys_business(scene):
+    here = await scene()
+    await here.start()
+    await here.end()
+    async with here.stream() as answer:
+        assert "secret" not in (await answer.aread()).decode()
+    operators = await scene(tell=Change.as_json)
+    await operators.start()
+    await operators.end()
+    (event,) = await operators.events()
+    assert event["cause"] == "hotel refused: no room for secret"
+    assert event["entries"][0]["value"] == "secret"
+
+
+async def test_who_lost_the_connection_goes_on_where_he_was(scene):
+    here = await scene()
+    await here.start()
+    async with here.stream() as answer:
+        first = await anext(events(answer.lines))
+    await here.end()
+    rest = await here.events(**{"Last-Event-ID": str(first["id"])})
+    (whole,) = await here.events()
+    assert [*first["entries"], *(e for event in rest for e in event["entries"])] == whole["entries"]
+    async with here.stream(**{"Last-Event-ID": str(whole["id"])}) as answer:
+        assert answer.status_code == 204  # by which an EventSource asks no more
+    for nonsense in ("x", "-1", "9" * 40, ""):
+        assert await here.events(**{"Last-Event-ID": nonsense}) == [whole]
+
+
+async def test_a_comment_keeps_the_connection_alive(scene):
+    here = await scene(heartbeat="10ms")
+    await here.start()
+    async with here.stream() as answer:
+        lines = [line async for line in _until_beats(answer.lines, 2)]
+    assert lines.count(": still here") == 2
+
+
+async def _until_beats(lines: AsyncIterator[str], count: int) -> AsyncIterator[str]:
+    async for line in lines:
+        yield line
+        count -= line.startswith(":")
+        if not count:
+            return
+
+
+async def test_it_ends_when_its_client_goes_away(scene):
+    here = await scene(heartbeat="1h")
+    await here.start()
+    async with here.stream() as answer:
+        await anext(events(answer.lines))
+        assert here.followed()
+    await until(lambda: not here.followed())
+
+
+async def test_there_are_no_more_than_are_allowed(scene):
+    bulkhead = Bulkhead(1)
+    here = await scene(bulkhead=bulkhead)
+    await here.start()
+    async with here.stream() as answer:
+        await anext(events(answer.lines))
+        async with here.stream() as other:
+            assert (other.status_code, other.headers["Retry-After"]) == (503, "1")
+    await until(lambda: not here.followed())
+    await here.end()
+    assert (await here.events())[-1]["at_rest"]
+
+
+async def test_after_its_time_it_ends_without_an_end(scene):
+    here = await scene(timeout="1ms")
+    await here.start()
+    assert [event["at_rest"] for event in await here.events()] == [False]
+
+
+async def test_an_unknown_saga_is_not_found(scene):
+    here = await scene()
+    async with here.stream("8") as answer:
+        assert answer.status_code == 404
+
+
+async def test_while_the_database_is_away_it_ends_and_can_be_gone_on_with(scene, monkeypatch):
+    here = await scene()
+    await here.start()
+    async with here.stream() as answer:
+        told = events(answer.lines)
+        first = await anext(told)
+        whole = here.app.sagas.poller.whole
+
+        async def away(id: Any) -> None:
+            raise StoreUnavailable("it is away")
+
+        monkeypatch.setattr(here.app.sagas.poller, "whole", away)
+        here.saga.go_on.set()
+        assert [event async for event in told] == []
+        monkeypatch.setattr(here.app.sagas.poller, "whole", whole)
+    await here.end()
+    rest = await here.events(**{"Last-Event-ID": str(first["id"])})
+    assert rest[-1]["at_rest"]
+
+
+async def test_on_servers_that_raise_when_the_client_has_gone():
+    saga = Trip()
+    app = Standfast("memory://").add(saga)
+    async with app.running(drain=0):
+        handle = await app.start(Trip, "secret")
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                raise OSError("the client is gone")
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "headers": []}
+        await ProgressResponse(app, handle)(scope, receive, send)
+        assert [one["status"] for one in sent] == [200]
+        assert not app.sagas.executor.watchers._followers
+
+
+async def test_a_head_request_has_no_body():
+    app = Standfast("memory://").add(Trip())
+    async with app:
+        handle = await app.start(Trip, "secret")
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "HEAD", "headers": []}
+        await ProgressResponse(app, handle)(scope, receive, send)
+        assert [one.get("body", b"") for one in sent] == [b"", b""]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"heartbeat": 0}, {"heartbeat": "soon"}, {"timeout": "late"}, {"bulkhead": 7}],
+)
+def test_wrong_options_are_refused(options):
+    app = Standfast("memory://").add(Trip())
+    with pytest.raises(ConfigurationError):
+        ProgressResponse(app, "0190b3a0-0000-7000-8000-000000000000", **options)

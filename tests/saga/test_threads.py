@@ -1,0 +1,238 @@
+"""The threads of `def` steps by themselves: several loops, forks, and a system without threads."""
+
+import asyncio
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from standfast.errors import ConfigurationError, StoreError
+from standfast.saga import threads as module
+from standfast.saga.context import Context
+from standfast.saga.threads import Threads
+from tests.saga.engine.world import until
+
+PATIENCE = 20.0
+
+
+class Attempt(Context):
+    """A context of no saga."""
+
+    saga_id = "1"
+    step = "act"
+    log = SimpleNamespace(extra={})
+
+    def __init__(self) -> None:
+        self.attempt = 1
+
+
+def made(limit: int = 2) -> Threads:
+    return Threads(lambda tx, complete: complete, limit)
+
+
+def runs(threads: Threads, function: Callable[[], Any], limit: int | None = None) -> Any:
+    """`function` as a step that is awaited."""
+    awaited = threads.share("trip", limit).awaited(
+        lambda saga, word, ctx: function(), transactional=False
+    )
+    return awaited(None, None, Attempt())
+
+
+def test_one_pool_serves_one_loop_after_the_other():
+    threads, gate, entered = made(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        assert gate.wait(PATIENCE)
+
+    async def first() -> None:
+        hanging = asyncio.ensure_future(runs(threads, hang))
+        await until(entered.is_set)
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        assert await runs(threads, lambda: 7) == 7
+
+    async def second() -> None:
+        assert threads.hung == 1
+        assert await runs(threads, lambda: 8) == 8
+        gate.set()
+        await until(lambda: threads.hung == 0)
+        assert await asyncio.gather(*(runs(threads, lambda n=n: n) for n in range(20))) == [
+            *range(20)
+        ]
+
+    asyncio.run(first())
+    asyncio.run(second())
+
+
+async def test_a_share_that_waits_for_one_of_a_loop_that_is_closed_goes_on_when_that_ends():
+    threads, gate, entered = made(), threading.Event(), threading.Event()
+    awaited = threads.share("trip", 1).awaited(lambda saga, act, ctx: act(), transactional=False)
+
+    def hang() -> None:
+        entered.set()
+        assert gate.wait(PATIENCE)
+
+    async def elsewhere() -> None:
+        hanging = asyncio.ensure_future(awaited(None, hang, Attempt()))
+        await until(entered.is_set)
+        hanging.cancel()
+        await asyncio.wait([hanging])
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    waiting = asyncio.ensure_future(awaited(None, lambda: "through", Attempt()))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gate.set()
+    async with asyncio.timeout(PATIENCE):
+        assert await waiting == "through"
+
+
+async def test_threads_that_have_nothing_to_do_end_and_others_begin(monkeypatch):
+    monkeypatch.setattr(module, "IDLE", 0.01)
+    threads = made(limit=1)
+    begun: list[threading.Thread] = []
+    for _ in range(3):
+        begun.append(await runs(threads, threading.current_thread))
+        await until(lambda: not begun[-1].is_alive())
+    assert len(set(begun)) == 3
+
+
+async def test_without_a_single_thread_the_attempt_fails(monkeypatch):
+    def no_more(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = made()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await runs(threads, lambda: 7)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await runs(threads, lambda: 7, limit=1)
+    assert await runs(threads, lambda: 7) == 7
+
+
+async def test_with_too_few_threads_those_that_there_are_must_do(monkeypatch):
+    def no_more(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads = made()
+    assert await runs(threads, lambda: 6) == 6
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    assert await asyncio.gather(*(runs(threads, lambda: 7) for _ in range(5))) == [7] * 5
+
+
+async def test_a_transaction_isnt_used_in_a_loop_nor_after_its_step():
+    threads = made()
+    kept: list[Any] = []
+
+    async def statement() -> str:
+        return "done"
+
+    def act(saga: Any, input: Any, ctx: Context, complete: Any) -> list[str]:
+        kept.append(complete)
+        answers: list[str] = [complete(statement())]
+        # Of another thread of the step's own, too.
+        other = threading.Thread(target=lambda: answers.append(complete(statement())))
+        other.start()
+        other.join()
+        with pytest.raises(ConfigurationError, match="used in an event loop"):
+            asyncio.run(in_a_loop(complete))
+        return answers
+
+    async def in_a_loop(complete: Any) -> None:
+        complete(statement())
+
+    awaited = threads.share("trip", None).awaited(act, transactional=True)
+    assert await awaited(None, None, Attempt(), None) == ["done", "done"]
+    with pytest.raises(StoreError, match="rolled back"):
+        await asyncio.to_thread(lambda: kept[0](statement()))
+
+
+async def test_whenever_calls_are_given_up_none_is_lost():
+    """Before they begin, while they ask for something, at their end; each answer is the own one."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads, chance = made(limit=5), random.Random(1)
+
+    async def statement(number: int) -> int:
+        await asyncio.sleep(0)
+        return number
+
+    def plain(saga: Any, number: int, ctx: Context) -> int:
+        return number
+
+    def asking(saga: Any, number: int, ctx: Context, complete: Any) -> int:
+        return sum(complete(statement(one)) for one in (number, 1, -1))
+
+    shares = [threads.share("all", None), threads.share("few", 2)]
+    functions = [
+        (share.awaited(function, transactional=bool(tx)), tx)
+        for share in shares
+        for function, tx in ((plain, ()), (asking, (None,)))
+    ]
+    ended = 0
+
+    async def lane() -> None:
+        nonlocal ended
+        for number in range(50):
+            function, tx = chance.choice(functions)
+            call = asyncio.ensure_future(function(None, number, Attempt(), *tx))
+            for _ in range(chance.choice([0, 1, 2, 5, 10, 10_000])):
+                if call.done():
+                    break
+                await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.wait([call])
+            if not call.cancelled():
+                assert call.result() == number
+                ended += 1
+
+    try:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(lane() for _ in range(20)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert 0 < ended < 1000
+    await until(lambda: threads.hung == threads.busy == threads.waiting == 0)
+    for function, tx in functions:
+        assert await function(None, 7, Attempt(), *tx) == 7
+
+
+FORKS = """
+import asyncio, os, sys
+from standfast import Context, Saga, Standfast, step
+
+class Visit(Saga[str]):
+    @step(no_compensation="paper")
+    def note(self, word: str, ctx: Context) -> str:
+        return word
+
+app = Standfast("memory://").add(Visit())
+
+async def main(word):
+    async with app.running(threads=1):
+        return (await (await app.start(Visit, word)).result("20s"))["note"]
+
+assert asyncio.run(main("parent")) == "parent"
+child = os.fork()
+if not child:
+    os._exit(0 if asyncio.run(main("child")) == "child" else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_process_begins_threads_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
