@@ -217,12 +217,15 @@ def test_the_sql_is_complete(url, standfast):
     ("arguments", "said"),
     [
         (["sqlite:///x.db", "--sql"], "--sql connects nowhere, so say which tables: --line "),
-        (["shop:app", "--after", "journal=1"], "goes with --sql only"),
+        (["shop:app", "--after", "journal=1"], "goes with --sql, --alembic and --django only"),
         (["shop:app", "--adopt"], "goes with --sql only"),
         (["shop:app", "--adopt", "--sql", "--line", "marks"], "leave --line and --after out"),
         (["shop:app", "--adopt", "--sql", "--after", "marks=1"], "leave --line and --after out"),
         (["shop:app", "--sql", "--json"], "there is no JSON of SQL"),
-        (["shop:app", "--sql", "--status"], "one of --status, --dry-run and --sql"),
+        (
+            ["shop:app", "--sql", "--status"],
+            "one of --status, --dry-run, --sql, --alembic and --django",
+        ),
         (["shop:app", "--sql", "--after", "journal"], "write LINE=NUMBER, such as journal=1"),
         (["shop:app", "--sql", "--after", "tables=1"], "choose from coordination, journal, marks"),
         (["memory://", "--line", "marks"], "lives and dies with the process"),

@@ -69,13 +69,15 @@ def _can_wait(source: str, name: str) -> bool:
 
 
 def _import_file(block: Block, module: ModuleType, path: Path) -> None:
-    print(f"import {block.place} as {path.name}", flush=True)
+    print(f"import {block.place} as {block.title}", flush=True)
     if not re.fullmatch(r"[a-z_][a-z0-9_]*\.py", path.name):
         raise PageError(f"{block.place}: title={path.name!r} isn't the name of a module")
     if block.appends and not path.exists():
         raise PageError(f"{block.place}: there is no {path.name} to append to")
     before = f"{path.read_text()}\n\n" if block.appends else ""
     path.write_text(before + block.code)
+    if path.parent != Path.cwd():
+        return  # of a project, which a command of the page runs
     sys.modules.pop(path.stem, None)
     importlib.invalidate_caches()
     imported = importlib.import_module(path.stem)

@@ -6,19 +6,22 @@ Statements go through Django's own cursors, so that its query log and its wrappe
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db import Error as DjangoError
+from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from standfast.adopted.errors import of_postgres
 from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
-from standfast.backends.sqlite.driver import WHICH_FILE
+from standfast.affinity import running_loop
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database
@@ -27,10 +30,18 @@ from standfast.transaction import Ending
 
 log = logging.getLogger("standfast")
 
+_ASYNC = (
+    "this is async code, and Django has transactions in sync code only: put `with "
+    "transaction.atomic():` and all that is inside into a function, and `await "
+    "sync_to_async(function)()`"
+)
+
 
 def adopt(source: str | None, database: Database) -> tuple[RidingTransaction, Ending]:
     """See `standfast.adopted`."""
     alias = source or DEFAULT_DB_ALIAS
+    if running_loop() is not None and not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
+        raise ConfigurationError(f"adopt({alias!r}): {_ASYNC}")
     try:
         connection = connections[alias]
     except ConnectionDoesNotExist as error:
@@ -42,27 +53,47 @@ def adopt(source: str | None, database: Database) -> tuple[RidingTransaction, En
             f"adopt({alias!r}): Django speaks {connection.vendor} here, and Standfast keeps its "
             "data in PostgreSQL or SQLite: adopt the alias of the app's own database"
         )
-    if not (connection.in_atomic_block or not connection.get_autocommit()):
+    if not _is_open(connection):
         raise ConfigurationError(
-            f"adopt({alias!r}): no transaction is open: adopt inside `with transaction.atomic():`, "
-            "or set ATOMIC_REQUESTS for the database"
+            f"adopt({alias!r}): no transaction is open: adopt inside `with "
+            f"transaction.atomic({'' if alias == DEFAULT_DB_ALIAS else repr(alias)}):`, or set "
+            "ATOMIC_REQUESTS for this database"
         )
-    _check_place(connection, database)
+    _check_place(alias, connection, database)
     return DjangoRiding(connection, database), DjangoEnding(connection)
 
 
-def _check_place(connection: Any, database: Database) -> None:
-    if connection.vendor == database.dialect == "sqlite":
-        with connection.cursor() as cursor:
-            cursor.execute(WHICH_FILE)
-            check_file(database, cursor.fetchone()[2] or "")
-    elif connection.vendor == database.dialect:
-        given = connection.settings_dict
-        check_server(database, given["HOST"], given["PORT"] or None, given["NAME"])
+def _is_open(connection: Any) -> bool:
+    return bool(connection.in_atomic_block or not connection.get_autocommit())
+
+
+def _check_place(alias: str, connection: Any, database: Database) -> None:
+    """Raise `ConfigurationError` if the alias surely leads to another database than the app's."""
+    given: Mapping[str, Any] = connection.settings_dict
+    if connection.vendor != database.dialect:
+        return  # told by whoever called
+    try:
+        if connection.vendor == "postgresql":
+            check_server(database, given["HOST"], given["PORT"] or None, given["NAME"])
+        elif str(given["NAME"]) != getattr(database, "path", None):
+            check_file(database, "" if connection.is_in_memory_db() else str(given["NAME"]))
+    except ConfigurationError as error:
+        remedy = ""
+        if "test" in str(given["NAME"]) or connection.vendor == "sqlite":
+            remedy = (
+                ". In Django's tests an alias leads to a database of the tests' own: the app of "
+                "standfast.integrations.django follows it there"
+            )
+        told = str(error).removeprefix("adopt(…): ")
+        raise ConfigurationError(f"adopt({alias!r}): {told}{remedy}") from error
 
 
 class DjangoRiding(RidingTransaction):
-    """Rides what is open on one of Django's connections."""
+    """Rides what is open on one of Django's connections.
+
+    It is good until the end of the ``atomic`` block in which it was adopted. Blocks are told apart
+    by identity, and a function decorated with ``atomic`` has the same in each of its calls.
+    """
 
     blocking = True
 
@@ -70,11 +101,15 @@ class DjangoRiding(RidingTransaction):
         self.dialect: Dialect = connection.vendor
         self._connection = connection
         self._place = database.url
+        self._block = innermost(connection)
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
-        if self._connection.get_autocommit() and not self._connection.in_atomic_block:
-            raise StoreError("this transaction is over: adopt it inside `with atomic():`")
+        if is_over(self._connection, self._block):
+            raise StoreError(
+                "this transaction is over: its atomic block has ended. Adopt inside the block that "
+                "is open now"
+            )
         with self._connection.cursor() as cursor:
             cursor.execute(*by_name(sql, args))
             described = cursor.description
@@ -83,12 +118,34 @@ class DjangoRiding(RidingTransaction):
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
+        if isinstance(error, SynchronousOnlyOperation):
+            return ConfigurationError(f"adopted transaction of Django: {_ASYNC}")
+        if isinstance(error, TransactionManagementError):
+            return StoreError(
+                f"{self._place}: a statement of this transaction had failed, so nothing of it "
+                "counts any more. Let the error end the atomic block; or, to go on after one, put "
+                f"what may fail into an atomic block of its own ({error})"
+            )
         origin = error.__cause__ if isinstance(error, DjangoError) else error
-        if self.dialect == "sqlite":
-            return of_sqlite(origin, self._place) if isinstance(origin, sqlite3.Error) else None
+        if self.dialect == "sqlite" and isinstance(origin, sqlite3.Error):
+            return of_sqlite(origin, self._place)
         if isinstance(error, DjangoError):
-            return of_postgres(origin or error, self._place, own=own)
+            if self.dialect == "postgresql" and origin is not None:
+                return of_postgres(origin, self._place, own=own)
+            return StoreError(f"{self._place}: {error}")
         return None
+
+
+def innermost(connection: Any) -> object | None:
+    """The ``atomic`` block that the code is in; None where there is none."""
+    return connection.atomic_blocks[-1] if connection.atomic_blocks else None
+
+
+def is_over(connection: Any, block: object | None) -> bool:
+    """Whether a transaction that was adopted in that block has ended, as far as is known."""
+    if block is None:
+        return not _is_open(connection)
+    return not any(one is block for one in connection.atomic_blocks)
 
 
 class DjangoEnding:
@@ -96,6 +153,7 @@ class DjangoEnding:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._block = innermost(connection)
 
     @property
     def known(self) -> bool:
@@ -105,7 +163,7 @@ class DjangoEnding:
     @property
     def over(self) -> bool:
         """See `Ending.over`."""
-        return bool(self._connection.get_autocommit() and not self._connection.in_atomic_block)
+        return is_over(self._connection, self._block)
 
     def add(self, act: Callable[[], None], /) -> None:
         """See `Ending.add`."""

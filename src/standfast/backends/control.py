@@ -1,10 +1,11 @@
-"""Which SQL would end the transaction that it is run in, wherever in its text that stands."""
+"""SQL taken apart: into its statements, and which would end the transaction that it is run in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from standfast.errors import StoreError
 from standfast.ports.providing import Dialect
@@ -44,7 +45,7 @@ def refuse_control(sql: str, dialect: Dialect) -> None:
 @lru_cache(maxsize=512)
 def _control(sql: str, dialect: Dialect) -> str:
     """The first statement that controls the transaction, as its first words; "" for none."""
-    for words in _statements(sql, dialect):
+    for words, _ in _statements(sql, dialect):
         first, *rest = words
         told = " ".join(words[:2]) if rest else first
         if first in ("START", "PREPARE"):
@@ -59,9 +60,21 @@ def _control(sql: str, dialect: Dialect) -> str:
     return ""
 
 
-def _statements(sql: str, dialect: Dialect) -> Iterator[list[str]]:
-    """The first words of each statement, in capitals; comments and what is quoted are no words."""
+def statements(sql: str) -> list[str]:
+    """The statements of a script for PostgreSQL, each without the semicolon that ends it."""
+    return [one.text.strip().removesuffix(";") for one in _statements(sql, "postgresql")]
+
+
+class _Statement(NamedTuple):
+    """The first words of a statement, in capitals; comments and what is quoted are no words."""
+
+    words: list[str]
+    text: str
+
+
+def _statements(sql: str, dialect: Dialect) -> Iterator[_Statement]:
     words: list[str] = []
+    began = 0
     depth, before, at = 0, "", 0  # depth: inside the body of a function, BEGIN ATOMIC … END
     while (token := _TOKEN.search(sql, at)) is not None:
         at = token.end()
@@ -78,10 +91,10 @@ def _statements(sql: str, dialect: Dialect) -> Iterator[list[str]]:
                 words.append(word)
             before = word
         elif kind == "end" and not depth and words:
-            yield words
-            words = []
+            yield _Statement(words, sql[began:at])
+            words, began = [], at
     if words:
-        yield words
+        yield _Statement(words, sql[began:])
 
 
 def _after_comment(sql: str, at: int, *, nests: bool) -> int:

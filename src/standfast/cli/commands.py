@@ -122,7 +122,21 @@ def migrate(
     after: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LINE=NUMBER", help="With --sql: of that line, only what comes after it."
+            metavar="LINE=NUMBER",
+            help="With --sql, --alembic and --django: of that line, only what comes after it.",
+        ),
+    ] = None,
+    alembic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write what is missing among Alembic's revisions as another one; connect nowhere.",
+        ),
+    ] = None,
+    django: Annotated[
+        str | None,
+        typer.Option(
+            metavar="APPLABEL", help="The same among the migrations of a Django app of yours."
         ),
     ] = None,
     adopt: Annotated[
@@ -145,17 +159,20 @@ def migrate(
     there were lines is taken over with all it holds, and workers of that version can't write to it
     any more: end them first.
     """
-    if sum((status, dry_run, sql)) > 1:
-        raise typer.BadParameter("give one of --status, --dry-run and --sql")
-    if after and not sql:
-        raise typer.BadParameter("goes with --sql only", param_hint="--after")
+    revision = alembic is not None or django is not None
+    if sum((status, dry_run, sql, alembic is not None, django is not None)) > 1:
+        raise typer.BadParameter("give one of --status, --dry-run, --sql, --alembic and --django")
+    if after and not (sql or revision):
+        raise typer.BadParameter(
+            "goes with --sql, --alembic and --django only", param_hint="--after"
+        )
     if adopt and not sql:
         raise typer.BadParameter("goes with --sql only", param_hint="--adopt")
     if adopt and (line or after):
         raise typer.BadParameter(
             "takes over all that there is: leave --line and --after out", param_hint="--adopt"
         )
-    if json and sql:
+    if json and (sql or revision):
         raise typer.BadParameter("there is no JSON of SQL: leave one out", param_hint="--json")
     from standfast.cli.migrating import Migrating, parse_after
 
@@ -164,6 +181,10 @@ def migrate(
         migrating.adoption()
     elif sql:
         migrating.script(parse_after(after or ()))
+    elif revision:
+        from standfast.cli.revisions import revision_tool
+
+        migrating.revision(revision_tool(alembic, django), parse_after(after or ()))
     elif status:
         if not perform(migrating.status(json)):
             raise typer.Exit(1)

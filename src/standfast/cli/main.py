@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 
 INSTALL = (
     "the standfast command needs typer and rich: pip install typer rich, or install standfast with "
@@ -11,8 +12,8 @@ INSTALL = (
 )
 
 
-def main() -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None, name: str = "standfast") -> None:
+    """Run the command line; by default with what was typed. `name` is what help calls it."""
     try:
         from standfast.cli.commands import cli
     except ModuleNotFoundError as error:
@@ -23,7 +24,7 @@ def main() -> None:
         # What the terminal's encoding lacks is spelled out: no answer is lost over a letter.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    cli(prog_name="standfast")
+    cli(None if arguments is None else list(arguments), prog_name=name)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``standfast migrate``: lines of migrations, applied, told, or printed for someone else to run."""
+"""``standfast migrate``: lines of migrations, applied, told, or written for someone else to run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from standfast import ports
 from standfast.app import Standfast
@@ -15,6 +16,9 @@ from standfast.errors import ConfigurationError, Unsupported
 from standfast.ports.database import Database
 from standfast.ports.schema import AppliedMigration, Schema, SchemaLine, SchemaMigration
 from standfast.tables import LineStatus
+
+if TYPE_CHECKING:  # the tools are loaded by who asks for one
+    from standfast.cli.revisions import RevisionTool
 
 # -- which lines there are -------------------------------------------------------------------
 
@@ -126,9 +130,46 @@ class Migrating:
 
         Raises `ConfigurationError`.
         """
+        schema = self.database.port(Schema)
+        steps = [
+            f"-- {_told(line.name, migration)}\n{schema.script(line, migration)}"
+            for line, migration in self._beyond(after, "--sql")
+        ]
+        if steps:
+            say("\n".join([_HOW[self.database.dialect], *steps]))
+
+    def revision(self, tool: RevisionTool, after: Mapping[str, int]) -> None:
+        """Write what the tool's revisions lack as another one. Raises `ConfigurationError`."""
+        from standfast.cli.revisions import Revision
+
+        written = tool.written(self.database.dialect)
+        lacking = [
+            (line, migration)
+            for line, migration in self._beyond(after, tool.option)
+            if (line.name, migration.number) not in written
+        ]
+        if not lacking:
+            say("wrote nothing: no migration is missing there")
+            return
+        schema = self.database.port(Schema)
+        steps = {
+            _told(line.name, migration): schema.statements(line, migration)
+            for line, migration in lacking
+        }
+        path = tool.write(Revision(self.database.dialect, schema.preparation(), steps))
+        say(f"wrote {path}")
+        for told in steps:
+            say(f"    {told}")
+        note(f"apply it with `{tool.applied_by}`")
+
+    def _beyond(
+        self, after: Mapping[str, int], option: str
+    ) -> list[tuple[SchemaLine, SchemaMigration]]:
+        """The migrations of the chosen lines beyond `after`. Raises `ConfigurationError`."""
         if not self.named:
             raise ConfigurationError(
-                f"--sql connects nowhere, so say which tables: --line {' --line '.join(self.lines)}"
+                f"{option} connects nowhere, so say which tables: --line "
+                f"{' --line '.join(self.lines)}"
             )
         for name in after:
             if name not in [line.name for line in self.chosen]:
@@ -136,15 +177,12 @@ class Migrating:
                     f"--after {name}={after[name]}: choose from "
                     f"{_named(line.name for line in self.chosen)}"
                 )
-        schema = self.database.port(Schema)
-        steps = [
-            f"-- {_told(line.name, migration)}\n{schema.script(line, migration)}"
+        return [
+            (line, migration)
             for line in self.chosen
             for migration in line.migrations
             if migration.number > after.get(line.name, 0)
         ]
-        if steps:
-            say("\n".join([_HOW[self.database.dialect], *steps]))
 
     def adoption(self) -> None:
         """Print the SQL that takes over a database from before there were lines."""

@@ -265,6 +265,8 @@ class SchemaSuite(Suite):
                 assert migration.sql.strip() in script
                 assert f"'{line.name}'" in script
                 assert migration.name in script
+                *_, noted = empty.port(Schema).statements(line, migration)
+                assert f"'{line.name}'" in noted
         assert empty.port(Schema).adoption()
         assert await empty.port(Schema).applied() == {}, "nothing was run"
 

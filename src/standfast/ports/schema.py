@@ -112,6 +112,21 @@ class Schema(Protocol):
         """
         ...
 
+    def preparation(self) -> Sequence[str]:
+        """The statements that come before those of any migration in somebody else's transaction.
+
+        They make the table in which migrations are noted, and fail on a database that is to be
+        taken over first.
+        """
+        ...
+
+    def statements(self, line: SchemaLine, migration: SchemaMigration) -> Sequence[str]:
+        """A migration for a transaction that somebody else opens: the last one notes it as applied.
+
+        One by one, without semicolons at their ends.
+        """
+        ...
+
     def adoption(self) -> str:
         """The SQL, complete, for someone else to take over an older version's database.
 

@@ -32,6 +32,14 @@ class MemorySchema:
             "postgresql://"
         )
 
+    def preparation(self) -> Sequence[str]:
+        """Nothing."""
+        return []
+
+    def statements(self, line: SchemaLine, migration: SchemaMigration) -> Sequence[str]:
+        """`Unsupported`: there is no SQL."""
+        raise Unsupported(f"memory:// has no tables, so there are no statements for {line.name}")
+
     def adoption(self) -> str:
         """`Unsupported`: there is no SQL."""
         raise Unsupported("memory:// has no tables, so there is nothing to take over")

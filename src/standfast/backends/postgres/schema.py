@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 
+from standfast.backends.control import statements
 from standfast.backends.postgres.database import PostgresDatabase
 from standfast.backends.postgres.errors import DRIVER_ERRORS, TRANSIENT, translate_migration
 from standfast.backends.postgres.pool import Pool
@@ -283,6 +284,14 @@ class PostgresSchema:
             sql += "\n;"
         noted = _note(line.name, migration)
         return f"BEGIN;\n{_REFUSE_OLD}{_LIMIT_LOCKS}\n\n{_BOOKKEEPING}\n{sql}\n\n{noted}COMMIT;\n"
+
+    def preparation(self) -> Sequence[str]:
+        """See `Schema.preparation`. How long to queue for locks is left to whoever runs it."""
+        return statements(_REFUSE_OLD + _BOOKKEEPING)
+
+    def statements(self, line: SchemaLine, migration: SchemaMigration) -> Sequence[str]:
+        """See `Schema.statements`."""
+        return [*statements(migration.sql), *statements(_note(line.name, migration))]
 
     def adoption(self) -> str:
         """See `Schema.adoption`."""

@@ -124,6 +124,14 @@ class SqliteSchema:
             f"{_note(line.name, migration)}COMMIT;\n"
         )
 
+    def preparation(self) -> Sequence[str]:
+        """See `Schema.preparation`."""
+        return _bare(_REFUSE_OLD + _BOOKKEEPING)
+
+    def statements(self, line: SchemaLine, migration: SchemaMigration) -> Sequence[str]:
+        """See `Schema.statements`. Raises `ConfigurationError` as `migrate` does."""
+        return _bare(_whole(line.name, migration) + _note(line.name, migration))
+
     def adoption(self) -> str:
         """See `Schema.adoption`."""
         return f"BEGIN IMMEDIATE;\n{_REFUSE_NEW}{_ADOPTION}COMMIT;\n"
@@ -240,6 +248,11 @@ def _split(sql: str) -> tuple[list[str], str]:
             statements.append(statement)
             statement = ""
     return statements, statement + rest
+
+
+def _bare(sql: str) -> list[str]:
+    """Its statements, each without the semicolon that ends it."""
+    return [statement.strip().removesuffix(";") for statement in _split(sql)[0]]
 
 
 def _make(database: SqliteDatabase) -> SqliteSchema:

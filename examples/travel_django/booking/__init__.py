@@ -1,0 +1,1 @@
+"""Trips, and what is booked for them."""

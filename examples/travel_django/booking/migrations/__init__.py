@@ -1,0 +1,1 @@
+"""The agency's tables, and Standfast's."""

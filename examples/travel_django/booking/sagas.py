@@ -1,0 +1,71 @@
+"""Booking a trip, as a saga. Its steps may run twice, and write the same then."""
+
+from examples.travel_django.booking.models import Booking, Trip
+from standfast import Context, Refused, Saga, step
+from standfast.integrations.django import app, database_sync_to_async
+
+
+@database_sync_to_async
+def reserve(trip: int, what: str) -> int:
+    """Ask a partner. Raises `Refused` where it has nothing."""
+    if what == "car" and Trip.objects.get(pk=trip).destination == "Venice":
+        raise Refused("there are no cars in Venice")
+    booking, _ = Booking.objects.get_or_create(trip_id=trip, what=what)
+    number: int = booking.pk
+    return number
+
+
+@database_sync_to_async
+def release(trip: int, what: str) -> None:
+    """Tell a partner that it isn't wanted any more."""
+    Booking.objects.filter(trip_id=trip, what=what).update(cancelled=True)
+
+
+@database_sync_to_async
+def confirm(trip: int) -> None:
+    """Tell the traveller."""
+    Trip.objects.filter(pk=trip).update(confirmed=True)
+
+
+class BookTrip(Saga[int]):
+    """A flight, a room and a car: or nothing of all that."""
+
+    name = "book-trip"
+
+    @step
+    async def flight(self, trip: int, ctx: Context) -> int:
+        """Book the flight."""
+        return await reserve(trip, "flight")
+
+    @flight.compensation
+    async def cancel_flight(self, trip: int, ctx: Context) -> None:
+        """Give it back."""
+        await release(trip, "flight")
+
+    @step
+    async def room(self, trip: int, ctx: Context) -> int:
+        """Book a room."""
+        return await reserve(trip, "room")
+
+    @room.compensation
+    async def cancel_room(self, trip: int, ctx: Context) -> None:
+        """Give it back."""
+        await release(trip, "room")
+
+    @step
+    async def car(self, trip: int, ctx: Context) -> int:
+        """Book a car; not every place has some."""
+        return await reserve(trip, "car")
+
+    @car.compensation
+    async def cancel_car(self, trip: int, ctx: Context) -> None:
+        """Give it back."""
+        await release(trip, "car")
+
+    @step(pivot=True)
+    async def confirm(self, trip: int, ctx: Context) -> None:
+        """From here on it is booked."""
+        await confirm(trip)
+
+
+app.add(BookTrip())

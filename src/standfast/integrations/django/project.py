@@ -1,0 +1,77 @@
+"""The app on one of Django's databases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, overload
+
+from django.db import connections
+
+from standfast.app import Standfast
+from standfast.backends import open_database
+from standfast.backends.sqlite import SqliteDatabase
+from standfast.doors import Transaction
+from standfast.errors import ConfigurationError, Unsupported
+from standfast.integrations.django.addresses import address
+from standfast.ports.database import Database
+
+if TYPE_CHECKING:
+    from standfast.adopted import CommitsAsync, CommitsBlocking, KnowsItsTransaction
+    from standfast.doors.blocking import BlockingTransaction
+
+
+class DjangoStandfast(Standfast):
+    """A `Standfast` on the database that Django calls `alias`; `options` are of that database."""
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        self.alias: str = alias
+        try:
+            database = _database(alias, options)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"settings.DATABASES[{alias!r}]: {error}") from error
+        # Its tables may be of the migrations of the project.
+        super().__init__(database, migrate=False)
+
+    @overload
+    def adopt(self, source: CommitsAsync | KnowsItsTransaction) -> Transaction: ...
+    @overload
+    def adopt(self, source: CommitsBlocking | str | None = None) -> BlockingTransaction: ...
+    def adopt(self, source: Any = None) -> Transaction | BlockingTransaction:
+        """See `Standfast.adopt`; by default what is open on the app's own alias.
+
+        Raises `ConfigurationError` for an alias of another database too.
+        """
+        if source is None:
+            source = self.alias
+        elif isinstance(source, str) and source in connections.settings:
+            own, other = (connections.settings[one]["NAME"] for one in (self.alias, source))
+            if str(own) != str(other):
+                raise ConfigurationError(
+                    f"adopt({source!r}): this alias is of the database {str(other)!r}, and the app "
+                    f"keeps its data in {str(own)!r}: use transaction.atomic({self.alias!r}) and "
+                    "adopt() without an alias"
+                )
+        return super().adopt(source)  # type: ignore[no-any-return]
+
+
+def _database(alias: str, options: Mapping[str, Any]) -> Database:
+    connection: Any = connections[alias]
+    if connection.vendor == "sqlite" and connection.is_in_memory_db():
+        return TestsDatabase(str(connection.settings_dict["NAME"]))
+    return open_database(address(connection.vendor, connection.settings_dict, options))
+
+
+class TestsDatabase(SqliteDatabase):
+    """An SQLite database in Django's memory, as its tests have it: to be adopted, and no more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("sqlite:///in_memory")
+        self.path = self.url = name
+
+    async def open(self) -> None:
+        """Raise `Unsupported`: only Django's own connection sees this database."""
+        raise Unsupported(
+            "Django keeps this SQLite database in memory, where nobody else sees it: app.adopt() "
+            "works there, and nothing that needs the app open. For tests that run sagas give it a "
+            'file: DATABASES = {"default": {…, "TEST": {"NAME": BASE_DIR / "test.sqlite3"}}}'
+        )

@@ -1,0 +1,89 @@
+"""Sagas in the admin. Run by ../../test_project.py, on each database and driver."""
+
+import asyncio
+import uuid
+
+from django.contrib.auth.models import Permission, User
+from django.db import transaction
+from django.test import TransactionTestCase
+from django.urls import reverse
+
+from shop.models import Trip
+from shop.sagas import Approve, BookTrip
+from standfast.integrations.django import app
+from standfast.integrations.django.models import Instance
+
+LIST = "admin:standfast_instance_changelist"
+
+
+class InTheAdmin(TransactionTestCase):
+    def setUp(self):
+        self.client.force_login(User.objects.create_superuser("ann"))
+        self.key = uuid.uuid4().hex
+        with transaction.atomic():
+            Trip.objects.create(key=self.key)
+            tx = app.adopt()
+            self.handle = tx.start(BookTrip, self.key, key=self.key)
+            tx.start(Approve, "<b>", key=f"approve-{self.key}")
+
+    def page(self, name, /, *args, **query):
+        answer = self.client.get(reverse(name, args=args), query)
+        self.assertEqual(answer.status_code, 200)
+        return answer.content.decode()
+
+    def test_the_list(self):
+        self.assertIn(reverse(LIST), self.page("admin:index"))
+        page = self.page(LIST)
+        self.assertIn(self.key, page)
+        self.assertIn("book-trip", page)
+        page = self.page(LIST, name="approve")
+        self.assertIn(f"approve-{self.key}", page)
+        self.assertNotIn(f">{self.key}<", page)
+        self.assertNotIn(self.key, self.page(LIST, status__exact="parked"))
+        for found in (self.key, str(self.handle.id)):
+            page = self.page(LIST, q=found)
+            self.assertIn(str(self.handle.id), page)
+            self.assertNotIn(f"approve-{self.key}", page)
+        self.assertIn("0 sagas", self.page(LIST, q="nothing"))
+
+    def test_one_of_them(self):
+        page = self.page("admin:standfast_instance_change", self.handle.id)
+        self.assertIn("<pre>", page)
+        self.assertIn("started", page)
+        self.assertIn("running", page)
+        self.assertNotIn('name="_save"', page)
+        approve = Instance.objects.get(key=f"approve-{self.key}")
+        page = self.page("admin:standfast_instance_change", approve.id)
+        self.assertIn("&lt;b&gt;", page)
+        self.assertNotIn("<b>", page)
+
+    def test_nothing_can_be_changed(self):
+        for name, args in (("add", ()), ("delete", (self.handle.id,))):
+            answer = self.client.get(reverse(f"admin:standfast_instance_{name}", args=args))
+            self.assertEqual(answer.status_code, 403)
+        url = reverse("admin:standfast_instance_change", args=[self.handle.id])
+        self.assertEqual(self.client.post(url, {"status": "completed"}).status_code, 403)
+        self.assertEqual(Instance.objects.get(id=self.handle.id).status, "running")
+
+    def test_who_may_look(self):
+        user = User.objects.create_user("bob", is_staff=True)
+        self.client.force_login(user)
+        self.assertEqual(self.client.get(reverse(LIST)).status_code, 403)
+        user.user_permissions.add(Permission.objects.get(codename="view_instance"))
+        self.client.force_login(user)
+        self.assertIn(self.key, self.page(LIST))
+
+    def test_one_that_isnt_there(self):
+        url = reverse("admin:standfast_instance_change", args=[uuid.uuid4()])
+        self.assertEqual(self.client.get(url).status_code, 302)
+        url = reverse("admin:standfast_instance_change", args=["no-id"])
+        self.assertEqual(self.client.get(url).status_code, 302)
+
+    def test_a_finished_one(self):
+        async def work():
+            async with app.running(drain=5):
+                await app.handle(self.handle.id).result(timeout=60)
+
+        asyncio.run(work())
+        page = self.page("admin:standfast_instance_change", self.handle.id)
+        self.assertIn("completed", page)

@@ -1,0 +1,244 @@
+"""A Django project with Standfast among its installed apps."""
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from urllib.request import urlopen
+
+import pytest
+
+from tests.integrations.django.conftest import PSYCOPG
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def process(*arguments, until):
+    """A program while the block runs; `until` is found in what it prints first."""
+    running = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        told = []
+        while not (found := re.search(until, line := running.stdout.readline())):
+            told.append(line)
+            assert line, "".join(told)
+        yield found
+    finally:
+        running.terminate()
+        running.communicate(timeout=60)
+
+
+def start(manage, key):
+    code = f"""
+from django.db import transaction
+from shop.models import Trip
+from shop.sagas import BookTrip
+from standfast.integrations.django import app
+with transaction.atomic():
+    Trip.objects.create(key={key!r})
+    print(app.adopt().start(BookTrip, {key!r}, key={key!r}).id)
+"""
+    return manage("shell", "--no-imports", "-c", code).strip()
+
+
+RESULT = """
+import asyncio
+from shop.sagas import BookTrip
+from standfast.integrations.django import app
+async def wait():
+    async with app:
+        return await app.handle({id!r}).result(timeout=60)
+print("result", asyncio.run(wait())[BookTrip.book])
+"""
+
+
+def test_the_admin(manage):
+    manage("standfast", "migrate", "--django", "shop")
+    told = manage("test", "shop", "--pattern", "cases_admin.py", "--noinput")
+    assert int(re.search(r"Ran (\d+) tests", told)[1]) == 6, told
+
+
+MIGRATED = """
+import importlib
+from django.core.management import call_command
+def step(*command):
+    print("#", *command, flush=True)
+    importlib.invalidate_caches()
+    call_command(*command)
+step("check", "--database", "default")
+step("standfast", "migrate", "--django", "shop")
+step("standfast", "migrate", "--django", "shop")
+step("makemigrations", "--check")
+step("migrate")
+step("standfast", "migrate", "--status", "--json")
+step("check", "--database", "default")
+step("standfast", "migrate")
+step("makemigrations", "--check", "--dry-run")
+step("standfast", "sagas", "list", "--stuck")
+"""
+IRREVERSIBLE = """
+from django.core.management import call_command
+from django.db.migrations.exceptions import IrreversibleError
+try:
+    call_command("migrate", "shop", "0001")
+except IrreversibleError as error:
+    print("no way back")
+"""
+
+
+def test_from_no_tables_to_a_saga_that_is_done(manage, database):
+    told = manage("shell", "--no-imports", "-c", MIGRATED)
+    _, before, written, again, _, _, status, after, nothing, _, stuck = re.split("(?m)^# ", told)
+    assert "standfast.W002" in before
+    assert "standfast migrate" in before
+    assert "0002_standfast.py" in written
+    assert "journal 1: " in written
+    assert "wrote nothing" in again
+    stands = json.loads(status.partition("\n")[2])
+    assert stands
+    assert all(one["applied"] == one["newest"] for one in stands)
+    assert "standfast.W002" not in after
+    assert "applied " not in nothing
+    assert "nothing is stuck" in stuck
+    id = start(manage, "first")
+    with process("manage.py", "standfast", "run", "--health", "0", until="health: "):
+        told = manage("shell", "--no-imports", "-c", RESULT.format(id=id) + IRREVERSIBLE)
+    assert "result 1" in told
+    assert "no way back" in told
+
+
+def test_the_command(manage, project):
+    assert "Usage: manage.py standfast" in manage("standfast", "--help")
+    settings = "--settings=config.settings"
+    # What somebody's shell has set isn't meant for this project.
+    told = manage("standfast", "migrate", "--dry-run", settings, STANDFAST_APP="other:app")
+    assert "journal" in told
+    assert "no module" in manage("standfast", "migrate", "-a", "other:app", code=2)
+    assert "no such service" in manage("standfast", "run", "--only", "nothing", code=2)
+    call = (
+        "from django.core.management import CommandError, call_command\n"
+        "call_command('standfast', 'migrate')\n"
+        "try:\n    call_command('standfast', 'sagas', 'show', 'book-trip/none')\n"
+        "except CommandError as error:\n    print('told', error.returncode, error)\n"
+    )
+    told = manage("shell", "--no-imports", "-c", call)
+    assert "applied journal" in told
+    assert "told 1 standfast sagas show book-trip/none failed" in told
+    # And the other way round: the command line finds the project.
+    standfast = [
+        sys.executable, "-m", "standfast.cli.main", "sagas", "list", "--app",
+        "standfast.integrations.django:app",
+    ]  # fmt: skip
+    done = subprocess.run(standfast, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "DJANGO_SETTINGS_MODULE" in done.stderr
+
+
+WRONG = {
+    "{'DATABASE': 'nowhere'}": "speaks unknown here.*PostgreSQL or SQLite",
+    "{'DATABASE': 'elsewhere'}": "settings.DATABASES has 'default'",
+    "{'DATABSE': 'default'}": "there are DATABASE, SAGAS, OPTIONS only",
+    "{'OPTIONS': {'readers': 'x'}}": "readers='x': must be a whole number",
+    "['default']": "must be a dictionary",
+}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_settings_that_are_wrong(manage, project):
+    code = f"""
+from django.test import override_settings
+from standfast.integrations.django.checks import check_settings
+for wrong in {list(WRONG)!r}:
+    with override_settings(STANDFAST=eval(wrong)):
+        print(*[one.id + " " + one.msg for one in check_settings()])
+"""
+    for said, told in zip(
+        manage("shell", "--no-imports", "-c", code).splitlines(), WRONG.values(), strict=True
+    ):
+        assert re.match(f"standfast.E001 .*{told}", said)
+    with (project / "config" / "settings.py").open("a") as settings:
+        settings.write("\nSTANDFAST = {'SAGAS': ['shop.moresagas']}\n")
+    assert "No module named 'shop.moresagas'" in manage("check", code=1)
+    with (project / "shop" / "models.py").open("a") as models:
+        models.write("\nfrom standfast.integrations.django import app\napp.operations\n")
+    assert "used while Django loads its apps" in manage("check", code=1)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_another_alias_for_the_sagas(manage, project):
+    with (project / "config" / "settings.py").open("a") as settings:
+        settings.write("\nSTANDFAST = {'DATABASE': 'other', 'OPTIONS': {'readers': 3}}\n")
+    manage("standfast", "migrate")
+    code = """
+from django.db import transaction
+from shop.sagas import BookTrip
+from standfast import Standfast
+from standfast.errors import ConfigurationError
+from standfast.integrations.django import app
+from standfast.integrations.django.models import Instance
+assert isinstance(app, Standfast)
+with transaction.atomic("other"):
+    app.adopt().start(BookTrip, "x", key="x")
+print("found", Instance.objects.get(key="x").status, app.database.url[-10:])
+try:
+    with transaction.atomic():
+        app.adopt("default")
+except ConfigurationError as error:
+    print(error)
+"""
+    told = manage("shell", "--no-imports", "-c", code)
+    assert "found running ?readers=3" in told
+    assert "use transaction.atomic('other') and adopt() without an alias" in told
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_check_advises(manage, project):
+    (project / "shop" / "moresagas.py").write_text(
+        "from shop.sagas import BookTrip\n"
+        "from standfast import Saga, wait\n"
+        "class Forgotten(Saga[str]):\n"
+        "    approval = wait('approved', type=str)\n"
+    )
+    with (project / "config" / "settings.py").open("a") as settings:
+        settings.write("\nSTANDFAST = {'SAGAS': ['shop.moresagas']}\n")
+        settings.write("DATABASES['default']['OPTIONS'] = {}\n")
+        settings.write("DATABASES['default']['ATOMIC_REQUESTS'] = False\n")
+    told = manage("check", "--deploy")
+    assert "standfast.W001) shop.moresagas.Forgotten is a saga" in told
+    assert "BookTrip" not in told
+    assert "standfast.W003" in told
+    assert "standfast.I004" in told
+    assert "standfast.I004" not in manage("check")
+
+
+def test_async_views_with_a_lifespan(manage, project):
+    manage("standfast", "migrate", "--django", "shop")
+    manage("migrate")
+    start(manage, "async")
+    with process(
+        *("-m", "uvicorn", "config.asgi:application", "--port", "0"),
+        until=r"running on (http://[\d.:]+)",
+    ) as found:
+        with urlopen(f"{found[1]}/start/async", timeout=60) as answer:
+            assert json.load(answer) == {"updated": 1}
+        with urlopen(f"{found[1]}/book-async/more", timeout=60) as answer:
+            assert answer.status == 202
+
+
+@pytest.mark.parametrize("database", [PSYCOPG], indirect=True)
+def test_a_server_without_tables_doesnt_start(manage, project):
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "run `standfast migrate`" in done.stderr
