@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from django.core.exceptions import SynchronousOnlyOperation
@@ -24,7 +25,7 @@ from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.affinity import running_loop
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
-from standfast.ports.database import Database
+from standfast.ports.database import Database, savepoint_by_sql
 from standfast.ports.providing import Dialect
 from standfast.transaction import Ending
 
@@ -115,6 +116,16 @@ class DjangoRiding(RidingTransaction):
             described = cursor.description
             rows = cursor.fetchall() if described else ()
             return Answer([column[0] for column in described or ()], rows, cursor.rowcount)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`: by Django, which forgets what was to follow the commit."""
+        if self._connection.in_atomic_block:
+            with transaction.atomic(using=self._connection.alias):
+                yield
+        else:
+            async with savepoint_by_sql(self):
+                yield
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""

@@ -138,14 +138,15 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
             rows = await tx.fetch(statement.sql, *statement.args)
 
 
-@asynccontextmanager
-async def savepoint(tx: StoreTransaction) -> AsyncIterator[None]:
+def savepoint(tx: StoreTransaction) -> AbstractAsyncContextManager[None]:
     """A block inside a transaction: what is written in it is undone if it raises."""
     own = getattr(tx, "savepoint", None)  # of one that `HasSavepoints`
-    if own is not None:
-        async with own():
-            yield
-        return
+    return savepoint_by_sql(tx) if own is None else own()
+
+
+@asynccontextmanager
+async def savepoint_by_sql(tx: StoreTransaction) -> AsyncIterator[None]:
+    """As `savepoint`, by statements."""
     await carry_out(tx, _run("SAVEPOINT standfast"))
     try:
         yield

@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from shop.looking import IN_MEMORY, INSTANCES, ON_POSTGRES, is_there, mails, new_key
 from shop.models import Trip
 from shop.sagas import Approve, BookTrip
-from standfast import Standfast
+from standfast import BranchKey, Standfast, barrier
 from standfast.errors import (
     ConfigurationError,
     ConstraintViolated,
@@ -62,6 +62,26 @@ class Starting(TransactionTestCase):
             self.assertFalse(tx.start(BookTrip, kept, key=kept).created)
         self.assertTrue(is_there(kept))
         self.assertFalse(is_there(dropped))
+
+    def test_a_barrier_whose_body_raises_has_done_nothing_though_it_is_caught(self):
+        key, branch = new_key(), BranchKey(new_key())
+        told = []
+        with transaction.atomic():
+            tx = app.adopt()
+            for _ in range(2):
+                with self.assertRaises(Cancelled), barrier(tx, branch) as gate:
+                    self.assertTrue(gate.first)
+                    Trip.objects.create(key=key)
+                    tx.start(BookTrip, key, key=key)
+                    tx.on_commit(lambda: told.append("undone"))
+                    raise Cancelled
+            with barrier(tx, branch) as gate:
+                gate.result = {"n": 1}
+            with barrier(tx, branch) as gate:
+                self.assertEqual((gate.first, gate.result), (False, {"n": 1}))
+            tx.on_commit(lambda: told.append("kept"))
+        self.assertFalse(Trip.objects.filter(key=key).exists() or is_there(key))
+        self.assertEqual(told, ["kept"])
 
     def test_one_statement_is_enough_and_djangos_log_has_it(self):
         key = new_key()

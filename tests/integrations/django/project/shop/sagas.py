@@ -1,4 +1,4 @@
-from standfast import Context, Saga, step, wait
+from standfast import Barrier, Context, Saga, step, wait
 from standfast.integrations.django import app, database_sync_to_async
 
 from .models import Trip
@@ -14,4 +14,4 @@ class Approve(Saga[str]):
     approval = wait("approved", type=str)
 
 
-app.add(BookTrip(), Approve())
+app.add(BookTrip(), Approve(), Barrier())
