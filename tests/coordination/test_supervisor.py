@@ -35,6 +35,12 @@ async def runs_long_then_fails(duty: Duty) -> None:
     raise OSError("no more")
 
 
+async def hangs(duty: Duty) -> None:
+    """A turn that doesn't see that it should stop."""
+    duty.ready()
+    await asyncio.sleep(1e6)
+
+
 @pytest.fixture
 def unlucky(monkeypatch):
     """Jitter is at its longest."""
@@ -286,6 +292,15 @@ async def test_what_isnt_done_within_the_drain_is_cut_off():
     await process.supervisor.stop(2.0)
     assert clock().monotonic() - begun == pytest.approx(3.0, abs=0.01), "and a moment more"
     assert [service.diary[-1] for service in services] == ["a cut", "b ends"]
+
+
+@virtually
+async def test_those_that_arent_done_share_the_one_drain():
+    process = Store().process(*(Scripted(name, hangs) for name in "abc"))
+    await process.supervisor.start()
+    begun = clock().monotonic()
+    await process.supervisor.stop(20.0)
+    assert clock().monotonic() - begun < 24.0, "and a moment more for each"
 
 
 @virtually
