@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from standfast.durations import human
+from standfast.shielding import shielded
 
 log = logging.getLogger("standfast")
 
@@ -52,7 +53,7 @@ async def until_signalled(
             # Standing by for a lease, it would not see the stop.
             stopping.cancel()
             worker.cancel()
-            await asyncio.gather(worker, stopping, return_exceptions=True)
+            await shielded(asyncio.wait((worker, stopping)))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from standfast.backends.sqlite.connection import (
 from standfast.backends.sqlite.hints import Hints
 from standfast.backends.sqlite.writer import Writer
 from standfast.errors import StoreError, StoreUnavailable
+from standfast.shielding import shielded
 
 T = TypeVar("T")
 log = logging.getLogger("standfast.sqlite")
@@ -61,8 +62,12 @@ class SqliteFile:
     async def open(self) -> None:
         """Connect. Raises `StoreError`."""
         self._affinity = Affinity(f"{self.path}")
-        await self._writer.open()
-        await self._readers.open()
+        try:
+            await self._writer.open()
+            await self._readers.open()
+        except BaseException:  # also a cancellation: what isn't open has no threads
+            await shielded(self.close())
+            raise
         self._begin_to_look()
 
     async def close(self) -> None:
