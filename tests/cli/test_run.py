@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -13,6 +14,8 @@ from contextlib import closing, contextmanager
 import pytest
 
 from tests.cli.conftest import in_process
+
+from standfast.cli.health import observe, serving
 
 TIRED = '''\
 import os
@@ -280,6 +283,23 @@ def test_a_port_that_is_taken_is_told(night, standfast):
         told = standfast("run", "--app", "night:make", "--health", port, code=1).stderr
     assert f"--health '{port}': can't listen on 127.0.0.1 port {port}" in told
     assert "give another port, or 0 for any that is free" in told
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_that_outlives_it_doesnt_keep_its_port():
+    with serving("0", lambda: observe(None, 10.0)) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        child = os.fork()
+        if not child:
+            time.sleep(10)
+            os._exit(0)
+        socket.create_connection(address).close()
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_uvloop_is_used_where_it_is_installed(night):
