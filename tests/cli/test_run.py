@@ -13,9 +13,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from tests.cli.conftest import in_process
-
 from standfast.cli.health import observe, serving
+from tests.cli.conftest import in_process
 
 TIRED = '''\
 import os
