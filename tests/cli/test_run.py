@@ -3,17 +3,20 @@
 import asyncio
 import http.client
 import json
+import logging
 import os
 import re
 import signal
 import socket
 import sqlite3
+import sys
 import time
 from contextlib import closing, contextmanager
 
 import pytest
 
 from standfast.cli.health import observe, serving
+from standfast.cli.running import Printable
 from tests.cli.conftest import in_process
 
 TIRED = '''\
@@ -299,6 +302,17 @@ def test_a_forked_child_that_outlives_it_doesnt_keep_its_port():
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_the_log_shows_what_a_terminal_would_obey():
+    try:
+        raise OSError("\x1b[31mred\x1b[0m \u202eevil")
+    except OSError:
+        found = sys.exc_info()
+    record = logging.makeLogRecord({"msg": "a\nb %s", "args": ("\x07",), "exc_info": found})
+    shown = Printable("%(message)s").format(record)
+    assert shown.startswith("a\nb \\x07\nTraceback")
+    assert shown.endswith("\nOSError: \\x1b[31mred\\x1b[0m \\u202eevil")
 
 
 def test_uvloop_is_used_where_it_is_installed(night):
