@@ -3,7 +3,7 @@
 import pytest
 
 from standfast.ids import new_id, short_ids
-from standfast.text import class_name, named, on_one_line, qualified_name
+from standfast.text import class_name, named, on_one_line, printable, qualified_name
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ from standfast.text import class_name, named, on_one_line, qualified_name
 def test_a_terminal_can_show_it(text, line):
     assert on_one_line(text) == line
     line.encode()
+
+
+def test_text_of_several_lines_keeps_them():
+    assert printable("one\n\ttwo \x1b[31m\n\u202ethree") == "one\n\\ttwo \\x1b[31m\n\\u202ethree"
 
 
 def test_it_is_cut():

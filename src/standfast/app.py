@@ -24,6 +24,7 @@ from standfast.joining import Joined
 from standfast.lifespan import HasLifespan
 from standfast.ports.database import Database
 from standfast.ports.leases import LeaseStore
+from standfast.shielding import shielded
 from standfast.tables import check_tables
 from standfast.text import NAME_LENGTH, checked
 from standfast.transaction import unit_of_work
@@ -100,20 +101,33 @@ class Standfast(AppDoors, HasLifespan):
             self._affinity.check()
         async with self._opening:
             if not self._opened:
-                async with AsyncExitStack() as stack:
-                    await self.database.open()
-                    stack.push_async_callback(self.database.close)
-                    await check_tables(self.database, self.patterns.ports, migrate=self.migrate)
-                    await self._keep_time()
-                    await stack.enter_async_context(self.patterns.opened())
-                    self._affinity = Affinity("this app")
-                    self._closing = stack.pop_all()
+                await self._open()
             self._opened += 1
         return self
+
+    async def _open(self) -> None:
+        stack = AsyncExitStack()
+        try:
+            await self.database.open()
+            stack.push_async_callback(self.database.close)
+            await check_tables(self.database, self.patterns.ports, migrate=self.migrate)
+            await self._keep_time()
+            await stack.enter_async_context(self.patterns.opened())
+            self._affinity = Affinity("this app")
+        except BaseException:
+            await shielded(stack.aclose())
+            raise
+        self._closing = stack
 
     async def __aexit__(self, *raised: object) -> None:
         if self._affinity is not None:
             self._affinity.check()  # what is its owner's isn't closed elsewhere
+        if self._opened > 1:
+            self._opened -= 1
+        else:
+            await shielded(self._close())
+
+    async def _close(self) -> None:
         async with self._opening:
             self._opened -= 1
             if not self._opened:

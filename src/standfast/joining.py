@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from standfast.coordination.service import Service, ServiceOptions, checked_services
 from standfast.errors import ConfigurationError
 from standfast.pattern import Host, Pattern
+from standfast.shielding import shielded
 from standfast.text import class_of
 
 P = TypeVar("P", bound=Pattern)
@@ -42,9 +43,10 @@ class Joined:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Open the patterns, and close them in reverse: each that was opened, whatever happens."""
-        async with AsyncExitStack() as stack:
-            self._open = []
-            stack.callback(setattr, self, "_open", None)
+        stack = AsyncExitStack()
+        self._open = []
+        stack.callback(setattr, self, "_open", None)
+        try:
             for pattern in self.all:
                 try:
                     await pattern.open()
@@ -55,6 +57,8 @@ class Joined:
                 stack.push_async_callback(pattern.close)
                 self._open.append(pattern)
             yield
+        finally:
+            await shielded(stack.aclose())
 
     @property
     def ports(self) -> list[type]:

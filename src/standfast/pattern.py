@@ -86,7 +86,10 @@ class Pattern:
         """Get ready: the database is open and its tables are there."""
 
     async def close(self) -> None:
-        """Finish what was accepted: the database closes after this."""
+        """Finish what was accepted: the database closes after this.
+
+        It runs in a task of its own, to its end though whoever leaves the app is cancelled.
+        """
 
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """The services that it runs in the background of a process that works; by default none.

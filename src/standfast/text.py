@@ -117,6 +117,13 @@ def on_one_line(text: str, longest: int | None = None) -> str:
     return folded if longest is None or len(folded) <= longest else folded[: longest - 1] + "…"
 
 
+def printable(text: str) -> str:
+    """Foreign text of several lines as any terminal shows it: all else that it would obey is
+    spelled out.
+    """
+    return "\n".join(UNPRINTABLE.sub(_spelled, line) for line in text.split("\n"))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about a `name` that isn't `known`: the nearest ones, "" for none."""
     from difflib import get_close_matches  # only needed for what went wrong

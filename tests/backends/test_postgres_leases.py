@@ -49,6 +49,12 @@ async def test_the_end_of_a_lease_is_told_to_other_processes(database, other):
     assert told == []
 
 
+async def test_a_name_that_is_asked_for_twice_is_given_once(database):
+    first, second, other = await leases(database).acquire(["a", "a", "b"], "me", ttl=LONG)
+    assert second is None
+    assert [one.token for one in await leases(database).leases()] == [first, other]
+
+
 async def test_one_connection_listens_to_everything(database, other, direct):
     """Whenever who subscribes; and the last that leaves lets go of it."""
     query = (

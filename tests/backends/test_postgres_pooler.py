@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import shutil
+from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
@@ -14,7 +15,7 @@ from tests.soak.pgbouncer import PgBouncer
 from standfast import Context, Saga, Standfast, step
 from standfast.backends.postgres import PostgresDatabase
 from standfast.conformance.samples import journal, migrate, register, start
-from standfast.errors import StoreUnavailable
+from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.ports.journal import Append
 
 
@@ -107,3 +108,43 @@ async def test_settings_of_the_driver_are_as_before(postgres_dsn):
     assert isinstance(connection, asyncpg.Connection)
     assert await connection.fetchval("SHOW jit") == "off"
     await connection.close()
+
+
+@asynccontextmanager
+async def changed(dsn, change):
+    """A statement on the database of `dsn`, whose name goes for {}."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(change.format(dsn.rpartition("/")[2]))
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_nothing_is_no_word_whatever_the_database_is_set_to(postgres_dsn):
+    """Lists go to the server as text, in which None is null."""
+    async with changed(postgres_dsn, 'ALTER DATABASE "{}" SET array_nulls = off'):
+        pass
+    app = Standfast(postgres_dsn, migrate=True).add(Note())
+    async with app.running():
+        handles = await asyncio.gather(*(app.start(Note, text) for text in ("one", "two")))
+        assert [(await one.result("10s"))["note"] for one in handles] == ["one", "two"]
+        assert await app.database.pool.fetch("SHOW array_nulls") == [("on",)]
+    with pytest.raises(ConfigurationError, match=r"SET array_nulls = on"):
+        async with Standfast(f"{postgres_dsn}?statement_cache_size=0").add(Note()):
+            pass
+
+
+async def test_a_database_that_cant_hold_every_text_is_told(postgres_dsn, caplog):
+    latin = f"{postgres_dsn}_latin"
+    make = "CREATE DATABASE \"{}_latin\" ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    async with changed(postgres_dsn, make) as connection:
+        for dsn, warnings in ((latin, 1), (postgres_dsn, 0)):
+            caplog.clear()
+            database = PostgresDatabase(dsn, min_size=2)
+            await database.open()
+            await database.close()
+            said = [r for r in caplog.records if r.name == "standfast.postgres"]
+            assert len(said) == warnings, "once for all connections"
+            assert not said or "has the encoding LATIN1: a saga parks" in said[0].getMessage()
+        await connection.execute(f'DROP DATABASE "{latin.rpartition("/")[2]}"')

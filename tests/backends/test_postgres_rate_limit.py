@@ -108,6 +108,21 @@ async def test_purges_by_itself(dsn):
         await connection.close()
 
 
+async def test_between_two_purges_a_check_is_one_statement(store, monkeypatch):
+    statements = []
+    fetch = store._pool.fetch
+
+    async def counted(sql, *args):
+        statements.append(sql)
+        return await fetch(sql, *args)
+
+    monkeypatch.setattr(store._pool, "fetch", counted)
+    store._purged_at -= 120  # longer ago than `purge_every`
+    for _ in range(3):
+        await store.check([RateRequest("k", Rate(10))])
+    assert ["DELETE" in sql for sql in statements] == [False, True, False, False]
+
+
 async def test_a_server_clock_set_back_blocks_no_longer_than_a_refill(store, dsn):
     """A state an hour in the future, as it would be found after the clock was set back."""
     await store.check([RateRequest("k", Rate(10, 1.0))])

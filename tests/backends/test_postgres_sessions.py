@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 
 from standfast.backends.postgres import PostgresDatabase
@@ -44,3 +45,27 @@ async def test_what_sql_leaves_on_the_session_meets_no_other(database, how):
         await getattr(tx, how)("SELECT set_config('standfast.test', 'left', false)")
     async with database.transaction() as tx:
         assert not await tx.fetch_value(ask)
+
+
+async def test_one_that_couldnt_be_cleaned_up_for_a_cancellation_goes_to_nobody(
+    database, monkeypatch
+):
+    cleaning = asyncio.Event()
+
+    async def hang(*_, **__):
+        cleaning.set()
+        await asyncio.sleep(1e6)
+
+    async def leave_something():
+        async with database.transaction() as tx:
+            await tx.execute("SELECT set_config('standfast.test', 'left', false)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncpg.Connection, "reset", hang)
+        task = asyncio.create_task(leave_something())
+        await cleaning.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with database.transaction() as tx:
+        assert not await tx.fetch_value("SELECT current_setting('standfast.test', true)")

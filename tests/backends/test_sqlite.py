@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.backends.sqlite_victim import SIZE
+from tests.test_shielding import cancel_again_and_again
 
 from standfast.backends.sqlite import SqliteDatabase
 from standfast.backends.sqlite import file as sqlite_file
@@ -164,6 +165,16 @@ async def test_not_opened_and_closed(tmp_path):
     with pytest.raises(StoreError, match="isn't open"):
         await journal(database).start([start()], owner=None)
     assert not [thread for thread in threading.enumerate() if "standfast" in thread.name]
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+async def test_an_opening_that_is_cancelled_leaves_no_thread(tmp_path, turns):
+    opening = asyncio.create_task(SqliteDatabase(f"sqlite:///{tmp_path}/a.db").open())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await cancel_again_and_again(opening)
+    assert opening.cancelled()
+    assert not [one for one in threading.enumerate() if one.name.startswith("standfast-sqlite")]
 
 
 async def test_it_is_durable(database):

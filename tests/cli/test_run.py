@@ -3,15 +3,20 @@
 import asyncio
 import http.client
 import json
+import logging
+import os
 import re
 import signal
 import socket
 import sqlite3
+import sys
 import time
 from contextlib import closing, contextmanager
 
 import pytest
 
+from standfast.cli.health import observe, serving
+from standfast.cli.running import Printable
 from tests.cli.conftest import in_process
 
 TIRED = '''\
@@ -280,6 +285,34 @@ def test_a_port_that_is_taken_is_told(night, standfast):
         told = standfast("run", "--app", "night:make", "--health", port, code=1).stderr
     assert f"--health '{port}': can't listen on 127.0.0.1 port {port}" in told
     assert "give another port, or 0 for any that is free" in told
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_that_outlives_it_doesnt_keep_its_port():
+    with serving("0", lambda: observe(None, 10.0)) as url:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        child = os.fork()
+        if not child:
+            time.sleep(10)
+            os._exit(0)
+        socket.create_connection(address).close()
+    try:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_the_log_shows_what_a_terminal_would_obey():
+    try:
+        raise OSError("\x1b[31mred\x1b[0m \u202eevil")
+    except OSError:
+        found = sys.exc_info()
+    record = logging.makeLogRecord({"msg": "a\nb %s", "args": ("\x07",), "exc_info": found})
+    shown = Printable("%(message)s").format(record)
+    assert shown.startswith("a\nb \\x07\nTraceback")
+    assert shown.endswith("\nOSError: \\x1b[31mred\\x1b[0m \\u202eevil")
 
 
 def test_uvloop_is_used_where_it_is_installed(night):

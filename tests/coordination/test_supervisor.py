@@ -35,6 +35,12 @@ async def runs_long_then_fails(duty: Duty) -> None:
     raise OSError("no more")
 
 
+async def hangs(duty: Duty) -> None:
+    """A turn that doesn't see that it should stop."""
+    duty.ready()
+    await asyncio.sleep(1e6)
+
+
 @pytest.fixture
 def unlucky(monkeypatch):
     """Jitter is at its longest."""
@@ -289,6 +295,15 @@ async def test_what_isnt_done_within_the_drain_is_cut_off():
 
 
 @virtually
+async def test_those_that_arent_done_share_the_one_drain():
+    process = Store().process(*(Scripted(name, hangs) for name in "abc"))
+    await process.supervisor.start()
+    begun = clock().monotonic()
+    await process.supervisor.stop(20.0)
+    assert clock().monotonic() - begun == pytest.approx(21.0, abs=0.01), "and a moment more in all"
+
+
+@virtually
 async def test_a_stop_that_is_cancelled_leaves_nothing():
     store = Store()
     services = [Scripted("a", slow_to_stop), Scripted("alone", exclusive=True)]
@@ -300,6 +315,38 @@ async def test_a_stop_that_is_cancelled_leaves_nothing():
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert services[0].diary[-1] == "a cut"
+    assert await store.held() == {}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@virtually
+@pytest.mark.parametrize("after", [0.0, 2.5, 60.0])
+async def test_however_often_it_is_cancelled_nothing_is_left(after):
+    """In its start too; the scopes of anyio cancel in each iteration of the event loop."""
+
+    async def tidies(duty: Duty) -> None:
+        duty.ready()
+        try:
+            await asyncio.sleep(1e6)
+        finally:
+            await asyncio.sleep(0.5)
+
+    store = Store()
+    services = [Scripted("a", tidies), Scripted("slow", slow_to_start, exclusive=True)]
+    process = store.process(*services)
+
+    async def work() -> None:
+        async with process.running(drain=30.0):
+            await asyncio.sleep(1e6)
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(after)
+    begun = clock().monotonic()
+    while not working.done():
+        working.cancel()
+        await asyncio.sleep(0.01)
+    assert working.cancelled()
+    assert clock().monotonic() - begun < 1.0, "nor is there a drain for what is cancelled"
     assert await store.held() == {}
     assert asyncio.all_tasks() == {asyncio.current_task()}
 

@@ -376,6 +376,15 @@ def test_an_answer_that_was_renewed_stays_longer():
     assert [kept.find(key, 0.0) for key in "abc"] == [(0.0, "a"), None, (0.0, "c")]
 
 
+def test_an_answer_that_was_used_stays_longer():
+    kept = LastGood(size=2)
+    for key in "ab":
+        kept.keep(key, key, 0.0)
+    kept.find("a", 0.0)
+    kept.keep("c", "c", 0.0)
+    assert [kept.find(key, 0.0) for key in "abc"] == [(0.0, "a"), None, (0.0, "c")]
+
+
 def test_it_is_shown_without_its_value():
     """That may be anybody's data, and messages show policies."""
     assert repr(Fallback({"card": "4111"}, name="stock")) == "Fallback(name='stock')"

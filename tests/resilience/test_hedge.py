@@ -227,6 +227,7 @@ def test_around_def_a_quick_call_is_made_once():
     with pytest.raises(ZeroDivisionError):
         policy.call(lambda: 1 / 0)
     assert policy.launched == 0
+    assert policy.budget.calls == 2, "each adds its share to the budget"
 
 
 def test_around_def_when_all_fail_the_first_error_comes_out():

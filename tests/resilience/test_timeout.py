@@ -287,14 +287,14 @@ def test_within_keeps_the_earlier_deadline():
 
 @pytest.mark.parametrize("left", [0, -0.0047, timedelta(seconds=-1), "0s", -math.inf])
 async def test_within_a_deadline_that_came_spent_nothing_is_called(left):
-    function = FaultyFunction(then="answer")
+    function, policy = FaultyFunction(then="answer"), Timeout(LONG)
     with within(left):
         assert remaining() == 0
         with pytest.raises(TimedOut, match="the deadline around it has passed"):
-            await Timeout(LONG).call(function.awaited)
+            await policy.call(function.awaited)
         with pytest.raises(TimedOut, match="the deadline around it has passed"):
-            Timeout(LONG).call(function)
-    assert function.calls == []
+            policy.call(function)
+    assert (function.calls, policy.expired) == ([], 2)
     assert remaining() is None
 
 

@@ -111,6 +111,19 @@ def test_description():
     assert describe(Definition(Everything())) == GOLDEN
 
 
+class Explained(Saga[Order]):
+    @step(retry=Retry(attempts=1), no_compensation="nobody\nwaits | for it")
+    async def note(self, order: Order, ctx: Context) -> None: ...
+
+
+def test_a_row_is_one_line_whatever_stands_in_it():
+    rows = [line for line in describe(Definition(Explained())).splitlines() if "`note`" in line]
+    assert rows == [
+        "| `note` |  |  |  | 1 attempt | compensate |",
+        "| `note` | needs none: nobody waits \\| for it |  |  |",
+    ]
+
+
 def test_a_diagram_has_the_plan_s_nodes_and_edges():
     plan = Definition(Everything()).plan
     lines = mermaid(plan).splitlines()

@@ -1,11 +1,12 @@
 """A saga whose process died too often: what would run is parked, and nothing else."""
 
+from typing import ClassVar
 from uuid import uuid4
 
 import msgspec
 import pytest
 
-from standfast import Context, Refused, Retry, Saga, Standfast, step
+from standfast import Context, Migration, Refused, Retry, Saga, Standfast, step
 from standfast.coordination.membership import MEMBER
 from standfast.errors import DefinitionError
 from standfast.ports.journal import JournalStore
@@ -125,7 +126,7 @@ def test_a_bound_that_makes_no_sense_is_refused(bound):
 
 
 class Heavy(Saga[int]):
-    max_recoveries = 1
+    name, max_recoveries = "heavy", 1
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -140,6 +141,13 @@ class Heavy(Saga[int]):
         self.ran.append("put down")
 
 
+class Mended(Heavy):
+    """The version that doesn't kill its process any more."""
+
+    name, version = "heavy", 2
+    migrations: ClassVar = {1: Migration()}
+
+
 class Boundless(Heavy):
     max_recoveries = None
 
@@ -148,21 +156,26 @@ class Never(Heavy):
     max_recoveries = 0
 
 
+async def die(app: Standfast, times: int) -> None:
+    """So many processes take the only saga there is, and die of it."""
+    journal, leases = app.database.port(JournalStore), app.database.port(LeaseStore)
+    for number in range(times):
+        (token,) = await leases.acquire([f"{MEMBER}{number}"], "doomed", ttl=60)
+        kinds = list(app.patterns.get(Sagas).definitions.limits)
+        assert len(await journal.claim(token, kinds, now=2e10, limit=9)) == 1
+        await leases.release([token])
+        assert await journal.reclaim() == 1
+
+
 @pytest.mark.parametrize(("kind", "dies", "runs"), [
     (Heavy, 1, True), (Heavy, 2, False), (Boundless, 9, True), (Never, 1, False),
 ])  # fmt: skip
 async def test_the_bound_is_that_of_the_class(kind, dies, runs, caplog):
     heavy = kind()
     app = Standfast("memory://").add(heavy)
-    journal, leases = app.database.port(JournalStore), app.database.port(LeaseStore)
     async with app:
         handle = await app.start(kind, 1)
-        for number in range(dies):
-            (token,) = await leases.acquire([f"{MEMBER}{number}"], "doomed", ttl=60)
-            kinds = list(app.patterns.get(Sagas).definitions.limits)
-            assert len(await journal.claim(token, kinds, now=2e10, limit=9)) == 1
-            await leases.release([token])
-            assert await journal.reclaim() == 1
+        await die(app, dies)
         async with app.running():
             while await handle.status() not in ("parked", "compensated"):
                 await app.clock.sleep(0.01)
@@ -171,3 +184,17 @@ async def test_the_bound_is_that_of_the_class(kind, dies, runs, caplog):
         assert [r.levelname for r in said] == (
             ["ERROR"] if not runs else ["WARNING"] if dies > 1 else []
         )
+
+
+async def test_one_that_moves_to_another_version_runs_whatever_its_processes_died_of():
+    """The move may well be the remedy."""
+    heavy, mended = Heavy(), Mended()
+    app = Standfast("memory://").add(heavy, mended)
+    async with app:
+        handle = await app.start(Heavy, 1)
+        await die(app, 2)
+        assert await app.operations.migrate(handle, 2) == 1
+        async with app.running():
+            while await handle.status() not in ("parked", "compensated"):
+                await app.clock.sleep(0.01)
+        assert (heavy.ran, mended.ran) == ([], ["lift"])

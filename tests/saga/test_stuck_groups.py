@@ -35,6 +35,7 @@ from standfast.saga.stuck_groups import LONGEST, grouped, normalised
             "utf<n>, db<n>, scan_<n>.pdf and a<n>b, <n>s, <n>h<n>m, <n>-<n>, <n> and <n>:<n>",
         ),
         ("pack[3]: too heavy", "pack[<n>]: too heavy"),
+        ("\u202ered \x1b[31m7\x07, \\u202ered 7", "\\u202ered \\x1b[<n>m<n>\\x07, \\u202ered <n>"),
         ("", ""),
         ("SN0042/A17 for user17@example.com", "SN<n>/A<n> for user<n>@example.com"),
         ("order_0192f3a4-7d10-7aaa-8bbb-0123456789ab", "order_<id>"),
@@ -47,7 +48,7 @@ from standfast.saga.stuck_groups import LONGEST, grouped, normalised
         ("pi_3MtwBwLkdIwHu7ix28a3tqPK, web-7d4bxc6f5d-x2x9z", "pi_<id>, web-<id>-<id>"),
         ("ord_qwertyu7asdfgh, 20261127T082100", "ord_<id>, <id>"),
         ("OAuth2TokenExpired: 640x480", "OAuth<n>TokenExpired: <n>x<n>"),
-        ("\x1b[31mred\x1b[0m", "\\x<n>b[<n>mred\\x<n>b[<n>m"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[<n>mred\\x1b[<n>m"),
     ],
 )
 def test_what_differs_is_folded(error, expected):

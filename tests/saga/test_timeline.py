@@ -97,6 +97,7 @@ def test_children_that_go_on_are_named_though_many():
     assert told.startswith("5 child sagas go on all the same: 00000000-")
     assert f"{ids[2]}, …; cancel or resolve them as well" in told
     assert str(ids[3]) not in told
+    assert go_on(ids[:3]).endswith(f"{ids[2]}; cancel or resolve them as well")
 
 
 def test_every_kind_of_fact_is_told():

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from standfast import ConfigurationError, Context, Refused, Saga, Transaction, step
+from standfast import ConfigurationError, Context, Refused, Saga, Transaction, sleep, step
 from standfast.backends.memory import MemoryDatabase
 from standfast.errors import ResultUnavailable
 from standfast.ports.leases import LeaseStore
@@ -100,6 +100,35 @@ def test_wrong_names_are_told():
         run_saga(PlaceOrder(), Order(), raises={"chrage": Refused("x")})
     with pytest.raises(ConfigurationError, match="it waits for none"):
         run_saga(PlaceOrder(), Order(), signals={"approved": 1})
+
+
+class Slow(Saga[str]):
+    nap = sleep("1s")
+
+    @step(no_compensation="nothing to undo", after=nap)
+    async def note(self, word: str, ctx: Context) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["nap", "undo nap", "undo note"])
+def test_what_is_never_called_cant_be_told_to_raise(name):
+    with pytest.raises(ConfigurationError, match=f"raises='{name}': give one of note$"):
+        run_saga(Slow(), "x", raises={name: OSError("no")})
+
+
+class Picky(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__(code)
+
+
+@pytest.mark.parametrize("given", ["boom", ["boom"], 5, None, str, (1,), Picky, [Picky]])
+def test_only_exceptions_can_be_raised(given):
+    with pytest.raises(ConfigurationError, match=r"^raises=\{'charge': …\} has .*: give an "):
+        run_saga(PlaceOrder(), Order(), raises={"charge": given})
+
+
+def test_a_list_may_have_classes():
+    run = run_saga(PlaceOrder(), Order(), raises={"charge": [OSError, OSError("2")]})
+    assert run.trace[:4] == ["reserve", "charge failed", "charge failed", "charge"]
 
 
 def test_what_may_never_be_is_a_violation_here_too():

@@ -54,6 +54,18 @@ def test_a_difference_is_shown_as_such_and_can_be_taken_over(tmp_path):
     assert file.read_text() == STORY
 
 
+def test_how_a_file_is_written_makes_no_difference(tmp_path):
+    file = tmp_path / "order.txt"
+    for text in (STORY.removesuffix("\n"), "\ufeff" + STORY, STORY.replace("\n", "\r\n")):
+        file.write_bytes(text.encode())
+        check_scenario(file, *SAGAS)
+    file.write_text(STORY.replace('"r1"', '"r\u20281"'), encoding="utf-8")
+    check_scenario(file, *SAGAS)
+    file.write_bytes(STORY.replace("An order", "Für").encode("latin-1"))
+    with pytest.raises(ScenarioError, match=r"order\.txt: it isn't in UTF-8"):
+        check_scenario(file, *SAGAS)
+
+
 def test_what_was_decided_may_be_left_out_when_it_is_first_written():
     bare = 'saga shop version 1\ninput {"id": "1"}\nreserve -> "r1"\n'
     played = play_scenario(bare, *SAGAS)
@@ -79,6 +91,10 @@ def test_what_was_decided_may_be_left_out_when_it_is_first_written():
         ("saga shop\nskip reserve", "isn't understood"),
         ("saga shop\nresolve failed: why", "isn't understood"),
         ("saga careful\nwake", "line 2: it never wakes by itself"),
+        ("saga shop version two", "line 1: "),
+        ("saga shop after dinner", "line 1: after='dinner'"),
+        ("saga shop\nwait long", "line 2: wait='long'"),
+        ("saga shop\nreserve -> items 1", "line 2: "),
     ],
 )
 def test_a_line_that_is_wrong_is_named(lines, message, tmp_path):

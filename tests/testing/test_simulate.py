@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -251,8 +253,43 @@ def test_wrong_use_is_told():
         simulate(lambda: trip()[0], Trip(), seeds=1)
     with pytest.raises(ConfigurationError, match="chance from 0 to 1"):
         Faults(crash=2)
-    with pytest.raises(ConfigurationError, match="1 or more"):
-        split_seeds(10, 0)
+    for total, parts in ((10, 0), (0, 1), (3, 4)):
+        with pytest.raises(ConfigurationError, match=r"1 or more|3 or fewer"):
+            split_seeds(total, parts)
+
+
+async def never(*_: Any) -> None:
+    raise AssertionError("nobody awaits it")
+
+
+@pytest.mark.parametrize("option", ["invariants", "always", "progress"])
+@pytest.mark.parametrize("given", [never, [never], functools.partial(never, 1), 5, "never"])
+def test_a_check_that_nobody_would_make_is_refused(option, given):
+    with pytest.raises(ConfigurationError, match=f"{option}=.*: give (a )?plain function"):
+        simulate(PlaceOrder, Order(), seeds=1, **{option: given})
+
+
+@pytest.mark.parametrize("when", ["invariants", "always"])
+def test_a_check_that_answers_with_a_coroutine_is_violated(when):
+    """Only its answer tells that somebody has to await it."""
+    with pytest.raises(InvariantViolated, match="answered with a coroutine, which nobody awaits"):
+        simulate(PlaceOrder, Order(), seeds=1, **{when: lambda world: never(world)})
+
+
+@pytest.mark.parametrize("options", [
+    {"seeds": 0}, {"seeds": -5}, {"seeds": []}, {"seeds": range(0)}, {"seeds": iter(())},
+    {"seeds": True}, {"seeds": "12"}, {"seeds": ["1"]}, {"seeds": 1.0}, {"seed": "1"},
+])  # fmt: skip
+def test_where_nothing_would_run_it_is_told(options):
+    with pytest.raises(ConfigurationError, match=r"^seeds?="):
+        simulate(PlaceOrder, Order(), **options)
+
+
+def test_what_makes_sagas_and_inputs_is_plain():
+    with pytest.raises(ConfigurationError, match="a function that makes one"):
+        simulate(never, Order(), seeds=1)
+    with pytest.raises(ConfigurationError, match="input= answered with a coroutine"):
+        simulate(PlaceOrder, never, seeds=1)
 
 
 async def test_inside_a_running_loop_it_says_what_to_do():

@@ -55,6 +55,8 @@ async def carry_out(
         TimeRemainingColumn,
     )
 
+    from standfast.coordination.signals import default_in_children
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     working = asyncio.current_task()
@@ -64,7 +66,6 @@ async def carry_out(
             working.cancel()
         stop.set()
 
-    loop.add_signal_handler(signal.SIGINT, interrupted)
     done = 0
     console = Console(stderr=True)
     progress = Progress(
@@ -77,7 +78,8 @@ async def carry_out(
         disable=not console.is_terminal,
     )
     try:
-        with progress:
+        with default_in_children(signal.SIGINT), progress:
+            loop.add_signal_handler(signal.SIGINT, interrupted)
             task = progress.add_task(on_one_line(what), total=total)
             async for done in counts:
                 progress.update(task, completed=done)

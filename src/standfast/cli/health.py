@@ -20,6 +20,7 @@ from typing import Any
 from standfast.coordination.health import Facts, Report, liveness, readiness
 from standfast.coordination.supervisor import Supervisor
 from standfast.errors import ConfigurationError, StandfastError
+from standfast.resilience.forking import survives_fork
 
 log = logging.getLogger("standfast.health")
 
@@ -82,6 +83,10 @@ class _Server(ThreadingHTTPServer):
         """Bind, without asking DNS for a name as the base class does."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def after_fork(self) -> None:
+        """A child that outlives the process must not keep its port: nobody would answer there."""
+        self.socket.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no fault of the process."""
@@ -182,6 +187,7 @@ def serving(address: str, facts: Callable[[], Facts]) -> Iterator[str]:
             f"--health {address!r}: can't listen on {host} port {port} "
             f"({error.strerror or error}): {_advice(error, host)}"
         ) from error
+    survives_fork(server)
     thread = threading.Thread(
         target=server.serve_forever,
         kwargs={"poll_interval": 0.1},

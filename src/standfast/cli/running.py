@@ -20,7 +20,7 @@ from standfast.coordination.signals import until_signalled
 from standfast.coordination.supervisor import Supervisor
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError, StandfastError
-from standfast.text import class_name, on_one_line, told
+from standfast.text import class_name, on_one_line, printable, told
 
 log = logging.getLogger("standfast")
 
@@ -33,9 +33,9 @@ def run(target: str, *, migrate: bool, log_level: str, health: str | None, **opt
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ConfigurationError(f"--log-level {log_level!r}: choose debug, info, warning or error")
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in ("lease", "drain", "poll"):
         options[name] = duration(options[name])
     drain = seconds(options["drain"], name="drain", positive=False)
@@ -48,6 +48,14 @@ def run(target: str, *, migrate: bool, log_level: str, health: str | None, **opt
     if not app.migrate:
         must_be_there(app.database)
     run_and_leave(until_signalled(_working(app, health, options), drain=drain), _loop_factory())
+
+
+class Printable(logging.Formatter):
+    """Spells out what a terminal would obey: what is logged has texts of others in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As text of one line or several."""
+        return printable(super().format(record))
 
 
 def duration(text: str) -> Duration:

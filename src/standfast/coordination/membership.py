@@ -18,6 +18,7 @@ from standfast.clock import Clock
 from standfast.errors import StoreError
 from standfast.ids import new_id
 from standfast.ports.leases import LeaseStore
+from standfast.shielding import shielded
 
 log = logging.getLogger("standfast.coordination")
 
@@ -123,7 +124,7 @@ class Membership:
         """
         tokens = [*self._held.values()] + ([] if self.token is None else [self.token])
         self.forget()
-        await self._release(tokens, "the lease")
+        await shielded(self._release(tokens, "the lease"))
 
     def forget(self) -> None:
         """Drop the local state without releasing in the store."""
@@ -152,7 +153,7 @@ class Membership:
         """Release a named lease, if it is held. A `StoreError` is logged, as by `leave`."""
         token = self._held.pop(name, None)
         if token is not None:
-            await self._release([token], f"lease {name!r}")
+            await shielded(self._release([token], f"lease {name!r}"))
 
     async def _release(self, tokens: Sequence[int], what: str) -> None:
         try:

@@ -16,6 +16,7 @@ from standfast.coordination.stacks import where
 from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.resilience.backoff import Exponential
 from standfast.resilience.deadline import without_deadline
+from standfast.shielding import shielded
 from standfast.text import class_name, told
 
 log = logging.getLogger("standfast.coordination")
@@ -141,7 +142,7 @@ class Post:
             await self._watch(turn)
         except asyncio.CancelledError:
             turn.cancel()
-            await asyncio.wait((turn,), timeout=_GRACE)
+            await shielded(asyncio.wait((turn,), timeout=_GRACE))
             raise
         finally:
             self._turn = self._duty = None

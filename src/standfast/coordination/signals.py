@@ -1,9 +1,10 @@
-"""Run until SIGTERM or SIGINT."""
+"""Run until SIGTERM or SIGINT, and let forked children be ended by them as ever."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from standfast.durations import human
+from standfast.shielding import shielded
 
 log = logging.getLogger("standfast")
 
@@ -52,7 +54,7 @@ async def until_signalled(
             # Standing by for a lease, it would not see the stop.
             stopping.cancel()
             worker.cancel()
-            await asyncio.gather(worker, stopping, return_exceptions=True)
+            await shielded(asyncio.wait((worker, stopping)))
 
 
 @contextmanager
@@ -95,19 +97,67 @@ def _counted(
                     "ends the process, whatever hangs"
                 )
 
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, _wake)
-        signal.signal(number, signalled)
-    teller = threading.Thread(target=tell, name="standfast-signals", daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
+    with default_in_children(*_SIGNALS):
         for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-        told.put(None)
-        teller.join()
+            loop.add_signal_handler(number, _wake)
+            signal.signal(number, signalled)
+        teller = threading.Thread(target=tell, name="standfast-signals", daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+            told.put(None)
+            teller.join()
 
 
 def _wake() -> None:
     """What the loop does at a signal: nothing, but for that it must wake up."""
+
+
+# -- forked children -----------------------------------------------------------------------------
+
+_ours: set[int] = set()
+"""The signals that have a handler of ours."""
+_masks = threading.local()
+
+
+@contextmanager
+def default_in_children(*numbers: int) -> Iterator[None]:
+    """Signals that are handled during the block mean in a child of ``os.fork`` what they ever do.
+
+    It inherits the handler, which tells nobody there, so that ``Process.terminate()`` would do
+    nothing; and the pipe by which signals wake the event loop, which is its parent's.
+    """
+    _ours.update(numbers)
+    try:
+        yield
+    finally:
+        _ours.difference_update(numbers)
+
+
+def _before_fork() -> None:
+    """Hold back what comes to the child while it still has the handlers: Python forgets that."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, _ours) if _ours else None
+
+
+def _in_parent() -> None:
+    if _masks.before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _in_child() -> None:
+    if _masks.before is None:
+        return
+    signal.set_wakeup_fd(-1)
+    for number in _ours:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+    if signal.SIGINT in _ours:  # only now: what it raises in here would be swallowed
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _ours.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

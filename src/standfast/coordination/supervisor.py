@@ -16,6 +16,7 @@ from standfast.coordination.service import Service, hindrance_of
 from standfast.coordination.watchdog import Watchdog
 from standfast.errors import ConfigurationError, StoreError
 from standfast.resilience.deadline import without_deadline
+from standfast.shielding import shielded
 
 log = logging.getLogger("standfast.coordination")
 
@@ -127,20 +128,18 @@ class Supervisor:
         """Drain all services at once, within `drain` seconds in all, and leave.
 
         None takes on anything new from now on. What hasn't ended by then, or when this is
-        cancelled, is cut off; the leases are released all the same.
+        cancelled, is cut off; the leases are released all the same, however often it is cancelled.
         """
         self.is_stopping = True
-        until = self.clock.monotonic() + drain
         for post in self._posts:
             post.drain(drain)
         try:
-            for post in reversed(self._posts):
-                await post.drained(max(0.0, until - self.clock.monotonic()))
+            await asyncio.gather(*(post.drained(drain) for post in self._posts))
         finally:
-            await asyncio.gather(*(post.end() for post in self._posts))
-            await self._leave()
+            await shielded(self._end())
 
-    async def _leave(self) -> None:
+    async def _end(self) -> None:
+        await asyncio.gather(*(post.end() for post in self._posts))
         tasks = [task for task in (*self._tasks, self._telling, self._tending) if task is not None]
         for task in tasks:
             task.cancel()

@@ -27,6 +27,7 @@ from standfast.durations import human
 from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.ports.journal import JournalStore, Loaded
 from standfast.resilience.backoff import Exponential
+from standfast.shielding import shielded
 
 log = logging.getLogger("standfast.coordination.worker")
 
@@ -41,6 +42,8 @@ WAITED_LONG = 30.0
 """Seconds for which something was due without a slot, before a warning tells of it."""
 TELL_EVERY = 60.0
 """Seconds between two such warnings."""
+LETS_GO_WITHIN = 0.9
+"""Seconds to give back what is in hand, once cancelled: less than a supervisor waits for it."""
 
 
 class Worker:
@@ -122,10 +125,7 @@ class Worker:
                 unsubscribe()
             for task in (pump, stopping):
                 task.cancel()
-            await executor.cut_off()
-            # However the turn ended: while the token holds, nobody else can claim what it owns.
-            if duty.membership.token == self.owner:
-                await self._give_all_back()
+            await shielded(self._let_go(duty), within=LETS_GO_WITHIN)
 
     async def _compare(self, own: Mapping[Kind, str]) -> None:
         """Warn, once each, of processes that have other code for a kind than this one."""
@@ -142,7 +142,11 @@ class Worker:
                     *(*kind, name, own[kind], theirs[kind]),
                 )
 
-    async def _give_all_back(self) -> None:
+    async def _let_go(self, duty: Duty) -> None:
+        await self._executor.cut_off()
+        # However the turn ended: while the token holds, nobody else can claim what it owns.
+        if duty.membership.token != self.owner:
+            return
         await self._executor.end()
         try:
             await self._journal.release(self.owner)

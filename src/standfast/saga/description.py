@@ -10,6 +10,7 @@ from standfast.resilience.retry import Retry
 from standfast.saga.definition import Definition
 from standfast.saga.plan import StepPlan
 from standfast.saga.step import Step
+from standfast.text import on_one_line
 
 
 def describe(definition: Definition) -> str:
@@ -90,7 +91,7 @@ def _undo(plan: StepPlan, step: Step[Any, Any], pivot: str | None) -> list[str]:
 
 
 def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(on_one_line(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _timeout(timeout: float | None) -> str:
@@ -98,7 +99,9 @@ def _timeout(timeout: float | None) -> str:
 
 
 def _retry(retry: Retry) -> str:
-    tries = "" if retry.attempts is None else f"{retry.attempts} attempts"
+    tries = (
+        "" if retry.attempts is None else f"{retry.attempts} attempt{'s' * (retry.attempts != 1)}"
+    )
     within = "" if retry.total is None else f"for up to {human(seconds(retry.total))}"
     return ", ".join(filter(None, [tries, within])) or "for ever"
 

@@ -20,6 +20,7 @@ from standfast.saga import facts as fx
 from standfast.saga.acts import APPLIES_TO
 from standfast.saga.appending import report
 from standfast.saga.prepared import Parent
+from standfast.shielding import shielded
 
 LEASE = 60.0
 """Seconds for which a process may have instances whose code is gone, to end them."""
@@ -45,9 +46,13 @@ async def settle(
                     raise refused
                 told += append.mails
     finally:
-        await journal.release(token)
-        await leases.release([token])
+        await shielded(_let_go(journal, leases, token))
     return told
+
+
+async def _let_go(journal: JournalStore, leases: LeaseStore, token: int) -> None:
+    await journal.release(token)
+    await leases.release([token])
 
 
 def settled(loaded: Loaded, now: float) -> Append | None:

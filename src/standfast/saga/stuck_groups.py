@@ -20,6 +20,8 @@ _SIGNS = {r"\<": r"(?<![^\W_])", r"\>": r"(?![^\W_])", r"\h": "[0-9a-f]{1,4}"}
 _FOLDS = (
     # What the engine says of a version that isn't there stays: an operator must know which one.
     ("", r"\bversion \d+ of saga '[^']*'"),
+    # A character that was spelled out: one piece.
+    ("", r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})"),
     # Quotes stand at the edges of words: the one in "isn't" quotes nothing.
     ("<value>", r"""(?<!\w)(?:'[^']*'|"[^"]*"|`[^`]*`)(?!\w)"""),
     ("<id>", r"\<[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\>"),

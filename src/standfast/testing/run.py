@@ -12,10 +12,10 @@ from standfast.saga.saga import Saga
 from standfast.saga.step import Step, name_of
 from standfast.testing.simulation.call import Call, without_items
 from standfast.testing.simulation.chance import Faults
+from standfast.testing.simulation.given import Raises, errors_of
 from standfast.testing.simulation.simulate import InvariantViolated, Simulation, alone, listed
 
 R = TypeVar("R")
-Raises = BaseException | type[BaseException] | Sequence[BaseException]
 
 
 @dataclass(slots=True)
@@ -107,12 +107,13 @@ def run_saga(
             "child sagas, itself first)"
         )
     simulation = _Once(lambda: sagas, input, signals=signals, faults=Faults.none(), schema=schema)
-    told = {name: _several(what) for name, what in (raises or {}).items()}
     known = simulation.names()
-    for name in told:
+    told: dict[str, Sequence[BaseException] | type[BaseException]] = {}
+    for name, what in (raises or {}).items():
         given: object = name
         if not isinstance(given, str) or without_items(given) not in known:
             raise ConfigurationError(f"raises={name!r}: give one of {', '.join(sorted(known))}")
+        told[name] = errors_of(name, what)
     simulation.rules = replace(simulation.rules, raises=told, operated=False, after=after)
     with alone():
         outcome = simulation.play(0, tell=True)
@@ -123,10 +124,6 @@ def run_saga(
             f"{simulation.name}: {outcome.violation}\n\n{story}", seed=0, story=story, world=world
         )
     return SagaRun(world.status, world.cause, world.results, world.calls, world.time, story)
-
-
-def _several(raises: Raises) -> Sequence[BaseException] | type[BaseException]:
-    return [raises] if isinstance(raises, BaseException) else raises
 
 
 class _Once(Simulation):
@@ -157,5 +154,8 @@ class _Once(Simulation):
         for definition in definitions:
             for step in definition.steps.values():
                 for label in labels:
-                    names |= {label + step.name, f"undo {label}{step.name}"}
+                    if step.function is not None:
+                        names.add(label + step.name)
+                    if step.undo_function is not None:
+                        names.add(f"undo {label}{step.name}")
         return names

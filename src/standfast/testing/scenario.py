@@ -35,7 +35,7 @@ from uuid import UUID
 import msgspec
 
 from standfast.durations import human
-from standfast.errors import CorruptRecord
+from standfast.errors import ConfigurationError, CorruptRecord
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
@@ -78,19 +78,20 @@ def check_scenario(path: str | Path, *sagas: Saga[Any], update: bool = False) ->
     if not isinstance(given, (str, Path)):
         raise ScenarioError(f"check_scenario({given!r}, …): give the path of a file, then sagas")
     file = Path(path)
-    written = file.read_text(encoding="utf-8")
     try:
+        written = file.read_text(encoding="utf-8-sig")
         played = play_scenario(written, *sagas)
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{file}: it isn't in UTF-8 ({error}): save it so") from error
     except ScenarioError as error:
         raise ScenarioError(f"{file}, {error}") from error
     if update:
         if played != written:
             file.write_text(played, encoding="utf-8")
         return
-    if played != written:
-        lines = difflib.unified_diff(
-            written.splitlines(), played.splitlines(), "written", "played", lineterm=""
-        )
+    was, now = _lines(written), _lines(played)
+    if was != now:
+        lines = difflib.unified_diff(was, now, "written", "played", lineterm="")
         raise ScenarioMismatch(
             f"{file} says otherwise than what the saga does. If it is right now, write it anew "
             "with update=True:\n" + "\n".join(lines)
@@ -113,7 +114,7 @@ def play_scenario(text: str, *sagas: Saga[Any]) -> str:
                 act = parse(line)
                 decided += player.play(act)
                 crashing.play(act)
-            except ScenarioError as error:
+            except (ConfigurationError, msgspec.DecodeError, ValueError) as error:
                 raise ScenarioError(f"line {number}: {error}") from error
         mine, its = player.decisions, crashing.decisions
         if mine != its:
@@ -138,7 +139,7 @@ def _read(text: str) -> list[Block]:
     lines: list[str] = []
     acts: list[tuple[int, str]] = []
     inside = False  # below the rule, where what was decided stands
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         bare = line.strip()
         if inside:
             inside = bool(bare)
@@ -154,6 +155,11 @@ def _read(text: str) -> list[Block]:
     if not blocks:
         raise ScenarioError("line 1: nothing happens: begin with `saga NAME`")
     return blocks
+
+
+def _lines(text: str) -> list[str]:
+    """The lines, however the last one ends; other signs that may break lines stand in values."""
+    return text.removesuffix("\n").split("\n")
 
 
 def _trimmed(lines: list[str]) -> list[str]:

@@ -512,6 +512,15 @@ def test_on_alert_half_the_evidence_is_enough_for_a_time(clock: Any) -> None:
     assert policy.state is State.OPEN
 
 
+def test_a_shorter_alert_doesnt_end_a_longer_one(clock: Any) -> None:
+    policy = breaker(clock, consecutive_failures=6)
+    policy.alert("60s")
+    policy.alert("1s")
+    clock.advance(31)
+    open_by_failures(policy.call, 3)
+    assert policy.state is State.OPEN
+
+
 def test_a_with_block_is_one_call(clock: Any) -> None:
     policy, other = breaker(clock), breaker(clock)
     with policy, other, policy:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 import pytest
 import redis.asyncio as redis
 from tests.servers.redis import Redis
+from tests.test_shielding import cancel_again_and_again
 
 from standfast.backends.redis.circuit_control import RedisCircuitControl
 from standfast.errors import CircuitOpen, StoreUnavailable
@@ -284,3 +285,26 @@ def test_no_hint_goes_out_late_because_the_event_loop_stood_still() -> None:
             await operator.__aexit__(None, None, None)
 
         runner.run(goes_on())
+
+
+async def test_it_ends_to_the_last_however_often_that_is_cancelled() -> None:
+    closed = []
+
+    class Slow(Forgetful):
+        async def close(self) -> None:
+            await asyncio.sleep(0.01)
+            closed.append(True)
+
+    is_inside = asyncio.Event()
+
+    async def use() -> None:
+        async with OperatorControl(Slow(), registry=CircuitRegistry()):
+            is_inside.set()
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(use())
+    await is_inside.wait()
+    before = asyncio.all_tasks() - {task}
+    await cancel_again_and_again(task)
+    assert closed
+    assert len(asyncio.all_tasks() & before) == 1, "this one"

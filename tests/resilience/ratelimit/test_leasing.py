@@ -157,6 +157,33 @@ async def test_cancelled_callers_do_not_lose_a_lease(distant, clock):
     assert [(await leased.check()).allowed for _ in range(10)] == [True] * 9 + [False]
 
 
+async def test_what_a_renewal_counts_on_is_spent_by_nobody_else(distant, clock):
+    """While the store is asked for the rest of a large request."""
+    leased, rate = LeasedRateLimits(distant, tokens=5, clock=clock), Rate(10, "1h")
+
+    async def ask(cost):
+        return (await leased.check([RateRequest("k", rate, cost)]))[0]
+
+    assert (await ask(2)).allowed  # 3 are left of the lease
+    large = asyncio.create_task(ask(5))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    small = [await ask(1) for _ in range(4)]
+    answers = [await large, *small]
+    assert [one.allowed for one in answers] == [True, True, True, True, False]
+    assert min(one.remaining for one in answers) == 0
+    assert distant.inner.take("k", rate, 1).allowed is False
+
+
+async def test_what_is_left_stays_where_the_store_cant_be_asked_for_more(distant, clock):
+    leased, rate = LeasedRateLimits(distant, tokens=5, clock=clock), Rate(100, "1h")
+    await leased.check([RateRequest("k", rate, 2)])
+    distant.away = True
+    with pytest.raises(StoreUnavailable):
+        await leased.check([RateRequest("k", rate, 5)])
+    assert leased.take("k", rate, 3) is not None
+
+
 async def test_keys_are_forgotten(distant, clock):
     store = LeasedRateLimits(distant, tokens=2, clock=clock)
     rate = Rate(10, 1.0)

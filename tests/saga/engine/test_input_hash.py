@@ -81,6 +81,7 @@ SAME: list[tuple[Any, Any, Any]] = [
     (Tagged, Tagged(prices=(Decimal("10"),)), Tagged(prices=(Decimal("10.00"),))),
     (Tagged, Tagged(prices=(Decimal("1e1"),)), Tagged(prices=(Decimal("10"),))),
     (Tagged, Tagged(prices=(Decimal("-0.0"),)), Tagged(prices=(Decimal("0"),))),
+    (dict[Decimal, int], {Decimal("1.10"): 2}, {Decimal("1.1"): 2}),
     (Tagged, Tagged(rate=3), Tagged(rate=3.0)),
     (dict[str, Any], {"a": {"x": 1, "y": 2}, "b": 1}, {"b": 1, "a": {"y": 2, "x": 1}}),
     (Any, {"a": 1, "b": 2}, {"b": 2, "a": 1}),

@@ -121,6 +121,17 @@ async def test_a_waiting_instance_moves_and_goes_on(work, world):
     assert world.log == ["seat", "note"]
 
 
+async def test_the_fork_of_one_that_moved_has_the_new_input(work, world):
+    app = await work(BookOne(world), BookTwo(world))
+    handle = await app.start(BookOne, Order("1", amount=3), key="k")
+    await until(lambda: waits(handle))
+    await move(app, handle, 2)
+    await until(lambda: facts_of(handle, fx.Migrated))
+    fork = await app.operations.fork(handle)
+    await fork.signal("approved")
+    assert (await fork.result("10s"))["note"] == "two: 300 note"
+
+
 async def test_one_whose_version_no_worker_has_moves_too(durable_url, world):
     async with Standfast(durable_url, migrate=True).add(BookOne(world)).running() as _:
         pass

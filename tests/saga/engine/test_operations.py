@@ -103,13 +103,15 @@ async def test_names_and_keys_may_have_slashes_and_no_wrong_saga_is_found(work, 
     def named(name):
         return type(Pivoted)("Named", (Pivoted,), {"name": name})
 
-    outer, inner = named("shop"), named("shop/order")
-    app = await work(outer(world), inner(world))
+    outer, inner, longest = named("shop"), named("shop/order"), named("x" * 200)
+    app = await work(outer(world), inner(world), longest(world))
     locate = app.operations.locate
     await app.start(outer, Order("1"), key="order/1")
     assert (await locate("shop/order/1")).name == "shop"
     await app.start(inner, Order("1"), key="2")
     assert (await locate("shop/order/2")).key == "2"
+    await app.start(longest, Order("1"), key="order/3")
+    assert (await locate(f"{longest.name}/order/3")).key == "order/3"
     await app.start(inner, Order("1"), key="1")
     with pytest.raises(SagaNotFound, match=r"several sagas .*'shop', key 'order/1'\) or .*'1'\)"):
         await locate("shop/order/1")

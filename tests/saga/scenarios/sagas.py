@@ -89,6 +89,24 @@ class Impatient(Careful):
     name, deadline, deadline_ends_parked = "impatient", "10m", True
 
 
+class Twins(Saga[Any]):
+    """Two steps beside each other, parked when they fail, and a deadline that stands still then."""
+
+    name, deadline = "twins", "10m"
+
+    @step(retry=Retry(attempts=1), on_exhausted="park")
+    async def left(self, order: Any, ctx: Context) -> str: ...
+
+    @left.compensation
+    async def undo_left(self, order: Any, ctx: Context) -> None: ...
+
+    @step(after=(), retry=Retry(attempts=1), on_exhausted="park")
+    async def right(self, order: Any, ctx: Context) -> str: ...
+
+    @right.compensation
+    async def undo_right(self, order: Any, ctx: Context) -> None: ...
+
+
 class Approved(Saga[Any]):
     """Waits for two signals, one of which may not come."""
 
@@ -229,6 +247,7 @@ SAGAS = (
     Careful(),
     Patient(),
     Impatient(),
+    Twins(),
     Approved(),
     Diamond(),
     Packing(),

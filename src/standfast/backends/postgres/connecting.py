@@ -29,6 +29,8 @@ _PLANNING = {
     "jit": "off",
     "default_transaction_isolation": "read committed",
 }
+# Lists go to the server as text in which None is null: a word like others where this is off.
+_READING = {"array_nulls": "on"}
 # A division by zero where the settings of the connection didn't reach the server. It takes one
 # message and prepares nothing, so that it is harmless through a pooler.
 _SETTINGS_HOLD = "SELECT 1 / (current_setting('plan_cache_mode') = 'force_generic_plan')::int"
@@ -62,6 +64,7 @@ class Connector:
         self._served = 0
         self._leaving: list[Callable[[], Awaitable[None]]] = []
         self.is_pooled: bool = not options.statement_cache_size
+        self._reads_nulls = self._has_warned = False
 
     def on_leaving(self, act: Callable[[], Awaitable[None]]) -> None:
         """Have `act` called when the connections of now are to be left, for the wrong server."""
@@ -86,6 +89,7 @@ class Connector:
                 last = error
             else:
                 self._served = number
+                self._look_at_encoding(connection)
                 return connection
         assert last is not None  # there is one host at least
         raise last
@@ -102,7 +106,36 @@ class Connector:
                 "the URL",
                 self.place,
             )
-        return await self._open(dsn, given, statement_cache_size=0, server_settings=self._named())
+        connection = await self._open(
+            dsn, given, statement_cache_size=0, server_settings=self._named()
+        )
+        if not self._reads_nulls:
+            try:
+                self._reads_nulls = await connection.fetchval("SHOW array_nulls") == "on"
+            finally:
+                if not self._reads_nulls:
+                    connection.terminate()
+        if not self._reads_nulls:
+            raise ConfigurationError(
+                f"PostgreSQL at {self.place} has array_nulls=off, by which nothing (null) would be "
+                "stored as a word, and behind a pooler that can't be set for a connection: "
+                "ALTER DATABASE (or ROLE) … SET array_nulls = on"
+            )
+        return connection
+
+    def _look_at_encoding(self, connection: asyncpg.Connection) -> None:
+        """Warn, once, of a database that can't hold every text."""
+        encoding = getattr(connection.get_settings(), "server_encoding", "UTF8")
+        if encoding == "UTF8" or self._has_warned:
+            return
+        self._has_warned = True
+        _log.warning(
+            "the database at %s has the encoding %s: a saga parks at a text that it can't hold, "
+            "even in the message of an error. Move to one made by CREATE DATABASE … ENCODING "
+            "'UTF8' TEMPLATE template0",
+            self.place,
+            encoding,
+        )
 
     async def _directly(self, dsn: str, given: dict[str, Any]) -> asyncpg.Connection | None:
         """A connection with a session of its own; None where a pooler keeps it from having one."""
@@ -111,7 +144,7 @@ class Connector:
                 dsn,
                 given,
                 statement_cache_size=self._options.statement_cache_size,
-                server_settings=self._named() | _PLANNING,
+                server_settings=self._named() | _PLANNING | _READING,
                 **self._wanted(),
             )
         except asyncpg.ProtocolViolationError as error:

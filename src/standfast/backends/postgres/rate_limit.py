@@ -19,6 +19,7 @@ from standfast.ports.rate_limit import RateLimitStore, RateRequest, storable
 from standfast.ports.schema import AppliedMigration, SchemaLine, SchemaMigration
 from standfast.rates import Decision
 from standfast.resilience.deadline import without_deadline
+from standfast.shielding import shielded
 
 LINE = SchemaLine(
     "rate_limits",
@@ -208,7 +209,7 @@ class PostgresRateLimits:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await shielded(self.close())
 
     async def open(self) -> None:
         """Connect. Raises `StoreUnavailable`."""

@@ -160,9 +160,11 @@ class PostgresTransaction:
         """What the user's SQL may have left on the session must not meet the next."""
         try:
             await connection.reset(timeout=self._pool.timeout)
-        except DRIVER_ERRORS:
+        except BaseException as error:
             # The transaction is over and its outcome known: only the connection is of no use.
             drop(connection)
+            if not isinstance(error, DRIVER_ERRORS):
+                raise
 
     @contextmanager
     def _errors(self, *, own: bool) -> Iterator[None]:

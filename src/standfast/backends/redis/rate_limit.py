@@ -22,6 +22,7 @@ from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
 from standfast.ports.rate_limit import RateRequest, storable
 from standfast.rates import Decision
 from standfast.resilience.deadline import without_deadline
+from standfast.shielding import shielded
 
 # The machines of resilience/ratelimit/machine.py, in microseconds of the server's clock. A value
 # that is none of theirs counts as none: its key starts anew, and no other fails with it. KEYS are
@@ -169,7 +170,7 @@ class RedisRateLimits:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await shielded(self.close())
 
     async def close(self) -> None:
         """Finish what was asked, then disconnect."""

@@ -176,7 +176,7 @@ class ConnectionThreads:
         self.urgent = Urgent()
 
     async def open(self) -> None:
-        """Start the threads and connect. Raises `StoreError`."""
+        """Start the threads and connect. Raises `StoreError`; then it is to be closed."""
         loop = self._loop = asyncio.get_running_loop()
         self.pid = os.getpid()
         connected(self)
@@ -190,10 +190,9 @@ class ConnectionThreads:
             thread.start()
             self._threads.append(thread)
         results = await asyncio.gather(*opened, return_exceptions=True)
-        errors = [result for result in results if result is not None]
-        if errors:
-            await self.close()
-            raise errors[0]
+        for result in results:
+            if result is not None:
+                raise result
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
         """Have `work` done by a thread. Work whose future is cancelled before its turn is left."""

@@ -21,6 +21,7 @@ from standfast.backends.sqlite.forking import check_forked
 from standfast.backends.sqlite.hints import Hints
 from standfast.backends.sqlite.writer import Writer
 from standfast.errors import StoreError, StoreUnavailable
+from standfast.shielding import shielded
 
 T = TypeVar("T")
 log = logging.getLogger("standfast.sqlite")
@@ -63,8 +64,12 @@ class SqliteFile:
         """Connect. Raises `StoreError`, `ConfigurationError`."""
         check_forked(self.path)
         self._affinity = Affinity(f"{self.path}")
-        await self._writer.open()
-        await self._readers.open()
+        try:
+            await self._writer.open()
+            await self._readers.open()
+        except BaseException:  # also a cancellation: what isn't open has no threads
+            await shielded(self.close())
+            raise
         self._begin_to_look()
 
     async def close(self) -> None:

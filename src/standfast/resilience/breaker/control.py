@@ -29,6 +29,7 @@ from standfast.ports.circuit_control import EVERY, CircuitControl, Hint, Order
 from standfast.resilience.breaker.breaker import CircuitBreaker, CircuitRegistry, circuits
 from standfast.resilience.breaker.machine import Change, State
 from standfast.resilience.deadline import without_deadline
+from standfast.shielding import shielded
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,9 @@ class OperatorControl:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await shielded(self._leave())
+
+    async def _leave(self) -> None:
         # Once may not be enough: until Python 3.12 `asyncio.wait_for`, which redis-py writes with,
         # forgets a cancellation that comes just when it is done.
         while waiting := [task for task in self._tasks if not task.done()]:

@@ -112,24 +112,27 @@ class LeasedRateLimits:
 
     async def _renew(self, lease: _Lease, key: str, rate: Rate, cost: int) -> Decision:
         now = self._monotonic()
-        if now >= lease.expires_at:
-            lease.left = 0
-        need = cost - lease.left
-        want = max(need, min(self.tokens, rate.capacity) - lease.left)
-        decision = (await self._store.check([RateRequest(key, rate, want)]))[0]
-        if not decision.allowed and want > need:
-            # Not a whole lease's worth is left: take the rest, or just enough.
-            want = min(want, max(need, decision.remaining))
+        # What is left is this caller's: while the store is asked, nobody else may spend it.
+        left, lease.left = lease.left if now < lease.expires_at else 0, 0
+        try:
+            need = cost - left
+            want = max(need, min(self.tokens, rate.capacity) - left)
             decision = (await self._store.check([RateRequest(key, rate, want)]))[0]
-        if not decision.allowed:
+            if not decision.allowed and want > need:
+                # Not a whole lease's worth is left: take the rest, or just enough.
+                want = min(want, max(need, decision.remaining))
+                decision = (await self._store.check([RateRequest(key, rate, want)]))[0]
+            if decision.allowed:
+                lease.expires_at = now + self._lease_time
+                left += want - cost
+                return Decision(True, decision.remaining + left, 0.0, decision.reset_after)
             now = self._monotonic()
             lease.denied_need = need
             lease.denied_until = now + decision.retry_after
             lease.reset_at = now + decision.reset_after
             return decision
-        lease.expires_at = now + self._lease_time
-        lease.left += want - cost
-        return Decision(True, decision.remaining + lease.left, 0.0, decision.reset_after)
+        finally:
+            lease.left = left
 
     def _open(self, key: str) -> _Lease:
         for _ in range(min(2, len(self._keys))):

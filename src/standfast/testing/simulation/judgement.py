@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from standfast.backends.memory.journal.state import JournalState
+from standfast.checks import plain_answer
 from standfast.saga.status import AT_REST
 from standfast.testing.simulation.invariants import (
     Observed,
@@ -71,7 +72,7 @@ def check(scene: Scene, checks: Sequence[Callable[[World], Any]]) -> None:
     for one in checks:
         name = getattr(one, "__name__", repr(one))
         try:
-            answer = one(world)
+            answer = plain_answer(one(world), name=f"the check {name}")
         except AssertionError as error:
             text = f"{name}: {told(error) or 'an assertion failed'}"
             scene.violated(f"invariant {name}", text)

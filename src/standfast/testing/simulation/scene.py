@@ -20,6 +20,7 @@ from standfast.saga.saga import Saga
 from standfast.testing.ledger import Ledger
 from standfast.testing.simulation.call import Call, without_items
 from standfast.testing.simulation.chance import Chance
+from standfast.testing.simulation.given import an_error
 from standfast.testing.simulation.invariants import Observed, Violation, World
 from standfast.testing.simulation.process import FOREVER, SimulatedDefinitions, own_tasks
 from standfast.testing.simulation.store import SharedDatabase
@@ -173,7 +174,7 @@ class Scene(ABC):
         if told is None:
             told = self.rules.raises.get(undo + without_items(call.branch), ())
         if isinstance(told, type):
-            return told("told to")
+            return an_error(told)
         return told[number - 1] if number <= len(told) else None
 
     def is_untried(self, call: Call) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from standfast.checks import is_async, plain_answer, whole
 from standfast.durations import Duration
 from standfast.errors import ConfigurationError, StandfastError
 from standfast.saga.definition import Definition
@@ -20,6 +21,7 @@ from standfast.saga.saga import Saga
 from standfast.testing.simulation.call import without_items
 from standfast.testing.simulation.calls import Stage, wrap
 from standfast.testing.simulation.chance import Chance, Faults
+from standfast.testing.simulation.given import plain_function, plain_functions, seeds_of
 from standfast.testing.simulation.invariants import World
 from standfast.testing.simulation.play import Play, Played
 from standfast.testing.simulation.process import SimulatedDefinitions
@@ -102,7 +104,10 @@ def simulate(
 
     Not guaranteed: that what isn't found isn't there. Read the report to see what was covered.
     """
-    numbers = session().seeds(seeds if seed is None else [seed])
+    checked = seeds_of(seeds, seed)
+    numbers = session().seeds(seeds if isinstance(seeds, int) and seed is None else checked)
+    if progress is not None:
+        plain_function(progress, name="progress", wanted="a plain function of the report")
     simulation = Simulation(
         saga,
         input,
@@ -118,10 +123,10 @@ def simulate(
 
 def split_seeds(total: int, parts: int) -> list[range]:
     """``range(total)`` in so many parts, for ``pytest.mark.parametrize`` with pytest-xdist."""
-    if parts < 1:
-        raise ConfigurationError(f"parts={parts!r}: must be 1 or more")
+    if whole(parts, name="parts") > whole(total, name="total"):
+        raise ConfigurationError(f"parts={parts!r}: give {total} or fewer, or some have no seeds")
     asked = session().count
-    total = total if asked is None else asked
+    total = total if asked is None else max(asked, parts)  # each has one at least
     ends = [total * index // parts for index in range(parts + 1)]
     return [range(begin, end) for begin, end in pairwise(ends)]
 
@@ -157,8 +162,8 @@ class Simulation:
         self.rules = Rules(
             self.definitions,
             self._payloads(signals or {}),
-            (invariants,) if callable(invariants) else tuple(invariants),
-            (always,) if callable(always) else tuple(always),
+            plain_functions(invariants, name="invariants", wanted=_CHECK),
+            plain_functions(always, name="always", wanted=_CHECK),
             schema,
             after=after,
             asked=self.asked,
@@ -237,7 +242,9 @@ class Simulation:
         for saga in sagas:
             self._take(saga)
         given = self.input
-        value = given(random.Random(seed)) if callable(given) else given  # noqa: S311
+        value = given
+        if callable(given):
+            value = plain_answer(given(random.Random(seed)), name="input=")  # noqa: S311
         play = Play(self.rules, sagas, value, Chance(seed, self.faults, set(spared)), tell=tell)
         self.stage.scene = play
         return play.run()
@@ -322,7 +329,7 @@ def _factory(saga: Sagas | Callable[[], Sagas]) -> Callable[[], Sequence[Saga[An
 
         def given() -> Sagas:
             return copy.deepcopy(original)
-    elif callable(saga):
+    elif not is_async(saga) and callable(saga):
         given = saga
     else:
         raise ConfigurationError(f"simulate({saga!r}): {_WANTED}")
@@ -338,6 +345,7 @@ def _factory(saga: Sagas | Callable[[], Sagas]) -> Callable[[], Sequence[Saga[An
     return make
 
 
+_CHECK = "plain functions of the World, which nobody awaits"
 _WANTED = (
     "give a saga, or a function that makes one (a sequence if it starts child sagas, itself first)"
 )
