@@ -69,7 +69,7 @@ def difference(back: Any, given: Any, *, plain: bool = False) -> Difference | No
 
 
 def may_lose(annotation: Any) -> bool:
-    """Whether values of the type may say more than is read back of them, so that it must be seen."""
+    """Whether values of the type may say more than is read back, so that both are compared."""
     try:
         found = list(parts(msgspec.inspect.type_info(annotation)))
     except Exception:  # noqa: BLE001 — of a codec that knows it, as `app.add` has seen
