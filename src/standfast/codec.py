@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_origin
 
 import msgspec
 import msgspec.inspect
@@ -70,7 +70,7 @@ class JsonCodec:
             raise CodecError(f"the JSON doesn't decode to {_name(type)} ({error})") from error
 
     def check(self, type: Any) -> None:
-        """Raise `CodecError` for a type that nothing can be decoded to."""
+        """Raise `CodecError` for a type whose values can't be encoded and decoded again."""
         if type is Any:
             return
         try:
@@ -83,6 +83,17 @@ class JsonCodec:
                 raise CodecError(
                     f"{_name(part.cls)} can't be decoded: use a dataclass, a msgspec Struct, a "
                     "Pydantic model or plain values"
+                )
+            if isinstance(part, msgspec.inspect.DictType) and not _can_be_key(part.key_type):
+                raise CodecError(
+                    f"{_shown(type)} can't be encoded: the keys of a dict must be text, or what "
+                    "JSON can make text of, as of numbers and dates: use a list of pairs instead"
+                )
+            hidden = _hidden_field(part)
+            if hidden:
+                raise CodecError(
+                    f"{_shown(getattr(part, 'cls', type))} can't be encoded: of an attrs class, "
+                    f"fields with a leading underscore aren't: rename {hidden}, or use a dataclass"
                 )
 
 
@@ -192,6 +203,46 @@ def _fields(type: type) -> tuple[str, ...]:
     if not dataclasses.is_dataclass(type) or not type.__dictoffset__:
         return ()
     return tuple(field.name for field in dataclasses.fields(type))
+
+
+_KEYS = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.DateTimeType,
+    msgspec.inspect.DateType,
+    msgspec.inspect.DecimalType,
+    msgspec.inspect.EnumType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.IntType,
+    msgspec.inspect.StrType,
+    msgspec.inspect.TimeDeltaType,
+    msgspec.inspect.TimeType,
+    msgspec.inspect.UUIDType,
+)
+"""The types that can key a dict in JSON."""
+
+
+def _can_be_key(shape: msgspec.inspect.Type) -> bool:
+    if isinstance(shape, msgspec.inspect.Metadata):
+        return _can_be_key(shape.type)
+    if isinstance(shape, msgspec.inspect.UnionType):
+        return all(_can_be_key(one) for one in shape.types)
+    if isinstance(shape, msgspec.inspect.LiteralType):
+        return not any(isinstance(one, bool) or one is None for one in shape.values)
+    return isinstance(shape, _KEYS)
+
+
+def _hidden_field(shape: msgspec.inspect.Type) -> str:
+    """The field of an attrs class that isn't encoded; "" if all are."""
+    if not isinstance(shape, msgspec.inspect.DataclassType):
+        return ""
+    if not hasattr(get_origin(shape.cls) or shape.cls, "__attrs_attrs__"):
+        return ""
+    return next((field.name for field in shape.fields if field.name.startswith("_")), "")
+
+
+def _shown(type: Any) -> str:
+    return str(type) if get_origin(type) else _name(type)
 
 
 def _name(type: Any) -> str:

@@ -15,6 +15,7 @@
     ├── TimedOut (TimeoutError)           it was tried and took too long: the outcome is unknown
     ├── InvariantViolated (AssertionError)  raised by standfast.testing: a simulated saga did wrong
     ├── CodecError                        a value can't be encoded or decoded
+    │   └── Unreadable                    stored data isn't what the code at hand takes
     ├── StoreError                        the database said no
     │   ├── StoreUnavailable              away or overloaded: try again later
     │   │   └── TransactionConflict       a deadlock or the like: run the transaction again
@@ -99,6 +100,13 @@ class TimedOut(StandfastError, TimeoutError):
 
 class CodecError(StandfastError):
     """A value can't be encoded for storage, or stored data doesn't decode to the type asked for."""
+
+
+class Unreadable(CodecError):
+    """What is stored can't be read as what the code at hand takes: an operator must decide.
+
+    Code that has another type than the code that stored it raises it. In a step it parks the saga.
+    """
 
 
 class StoreError(StandfastError):

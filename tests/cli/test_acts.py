@@ -257,3 +257,29 @@ def test_json_that_isnt_utf_8(shop, standfast):
         assert process.returncode == 2
         assert process.stderr.count(b"\n") == 1
         assert b"JSON is UTF-8, and this isn't" in process.stderr
+
+
+def test_json_with_a_byte_order_mark(shop, standfast):
+    standfast("migrate", "--app", "shop:app")
+    (shop / "bom.json").write_bytes(b'\xef\xbb\xbf{"id": "1"}')
+    options = ("--app", "shop:app", "--input", "@bom.json", "--key", "1")
+    standfast("sagas", "start", "place-order", *options)
+    standfast("sagas", "show", "place-order/1", "--app", "shop:app")
+
+
+def test_json_that_is_nested_too_deep(shop, standfast):
+    standfast("migrate", "--app", "shop:app")
+    (shop / "deep.json").write_text("[" * 5000 + "]" * 5000)
+    standfast(
+        *("sagas", "start", "place-order", "--app", "shop:app"),
+        *("--input", '{"id": "1"}', "--key", "1"),
+    )
+    one = ("place-order/1", "--app", "shop:app")
+    for command in (
+        ("start", "place-order", "--app", "shop:app", "--input", "@deep.json"),
+        ("signal", "resume", *one, "--payload", "@deep.json"),
+        ("fork", *one, "--set", "id=" + (shop / "deep.json").read_text()),
+    ):
+        told = standfast("sagas", *command, code=2)
+        assert told.stderr.count("\n") == 1
+        assert "nested too deep" in told.stderr

@@ -67,6 +67,8 @@ def field(text: str) -> tuple[str, Any]:
     checked(text, name="--set")
     try:
         return name, msgspec.json.decode(value)
+    except RecursionError as error:
+        raise ConfigurationError(f"--set {name}=…: the value is nested too deep") from error
     except msgspec.DecodeError as error:
         raise ConfigurationError(
             f"--set {text!r}: the value isn't JSON ({error}); text needs quotes: '{name}=\"…\"'"

@@ -21,6 +21,7 @@ from standfast.errors import (
     StoreFull,
     StoreUnavailable,
     TimedOut,
+    Unreadable,
 )
 
 log = logging.getLogger("standfast.integrations")
@@ -100,7 +101,7 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(409, "It couldn't be done: everything was undone.")
         case Refused():
             return Problem(409, "It was refused, and nothing was done.")
-        case CodecError() if _is_of_input(error):
+        case CodecError() if not isinstance(error, Unreadable):  # but the caller's own value
             return Problem(422, "A value doesn't have the form that is asked for.")
         case TimedOut():
             return Problem(504, "It took too long. Whether it was done isn't known.")
@@ -111,10 +112,3 @@ def problem_of(error: Exception) -> Problem | None:
             log.error("a request is answered with 503: %s", error)
             return later(503, NOT_BY_ITSELF)
     return None
-
-
-def _is_of_input(error: CodecError) -> bool:
-    """Whether the caller's value is wrong, and not one that was stored."""
-    from standfast.saga.definition import Unreadable
-
-    return not isinstance(error, Unreadable)

@@ -25,6 +25,7 @@ from standfast.errors import (
     Refused,
     Rejected,
     TransactionConflict,
+    Unreadable,
 )
 from standfast.groups import every, leaves, some
 from standfast.ports.journal import child_key
@@ -35,7 +36,6 @@ from standfast.saga.active import Active
 from standfast.saga.blocking import no_thread, not_begun
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import Context
-from standfast.saga.definition import Unreadable
 from standfast.saga.isolation import look
 from standfast.saga.machine import Command, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
@@ -308,8 +308,8 @@ class AttemptRunner:
                     return ev.Answered(branch.id, skip=True)
             if step.each is not None:
                 items = _listed(plain_answer(step.each(saga, input, ctx), name="each="))
-                raws = [msgspec.Raw(definition.codec.encode(item)) for item in items]
-                return ev.Answered(branch.id, items=raws)
+                values = definition.items_of[branch.id]
+                return ev.Answered(branch.id, items=values.all_stored(definition.codec, items))
             if step.until is not None:
                 moment = plain_answer(step.until(saga, input, ctx), name="until=")
                 return ev.Answered(branch.id, until=epoch(moment, name="until"))

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from standfast.checks import plain_answer
 from standfast.errors import CodecError, CorruptRecord
 from standfast.ports.journal import Filter, Instance, Loaded
+from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.branch import Branch
+from standfast.saga.context import Context
 from standfast.saga.definition import Definition
+from standfast.saga.machine import Machine
 from standfast.saga.move import fold
 from standfast.saga.operations import Operations
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.replay import replay
 from standfast.saga.state import SagaState
+from standfast.saga.status import STUCK
 from standfast.text import named
 
 AT_ONCE = 100
 """How many journals are in memory at once."""
+AT_LEAST = 1.0
+"""Seconds by which what is stored must be later to count: stores may round times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,8 @@ class Problem:
 
     `aspect` is "journal" (unreadable), "version" (not registered: the text says whether `standfast
     sagas migrate` would move it), "step" (gone), "order" (a step that couldn't have begun there, or
-    has another form now), "input", "result" or "signal" (doesn't decode).
+    has another form now), "input", "result" or "signal" (doesn't decode), or "due" (it could go on,
+    but is stored as one that waits, so that no worker looks at it).
     """
 
     aspect: str
@@ -58,10 +68,11 @@ async def _check_some(
 ) -> list[tuple[Instance, list[Problem]]]:
     definitions = operations.sagas.definitions
     loaded = await operations.sagas.journal.load([instance.id for instance in instances])
-    return [(one.instance, problems(definitions, one)) for one in loaded]
+    now = operations.sagas.clock.now()
+    return [(one.instance, problems(definitions, one, now)) for one in loaded]
 
 
-def problems(definitions: Definitions, loaded: Loaded) -> list[Problem]:
+def problems(definitions: Definitions, loaded: Loaded, now: float) -> list[Problem]:
     """What would break if this instance were run by `definitions`."""
     try:
         facts = [fx.decode(text, number) for number, text in enumerate(loaded.facts)]
@@ -79,7 +90,7 @@ def problems(definitions: Definitions, loaded: Loaded) -> list[Problem]:
     gone = _gone(definition, facts)
     if gone is not None:
         return [gone]
-    state = SagaState(loaded.instance.id, definition.plan)
+    state = Machine(loaded.instance.id, definition.plan, definition.misfit)
     try:
         replay(state, facts)
     except CorruptRecord as error:
@@ -93,7 +104,73 @@ def problems(definitions: Definitions, loaded: Loaded) -> list[Problem]:
     if loaded.instance.finished_at is not None and not state.outcome:
         left = ", ".join(n for n in definition.steps if n not in state.branches) or "some steps"
         found.append(Problem("order", f"it is finished, but to this code {left} isn't done"))
-    return found
+    return found or _overlooked(definition, loaded, state, now)
+
+
+def _overlooked(
+    definition: Definition, loaded: Loaded, machine: Machine, now: float
+) -> list[Problem]:
+    """What this code would go on with, of one that is stored as waiting for something else."""
+    row = loaded.instance
+    if row.finished_at is not None or row.owner is not None or loaded.mails or loaded.recoveries:
+        return []  # nothing is left to do, or it is looked at soon
+    stuck = machine.parked or any(one.undo == "failed" for one in machine.branches.values())
+    if row.status in STUCK and not stuck:
+        return []  # it was set aside, and goes on once somebody retries it
+    due = _due(definition, machine, now)
+    wakes_at = now if due else machine.wake_at()
+    if wakes_at is None or (row.wake_at is not None and row.wake_at <= wakes_at + AT_LEAST):
+        return []
+    what = due or f"it has something to do at {_utc(wakes_at)}"
+    until = "" if row.wake_at is None else f" before {_utc(row.wake_at)}"
+    text = (
+        f"to this code {what}, but it is stored as {row.status}, so that no worker looks at it"
+        f"{until}: give the code a new version and a migration, or wake it, once that code runs, "
+        f"with `standfast sagas signal resume {row.id}`"
+    )
+    return [Problem("due", text)]
+
+
+def _due(definition: Definition, machine: Machine, now: float) -> str:
+    """What would go on at once; "" for nothing. The machine is of no use after that."""
+    if machine.outcome:
+        return f"it is {machine.outcome}"
+    names: list[str] = []
+    while not names:
+        names = [_subject(fact) for fact in machine.handle(ev.Tick(), now)]
+        holding: list[Branch] = []
+        for command in machine.commands(now):
+            branch = command.branch
+            if branch.step.form == "wait" and _holds(definition, machine, branch):
+                holding.append(branch)  # it waits on, as workers found, which isn't stored
+            elif branch.step.limit is None or not machine.branches[branch.step.name].live:
+                names.append(branch.id)  # else it goes on when a child saga has ended
+        for branch in holding:
+            branch.answered = True
+            machine.running.discard(branch.id)
+        if not holding:
+            break
+    return f"{', '.join(dict.fromkeys(names))} is due" if names else ""
+
+
+def _subject(fact: fx.Fact) -> str:
+    return getattr(fact, "branch", "") or str(fact.__struct_config__.tag).replace("_", " ")
+
+
+def _holds(definition: Definition, machine: Machine, branch: Branch) -> bool:
+    """Whether the condition of a wait holds; one that raises would end the wait, too."""
+    when = definition.steps[branch.step.name].when
+    ctx = Context(definition, machine, branch, "action", 1, None)
+    try:
+        return when is not None and bool(
+            plain_answer(when(definition.saga, definition.input(machine), ctx), name="when=")
+        )
+    except Exception:  # noqa: BLE001 - the user's function
+        return False
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
 
 
 def _unregistered(

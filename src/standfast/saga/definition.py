@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from standfast.checks import flag, whole
 from standfast.codec import JSON, Codec, is_loose
 from standfast.durations import time_limit
@@ -12,6 +14,7 @@ from standfast.errors import (
     ConfigurationError,
     DefinitionError,
     ResultUnavailable,
+    Unreadable,
 )
 from standfast.saga.annotations import Annotations, class_of_input, told
 from standfast.saga.blocking import AsyncFunction, Awaitables, Blocking
@@ -21,19 +24,16 @@ from standfast.saga.inheritance import RESERVED, steps_of
 from standfast.saga.inspection import check_functions, check_parameters
 from standfast.saga.misspelling import check_attributes
 from standfast.saga.plan import Plan
+from standfast.saga.read_back import difference, equality_tells
 from standfast.saga.saga import Migration, Saga
-from standfast.saga.sharing import Results, is_immutable
+from standfast.saga.sharing import Values, is_immutable
 from standfast.saga.state import RESUME, SagaState
 from standfast.saga.step import Step
 from standfast.saga.step_checks import is_blocking
 from standfast.saga.unknown_fields import unknown_field
-from standfast.text import did_you_mean, is_storable, on_one_line
+from standfast.text import did_you_mean, is_storable, on_one_line, with_article
 
 LONGEST_NAME = 200
-
-
-class Unreadable(CodecError):
-    """What is stored can't be read as what the code at hand takes: an operator must decide."""
 
 
 class Definition:
@@ -81,16 +81,21 @@ class Definition:
         self.input_class: type | None = class_of_input(self.input_type)
         self.is_loose: bool = is_loose(self.input_type)
         """Whether inputs that mean the same may be encoded as different text."""
+        self.equality_tells: bool = equality_tells(self.input_type)
+        """Whether inputs that are equal surely mean the same."""
         self.shares_input: bool = is_immutable(self.input_type)
         """Whether all attempts may be given the same input: its type lets nobody change it."""
         self.result_types: dict[str, Any] = {
             step.name: annotations.result(step) for step in self.steps.values()
         }
-        self.results_of: dict[str, Results] = {
-            name: Results(annotation) for name, annotation in self.result_types.items()
+        self.results_of: dict[str, Values] = {
+            name: Values(annotation) for name, annotation in self.result_types.items()
         }
         self.item_types: dict[str, Any] = {
             step.name: annotations.item(step) for step in self.steps.values() if step.each
+        }
+        self.items_of: dict[str, Values] = {
+            name: Values(annotation) for name, annotation in self.item_types.items()
         }
         self._check_types(annotations)
         self.actions: dict[str, AsyncFunction] = {}
@@ -228,19 +233,44 @@ class Definition:
         data = self.codec.encode(payload)
         for candidate in self.steps.values():
             if candidate.options.get("signal") == name:
-                type = self.result_types[candidate.name]
-                try:
-                    self.codec.decode(data, type)
-                except CodecError as error:
-                    given = "none" if payload is None else on_one_line(data.decode(), 80)
-                    raise CodecError(
-                        f"signal {name!r} of saga {self.name!r} takes {told(type)} as its payload, "
-                        f"and not {given} ({error.__cause__ or error})"
-                    ) from error
-                unknown = unknown_field(type, data)
-                if unknown:
-                    raise CodecError(f"signal {name!r} of saga {self.name!r} {unknown}")
+                self._check_payload(name, self.result_types[candidate.name], payload, data)
         return data
+
+    def _check_payload(self, name: str, type: Any, payload: Any, data: bytes) -> None:
+        """Raise `CodecError` for a payload that a wait of that type doesn't take as it is."""
+        signal = f"signal {name!r} of saga {self.name!r}"
+        try:
+            value = self.codec.decode(data, type)
+        except CodecError as error:
+            given = "none" if payload is None else on_one_line(data.decode(), 80)
+            raise CodecError(
+                f"{signal} takes {told(type)} as its payload, "
+                f"and not {given} ({error.__cause__ or error})"
+            ) from error
+        try:
+            if payload == self.codec.decode(data, Any):  # JSON itself, with which slips are made
+                lost: object = unknown_field(type, data)
+            else:
+                lost = difference(value, payload, plain=True)
+        except RecursionError as error:
+            raise CodecError(f"the payload of {signal} is nested too deep") from error
+        if lost:
+            raise CodecError(f"the payload of {signal} {lost}")
+
+    def misfit(self, step: str, payload: msgspec.Raw) -> str:
+        """Why a wait can't take a payload; "" if it can.
+
+        Who sent it may not know this code, or know another release of it.
+        """
+        type = self.result_types[step]
+        if type is Any:
+            return ""
+        try:
+            self.codec.decode(payload, type)
+        except CodecError as error:
+            cause = error.__cause__ or error
+            return f"its payload isn't {with_article(told(type))}, which {step} waits for ({cause})"
+        return ""
 
 
 def _checked_name(cls: type[Saga[Any]]) -> str:

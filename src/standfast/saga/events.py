@@ -166,5 +166,5 @@ def from_mail(subject: str, body: str) -> Mailed:
     """The event in a mail. Raises `CorruptRecord`."""
     try:
         return msgspec.json.decode(body, type=_MAIL[subject])
-    except (KeyError, msgspec.MsgspecError) as error:
+    except (KeyError, msgspec.MsgspecError, RecursionError) as error:
         raise CorruptRecord(f"mail about {subject!r} can't be read: {error}") from error

@@ -216,10 +216,14 @@ class Migrated(Fact, frozen=True, tag="migrated"):
 
 
 class Ignored(Fact, frozen=True, tag="ignored"):
-    """A request came in that can't apply any more, and why."""
+    """A request came in that can't apply, or not any more, and why.
+
+    `signal`: the name of one that had been received, and that no wait takes: the oldest such.
+    """
 
     act: str
     why: str
+    signal: str = ""
 
 
 AnyFact: TypeAlias = (
@@ -265,7 +269,7 @@ def decode(text: str, number: int) -> AnyFact:
     """The fact in row `number` of a journal. Raises `CorruptRecord`, which names the row."""
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise CorruptRecord(
             f"journal row {number} can't be read ({error}): repair the row or export the "
             "instance, then `standfast sagas retry`"

@@ -26,8 +26,9 @@ class SagaResult(Generic[S_co]):
     """What a completed saga's steps returned.
 
     ``result[PlaceOrder.ship]`` has the type that the step returns, ``result["ship"]`` is the same
-    without it; `ResultUnavailable` where a step was skipped. ``PlaceOrder.gift in result`` tells
-    whether there is one. `as_dict` has all there are, and is what to iterate over.
+    without it; `ResultUnavailable` where a step was skipped, `Unreadable` where this code has
+    another type than that which was stored. ``PlaceOrder.gift in result`` tells whether there is
+    one. `as_dict` has all there are, and is what to iterate over.
     """
 
     __slots__ = ("_definition", "_state")

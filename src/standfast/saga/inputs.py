@@ -6,6 +6,7 @@ a restart, and nothing that the caller does to its object later.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from hashlib import blake2b
 from typing import Any
 
@@ -15,7 +16,7 @@ from standfast.codec import canonical
 from standfast.errors import CodecError, ConfigurationError
 from standfast.saga.annotations import told
 from standfast.saga.definition import Definition
-from standfast.saga.unknown_fields import unknown_field
+from standfast.saga.read_back import MISSING, difference
 from standfast.text import checked, class_of, on_one_line, with_article
 
 
@@ -28,6 +29,14 @@ def check_class(definition: Definition, input: Any, expected: type) -> None:
             f"saga {definition.name!r} takes {with_article(expected.__name__)}, not "
             f"{class_of(input)}"
         )
+
+
+def too_deep(definition: Definition) -> ConfigurationError:
+    """The error for an input that is nested deeper than Python can follow."""
+    return ConfigurationError(
+        f"the input of saga {definition.name!r} is nested too deep to be stored and read back: "
+        "give a flatter one, such as a list whose items name their parents"
+    )
 
 
 def missing(definition: Definition) -> ConfigurationError:
@@ -57,11 +66,13 @@ def as_json(given: object, name: str, instead: str) -> bytes | msgspec.Raw:
     `instead`: what takes the value itself, for those who gave that.
     """
     if isinstance(given, str):
-        return checked(given, name=name).encode()
+        return checked(given, name=name).removeprefix("\ufeff").encode()
     if not isinstance(given, (bytes, msgspec.Raw)):
         raise ConfigurationError(
             f"{name}={given!r}: give JSON, as bytes or text; {instead} takes the value itself"
         )
+    if isinstance(given, bytes):
+        return given.removeprefix(BOM_UTF8)  # as editors on Windows begin a file
     return given
 
 
@@ -81,6 +92,10 @@ def parsed(data: bytes | msgspec.Raw, what: str) -> Any:
     """JSON that somebody gave as `what`. Raises `ConfigurationError` if it is none."""
     try:
         return msgspec.json.decode(data)
+    except RecursionError as error:
+        raise ConfigurationError(
+            f"{what}, {_shown(data)}, is nested too deep: give a flatter one"
+        ) from error
     except msgspec.DecodeError as error:
         raise ConfigurationError(
             f"{what}, {_shown(data)}, isn't JSON ({error}): text needs quotes, as in "
@@ -92,13 +107,24 @@ def _shown(data: bytes | msgspec.Raw) -> str:
     return on_one_line(bytes(data).decode(errors="replace"), 80) or "which is empty"
 
 
-def check_read_back(definition: Definition, data: bytes, input: Any, value: Any) -> None:
-    """Raise `ConfigurationError` where `value`, read back, says something else than the input.
-
-    Two that aren't equal to Python may mean the same, as a list and a tuple do.
-    """
-    if not _means(definition, value, input):
-        raise ConfigurationError(_lost(definition, data, input, value))
+def check_read_back(definition: Definition, input: Any, value: Any) -> None:
+    """Raise `ConfigurationError` where `value`, read back, says something else than the input."""
+    name, its, given = definition.name, type(value), type(input)
+    back = with_article(its.__qualname__)
+    text = (
+        f"saga {name!r} would be given {back} where it was started with "
+        f"{with_article(given.__qualname__)}"
+    )
+    if definition.input_type is Any and not isinstance(input, (its, tuple)):
+        raise ConfigurationError(
+            f"{text}: say what it takes, as in class …(Saga[{given.__qualname__}])"
+        )
+    lost = difference(value, input)
+    if lost is None:
+        return
+    if lost.back is MISSING and lost.path.isidentifier() and its is not given:
+        raise ConfigurationError(f"{text}, which says more than {back} can: give one that says all")
+    raise ConfigurationError(f"the input of saga {name!r} {lost}")
 
 
 def in_order(data: bytes, value: Any) -> bytes:
@@ -112,41 +138,3 @@ def in_order(data: bytes, value: Any) -> bytes:
 def hashed(data: bytes | msgspec.Raw) -> str:
     """The hash by which a second start is compared with the first."""
     return blake2b(data, digest_size=12).hexdigest()
-
-
-def _means(definition: Definition, value: Any, input: Any) -> bool:
-    """Whether what was read back says the same as the input, which it isn't equal to."""
-    if definition.input_type is Any and not isinstance(input, (type(value), tuple)):
-        return False
-    try:
-        return bool(canonical(value) == canonical(input))
-    except (TypeError, ValueError):
-        dump = getattr(input, "model_dump", None)
-        return dump is None or bool(dump() == value.model_dump())
-
-
-def _lost(definition: Definition, data: bytes, input: Any, value: Any) -> str:
-    """Why an input is refused that is read back as something else."""
-    name, type_of_input = definition.name, type(input).__qualname__
-    back = type(value).__qualname__
-    if type(value) is type(input):
-        unknown = unknown_field(definition.input_type, data)
-        if unknown:
-            return f"the input of saga {name!r} {unknown}"
-    else:
-        text = (
-            f"saga {name!r} would be given {with_article(back)} where it was started with "
-            f"{with_article(type_of_input)}"
-        )
-        if definition.input_type is Any:
-            return f"{text}: say what it takes, as in class …(Saga[{type_of_input}])"
-        return f"{text}, which says more than {with_article(back)} can: give one that says all"
-    return (
-        f"the input of saga {name!r} would be read back as {_short(value)}, not as "
-        f"{_short(input)}: JSON can't keep it, so give it in another form"
-    )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"

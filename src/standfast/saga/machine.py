@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 from uuid import UUID, uuid5
 
+from msgspec import Raw
+
 from standfast.durations import human
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -62,14 +64,23 @@ class Resolve:
 Command: TypeAlias = Run | Undo | Resolve
 
 
+Misfit: TypeAlias = Callable[[str, Raw], str]
+"""Why the wait of that name can't take a payload; "" if it can."""
+
+
+def _takes_all(wait: str, payload: Raw) -> str:
+    return ""
+
+
 class Machine(SagaState):
     """One saga instance, and every decision about it."""
 
-    __slots__ = ("_out",)
+    __slots__ = ("_misfit", "_out")
     reports: bool
 
-    def __init__(self, id: UUID, plan: Plan) -> None:
+    def __init__(self, id: UUID, plan: Plan, misfit: Misfit = _takes_all) -> None:
         super().__init__(id, plan)
+        self._misfit = misfit
         self._out: list[fx.Fact] = []
 
     # -- what to do --------------------------------------------------------------------------
@@ -252,6 +263,11 @@ class Machine(SagaState):
     def _signalled(self, event: ev.Signalled, now: float, random: float) -> None:
         if self.outcome:
             self._ignore(now, f"signal {event.name}", f"the saga has already {self._ended}")
+            return
+        waits = [step.name for step in self.plan.steps.values() if step.signal == event.name]
+        problems = [self._misfit(wait, event.payload) for wait in waits]
+        if problems and all(problems):
+            self._ignore(now, f"signal {event.name}", problems[0])
             return
         self._emit(fx.SignalReceived(at=now, name=event.name, payload=event.payload))
         for branch in self._resumed_by(event.name):
@@ -446,6 +462,10 @@ class Machine(SagaState):
         if self.undoing:
             return False
         signal = self.signal_for(branch)
+        while signal is not None and (why := self._misfit(branch.step.name, signal.payload)):
+            act = f"signal {signal.name}"  # that came when another release waited for it
+            self._emit(fx.Ignored(at=now, act=act, why=why, signal=signal.name))
+            signal = self.signal_for(branch)
         if signal is not None:
             self._emit(fx.StepCompleted(at=now, branch=branch.id, result=signal.payload))
             return True

@@ -23,11 +23,12 @@ from standfast.errors import (
     CorruptRecord,
     SagaNotFound,
     StandfastError,
+    Unreadable,
 )
 from standfast.ports.journal import Loaded, Mail
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
-from standfast.saga.definition import Definition, Unreadable
+from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.registry import PATTERN, Definitions
 from standfast.saga.replay import replay
@@ -131,7 +132,7 @@ def fold(
             f"it has no migration from version {version}: give it migrations = "
             f"{{{version}: Migration()}}"
         )
-    machine = Machine(id, definition.plan)
+    machine = Machine(id, definition.plan, definition.misfit)
     replay(machine, facts, renamed=migration.renamed)
     data = machine.started.input
     if migration.input is not None:

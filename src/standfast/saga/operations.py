@@ -17,7 +17,6 @@ from uuid import UUID
 import msgspec
 
 from standfast.checks import whole
-from standfast.codec import with_defaults
 from standfast.durations import Age, Duration, age
 from standfast.errors import CodecError, ConfigurationError, CorruptRecord
 from standfast.ports.journal import Filter, Instance
@@ -97,7 +96,7 @@ class Operations(Finding):
         after: Duration | None = None,
     ) -> SagaHandle[Any]:
         name = definition.name
-        value = with_defaults(from_json(definition, input))
+        value = from_json(definition, input)
         return await self.sagas.starter.start(
             name, value, key=key, correlation_id=correlation_id, at=at, after=after
         )

@@ -17,7 +17,13 @@ from standfast.ids import new_id
 from standfast.ports.journal import Instance, Start
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
-from standfast.saga.inputs import check_class, check_read_back, in_order, unreadable
+from standfast.saga.inputs import (
+    check_class,
+    check_read_back,
+    in_order,
+    too_deep,
+    unreadable,
+)
 from standfast.saga.registry import PATTERN
 from standfast.saga.spans import Spans
 from standfast.text import NAME_LENGTH, checked
@@ -62,19 +68,10 @@ def prepare(
     `at`, or how long `after` now: when it is to begin; one that has passed is at once. `trace` is
     the trace context that it starts with; by default `spans` begins one, if there are any.
     """
-    codec, expected = definition.codec, definition.input_class
-    if expected is not None and not isinstance(input, expected):
-        check_class(definition, input, expected)
-    data = codec.encode(with_defaults(input))
-    value = input
-    if type(input) is not definition.input_type or type(input) not in SAME:
-        try:
-            value = codec.decode(data, definition.input_type)
-        except CodecError as error:
-            raise unreadable(definition, input, error) from error
-        if value != input:
-            check_read_back(definition, data, input, value)
-    text = in_order(data, value) if definition.is_loose else data
+    try:
+        data, value, text = _encoded(definition, input)
+    except RecursionError as error:
+        raise too_deep(definition) from error
     now, id = clock.now(), id or new_id()
     plan = definition.plan
     key = str(id) if key is None else checked(key, name="key", longest=NAME_LENGTH)
@@ -116,6 +113,23 @@ def prepare(
         finished_at=None,
     )
     return Prepared(definition, Start(instance, fx.encode(fact)), fact, value)
+
+
+def _encoded(definition: Definition, input: Any) -> tuple[bytes, Any, bytes]:
+    """An input as JSON, as it will be read back, and what of it is hashed."""
+    codec, expected = definition.codec, definition.input_class
+    if expected is not None and not isinstance(input, expected):
+        check_class(definition, input, expected)
+    data = codec.encode(with_defaults(input))
+    value = input
+    if type(input) is not definition.input_type or type(input) not in SAME:
+        try:
+            value = codec.decode(data, definition.input_type)
+        except CodecError as error:
+            raise unreadable(definition, input, error) from error
+        if value != input or not definition.equality_tells:
+            check_read_back(definition, input, value)
+    return data, value, in_order(data, value) if definition.is_loose else data
 
 
 def _beginning(at: datetime | None, after: Duration | None, now: float) -> float:

@@ -80,7 +80,7 @@ class Definitions:
 
     def begin(self, id: UUID, definition: Definition, started: fx.Started) -> Machine:
         """The machine of an instance that was just started."""
-        machine = Machine(id, definition.plan)
+        machine = Machine(id, definition.plan, definition.misfit)
         machine.apply(started)
         return machine
 
@@ -98,6 +98,6 @@ class Definitions:
         definition = self.by_kind.get((PATTERN, instance.name, version))
         if definition is None:
             raise SagaNotFound(f"version {version} of saga {instance.name!r} isn't registered here")
-        machine = Machine(instance.id, definition.plan)
+        machine = Machine(instance.id, definition.plan, definition.misfit)
         replay(machine, facts)
         return definition, machine

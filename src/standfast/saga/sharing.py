@@ -20,6 +20,7 @@ import msgspec
 
 from standfast.codec import Codec
 from standfast.errors import CodecError
+from standfast.saga.read_back import difference, equality_tells, exact_class, may_lose
 
 NONE = type(None)
 _PLAIN: frozenset[type] = frozenset({str, bool, NONE, int, float})
@@ -30,23 +31,27 @@ _IMMUTABLE = _PLAIN | {
 _LONG = 1 << 63
 
 
-class Results:
-    """How the results of one step are stored, and read back, by its annotation.
+class Values:
+    """How the results of one step, or its items, are stored and read back, by their annotation.
 
     `is_immutable`: what was decoded may be given to any number of readers.
     """
 
-    __slots__ = ("_plain", "annotation", "is_immutable")
+    __slots__ = ("_equality_tells", "_exact", "_may_lose", "_plain", "annotation", "is_immutable")
 
     def __init__(self, annotation: Any) -> None:
         self.annotation: Any = Any if annotation is object else annotation
         self.is_immutable: bool = is_immutable(annotation)
         self._plain = _plain(self.annotation)
+        self._may_lose = may_lose(self.annotation)
+        self._exact = exact_class(self.annotation)
+        self._equality_tells = equality_tells(self.annotation)
 
     def stored(self, codec: Codec, value: Any) -> tuple[bytes, Any, bool]:
         """`value` as JSON, as it is read back, and whether that may be kept for all readers.
 
-        Raises `CodecError` for what can't be stored, or not be read back as it is annotated.
+        Raises `CodecError` for what can't be stored, or not be read back as it is annotated, or
+        would be read back as something that says less.
         """
         data, kind = codec.encode(value), type(value)
         if kind in self._plain:
@@ -56,7 +61,33 @@ class Results:
                 raise CodecError(f"{value!r} has no JSON form: return None, or text, instead")
             if kind is float or -_LONG <= value < _LONG:
                 return data, value, True
-        return data, codec.decode(data, self.annotation), self.is_immutable
+        back = codec.decode(data, self.annotation)
+        if self._may_lose and kind is not self._exact:
+            self._check_read_back(back, value)
+        return data, back, self.is_immutable
+
+    def all_stored(self, codec: Codec, items: list[Any]) -> list[msgspec.Raw]:
+        """The items of a step, as JSON. Raises `CodecError` as `stored`."""
+        raws: list[msgspec.Raw] = []
+        for number, item in enumerate(items):
+            try:
+                raws.append(msgspec.Raw(self.stored(codec, item)[0]))
+            except CodecError as error:
+                raise CodecError(
+                    f"item {number} of each= can't be stored and read back by its annotation: "
+                    f"{error}"
+                ) from error
+        return raws
+
+    def _check_read_back(self, back: Any, value: Any) -> None:
+        try:
+            if self._equality_tells and back == value:
+                return
+            lost = difference(back, value, plain=True)
+        except RecursionError as error:
+            raise CodecError("it is nested too deep: return a flatter one") from error
+        if lost is not None:
+            raise CodecError(f"it {lost}")
 
 
 def is_immutable(annotation: Any) -> bool:

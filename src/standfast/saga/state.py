@@ -387,6 +387,11 @@ class SagaState:
         if fact.name != RESUME:
             self.signals.append(fact)
 
+    def _fold_ignored(self, fact: fx.Ignored) -> None:
+        dropped = next((one for one in self.signals if one.name == fact.signal), None)
+        if dropped is not None:
+            self.signals.remove(dropped)
+
     def _fold_cancel(self, fact: fx.CancelRequested) -> None:
         self.cancel = fact
 
@@ -471,4 +476,5 @@ class SagaState:
         fx.Resumed: _fold_resumed,
         fx.Resolved: _fold_resolved,
         fx.Migrated: _fold_migrated,
+        fx.Ignored: _fold_ignored,
     }

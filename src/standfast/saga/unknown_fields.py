@@ -19,12 +19,14 @@ def unknown_field(type: Any, data: bytes | msgspec.Raw) -> str:
     """
     try:
         shape = _shape(type)
-        given = msgspec.json.decode(data)
-    except (TypeError, msgspec.DecodeError):  # what is wrong with it, decoding to the type tells
+        found = next(_unknown(shape, msgspec.json.decode(data), ""), None)
+    # What is wrong with it, decoding to the type tells, or reading back what was decoded.
+    except (TypeError, msgspec.DecodeError, RecursionError):
         return ""
-    for path, known in _unknown(shape, given, ""):
-        return f"has no field {path!r}: choose from {', '.join(known)}"
-    return ""
+    if found is None:
+        return ""
+    path, known = found
+    return f"has no field {path!r}: choose from {', '.join(known)}"
 
 
 _shape = lru_cache(maxsize=256)(msgspec.inspect.type_info)

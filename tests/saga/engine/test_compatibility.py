@@ -238,7 +238,7 @@ async def test_a_finished_one_needn_t_move(stored):
     await handle.signal("confirmed", 1)
     await handle.result(timeout=10)
     (loaded,) = await stored.sagas.store.load([handle.id])
-    (problem,) = problems(Standfast(stored.database).add(Moved()).sagas.definitions, loaded)
+    (problem,) = problems(Standfast(stored.database).add(Moved()).sagas.definitions, loaded, 0.0)
     assert problem.text == "version 1 isn't registered; this app has version 2"
 
 
@@ -248,13 +248,13 @@ async def test_a_finished_one_that_would_go_on(stored):
     await handle.result(timeout=10)
     other = Standfast(stored.database).add(Same())
     (loaded,) = await stored.sagas.store.load([handle.id])
-    (problem,) = problems(other.sagas.definitions, loaded)
+    (problem,) = problems(other.sagas.definitions, loaded, 0.0)
     assert "to this code" in problem.text
     loaded.facts[1] = "{"
-    (problem,) = problems(other.sagas.definitions, loaded)
+    (problem,) = problems(other.sagas.definitions, loaded, 0.0)
     assert problem.aspect == "journal"
     loaded.facts.clear()
-    (problem,) = problems(other.sagas.definitions, loaded)
+    (problem,) = problems(other.sagas.definitions, loaded, 0.0)
     assert problem.aspect == "journal"
 
 
@@ -266,3 +266,101 @@ async def test_many_are_read_in_pages(work, monkeypatch):
     ops = Operations(app.sagas)
     found = [one.key async for one, _ in check(ops, ops.select(name="order"))]
     assert sorted(found) == ["0", "1", "2", "3", "4"]
+
+
+# -- what waits for something that it doesn't wait for any more ----------------------------------
+
+
+class Paused(Saga[Old]):
+    """As it was when the instances came to wait."""
+
+    name = "paused"
+
+    @step(no_compensation="nothing")
+    async def ask(self, order: Old, ctx: Context) -> str:
+        return "asked"
+
+    answered = wait("answered", when=lambda saga, order, ctx: ctx.result(saga.ask) == "asked")
+    beside = wait("beside", after=ask, timeout="1h")
+    last = wait("last", after=[answered, beside])
+
+
+class _Paused(Saga[Old]):
+    name = "paused"
+
+    ask = Paused.__dict__["ask"]
+
+
+class WithoutTheWait(_Paused):
+    beside = wait("beside", after=_Paused.__dict__["ask"], timeout="1h")
+    last = wait("last")
+
+
+class WithAStepInstead(_Paused):
+    @step(no_compensation="nothing")
+    async def answered(self, order: Old, ctx: Context) -> None:
+        pass
+
+    beside = wait("beside", after=_Paused.__dict__["ask"], timeout="1h")
+    last = wait("last", after=[answered, beside])
+
+
+class WithAnotherCondition(_Paused):
+    answered = wait("answered", when=lambda saga, order, ctx: False)
+    beside = wait("beside", after=_Paused.__dict__["ask"], timeout="1h")
+    last = wait("last", after=[answered, beside])
+
+
+class Sooner(_Paused):
+    answered = wait("answered", when=lambda saga, order, ctx: True)
+    beside = wait("beside", after=_Paused.__dict__["ask"], timeout="1s")
+    last = wait("last", after=[answered, beside])
+
+
+class Later(_Paused):
+    answered = wait("answered", when=lambda saga, order, ctx: True)
+    beside = wait("beside", after=_Paused.__dict__["ask"])
+    last = wait("last", after=[answered, beside])
+
+
+class Nothing(_Paused):
+    """It ends where the others wait."""
+
+
+@pytest.fixture
+async def paused(work):
+    app = await work(Paused(), linger=0.01)
+    handle = await app.start(Paused, Old("1"), key="1")
+
+    async def rests():
+        row = await app.sagas.instance(handle.id)
+        return row.status == "waiting" and row.owner is None
+
+    await until(rests)
+    return app
+
+
+@pytest.mark.parametrize("saga", [Paused, Later])
+async def test_what_waits_on_has_no_problem(paused, saga):
+    assert await told(paused, saga()) == []
+
+
+@pytest.mark.parametrize(
+    ("saga", "said"),
+    [
+        (WithAStepInstead, "answered is due"),
+        (WithAnotherCondition, "answered is due"),
+        (Sooner, "it has something to do at "),
+        (Nothing, "it is completed"),
+    ],
+)
+async def test_what_nobody_would_look_at_is_told(paused, saga, said):
+    ((aspect, text),) = await told(paused, saga())
+    assert aspect == "due"
+    assert f"to this code {said}" in text
+    assert "it is stored as waiting, so that no worker looks at it before 20" in text
+    assert text.endswith("with `standfast sagas signal resume ID`")
+
+
+async def test_a_removed_wait_beside_one_that_there_still_is(paused):
+    assert await told(paused, WithoutTheWait()) == []  # the other one is still to come

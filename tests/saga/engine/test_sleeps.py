@@ -257,7 +257,7 @@ async def test_a_sleep_that_is_a_step_now_is_told(work, world):
     (loaded,) = await app.sagas.store.load([handle.id])
     definitions = Definitions()
     definitions.add(Changed())
-    assert [problem.text for problem in problems(definitions, loaded)] == [
+    assert [problem.text for problem in problems(definitions, loaded, 0.0)] == [
         "step 'cool_off' sleeps no more"
     ]
 

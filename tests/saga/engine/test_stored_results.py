@@ -12,7 +12,7 @@ from standfast import Constant, Context, Retry, Saga, SagaCompensated, step, wai
 from standfast.codec import JSON
 from standfast.errors import CodecError
 from standfast.saga import facts as fx
-from standfast.saga.sharing import Results, is_immutable
+from standfast.saga.sharing import Values, is_immutable
 from tests.saga.engine.world import SOON, Order, Receipt
 
 WITHIN = 10
@@ -261,12 +261,12 @@ def test_exact_scalars_are_kept_without_being_read_back():
         *((str, "a"), (int, 3), (bool, True), (None, None), (float, 1.5), (str | None, None)),
         *((Any, "a"), (Any, None), (int | str, 4)),
     ):
-        data, back, kept = Results(annotation).stored(codec, value)
+        data, back, kept = Values(annotation).stored(codec, value)
         assert data == JSON.encode(value)
         assert back is value
         assert kept
     for annotation, value in ((int, True), (float, 1), (Any, []), (Any, 2**64), (bool, 1)):
         with pytest.raises(AssertionError, match="decoded"):
-            Results(annotation).stored(codec, value)
+            Values(annotation).stored(codec, value)
     with pytest.raises(CodecError, match="nan has no JSON form"):
-        Results(Any).stored(codec, math.nan)
+        Values(Any).stored(codec, math.nan)
