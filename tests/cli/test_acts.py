@@ -156,7 +156,7 @@ def test_acts_hold_a_page_and_not_all(shop, standfast, monkeypatch):
     async def tell(self, act, where, **options):
         nonlocal most
         async for progress in original(self, act, where, **options, batch=10):
-            most = max(most, sum(isinstance(one, Instance) for one in gc.get_objects()))
+            most = max(most, sum(type(one) is Instance for one in gc.get_objects()))
             yield progress
 
     monkeypatch.setattr(Operations, "tell", tell)

@@ -126,7 +126,6 @@ def a_function(self: Any, amount: int, ctx: Context) -> str:
         (plainly("charge", a_coroutine), r"Fake\.charge overrides a step by what isn't one.*@step"),
         (plainly("charge", a_function), r"Fake\.charge overrides a step by what isn't one"),
         (plainly("charge", None), r"Fake\.charge overrides a step by what isn't one"),
-        (plainly("refund", a_function), "can't be the compensation of 'charge': .*`async def`"),
         (plainly("is_big", a_coroutine), "step 'look': when= must be a plain function"),
         (plainly("is_big", True), r"step 'look': when= must be a function of \(self, input, ctx\)"),
         (plainly("parcels", a_coroutine), "step 'pack': each= must be a plain function"),

@@ -67,7 +67,8 @@ class RetryBudget:
         self._tokens = float(burst)
         self._seen = 0
         self._settled = clock.monotonic()
-        self._lock = threading.Lock()
+        # Re-entrant: in the middle, the garbage collector may take a policy that is measured then.
+        self._lock = threading.RLock()
         self._teller: ref[object] | None = None
         survives_fork(self)
 

@@ -51,8 +51,8 @@ context: Callable[[], Mapping[str, object]] = dict
 
 # By identity, for equal policies are still two. One that goes takes itself out (`_bury`).
 _watched: dict[int, ref[Policy]] = {}
-_gone: deque[Policy] = deque()
-"""Those whose counts aren't in `_past` yet."""
+_gone: deque[tuple[Series, float]] = deque()
+"""What isn't in `_past` yet."""
 _past: dict[Series, float] = {}
 """What the counters of policies that are gone had come to."""
 _broken: set[type[Policy]] = set()
@@ -72,10 +72,10 @@ def watch(policy: Policy, instruments: dict[str, Instrument]) -> None:
 
     with _lock:
         _watched[id(policy)] = ref(policy)
+        _add_gone()
         INSTRUMENTS.update(instruments)
         missing = instruments.keys() - _started
         _started.update(missing)
-    _note_gone()
     for name in missing:
         _observe(name, INSTRUMENTS[name])
 
@@ -86,8 +86,8 @@ def _observe(name: str, instrument: Instrument) -> None:
     meter = metrics.get_meter("standfast.resilience", __version__)
 
     def read(options: Any) -> Iterable[metrics.Observation]:
-        _note_gone()
         with _lock:
+            _add_gone()
             policies = [policy for one in list(_watched.values()) if (policy := one()) is not None]
             total = {series: value for series, value in _past.items() if series[0] == name}
         for policy in policies:
@@ -121,25 +121,23 @@ def _measured(policy: Policy) -> list[tuple[Series, float]]:
 
 
 def _bury(policy: Policy) -> None:
-    """Keep a policy that goes for as long as it takes to note what it counted.
+    """Note what a policy that goes has counted.
 
-    Called by its ``__del__``, so maybe while a lock is held that it would need.
+    Called by its ``__del__``, so maybe in the middle of anything: it takes no lock that others of
+    this module hold.
     """
-    if _watched.pop(id(policy), None) is not None and not sys.is_finalizing():
-        _gone.append(policy)
+    if _watched.pop(id(policy), None) is None or sys.is_finalizing():
+        return
+    for series, value in _measured(policy):
+        if INSTRUMENTS[series[0]].type == "counter":
+            _gone.append((series, value))
 
 
-def _note_gone() -> None:
-    """Add to `_past` what those that are gone had counted."""
+def _add_gone() -> None:
+    """Add to `_past` what those that are gone had counted. The lock is held."""
     while _gone:
-        try:
-            policy = _gone.popleft()
-        except IndexError:  # another thread was first
-            return
-        with _lock:
-            for series, value in _measured(policy):
-                if INSTRUMENTS[series[0]].type == "counter":
-                    _past[series] = _past.get(series, 0) + value
+        series, value = _gone.popleft()
+        _past[series] = _past.get(series, 0) + value
 
 
 on_end(_bury)
