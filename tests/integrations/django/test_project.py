@@ -114,6 +114,13 @@ def test_from_no_tables_to_a_saga_that_is_done(manage, database):
     assert "no way back" in told
 
 
+def test_the_logs_of_a_worker_are_as_the_settings_say(manage, monkeypatch):
+    monkeypatch.setenv("SHOP_LOGS", "mine: %(message)s")
+    manage("standfast", "migrate")
+    with process("manage.py", "standfast", "run", until="^mine: ") as found:
+        assert found
+
+
 def test_the_command(manage, project):
     assert "Usage: manage.py standfast" in manage("standfast", "--help")
     settings = "--settings=config.settings"
