@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import httpx
@@ -181,6 +181,17 @@ async def _generator(asgi: Any) -> AsyncIterator[None]:
     yield
 
 
+async def _coroutine(asgi: Any) -> None: ...
+
+
+@contextmanager
+def _for_sync_code(asgi: Any) -> Iterator[None]:
+    yield
+
+
+_made = asynccontextmanager(_generator)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -189,11 +200,36 @@ async def _generator(asgi: Any) -> AsyncIterator[None]:
         ({"running": "yes"}, "must be True or False"),
         ({"inner": _generator}, "asynccontextmanager"),
         ({"inner": 7}, "asynccontextmanager"),
+        ({"inner": _coroutine}, "asynccontextmanager"),
+        ({"inner": _for_sync_code}, "asynccontextmanager"),
+        ({"inner": _made(None)}, "don't call it"),
+        ({"running": True, "lease": "a while"}, "lease"),
+        ({"running": True, "poll": -1}, "poll"),
+        ({"running": True, "drain": "soon"}, "drain"),
+        ({"running": True, "name": ""}, "name"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         Standfast("memory://").lifespan(**options)
+
+
+@pytest.mark.parametrize("mine", [_made, _generator, _coroutine])
+def test_a_lifespan_without_its_name_is_refused(mine):
+    with pytest.raises(ConfigurationError, match="write inner="):
+        Standfast("memory://").lifespan(mine)
+
+
+def test_an_option_that_there_isnt_is_refused_at_once():
+    with pytest.raises(TypeError, match="concurency"):
+        Standfast("memory://").lifespan(running=True, concurency=4)
+
+
+async def test_a_function_may_be_the_application(app):
+    async def asgi(scope, receive, send): ...
+
+    async with app.lifespan(asgi):
+        app.check_open()
 
 
 # -- dependencies --------------------------------------------------------------------------------

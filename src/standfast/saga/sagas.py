@@ -316,7 +316,7 @@ class Sagas(Pattern):
         except TimeoutError:
             if not bound.expired():  # somebody else's
                 raise
-            raise TimeoutError(seen.too_long(id, limit)) from None
+            raise TimeoutError(seen.too_long(id, limit, self.clock)) from None
 
     async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
         """Wait without a limit, and keep in `seen` what was seen.

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from standfast.durations import human
+from standfast.clock import Clock
+from standfast.durations import human, moment
 from standfast.saga.active import Active
 
 Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
@@ -59,10 +60,14 @@ class Seen:
     lacks_worker: bool = False
     full: str = ""
 
-    def too_long(self, id: object, limit: float) -> str:
-        """Why there is no result after `limit` seconds, and what to do."""
+    def too_long(self, id: object, limit: float, clock: Clock) -> str:
+        """Why there is no result after `limit` seconds, and what to do.
+
+        `clock` is the app's: it may be one that stands still until a test moves it.
+        """
         what = f"saga {self.name!r} with key {self.key!r}" if self.name else f"saga {id}"
         if self.here is not None:
+            what = f"saga {self.here.definition.name!r} with key {self.here.machine.started.key!r}"
             stands = f"it is {self.here.machine.status} in this process"
             if running := ", ".join(sorted(self.here.machine.running)):
                 stands += f", in step {running}"
@@ -73,6 +78,11 @@ class Seen:
                 stands += f", and {self.nobody}"
             elif self.full:
                 stands += f", and waits for a slot: {self.full}"
+        if getattr(clock, "is_manual", False):
+            stands += (
+                f", and time stands still at {moment(clock.now())} until the test moves it, by "
+                "`await standfast_clock.advance(…)`"
+            )
         return (
             f"{what} didn't end within {human(limit)}: {stands} (see `standfast sagas show {id}`)"
         )

@@ -13,6 +13,7 @@ from standfast.backends.sqlite import SqliteDatabase
 from standfast.doors import Transaction
 from standfast.errors import ConfigurationError, Unsupported
 from standfast.integrations.django.addresses import address
+from standfast.integrations.django.threads import with_fresh_connections
 from standfast.ports.database import Database
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class DjangoStandfast(Standfast):
             raise ConfigurationError(f"settings.DATABASES[{alias!r}]: {error}") from error
         # Its tables may be of the migrations of the project.
         super().__init__(database, migrate=False)
+        self.sagas.threads.wrap = with_fresh_connections
 
     @overload
     def adopt(self, source: CommitsAsync | KnowsItsTransaction) -> Transaction: ...
