@@ -14,7 +14,13 @@ import msgspec
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
-from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, SagaParked
+from standfast.errors import (
+    ConfigurationError,
+    CorruptRecord,
+    SagaNotFound,
+    SagaParked,
+    StoreUnavailable,
+)
 from standfast.ids import new_id, parse_id
 from standfast.pattern import Host, Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
@@ -80,7 +86,7 @@ class Sagas(Pattern):
         self.workers: Workers = Workers(host.database.port(LeaseStore), self.store, host.clock)
         self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
-        self.poller: Poller = Poller(self.store)
+        self.poller: Poller = Poller(self.store, host.clock, host.check_open)
 
     def add(self, part: Any) -> None:
         """Register a saga, as an instance. Raises `DefinitionError`."""
@@ -316,6 +322,7 @@ class Sagas(Pattern):
         except TimeoutError:
             if not bound.expired():  # somebody else's
                 raise
+            seen.away = self.poller.away
             raise TimeoutError(seen.too_long(id, limit, self.clock)) from None
 
     async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
@@ -358,8 +365,11 @@ class Sagas(Pattern):
         Note, too, when all that have it have no slot for it.
         """
         kind = (PATTERN, seen.name, seen.version)
-        seen.lacks_worker = await self.workers.lack(kind)
-        seen.full = await self.workers.full(row)
+        try:
+            seen.lacks_worker = await self.workers.lack(kind)
+            seen.full = await self.workers.full(row)
+        except StoreUnavailable:  # the next look at the saga tells
+            return
         if seen.lacks_worker and self.workers.is_news(kind):
             log.warning("still waiting for saga %s (%s): %s", row.id, seen.status, seen.nobody)
 

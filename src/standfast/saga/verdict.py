@@ -49,7 +49,7 @@ class Seen:
 
     `status` is "" before the first look. `here`: the instance, if it is run in this very
     process. `lacks_worker`: no live worker has its saga in its version. `full`: why those that have
-    it don't take it, "" where they do.
+    it don't take it, "" where they do. `away`: what the database said, if it doesn't answer.
     """
 
     name: str = ""
@@ -59,6 +59,7 @@ class Seen:
     here: Active | None = None
     lacks_worker: bool = False
     full: str = ""
+    away: str = ""
 
     def too_long(self, id: object, limit: float, clock: Clock) -> str:
         """Why there is no result after `limit` seconds, and what to do.
@@ -78,6 +79,8 @@ class Seen:
                 stands += f", and {self.nobody}"
             elif self.full:
                 stands += f", and waits for a slot: {self.full}"
+        if self.away:
+            stands += f", and the database doesn't answer: {self.away}"
         if getattr(clock, "is_manual", False):
             stands += (
                 f", and time stands still at {moment(clock.now())} until the test moves it, by "
