@@ -212,7 +212,11 @@ class Standfast(AppDoors, HasLifespan):
         drain: float,
     ) -> AsyncIterator[Supervisor]:
         if self.supervisor is not None:
-            raise ConfigurationError("this app is running already: once per app and process")
+            raise ConfigurationError(
+                "this app is running already: once per app and process. Where something else runs "
+                "it, as `standfast_app` is in a test, write app.lifespan without running=True, or "
+                "`async with app:`"
+            )
         services = self.patterns.services(options, only)
         membership = Membership(
             self.database.port(LeaseStore),
