@@ -82,7 +82,7 @@ async def check_tables(
     schema = database.port(Schema)
     if migrate:
         return await schema.migrate([one.line for one in missing])
-    if await schema.adoptable():
+    if await schema.to_take_over():
         raise MigrationNeeded(
             f"the database at {database.url} was made by an older version and has to be taken "
             "over, with all it holds: end the old version's workers, then run `standfast migrate`"

@@ -111,7 +111,7 @@ async def test_a_database_of_the_old_version_is_taken_over_with_all_it_holds(dat
     applied = await direct.fetch("SELECT applied_at FROM standfast.migrations ORDER BY number")
     database, other = databases
     assert await database.port(Schema).applied() == {}
-    foreseen = await database.port(Schema).adoptable()
+    foreseen = await database.port(Schema).to_take_over()
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
         await journal(database).claim(3, KINDS, now=time.time(), limit=1)
     with pytest.raises(MigrationNeeded, match="standfast migrate"):
@@ -184,7 +184,7 @@ async def test_what_was_taken_over_is_as_if_made_anew(postgres_dsn, databases, d
     await direct.execute("DROP SCHEMA standfast CASCADE")
     for sql in (*OLD, ROWS):
         await direct.execute(sql)
-    await direct.execute(databases[0].port(Schema).adoption())
+    await direct.execute(databases[0].port(Schema).taking_over())
     await databases[0].port(Schema).migrate(lines)
     assert await tables(direct) == taken_over, "by someone else"
     await direct.execute("DROP SCHEMA standfast CASCADE")
@@ -199,7 +199,7 @@ async def test_an_old_database_without_rate_limits_gets_them_when_they_are_asked
 ):
     await direct.execute(OLD[0])
     database = databases[0]
-    assert set(await database.port(Schema).adoptable()) == {"coordination", "journal", "marks"}
+    assert set(await database.port(Schema).to_take_over()) == {"coordination", "journal", "marks"}
     done = await migrate(database)
     assert sorted(one.migration.number for one in done) == later(database.lines(PORTS))
     assert set(await database.port(Schema).applied()) == {"coordination", "journal", "marks"}
@@ -369,7 +369,7 @@ async def test_a_script_doesn_t_queue_for_long_either(databases, direct):
             await direct.execute(script, timeout=20)
     await direct.execute("ROLLBACK")
     await direct.execute(script)
-    assert "lock_timeout" in port.adoption()
+    assert "lock_timeout" in port.taking_over()
 
 
 async def test_the_index_of_what_is_stuck_may_have_been_made_by_hand(databases, direct):

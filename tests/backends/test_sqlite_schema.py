@@ -92,7 +92,7 @@ async def old(tmp_path, clock):
 
 async def test_before_it_is_migrated_the_remedy_is_named(old):
     assert await old.port(Schema).applied() == {}
-    assert await old.port(Schema).adoptable() == {
+    assert await old.port(Schema).to_take_over() == {
         "coordination": {1},
         "journal": {1},
         "marks": {1},
@@ -316,7 +316,7 @@ async def test_a_migration_that_ends_in_the_middle_is_refused(tmp_path, sql, pla
 async def test_an_old_file_is_taken_over_by_the_script_as_by_migrate(tmp_path, old):
     with contextlib.closing(sqlite3.connect(tmp_path / "by_script.db")) as con:
         con.executescript(OLD)
-        con.executescript(old.port(Schema).adoption())
+        con.executescript(old.port(Schema).taking_over())
         assert con.execute("SELECT count(*) FROM temp.sqlite_master").fetchone() == (0,)
         leases_then = con.execute("SELECT * FROM standfast_leases").fetchall()
         sequence = con.execute("SELECT * FROM sqlite_sequence ORDER BY name").fetchall()

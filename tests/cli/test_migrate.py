@@ -218,9 +218,12 @@ def test_the_sql_is_complete(url, standfast):
     [
         (["sqlite:///x.db", "--sql"], "--sql connects nowhere, so say which tables: --line "),
         (["shop:app", "--after", "journal=1"], "goes with --sql, --alembic and --django only"),
-        (["shop:app", "--adopt"], "goes with --sql only"),
-        (["shop:app", "--adopt", "--sql", "--line", "marks"], "leave --line and --after out"),
-        (["shop:app", "--adopt", "--sql", "--after", "marks=1"], "leave --line and --after out"),
+        (["shop:app", "--take-over"], "goes with --sql only"),
+        (["shop:app", "--take-over", "--sql", "--line", "marks"], "leave --line and --after out"),
+        (
+            ["shop:app", "--take-over", "--sql", "--after", "marks=1"],
+            "leave --line and --after out",
+        ),
         (["shop:app", "--sql", "--json"], "there is no JSON of SQL"),
         (
             ["shop:app", "--sql", "--status"],
@@ -310,31 +313,31 @@ def test_what_an_old_database_never_had_is_applied_after_it_is_taken_over(url, s
 def test_an_old_database_is_taken_over_with_the_sql_only(url, standfast):
     make_old(url)
     before = standfast("migrate", "--app", "shop:app", "--status", code=1).output
-    assert "standfast migrate -a URL --sql --adopt" in refused(
+    assert "standfast migrate -a URL --sql --take-over" in refused(
         url, standfast("migrate", "--app", "shop:app", "--sql").stdout
     )
-    assert "standfast migrate -a URL --sql --adopt" in refused(
+    assert "standfast migrate -a URL --sql --take-over" in refused(
         url, standfast("migrate", "--app", url, "--sql", "--line", "marks").stdout
     )
     assert standfast("migrate", "--app", "shop:app", "--status", code=1).output == before
-    adoption = standfast("migrate", "--app", url, "--sql", "--adopt").stdout
-    assert adoption.startswith("-- Run it with: ")
-    assert len(begun(adoption)) == 1
-    run_sql(url, adoption)
+    taking_over = standfast("migrate", "--app", url, "--sql", "--take-over").stdout
+    assert taking_over.startswith("-- Run it with: ")
+    assert len(begun(taking_over)) == 1
+    run_sql(url, taking_over)
     run_sql(url, standfast("migrate", "--app", "shop:app", "--sql", *SINCE).stdout)
     assert is_whole(stands(standfast, url))
     assert "order v1" in standfast("workers", "--app", url).stdout
-    assert "nothing to take over" in refused(url, adoption)
+    assert "nothing to take over" in refused(url, taking_over)
     assert standfast("migrate", "--app", "shop:app").stderr == ""
     assert is_whole(stands(standfast, url))
 
 
 def test_there_is_nothing_to_take_over_in_a_new_database(url, standfast):
-    adoption = standfast("migrate", "--app", "shop:app", "--sql", "--adopt").stdout
+    taking_over = standfast("migrate", "--app", "shop:app", "--sql", "--take-over").stdout
     assert not Path("shop.db").exists()
-    assert "nothing to take over" in refused(url, adoption)
+    assert "nothing to take over" in refused(url, taking_over)
     standfast("migrate", "--app", "shop:app")
-    assert "nothing to take over" in refused(url, adoption)
+    assert "nothing to take over" in refused(url, taking_over)
 
 
 @pytest.mark.parametrize("noted", [False, True])
@@ -361,8 +364,8 @@ def test_what_is_half_made_is_told_with_the_remedy(url, standfast, noted):
         told = standfast(*arguments, code=1).stderr
         assert f"run `DROP TABLE {where}leases`, and then `standfast migrate`" in told, arguments
         assert "restore a backup" in told
-    adoption = standfast("migrate", "--app", url, "--sql", "--adopt").stdout
-    assert f"DROP TABLE {where}leases" in refused(url, adoption)
+    taking_over = standfast("migrate", "--app", url, "--sql", "--take-over").stdout
+    assert f"DROP TABLE {where}leases" in refused(url, taking_over)
     run_sql(url, f"DROP TABLE {where}leases")
     assert "took over" in standfast("migrate", "--app", "shop:app").stderr
     assert is_whole(stands(standfast, url))
@@ -390,9 +393,9 @@ def test_the_shells_stop_where_they_should(url, standfast):
     sql = standfast("migrate", "--app", "shop:app", "--sql").stdout
     code, told = shell(url, sql)
     assert code != 0
-    assert "standfast migrate -a URL --sql --adopt" in told
+    assert "standfast migrate -a URL --sql --take-over" in told
     assert {applied for applied, _ in stands(standfast, "shop:app", code=1).values()} == {0}
-    assert shell(url, standfast("migrate", "--app", url, "--sql", "--adopt").stdout)[0] == 0
+    assert shell(url, standfast("migrate", "--app", url, "--sql", "--take-over").stdout)[0] == 0
     since = standfast("migrate", "--app", "shop:app", "--sql", *SINCE).stdout
     assert shell(url, since)[0] == 0
     assert is_whole(stands(standfast, "shop:app"))

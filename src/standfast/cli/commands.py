@@ -139,10 +139,10 @@ def migrate(
             metavar="APPLABEL", help="The same among the migrations of a Django app of yours."
         ),
     ] = None,
-    adopt: Annotated[
+    take_over: Annotated[
         bool,
         typer.Option(
-            "--adopt",
+            "--take-over",
             help="With --sql: only what takes over a database from before there were lines.",
         ),
     ] = False,
@@ -166,19 +166,19 @@ def migrate(
         raise typer.BadParameter(
             "goes with --sql, --alembic and --django only", param_hint="--after"
         )
-    if adopt and not sql:
-        raise typer.BadParameter("goes with --sql only", param_hint="--adopt")
-    if adopt and (line or after):
+    if take_over and not sql:
+        raise typer.BadParameter("goes with --sql only", param_hint="--take-over")
+    if take_over and (line or after):
         raise typer.BadParameter(
-            "takes over all that there is: leave --line and --after out", param_hint="--adopt"
+            "takes over all that there is: leave --line and --after out", param_hint="--take-over"
         )
     if json and (sql or revision):
         raise typer.BadParameter("there is no JSON of SQL: leave one out", param_hint="--json")
     from standfast.cli.migrating import Migrating, parse_after
 
     migrating = Migrating(app, line or ())
-    if adopt:
-        migrating.adoption()
+    if take_over:
+        migrating.taking_over()
     elif sql:
         migrating.script(parse_after(after or ()))
     elif revision:

@@ -97,12 +97,12 @@ class Found:
     """
 
     applied: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    adoptable: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    to_take_over: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def then(self) -> Mapping[str, frozenset[int]]:
         """What will count as applied once it is taken over, if it has to be."""
-        return self.adoptable or self.applied
+        return self.to_take_over or self.applied
 
 
 class Migrating:
@@ -184,10 +184,10 @@ class Migrating:
             if migration.number > after.get(line.name, 0)
         ]
 
-    def adoption(self) -> None:
+    def taking_over(self) -> None:
         """Print the SQL that takes over a database from before there were lines."""
         told = "-- takes over a database that an older version of Standfast made\n"
-        sql = self.database.port(Schema).adoption()
+        sql = self.database.port(Schema).taking_over()
         say(f"{_HOW[self.database.dialect]}\n{told}{sql}")
 
     async def status(self, as_values: bool) -> bool:
@@ -203,7 +203,7 @@ class Migrating:
             others = sorted(set(found.then) - set(self.lines))
             if others and not self.named:
                 note(f"there are others, which an app of theirs must tell of: {', '.join(others)}")
-            if found.adoptable:
+            if found.to_take_over:
                 note(_TO_BE_TAKEN_OVER)
         return all(one.is_complete for one in stands)
 
@@ -226,7 +226,7 @@ class Migrating:
         await self.database.open()
         try:
             schema = self.database.port(Schema)
-            found = Found(adoptable=await schema.adoptable())
+            found = Found(to_take_over=await schema.to_take_over())
             # Takes over a database of the version before the lines, whatever lines are wanted.
             await schema.migrate([])
             wanted = [one.line for one in self._to_apply(await schema.applied())]
@@ -251,9 +251,9 @@ class Migrating:
         await self.database.open()
         try:
             schema = self.database.port(Schema)
-            adoptable = await schema.adoptable()
+            to_take_over = await schema.to_take_over()
             applied = await schema.applied()  # not empty if it was taken over between the two
-            return Found(applied, {} if applied else adoptable)
+            return Found(applied, {} if applied else to_take_over)
         finally:
             await self.database.close()
 
@@ -285,43 +285,43 @@ class Migrating:
         self, verb: str, migrations: Sequence[AppliedMigration], found: Found, as_values: bool
     ) -> None:
         """What is applied, or would be, and what is taken over before."""
-        adopted = self._adopted(found)
+        taken_over = self._taken_over(found)
         if as_values:
             values = [
                 {
                     "line": one.line,
                     "number": one.migration.number,
                     "name": one.migration.name,
-                    "taken_over": one in adopted,
+                    "taken_over": one in taken_over,
                 }
-                for one in (*adopted, *migrations)
+                for one in (*taken_over, *migrations)
             ]
             say(as_json(values))
         if verb == "applied":
-            if adopted:
+            if taken_over:
                 note("took over the tables of an older version: its workers can't write any more")
-        elif adopted:
+        elif taken_over:
             note(_TO_BE_TAKEN_OVER)
         if as_values:
             return
         if verb != "applied":
-            for one in adopted:
+            for one in taken_over:
                 say(f"will be taken over: {_told(one.line, one.migration)}")
         for one in migrations:
             say(f"{verb} {_told(one.line, one.migration)}")
-        if not (migrations or adopted or verb == "applied"):
+        if not (migrations or taken_over or verb == "applied"):
             say(f"{verb} nothing: nothing is missing")
 
-    def _adopted(self, found: Found) -> list[AppliedMigration]:
+    def _taken_over(self, found: Found) -> list[AppliedMigration]:
         """What is taken over, whatever lines were asked for."""
-        if not found.adoptable:
+        if not found.to_take_over:
             return []
         known = lines_of(self.database, known_ports())
         return [
             AppliedMigration(name, migration)
             for name in known
             for migration in known[name][-1].migrations
-            if migration.number in found.adoptable.get(name, ())
+            if migration.number in found.to_take_over.get(name, ())
         ]
 
 
@@ -342,7 +342,7 @@ def _told(line: str, migration: SchemaMigration) -> str:
 
 def _as_row(one: LineStatus, found: Found) -> tuple[str, str, str, str]:
     following = one.missing[0].name if one.missing else ""
-    if one.line.name in found.adoptable:
+    if one.line.name in found.to_take_over:
         following = "(will be taken over)"
     elif one.is_newer and one.is_complete:
         following = "(a newer version of Standfast made it)"
@@ -356,5 +356,5 @@ def _as_values(one: LineStatus, found: Found) -> dict[str, object]:
         "newest": one.line.newest,
         "next": one.missing[0].name if one.missing else None,
         "missing": [each.number for each in one.missing],
-        "to_be_taken_over": one.line.name in found.adoptable,
+        "to_be_taken_over": one.line.name in found.to_take_over,
     }

@@ -250,12 +250,12 @@ class SchemaSuite(Suite):
         with pytest.raises(ConfigurationError, match="must be numbered 1, 2, 3"):
             _line(*(SchemaMigration(number, "x", "") for number in numbers))
 
-    async def test_adoptable(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
+    async def test_to_take_over(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
         """Only what an older version made is taken over."""
         schema = empty.port(Schema)
-        assert await schema.adoptable() == {}
+        assert await schema.to_take_over() == {}
         await migrate(empty)
-        assert await schema.adoptable() == {}
+        assert await schema.to_take_over() == {}
 
     async def test_script(self, empty: Database, tables: Sequence[SchemaLine]) -> None:
         """The migration's SQL, and a note of it under the line's name."""
@@ -267,7 +267,7 @@ class SchemaSuite(Suite):
                 assert migration.name in script
                 *_, noted = empty.port(Schema).statements(line, migration)
                 assert f"'{line.name}'" in noted
-        assert empty.port(Schema).adoption()
+        assert empty.port(Schema).taking_over()
         assert await empty.port(Schema).applied() == {}, "nothing was run"
 
     # missing tables

@@ -75,9 +75,9 @@ class Schema(Protocol):
     """The tables of one open database.
 
     An older version had one line for everything. A database that it made is taken over by `migrate`
-    with all that it holds; until then nothing counts as applied there, and `adoptable` tells what
-    will. Where such a database was given tables of today's without being taken over, `adoptable`
-    and `migrate` raise a `StoreError` that names the remedy.
+    with all that it holds; until then nothing counts as applied there, and `to_take_over` tells
+    what will. Where such a database was given tables of today's without being taken over,
+    `to_take_over` and `migrate` raise a `StoreError` that names the remedy.
     """
 
     async def applied(self) -> Mapping[str, frozenset[int]]:
@@ -87,7 +87,7 @@ class Schema(Protocol):
         """
         ...
 
-    async def adoptable(self) -> Mapping[str, frozenset[int]]:
+    async def to_take_over(self) -> Mapping[str, frozenset[int]]:
         """What `applied` will tell of an older version's database once that is taken over.
 
         Empty for any other database.
@@ -127,7 +127,7 @@ class Schema(Protocol):
         """
         ...
 
-    def adoption(self) -> str:
+    def taking_over(self) -> str:
         """The SQL, complete, for someone else to take over an older version's database.
 
         It is one transaction that fails, and changes nothing, on any other database.

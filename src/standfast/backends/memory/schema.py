@@ -16,7 +16,7 @@ class MemorySchema:
         """Always empty: there are no tables."""
         return {}
 
-    async def adoptable(self) -> Mapping[str, frozenset[int]]:
+    async def to_take_over(self) -> Mapping[str, frozenset[int]]:
         """Always empty: nothing outlives its process."""
         return {}
 
@@ -40,7 +40,7 @@ class MemorySchema:
         """`Unsupported`: there is no SQL."""
         raise Unsupported(f"memory:// has no tables, so there are no statements for {line.name}")
 
-    def adoption(self) -> str:
+    def taking_over(self) -> str:
         """`Unsupported`: there is no SQL."""
         raise Unsupported("memory:// has no tables, so there is nothing to take over")
 

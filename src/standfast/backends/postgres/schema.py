@@ -88,7 +88,7 @@ _OLD_NUMBERS = "SELECT number FROM standfast.migrations"
 _OF_OLD = {("coordination", 1): 1, ("journal", 1): 1, ("marks", 1): 1, ("rate_limits", 1): 2}
 """By line and number, the number that it had in the line for everything."""
 
-_ADOPT = f"""\
+_TAKE_OVER = f"""\
 {_BOOKKEEPING}
 ALTER TABLE standfast.workers RENAME TO leases;
 ALTER TABLE standfast.leases RENAME CONSTRAINT workers_pkey TO leases_pkey;
@@ -122,7 +122,7 @@ DO $standfast$ BEGIN
     IF to_regclass('standfast.migrations') IS NOT NULL THEN
         RAISE EXCEPTION 'an older version of Standfast made this database: nothing was changed'
             USING HINT = 'Take it over first, with `standfast migrate` or with the SQL that '
-                '`standfast migrate -a URL --sql --adopt` prints.';
+                '`standfast migrate -a URL --sql --take-over` prints.';
     END IF;
 END $standfast$;
 """
@@ -150,8 +150,8 @@ class PostgresSchema:
         ((known, old, _),) = await self._pool.fetch(_SHAPE)
         return _by_line(await self._pool.fetch(_APPLIED) if known and not old else ())
 
-    async def adoptable(self) -> Mapping[str, frozenset[int]]:
-        """See `Schema.adoptable`."""
+    async def to_take_over(self) -> Mapping[str, frozenset[int]]:
+        """See `Schema.to_take_over`."""
         ((known, old, leases),) = await self._pool.fetch(_SHAPE)
         if not old:
             return {}
@@ -258,7 +258,7 @@ class PostgresSchema:
         if old:
             if leases:
                 raise self._half_made()
-            await connection.execute(_ADOPT, timeout=_NO_TIMEOUT)
+            await connection.execute(_TAKE_OVER, timeout=_NO_TIMEOUT)
         applied = _by_line(await connection.fetch(_APPLIED) if known or old else ())
         missing = [
             AppliedMigration(line.name, migration)
@@ -293,9 +293,9 @@ class PostgresSchema:
         """See `Schema.statements`."""
         return [*statements(migration.sql), *statements(_note(line.name, migration))]
 
-    def adoption(self) -> str:
-        """See `Schema.adoption`."""
-        return f"BEGIN;\n{_REFUSE_NEW}{_LIMIT_LOCKS}\n\n{_ADOPT}COMMIT;\n"
+    def taking_over(self) -> str:
+        """See `Schema.taking_over`."""
+        return f"BEGIN;\n{_REFUSE_NEW}{_LIMIT_LOCKS}\n\n{_TAKE_OVER}COMMIT;\n"
 
 
 def _session(

@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS standfast_schema_migrations (
 """
 # What stood at the end of the one line that there was, as the first of the lines of today. Its
 # workers become leases, and the tokens go on where they were.
-_ADOPTION = f"""\
+_TAKE_OVER = f"""\
 {_BOOKKEEPING}{leases.LINE.migrations[0].sql}\
 INSERT INTO standfast_leases (token, name, holder, note, expires_at)
     SELECT token, 'member:' || token, name, '{{"kinds": ' || kinds || '}}', expires_at
@@ -83,7 +83,7 @@ _REFUSE_OLD = _guard(
     _OLD_TABLE,
     there=False,
     remedy="an older version of Standfast made this file: take it over first, with `standfast "
-    "migrate`, or with what `standfast migrate -a URL --sql --adopt` prints",
+    "migrate`, or with what `standfast migrate -a URL --sql --take-over` prints",
 )
 _REFUSE_NEW = _guard(
     _OLD_TABLE,
@@ -105,9 +105,9 @@ class SqliteSchema:
             lambda con: {} if _has(con, _OLD_TABLE) else _by_line(_noted(con))
         )
 
-    async def adoptable(self) -> Mapping[str, frozenset[int]]:
-        """See `Schema.adoptable`."""
-        return await self._file.read(lambda con: _adoptable(con, self._file.path))
+    async def to_take_over(self) -> Mapping[str, frozenset[int]]:
+        """See `Schema.to_take_over`."""
+        return await self._file.read(lambda con: _to_take_over(con, self._file.path))
 
     async def migrate(self, lines: Sequence[SchemaLine]) -> list[AppliedMigration]:
         """See `Schema.migrate`. SQLite's write lock keeps others out meanwhile.
@@ -132,9 +132,9 @@ class SqliteSchema:
         """See `Schema.statements`. Raises `ConfigurationError` as `migrate` does."""
         return _bare(_whole(line.name, migration) + _note(line.name, migration))
 
-    def adoption(self) -> str:
-        """See `Schema.adoption`."""
-        return f"BEGIN IMMEDIATE;\n{_REFUSE_NEW}{_ADOPTION}COMMIT;\n"
+    def taking_over(self) -> str:
+        """See `Schema.taking_over`."""
+        return f"BEGIN IMMEDIATE;\n{_REFUSE_NEW}{_TAKE_OVER}COMMIT;\n"
 
 
 def is_standfast(path: str) -> bool:
@@ -177,7 +177,7 @@ def _is_old(con: sqlite3.Connection, path: str) -> bool:
     return True
 
 
-def _adoptable(con: sqlite3.Connection, path: str) -> dict[str, frozenset[int]]:
+def _to_take_over(con: sqlite3.Connection, path: str) -> dict[str, frozenset[int]]:
     if not _is_old(con, path):
         return {}
     numbers = {number for (number,) in con.execute("SELECT number FROM standfast_migrations")}
@@ -188,7 +188,7 @@ def _migrate(
     con: sqlite3.Connection, path: str, lines: Sequence[SchemaLine]
 ) -> list[AppliedMigration]:
     if _is_old(con, path):
-        _execute(con, _ADOPTION)
+        _execute(con, _TAKE_OVER)
     applied = _by_line(_noted(con))
     missing = [
         AppliedMigration(line.name, migration)
