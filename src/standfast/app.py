@@ -193,34 +193,27 @@ class Standfast(AppDoors, HasLifespan):
         """
         if name is not None:
             checked(name, name="name", longest=NAME_LENGTH)
-        return self._running(
-            ServiceOptions(max_in_flight, poll, linger, threads),
-            only,
-            name,
-            lease=_lease(lease),
-            drain=seconds(drain, name="drain", positive=False),
-        )
-
-    @asynccontextmanager
-    async def _running(
-        self,
-        options: ServiceOptions,
-        only: Collection[str],
-        name: str | None,
-        *,
-        lease: float,
-        drain: float,
-    ) -> AsyncIterator[Supervisor]:
-        if self.supervisor is not None:
-            raise ConfigurationError("this app is running already: once per app and process")
-        services = self.patterns.services(options, only)
+        options = ServiceOptions(max_in_flight, poll, linger, threads)
         membership = Membership(
             self.database.port(LeaseStore),
             clock=self.clock,
-            lease=lease,
+            lease=_lease(lease),
             name=name,
             keep_time=self._keep_time,
         )
+        patience = seconds(drain, name="drain", positive=False)
+        return self._running(membership, options, only, patience)
+
+    @asynccontextmanager
+    async def _running(
+        self, membership: Membership, options: ServiceOptions, only: Collection[str], drain: float
+    ) -> AsyncIterator[Supervisor]:
+        if self.supervisor is not None:
+            raise ConfigurationError(
+                "this app is running already: once per app and process. Where something else runs "
+                "it, as a test's `standfast_app`, write app.lifespan without running=True"
+            )
+        services = self.patterns.services(options, only)
         async with self:
             supervisor = self.supervisor = Supervisor(membership, services, clock=self.clock)
             try:

@@ -323,7 +323,8 @@ class Sagas(Pattern):
             if not bound.expired():  # somebody else's
                 raise
             seen.away = self.poller.away
-            raise TimeoutError(seen.too_long(id, limit, self.clock)) from None
+            still_at = self.clock.now() if getattr(self.clock, "is_manual", False) else None
+            raise TimeoutError(seen.too_long(id, limit, still_at)) from None
 
     async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
         """Wait without a limit, and keep in `seen` what was seen.

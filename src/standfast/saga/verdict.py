@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from standfast.clock import Clock
 from standfast.durations import human, moment
 from standfast.saga.active import Active
 
@@ -61,10 +60,10 @@ class Seen:
     full: str = ""
     away: str = ""
 
-    def too_long(self, id: object, limit: float, clock: Clock) -> str:
+    def too_long(self, id: object, limit: float, still_at: float | None = None) -> str:
         """Why there is no result after `limit` seconds, and what to do.
 
-        `clock` is the app's: it may be one that stands still until a test moves it.
+        `still_at`: the time, where it stands still until a test moves it.
         """
         what = f"saga {self.name!r} with key {self.key!r}" if self.name else f"saga {id}"
         if self.here is not None:
@@ -81,9 +80,9 @@ class Seen:
                 stands += f", and waits for a slot: {self.full}"
         if self.away:
             stands += f", and the database doesn't answer: {self.away}"
-        if getattr(clock, "is_manual", False):
+        if still_at is not None:
             stands += (
-                f", and time stands still at {moment(clock.now())} until the test moves it, by "
+                f", and time stands still at {moment(still_at)} until the test moves it, by "
                 "`await standfast_clock.advance(…)`"
             )
         return (
