@@ -16,7 +16,11 @@ from sqlalchemy.orm import Session, scoped_session
 from standfast.adopted.endings import Unknown
 from standfast.adopted.riding import RidingTransaction
 from standfast.adopted.sqlalchemy_connection import AsyncRiding, ConnectionRiding
-from standfast.adopted.sqlalchemy_session import SessionEnding, SessionRiding
+from standfast.adopted.sqlalchemy_session import (
+    AsyncSessionRiding,
+    SessionEnding,
+    SessionRiding,
+)
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database
 from standfast.text import class_of
@@ -29,7 +33,7 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction | AsyncRid
         source = source.registry()
     if isinstance(source, AsyncSession):
         store = SessionRiding(source.sync_session, database)
-        return AsyncRiding(store, source), SessionEnding(store)
+        return AsyncSessionRiding(store, source), SessionEnding(store)
     if isinstance(source, AsyncConnection):
         return AsyncRiding(ConnectionRiding(_of(source), database), source), Unknown()
     if isinstance(source, Session):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -65,7 +65,7 @@ class SqlAlchemyRiding(RidingTransaction):
         if not own:
             self.flush()
         if writes(sql):
-            self._begin(connection)
+            self.begin_in(connection)
         text, bound = self._bind(sql, args)
         driver: Any = connection.connection.driver_connection
         if self.dialect == "postgresql":
@@ -77,29 +77,11 @@ class SqlAlchemyRiding(RidingTransaction):
     def flush(self) -> None:
         """Write what the user has yet to write, so that statements of theirs see it."""
 
-    def begin(self) -> None:
-        """Begin the transaction, if none is open. Raises `StoreError` once it is over."""
-        try:
-            self._begin(self.connection())
-        except Exception as error:
-            raise self._told(error, own=True) from error
-
-    def _begin(self, connection: sqlalchemy.Connection) -> None:
+    def begin_in(self, connection: sqlalchemy.Connection) -> None:
         """Begin what SQLite's driver would only begin with some later statement."""
         driver: Any = connection.connection.driver_connection
         if self.dialect == "sqlite" and not driver.in_transaction:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    def nested(self) -> AbstractContextManager[Any]:
-        """A savepoint as SQLAlchemy knows it, so that a session forgets what is undone."""
-        return self.connection().begin_nested()
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """See `HasSavepoints.savepoint`."""
-        self.begin()
-        with self.nested():
-            yield
 
     def _checked(self, connection: sqlalchemy.Connection) -> Bind:
         """How arguments are bound there, once it is seen that a transaction can be open.
@@ -207,39 +189,32 @@ class AsyncRiding:
 
     def __init__(self, store: SqlAlchemyRiding, source: AsyncSession | AsyncConnection) -> None:
         self.dialect: Dialect = store.dialect
-        self._store = store
+        self.store: SqlAlchemyRiding = store
         self._source = source
 
     async def _run(self, act: Callable[[], Any]) -> Any:
         return await self._source.run_sync(lambda _: step(act()))
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """See `HasSavepoints.savepoint`."""
-        await self._source.run_sync(lambda _: self._store.begin())
-        async with self._source.begin_nested():
-            yield
-
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
-        touched: int = await self._run(partial(self._store.execute, sql, *args))
+        touched: int = await self._run(partial(self.store.execute, sql, *args))
         return touched
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
-        rows: Sequence[Row] = await self._run(partial(self._store.fetch, sql, *args))
+        rows: Sequence[Row] = await self._run(partial(self.store.fetch, sql, *args))
         return rows
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
         """See `StoreTransaction.fetch_one`."""
-        row: Row | None = await self._run(partial(self._store.fetch_one, sql, *args))
+        row: Row | None = await self._run(partial(self.store.fetch_one, sql, *args))
         return row
 
     async def fetch_value(self, sql: str, *args: Any) -> Any:
         """See `StoreTransaction.fetch_value`."""
-        return await self._run(partial(self._store.fetch_value, sql, *args))
+        return await self._run(partial(self.store.fetch_value, sql, *args))
 
     async def run_script(self, script: Script[T]) -> T:
         """See `RunsScripts.run_script`."""
-        result: T = await self._run(partial(self._store.run_script, script))
+        result: T = await self._run(partial(self.store.run_script, script))
         return result

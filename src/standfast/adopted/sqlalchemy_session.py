@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
-from standfast.adopted.sqlalchemy_connection import TWO_PHASES, SqlAlchemyRiding
+from standfast.adopted.sqlalchemy_connection import TWO_PHASES, AsyncRiding, SqlAlchemyRiding
 from standfast.errors import ConfigurationError, StoreError
 from standfast.ports.database import Database
 from standfast.transaction import OwnEnding
@@ -64,9 +66,19 @@ class SessionRiding(SqlAlchemyRiding):
             followed.connection = connection
         return connection
 
-    def nested(self) -> SessionTransaction:
-        """See `SqlAlchemyRiding.nested`."""
-        return self.session.begin_nested()
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`: by the session, which forgets what is undone."""
+        self.begin()
+        with self.session.begin_nested():
+            yield
+
+    def begin(self) -> None:
+        """Begin the transaction, in the database too. Raises `StoreError` once it is over."""
+        try:
+            self.begin_in(self.connection())
+        except Exception as error:
+            raise self.told(error, own=True) from error
 
     def flush(self) -> None:
         """See `SqlAlchemyRiding.flush`: as the session does before statements of its own."""
@@ -77,6 +89,22 @@ class SessionRiding(SqlAlchemyRiding):
         except InvalidRequestError as error:
             if "already flushing" not in str(error):  # as in its own hooks
                 raise
+
+
+class AsyncSessionRiding(AsyncRiding):
+    """Rides the transaction of an ``AsyncSession``."""
+
+    def __init__(self, store: SessionRiding, source: AsyncSession) -> None:
+        super().__init__(store, source)
+        self._begin = store.begin
+        self._session = source
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """See `HasSavepoints.savepoint`."""
+        await self._session.run_sync(lambda _: self._begin())
+        async with self._session.begin_nested():
+            yield
 
 
 def _bind_of(session: Session) -> sqlalchemy.Engine | sqlalchemy.Connection:
