@@ -399,6 +399,29 @@ async def test_an_adopted_async_session(app, form, scope):
     await engine.dispose()
 
 
+async def test_an_adopted_session_that_the_endpoint_begins(app):
+    engine = create_async_engine(app.database.url.replace("sqlite://", "sqlite+aiosqlite://"))
+
+    async def get_session() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine) as session:
+            yield session
+
+    session_dep: Any = Annotated[AsyncSession, Depends(get_session)]
+    adopted_dep: Any = Annotated[Transaction, adopted(session_dep)]
+    api = an_api(app)
+
+    @api.post("/orders/{key}")
+    async def place(key: str, session: session_dep, tx: adopted_dep) -> None:
+        async with session.begin():
+            await session.execute(text("INSERT INTO orders (id) VALUES (:id)"), {"id": key})
+            await tx.start(Greet, key, key=key)
+
+    async with app, client(api) as web:
+        assert (await web.post("/orders/7")).status_code == 200
+    assert (await orders(app), await sagas(app)) == (["7"], 1)
+    await engine.dispose()
+
+
 async def test_an_adopted_session_of_sync_code(app):
     engine = create_engine(app.database.url)
 
