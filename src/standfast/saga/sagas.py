@@ -14,7 +14,7 @@ import msgspec
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
-from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, SagaParked
+from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, SagaParked, TimedOut
 from standfast.ids import new_id, parse_id
 from standfast.pattern import Host, Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
@@ -316,7 +316,7 @@ class Sagas(Pattern):
         except TimeoutError:
             if not bound.expired():  # somebody else's
                 raise
-            raise TimeoutError(seen.too_long(id, limit)) from None
+            raise TimedOut(seen.too_long(id, limit)) from None
 
     async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
         """Wait without a limit, and keep in `seen` what was seen.
