@@ -91,10 +91,10 @@ class TestNothingIsOpen:
         with (
             Session(engine, autobegin=False) as session,
             pytest.raises(
-                ConfigurationError, match=r"autobegin=False\): adopt it after session.begin"
+                ConfigurationError, match=r"autobegin=False\): use it inside session.begin"
             ),
         ):
-            app.adopt(session)
+            app.adopt(session).start(Ship, Order("a"))
         engine.dispose()
 
     def test_a_session_without_an_engine_of_its_own(self, app):

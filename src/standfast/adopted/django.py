@@ -19,6 +19,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from standfast.adopted.errors import of_postgres
+from standfast.adopted.pipelines import refuse_pipeline
 from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
@@ -111,6 +112,7 @@ class DjangoRiding(RidingTransaction):
                 "this transaction is over: its atomic block has ended. Adopt inside the block that "
                 "is open now"
             )
+        refuse_pipeline(self._connection.connection)
         with self._connection.cursor() as cursor:
             cursor.execute(*by_name(sql, args))
             described = cursor.description

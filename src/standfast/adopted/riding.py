@@ -88,6 +88,8 @@ class RidingTransaction(ABC):
                     rows = [(sum([await self.touch(sql, one, own=True) for one in args]),)]
                 else:
                     rows = (await self.ask(sql, args, own=True)).rows
+                    if self.dialect == "postgresql":
+                        rows = _as_text(rows)
             except Exception as error:
                 raise self._told(error, own=True) from error
 
@@ -102,3 +104,13 @@ class RidingTransaction(ABC):
         if isinstance(error, StandfastError):
             return error
         return self.translate(error, own=own) or error
+
+
+def _as_text(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """Rows of the library's own on PostgreSQL, none of which holds bytes.
+
+    psycopg makes bytes of text where the connection's encoding is SQL_ASCII.
+    """
+    if not any(isinstance(value, bytes) for row in rows for value in row):
+        return rows
+    return [[one.decode() if isinstance(one, bytes) else one for one in row] for row in rows]
