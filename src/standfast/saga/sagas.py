@@ -128,11 +128,16 @@ class Sagas(Pattern):
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
-        refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
+        self._refuse_inside()
         (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise self.unknown(id)
         self.executor.sent(id)
+
+    def _refuse_inside(self) -> None:
+        refuse_inside(
+            self._database, "send to a saga", "tx.signal(handle, …) or tx.cancel(handle, …)"
+        )
 
     async def send_within(
         self, tx: UnitOfWork, id: UUID, event: ev.Mailed, *, mail_id: str | None = None
@@ -163,6 +168,7 @@ class Sagas(Pattern):
     ) -> None:
         """See `SagaHandle.signal`."""
         name = signal_name(signal)
+        self._refuse_inside()  # at first: nobody sees what was started in there
         event = self._signalled(await self.instance(id), name, payload)
         await self.send(id, event, mail_id=mail_id)
 
