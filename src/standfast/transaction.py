@@ -30,6 +30,7 @@ from standfast.ports.database import (
     savepoint,
 )
 from standfast.ports.providing import Dialect
+from standfast.text import class_of
 
 W_co = TypeVar("W_co", covariant=True)
 T = TypeVar("T")
@@ -129,19 +130,19 @@ class UnitOfWork:
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched."""
-        return await self.store.execute(sql, *args)
+        return await self.store.execute(_text(sql), *args)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """All rows, each readable by column name or position."""
-        return await self.store.fetch(sql, *args)
+        return await self.store.fetch(_text(sql), *args)
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
         """The first row, or None."""
-        return await self.store.fetch_one(sql, *args)
+        return await self.store.fetch_one(_text(sql), *args)
 
     async def fetch_value(self, sql: str, *args: Any) -> Any:
         """The first column of the first row, or None."""
-        return await self.store.fetch_value(sql, *args)
+        return await self.store.fetch_value(_text(sql), *args)
 
     async def run_script(self, script: Script[T]) -> T:
         """Carry out a script of a port in this transaction; what the script returns.
@@ -212,6 +213,16 @@ class UnitOfWork:
             for act in self._acts[given:]:
                 act.is_undone = True
             raise
+
+
+def _text(sql: object) -> str:
+    if not isinstance(sql, str):
+        raise ConfigurationError(
+            f"{class_of(sql)} isn't SQL as text: give text with $1, $2 … in it, and their values "
+            "after it. A statement that your ORM or driver made is run by your own session or "
+            "connection"
+        )
+    return sql
 
 
 class BlockingUnitOfWork(Protocol):

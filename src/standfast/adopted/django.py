@@ -40,7 +40,7 @@ _ASYNC = (
 )
 
 
-def adopt(source: str | None, database: Database) -> tuple[RidingTransaction, Ending]:
+def adopt(source: str, database: Database) -> tuple[RidingTransaction, Ending]:
     """See `standfast.adopted`."""
     alias = source or DEFAULT_DB_ALIAS
     if running_loop() is not None and not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):

@@ -53,8 +53,8 @@ class AppDoors:
     @overload
     def adopt(self, source: CommitsAsync | KnowsItsTransaction) -> Transaction: ...
     @overload
-    def adopt(self, source: CommitsBlocking | str | None = None) -> BlockingTransaction: ...
-    def adopt(self, source: Any = None) -> Transaction | BlockingTransaction:
+    def adopt(self, source: CommitsBlocking | str = "") -> BlockingTransaction: ...
+    def adopt(self, source: Any = "") -> Transaction | BlockingTransaction:
         """The transaction that is open in `source`, as one of this app's: what is written through
         it commits with your own rows, or not at all.
 
