@@ -32,7 +32,7 @@ class StillOpen:
 
     def __init__(self, source: KnowsItsTransaction, transaction: object) -> None:
         self._source = ref(source)
-        self._transaction = ref(transaction)
+        self._transaction: ref[Any] = ref(transaction)
 
     def __call__(self) -> bool:
         """Whether it is: no more while what follows its commit is done."""
