@@ -21,9 +21,13 @@ def sqlite_file(app):
     return app.database.url.removeprefix("sqlite:///")
 
 
-@pytest.mark.parametrize("source", [5, {}, sqlite3], ids=["int", "dict", "module"])
-def test_what_is_no_transaction(app, source):
-    with pytest.raises(ConfigurationError, match="adopt"):
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [(5, "int"), ({}, "dict"), (sqlite3, "module"), (None, "None"), ("postgresql://", "'postgres")],
+)
+def test_what_is_no_transaction(app, source, shown, monkeypatch):
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    with pytest.raises(ConfigurationError, match=rf"adopt\(.*{shown}.*can't be adopted: give"):
         app.adopt(source)
 
 

@@ -364,6 +364,30 @@ async def test_starting_through_the_app_inside_the_transaction_is_refused(app):
         assert (await web.post("/")).status_code == 200
 
 
+async def told(request: Request, error: Exception) -> PlainTextResponse:
+    return PlainTextResponse(f"{error}", 500)
+
+
+async def test_an_endpoint_that_can_await_nothing_gets_no_transaction_to_be_awaited(app):
+    api = an_api(app)
+    api.add_exception_handler(ConfigurationError, told)
+
+    @api.post("/def")
+    def place(tx: TransactionDep) -> None:
+        pytest.fail("called")
+
+    async def placed(tx: TransactionDep) -> None:
+        await tx.start(Greet, "ann")
+
+    @api.post("/by-a-dependency", dependencies=[Depends(placed)])
+    def place_by_a_dependency() -> None: ...
+
+    async with app, client(api) as web:
+        assert "place, which is def" in (await web.post("/def")).text
+        assert (await web.post("/by-a-dependency")).status_code == 200
+    assert await sagas(app) == 1
+
+
 @pytest.mark.parametrize("form", ["Annotated", "Depends"])
 @pytest.mark.parametrize("scope", ["function", "request", None])
 async def test_an_adopted_async_session(app, form, scope):

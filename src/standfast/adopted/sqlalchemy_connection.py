@@ -12,6 +12,7 @@ import sqlalchemy
 from sqlalchemy.exc import DBAPIError, MissingGreenlet, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from standfast.adopted.endings import StillOpen
 from standfast.adopted.errors import of_postgres
 from standfast.adopted.factories import rows_as_tuples, text_as_str
 from standfast.adopted.pipelines import refuse_pipeline
@@ -25,6 +26,7 @@ from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database, Row, Script
 from standfast.ports.providing import Dialect
 from standfast.stepping import step
+from standfast.transaction import inside_while
 
 T = TypeVar("T")
 Bind = Callable[[str, Sequence[Any]], tuple[str, Any]]
@@ -166,6 +168,8 @@ class ConnectionRiding(SqlAlchemyRiding):
         self._connection = connection
         self._root = connection.get_transaction()
         super().__init__(connection.dialect.name, database)
+        if self._root is not None:
+            inside_while(database, StillOpen(connection, self._root))
 
     def connection(self) -> sqlalchemy.Connection:
         """See `SqlAlchemyRiding.connection`."""
@@ -174,6 +178,7 @@ class ConnectionRiding(SqlAlchemyRiding):
                 raise ConfigurationError("adopt(a Connection): it is closed")
             # As SQLAlchemy begins one with the first statement.
             self._root = self._connection.get_transaction() or self._connection.begin()
+            inside_while(self._database, StillOpen(self._connection, self._root))
         elif self._connection.get_transaction() is not self._root:
             raise StoreError(
                 "this transaction is over: its connection has committed it or rolled it back. "

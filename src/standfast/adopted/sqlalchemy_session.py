@@ -12,10 +12,11 @@ from sqlalchemy.exc import InvalidRequestError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
+from standfast.adopted.endings import StillOpen
 from standfast.adopted.sqlalchemy_connection import TWO_PHASES, AsyncRiding, SqlAlchemyRiding
 from standfast.errors import ConfigurationError, StoreError
 from standfast.ports.database import Database
-from standfast.transaction import OwnEnding
+from standfast.transaction import OwnEnding, inside_while
 
 
 class SessionRiding(SqlAlchemyRiding):
@@ -30,6 +31,8 @@ class SessionRiding(SqlAlchemyRiding):
         # What somebody else began there may be rolled back after the session's own commit.
         self.tells: bool = not isinstance(bind, sqlalchemy.Connection)
         self._root = session.get_transaction()
+        if self._root is not None:
+            inside_while(database, StillOpen(session, self._root))
 
     @property
     def over(self) -> bool:
@@ -45,6 +48,7 @@ class SessionRiding(SqlAlchemyRiding):
             )
         if self._root is None:
             self._root = self.session.get_transaction() or self._begun()
+            inside_while(self._database, StillOpen(self.session, self._root))
         return self._root
 
     def _begun(self) -> SessionTransaction:

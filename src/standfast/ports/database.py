@@ -45,6 +45,13 @@ class Row(Protocol):
         ...
 
 
+TRANSACTION_OVER = (
+    "this transaction is over: use it inside its `async with` block only. What comes later, as in "
+    "a background task or a streamed body, begins its own: app.start(…), or app.transaction()"
+)
+"""What the `StoreError` says that a `StoreTransaction` raises after its end."""
+
+
 class StoreTransaction(Protocol):
     """One open transaction. SQL uses ``$1, $2 …``; driver errors come out as `StoreError`."""
 

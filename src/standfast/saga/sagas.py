@@ -20,6 +20,7 @@ from standfast.errors import (
     SagaNotFound,
     SagaParked,
     StoreUnavailable,
+    TimedOut,
 )
 from standfast.ids import new_id, parse_id
 from standfast.pattern import Host, Pattern
@@ -134,11 +135,16 @@ class Sagas(Pattern):
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
-        refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
+        self._refuse_inside()
         (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise self.unknown(id)
         self.executor.sent(id)
+
+    def _refuse_inside(self) -> None:
+        refuse_inside(
+            self._database, "send to a saga", "tx.signal(handle, …) or tx.cancel(handle, …)"
+        )
 
     async def send_within(
         self, tx: UnitOfWork, id: UUID, event: ev.Mailed, *, mail_id: str | None = None
@@ -169,6 +175,7 @@ class Sagas(Pattern):
     ) -> None:
         """See `SagaHandle.signal`."""
         name = signal_name(signal)
+        self._refuse_inside()  # at first: nobody sees what was started in there
         event = self._signalled(await self.instance(id), name, payload)
         await self.send(id, event, mail_id=mail_id)
 
@@ -324,7 +331,7 @@ class Sagas(Pattern):
                 raise
             seen.away = self.poller.away
             still_at = self.clock.now() if getattr(self.clock, "is_manual", False) else None
-            raise TimeoutError(seen.too_long(id, limit, still_at)) from None
+            raise TimedOut(seen.too_long(id, limit, still_at)) from None
 
     async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
         """Wait without a limit, and keep in `seen` what was seen.

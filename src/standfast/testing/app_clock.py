@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from standfast.app import Standfast
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock
 from standfast.durations import Duration, human, seconds
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, TimedOut
 from standfast.resilience.marks import SCOPE, Scope
 from standfast.saga.active import Active
 from standfast.saga.executor import SagaExecutor
@@ -120,7 +120,7 @@ class AppClock:
         for an operator. What is due at the same moment runs at the same time, as ever.
 
         `patience`: how long, in real time, what is due at one moment may take. Raises
-        `TimeoutError` beyond that: a step waits for something else than this clock, say, of which
+        `TimedOut` beyond that: a step waits for something else than this clock, say, of which
         nobody can tell whether it is still to come. ``advance(0)`` only waits. Raises
         `ConfigurationError` while another `advance` of this clock is under way.
         """
@@ -181,7 +181,7 @@ class AppClock:
             if not busy:
                 return
             if SYSTEM_CLOCK.monotonic() > give_up_at:
-                raise TimeoutError(
+                raise TimedOut(
                     f"after {human(patience)} of real time, {busy}: time can't pass before that is "
                     "over. If a fake is to take its time, let it `await clock.sleep(…)` by this "
                     "clock; for real work that is slow, give advance(…, patience=…) more"

@@ -37,13 +37,13 @@ class DjangoStandfast(Standfast):
     @overload
     def adopt(self, source: CommitsAsync | KnowsItsTransaction) -> Transaction: ...
     @overload
-    def adopt(self, source: CommitsBlocking | str | None = None) -> BlockingTransaction: ...
-    def adopt(self, source: Any = None) -> Transaction | BlockingTransaction:
+    def adopt(self, source: CommitsBlocking | str = "") -> BlockingTransaction: ...
+    def adopt(self, source: Any = "") -> Transaction | BlockingTransaction:
         """See `Standfast.adopt`; by default what is open on the app's own alias.
 
         Raises `ConfigurationError` for an alias of another database too.
         """
-        if source is None:
+        if source == "":
             source = self.alias
         elif isinstance(source, str) and source in connections.settings:
             own, other = (connections.settings[one]["NAME"] for one in (self.alias, source))
