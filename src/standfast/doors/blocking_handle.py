@@ -64,7 +64,7 @@ class BlockingSagaHandle(Generic[S_co]):
         (unless it has just been told something, by an operator say), `TimedOut` after `timeout`
         (seconds or text), which tells how it stands and whether any worker has it, `SagaNotFound`.
         While the database is away it goes on waiting, until the `timeout`; that is logged, and told
-        in the `TimeoutError`. Where no live worker has it, a warning is logged after some seconds
+        in the `TimedOut`. Where no live worker has it, a warning is logged after some seconds
         and then once a minute.
         """
         return self._complete(self._handle.result(timeout))

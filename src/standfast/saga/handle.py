@@ -146,7 +146,7 @@ class SagaHandle(Generic[S_co]):
         (unless it has just been told something, by an operator say), `TimedOut` after `timeout`
         (seconds or text), which tells how it stands and whether any worker has it, `SagaNotFound`.
         While the database is away it goes on waiting, until the `timeout`; that is logged, and told
-        in the `TimeoutError`. Where no live worker has it, a warning is logged after some seconds
+        in the `TimedOut`. Where no live worker has it, a warning is logged after some seconds
         and then once a minute.
         """
         limit = None if timeout is None else time_left(timeout, name="timeout")
