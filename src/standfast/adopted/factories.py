@@ -8,7 +8,10 @@ from typing import Any
 
 
 class _Decoding:
-    """The ``text_factory`` while the library reads. Others may read meanwhile; the last ends it."""
+    """The ``text_factory`` while the library reads: reads that overlap share one, the last ends it.
+
+    The driver asks the connection for it, so what another task reads there meanwhile is str too.
+    """
 
     def __init__(self, theirs: Callable[[bytes], Any]) -> None:
         self.theirs = theirs
