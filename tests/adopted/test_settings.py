@@ -92,7 +92,7 @@ def test_a_key_that_nobody_holds_is_told():
 
 
 class TestTextOfSqlite:
-    async def test_what_the_user_reads_meanwhile_and_later_is_theirs(self, app, file):
+    async def test_reads_of_the_library_that_overlap_leave_the_users_factory(self, app, file):
         async with aiosqlite.connect(file) as connection:
             connection.text_factory = bytes
             tx = app.adopt(connection)

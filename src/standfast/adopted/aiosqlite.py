@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import aiosqlite
 
 from standfast.adopted.endings import Unknown
-from standfast.adopted.factories import text_as_str
+from standfast.adopted.factories import AS_IT_IS, text_as_str
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import NOT_OPEN, OVER, begins, is_open, writes
@@ -69,7 +68,7 @@ class AiosqliteRiding(RidingTransaction):
 
     async def _run(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """As `standfast.adopted.sqlite.run`."""
-        with text_as_str(self._source) if own else nullcontext():
+        with text_as_str(self._source) if own else AS_IT_IS:
             async with self._source.execute(sql, args) as cursor:
                 cursor.row_factory = None
                 names = [column[0] for column in cursor.description or ()]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+
+AS_IT_IS: AbstractContextManager[None] = nullcontext()
 
 
 class _Decoding:
-    """The ``text_factory`` while the library reads. Others may read meanwhile; the last ends it."""
+    """The ``text_factory`` while the library reads: reads that overlap share one, the last ends it.
+
+    The driver asks the connection for it, so what another task reads there meanwhile is str too.
+    """
 
     def __init__(self, theirs: Callable[[bytes], Any]) -> None:
         self.theirs = theirs
@@ -18,13 +23,14 @@ class _Decoding:
         return data.decode()
 
 
-@contextmanager
-def text_as_str(source: Any) -> Iterator[None]:
+def text_as_str(source: Any) -> AbstractContextManager[None]:
     """A block in which text comes from `source` as str, whatever its ``text_factory`` is."""
+    return AS_IT_IS if source.text_factory is str else _text_as_str(source)
+
+
+@contextmanager
+def _text_as_str(source: Any) -> Iterator[None]:
     given = source.text_factory
-    if given is str:
-        yield
-        return
     decoding = given if isinstance(given, _Decoding) else _Decoding(given)
     source.text_factory = decoding
     decoding.readers += 1
@@ -36,14 +42,14 @@ def text_as_str(source: Any) -> Iterator[None]:
             source.text_factory = decoding.theirs
 
 
-@contextmanager
-def rows_as_tuples(source: Any) -> Iterator[None]:
+def rows_as_tuples(source: Any) -> AbstractContextManager[None]:
     """A block in which rows come from `source` as tuples, whatever its ``row_factory`` is."""
-    given = source.row_factory
-    if given is None:
-        yield
-        return
-    source.row_factory = None
+    return AS_IT_IS if source.row_factory is None else _rows_as_tuples(source)
+
+
+@contextmanager
+def _rows_as_tuples(source: Any) -> Iterator[None]:
+    given, source.row_factory = source.row_factory, None
     try:
         yield
     finally:

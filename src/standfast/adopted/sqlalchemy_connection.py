@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from standfast.adopted.endings import StillOpen
 from standfast.adopted.errors import of_postgres
-from standfast.adopted.factories import rows_as_tuples, text_as_str
+from standfast.adopted.factories import AS_IT_IS, rows_as_tuples, text_as_str
 from standfast.adopted.pipelines import refuse_pipeline
 from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
@@ -73,7 +72,7 @@ class SqlAlchemyRiding(RidingTransaction):
         if self.dialect == "postgresql":
             refuse_pipeline(driver)
             return _run(connection, text, bound)
-        with rows_as_tuples(driver), text_as_str(driver) if own else nullcontext():
+        with rows_as_tuples(driver), text_as_str(driver) if own else AS_IT_IS:
             return _run(connection, text, bound)
 
     def flush(self) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from standfast.adopted.endings import Unknown
-from standfast.adopted.factories import text_as_str
+from standfast.adopted.factories import AS_IT_IS, text_as_str
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
@@ -83,7 +82,7 @@ def run(source: sqlite3.Connection, sql: str, args: Sequence[Any], *, own: bool)
     cursor = source.cursor()
     cursor.row_factory = None
     try:
-        with text_as_str(source) if own else nullcontext():
+        with text_as_str(source) if own else AS_IT_IS:
             cursor.execute(sql, args)
             names = [column[0] for column in cursor.description or ()]
             return Answer(names, cursor.fetchall(), cursor.rowcount)
