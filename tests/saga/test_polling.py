@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from standfast.errors import StoreUnavailable
+from standfast.clock import SYSTEM_CLOCK
+from standfast.errors import ConfigurationError, StoreFull, StoreUnavailable
 from standfast.ids import new_id
 from standfast.ports.journal import Filter, Instance, Loaded
 from standfast.saga.polling import AGE_BETWEEN_LOOKS, AT_ONCE, SHORTEST, Poller, next_look
@@ -57,11 +58,15 @@ class Store:
         self.may = asyncio.Event()
         self.may.set()
         self.fails = False
+        self.is_away = 0
 
     async def _answer(self, ids: Sequence[UUID]) -> list[UUID]:
         self.queries.append(tuple(ids))
         await self.may.wait()
         if self.fails:
+            raise StoreFull("no room")
+        if self.is_away:
+            self.is_away -= 1
             raise StoreUnavailable("it is away")
         return [id for id in self.known if id in ids]
 
@@ -85,7 +90,7 @@ def read(request):
     """One of the two readers, of a `Poller` on a store."""
 
     def of(store: Any) -> Any:
-        return getattr(Poller(store), request.param)
+        return getattr(Poller(store, SYSTEM_CLOCK, lambda: None), request.param)
 
     return of
 
@@ -155,9 +160,31 @@ async def test_an_error_reaches_each_who_shared_the_query(read):
     store.fails = True
     one = read(store)
     answers = await asyncio.gather(*(one(id) for id in ids), return_exceptions=True)
-    assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    assert [type(answer) for answer in answers] == [StoreFull] * 3
     store.fails = False
     assert id_of(await one(ids[0])) == ids[0]
+
+
+async def test_a_store_that_is_away_is_asked_again(read, caplog):
+    id = new_id()
+    store = Store(id)
+    store.is_away = 2
+    assert id_of(await read(store)(id)) == id
+    assert len(store.queries) == 3
+    told = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert told[0] == "who waits for sagas waits for the database"
+    assert told[1].startswith("the database answers who waits for sagas again, after")
+    assert len(told) == 2
+
+
+async def test_but_not_one_that_is_closed():
+    def closed():
+        raise ConfigurationError("closed")
+
+    store = Store()
+    store.is_away = 1
+    with pytest.raises(ConfigurationError, match="closed"):
+        await Poller(store, SYSTEM_CLOCK, closed).row(new_id())
 
 
 def test_it_goes_along_into_another_event_loop(read):
