@@ -41,15 +41,14 @@ class Home:
         self._told = False  # first: what is handed back from now on tells again
         back = self._back
         while back:
-            call = back.popleft()
-            call.owner.back(call)
+            back.popleft().is_back()
 
 
 class Owner(Protocol):
     """Whoever has calls made."""
 
-    def back(self, call: ThreadCall) -> None:
-        """A call has ended, or asks for something. In the event loop."""
+    def ended(self, call: ThreadCall) -> None:
+        """A call has ended. In its thread, while its loop may be closed already."""
         ...
 
 
@@ -98,10 +97,13 @@ class ThreadCall:
             return False
         self.thread = threading.get_ident()
         try:
+            if self.home.loop.is_closed():
+                return True  # it isn't begun: nobody has waited for it since
             self._value = self.context.run(self.function, *self.args)
         except BaseException as error:  # noqa: BLE001 — raised by `outcome`, or told of
             self.error = error
-        self.ended = True
+        finally:
+            self.ended = True
         return True
 
     def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -15,6 +15,7 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from standfast.coordination.stacks import where_thread
@@ -49,7 +50,7 @@ class Threads:
     def after_fork(self) -> None:
         """Begin anew: a child process has none of the threads."""
         # Re-entrant: in the middle, the garbage collector may close a coroutine that gives one up.
-        self._lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._queue: queue.SimpleQueue[ThreadCall] = queue.SimpleQueue()
         self._count = 0
         # Each item is put in and taken out in one go, by the loop and by any thread.
@@ -85,7 +86,7 @@ class Threads:
         """See `Blocking.share`."""
         return Share(self, saga, limit)
 
-    # -- in the loop -------------------------------------------------------------------------
+    # -- in the loop, or in a thread ---------------------------------------------------------
 
     def home(self) -> Home:
         """That of the event loop that runs here."""
@@ -94,28 +95,30 @@ class Threads:
             home = self._home = Home(loop)
         return home
 
-    def submit(self, call: ThreadCall) -> None:
+    def submit(self, call: ThreadCall) -> bool:
         """Have the next thread that is free make a call.
 
-        It fails with `RuntimeError` where the system gives not a single thread.
+        False if it failed at once, with `RuntimeError`: the system gives not a single thread.
         """
-        with self._lock:  # or the last thread may leave just now
+        with self.lock:  # or the last thread may leave just now
             self._open[call] = None
             self._queue.put(call)
             if len(self._open) <= self._count or self._count >= self.limit:
-                return
+                return True
             self._count += 1
         name = f"standfast-step-{next(self._numbers)}"
         try:
             threading.Thread(target=self._work, name=name, daemon=True).start()
         except RuntimeError as error:  # those that there are must do
-            with self._lock:
+            with self.lock:
                 self._count -= 1
                 is_none = not self._count
             if is_none and call.withdraw():
                 self.forget(call)
                 call.fail(error)
                 self._hand_back(call)
+                return False
+        return True
 
     def forget(self, call: ThreadCall) -> None:
         """A call was withdrawn: no thread will make it."""
@@ -140,7 +143,7 @@ class Threads:
             try:
                 call = calls.get(timeout=IDLE)
             except queue.Empty:
-                with self._lock:
+                with self.lock:
                     if calls.empty():
                         self._count -= 1
                         return
@@ -148,17 +151,13 @@ class Threads:
             if call.run():
                 self._open.pop(call, None)
                 self._hung.pop(call, None)
+                call.owner.ended(call)
                 self._hand_back(call)
             del call  # or it would be kept until the next one comes
 
     def _hand_back(self, call: ThreadCall) -> None:
-        for home in (call.home, self._home):  # the newer one, where that loop is closed
-            try:
-                if home is not None:
-                    home.tell(call)
-                return
-            except RuntimeError:
-                continue
+        with suppress(RuntimeError):  # its loop is closed, so that nobody waits there
+            call.home.tell(call)
 
 
 class Share:
@@ -168,6 +167,12 @@ class Share:
         self._threads = threads
         self._saga = saga
         self._limit = limit
+        self.after_fork()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin anew: those who have it are in the parent."""
+        # Both change under the pool's lock: one share's would be waited for inside another's.
         self._taken: dict[ThreadCall, None] = {}
         self._waiting: deque[ThreadCall] = deque()
 
@@ -199,26 +204,28 @@ class Share:
 
         return in_transaction if transactional else in_thread
 
-    def back(self, call: ThreadCall) -> None:
-        """See `Owner.back`."""
-        call.is_back()
-        if call.ended and self._limit is not None:
-            self._taken.pop(call, None)
-            self._go_on()
+    def ended(self, call: ThreadCall) -> None:
+        """See `Owner.ended`: its place is free, whether its loop still runs or not."""
+        if self._limit is not None:
+            with self._threads.lock:
+                self._taken.pop(call, None)
+                self._go_on()
 
     def _begin(self, call: ThreadCall) -> None:
         if self._limit is None:
             self._threads.submit(call)
             return
-        self._waiting.append(call)
-        self._go_on()
+        with self._threads.lock:
+            self._waiting.append(call)
+            self._go_on()
 
     def _go_on(self) -> None:
         assert self._limit is not None
         while self._waiting and len(self._taken) < self._limit:
             call = self._waiting.popleft()
             self._taken[call] = None
-            self._threads.submit(call)
+            if not self._threads.submit(call):
+                self._taken.pop(call, None)
 
     def _give_up(self, call: ThreadCall, error: BaseException) -> None:
         """Nobody waits for a call any more, because of `error`, which ended its attempt.
@@ -228,11 +235,9 @@ class Share:
         call.close()
         if call.withdraw():
             self._threads.forget(call)
-            if call in self._taken:
-                del self._taken[call]
-                self._go_on()
-            elif self._limit is not None:
+            with self._threads.lock, suppress(ValueError):  # where it is in neither
                 self._waiting.remove(call)
+            self.ended(call)
             if isinstance(error, asyncio.CancelledError):
                 raise NotBegun(*error.args) from None
         elif self._threads.hang(call):
@@ -256,10 +261,14 @@ class Share:
         )
         if threads.hindrance:
             log.error("no `def` step runs here any more: %s", threads.hindrance)
-        elif self._limit is not None and sum(map(threads.is_hung, self._taken)) >= self._limit:
+        elif self._limit is not None and self._hung() >= self._limit:
             log.error(
                 "no `def` step of saga %s runs here any more: all of its %d threads are kept by "
                 "functions of steps that were given up, and still run. Restart the process",
                 self._saga,
                 self._limit,
             )
+
+    def _hung(self) -> int:
+        with self._threads.lock:
+            return sum(map(self._threads.is_hung, self._taken))
