@@ -26,6 +26,7 @@ class Attempt(Context):
     saga_id = "1"
     step = "act"
     log = SimpleNamespace(extra={})
+    deadline = None
 
     def __init__(self) -> None:
         self.attempt = 1

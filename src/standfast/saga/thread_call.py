@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from standfast.affinity import running_loop
 from standfast.errors import ConfigurationError, StoreError
+from standfast.resilience.deadline import DEADLINE, NEVER, ThreadDeadline, current
 from standfast.saga.isolation import InContext
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ class ThreadCall:
         "_value",
         "args",
         "context",
+        "deadline",
         "ended",
         "error",
         "function",
@@ -72,13 +74,21 @@ class ThreadCall:
     )
 
     def __init__(
-        self, owner: Owner, function: Callable[..., Any], args: tuple[Any, ...], home: Home
+        self,
+        owner: Owner,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        home: Home,
+        ends: float = NEVER,
     ) -> None:
         self.owner: Owner = owner
         self.function: Callable[..., Any] = function
         self.args: tuple[Any, ...] = args
         self.home: Home = home
         self.context: Context = copy_context()
+        self.deadline: ThreadDeadline = ThreadDeadline(ends, current())
+        """What it sees: policies in it neither wait nor call any more once it was given up."""
+        self.context.run(DEADLINE.set, self.deadline)
         self.waiter: asyncio.Future[None] = home.loop.create_future()
         self.ended: bool = False
         self.error: BaseException | None = None
@@ -104,6 +114,8 @@ class ThreadCall:
             self.error = error
         finally:
             self.ended = True
+            if not self.deadline.expired:
+                self.deadline.owner = None  # what it began is free of it
         return True
 
     def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:

@@ -18,7 +18,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.coordination.stacks import where_thread
+from standfast.resilience.deadline import NEVER
 from standfast.resilience.forking import survives_fork
 from standfast.saga.blocking import AsyncFunction, MakeBlocking, NotBegun
 from standfast.saga.context import Context
@@ -37,9 +39,10 @@ class Threads:
     keeps its thread until it ends, for nothing can stop it.
     """
 
-    def __init__(self, blocking: MakeBlocking, limit: int) -> None:
+    def __init__(self, blocking: MakeBlocking, limit: int, clock: Clock = SYSTEM_CLOCK) -> None:
         self.blocking: MakeBlocking = blocking
         self.limit: int = limit
+        self.clock: Clock = clock
         self.given_up: Counter[tuple[str, str]] = Counter()
         """By saga and step, how many calls were given up so far that went on in their threads."""
         self._numbers = itertools.count(1)
@@ -94,6 +97,13 @@ class Threads:
         if home is None or home.loop is not loop:
             home = self._home = Home(loop)
         return home
+
+    def ends(self, ctx: Context) -> float:
+        """The instant by which the attempt of `ctx` must be done, for policies in its thread."""
+        # They go by the system's clock, unless they are given another.
+        if ctx.deadline is None or self.clock.monotonic is not SYSTEM_CLOCK.monotonic:
+            return NEVER
+        return self.clock.monotonic() + ctx.deadline - self.clock.now()
 
     def submit(self, call: ThreadCall) -> bool:
         """Have the next thread that is free make a call.
@@ -181,7 +191,7 @@ class Share:
         threads = self._threads
 
         async def in_thread(*args: Any) -> Any:
-            call = ThreadCall(self, function, args, threads.home())
+            call = ThreadCall(self, function, args, threads.home(), threads.ends(args[2]))
             self._begin(call)
             try:
                 await call.waiter
@@ -191,7 +201,7 @@ class Share:
             return call.outcome()
 
         async def in_transaction(*args: Any) -> Any:
-            call = ThreadCall(self, function, args, threads.home())
+            call = ThreadCall(self, function, args, threads.home(), threads.ends(args[2]))
             call.args = (*args[:-1], threads.blocking(args[-1], call.complete))
             self._begin(call)
             try:
@@ -234,13 +244,16 @@ class Share:
         """
         call.close()
         if call.withdraw():
-            self._threads.forget(call)
-            with self._threads.lock, suppress(ValueError):  # where it is in neither
-                self._waiting.remove(call)
-            self.ended(call)
+            with self._threads.lock:  # or a thread that ends may submit it just now
+                with suppress(ValueError):
+                    self._waiting.remove(call)
+                self._threads.forget(call)
+                self.ended(call)
             if isinstance(error, asyncio.CancelledError):
                 raise NotBegun(*error.args) from None
-        elif self._threads.hang(call):
+            return
+        call.deadline.expire()
+        if self._threads.hang(call):
             self._tell(call)
 
     def _tell(self, call: ThreadCall) -> None:
