@@ -207,7 +207,7 @@ async def test_a_transaction_isnt_used_in_a_loop_nor_after_its_step():
 
     awaited = threads.share("trip", None).awaited(act, transactional=True)
     assert await awaited(None, None, Attempt(), None) == ["done", "done"]
-    with pytest.raises(StoreError, match="rolled back"):
+    with pytest.raises(StoreError, match="is over, as the step's function has ended"):
         await asyncio.to_thread(lambda: kept[0](statement()))
 
 

@@ -24,7 +24,7 @@ from standfast.resilience.deadline import NEVER
 from standfast.resilience.forking import survives_fork
 from standfast.saga.blocking import AsyncFunction, MakeBlocking, NotBegun
 from standfast.saga.context import Context
-from standfast.saga.thread_call import Home, ThreadCall
+from standfast.saga.thread_call import GIVEN_UP, OVER, Home, ThreadCall
 
 log = logging.getLogger("standfast.saga")
 
@@ -209,7 +209,7 @@ class Share:
             except BaseException as error:
                 self._give_up(call, error)
                 raise
-            call.close()
+            call.close(OVER)
             return call.outcome()
 
         return in_transaction if transactional else in_thread
@@ -242,7 +242,7 @@ class Share:
 
         Raises `NotBegun` in its place where no thread had begun.
         """
-        call.close()
+        call.close(GIVEN_UP)
         if call.withdraw():
             with self._threads.lock:  # or a thread that ends may submit it just now
                 with suppress(ValueError):

@@ -60,7 +60,7 @@ class MemoryTransaction:
         Raises `StoreError` once the transaction is over.
         """
         if self.over:
-            raise StoreError("this transaction is over: use it inside its `async with` block only")
+            raise StoreError("this transaction is over: use it inside its block only")
         staged = self._staged.get(make)
         if staged is None:
             staged = self._staged[make] = make(state)

@@ -110,7 +110,7 @@ class SqliteTransaction:
 
     async def _do(self, work: Work[T]) -> T:
         if self._over:
-            raise StoreError("this transaction is over: use it inside its `async with` block only")
+            raise StoreError("this transaction is over: use it inside its block only")
         session = self._session
         if session is not None:
             return await session.submit(work)
