@@ -33,7 +33,7 @@ class Attempt(Context):
 
 
 def made(limit: int = 2) -> Threads:
-    return Threads(lambda tx, complete: complete, limit)
+    return Threads(lambda tx, complete, run: complete, limit)
 
 
 def runs(threads: Threads, function: Callable[[], Any], limit: int | None = None) -> Any:

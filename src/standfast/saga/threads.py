@@ -22,7 +22,7 @@ from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.coordination.stacks import where_thread
 from standfast.resilience.deadline import NEVER
 from standfast.resilience.forking import survives_fork
-from standfast.saga.blocking import AsyncFunction, MakeBlocking, NotBegun
+from standfast.saga.blocking import AsyncFunction, MakeForThread, NotBegun
 from standfast.saga.context import Context
 from standfast.saga.thread_call import GIVEN_UP, OVER, Home, ThreadCall
 
@@ -39,14 +39,15 @@ class Threads:
     keeps its thread until it ends, for nothing can stop it.
     """
 
-    def __init__(self, blocking: MakeBlocking, limit: int, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.blocking: MakeBlocking = blocking
+    def __init__(self, blocking: MakeForThread, limit: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.blocking: MakeForThread = blocking
         self.limit: int = limit
         self.clock: Clock = clock
         self.given_up: Counter[tuple[str, str]] = Counter()
         """By saga and step, how many calls were given up so far that went on in their threads."""
         self._numbers = itertools.count(1)
         self._home: Home | None = None
+        self._of_nobody = Share(self, "", None)
         self.after_fork()
         survives_fork(self)
 
@@ -130,6 +131,10 @@ class Threads:
                 return False
         return True
 
+    def run(self, act: Callable[[], None]) -> None:
+        """Have a thread carry out what nobody waits for."""
+        self.submit(ThreadCall(self._of_nobody, act, (), self.home()))
+
     def forget(self, call: ThreadCall) -> None:
         """A call was withdrawn: no thread will make it."""
         self._open.pop(call, None)
@@ -202,7 +207,7 @@ class Share:
 
         async def in_transaction(*args: Any) -> Any:
             call = ThreadCall(self, function, args, threads.home(), threads.ends(args[2]))
-            call.args = (*args[:-1], threads.blocking(args[-1], call.complete))
+            call.args = (*args[:-1], threads.blocking(args[-1], call.complete, threads.run))
             self._begin(call)
             try:
                 await call.attend()

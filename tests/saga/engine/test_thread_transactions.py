@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from standfast import Context, Refused, Retry, Saga, SagaCompensated, step
+from standfast.doors.blocking import BlockingTransaction
 from standfast.errors import StoreError, TimedOut
 from standfast.resilience import Timeout
 from standfast.resilience.deadline import DEADLINE, NEVER, ThreadDeadline, current
@@ -73,6 +75,42 @@ async def test_one_that_ended_in_time_leaves_no_trace():
         return complete(statement())
 
     assert await transactional(act) == "done"
+
+
+class Booking(Saga[str]):
+    """Its transactional step tells what is to follow."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    @step(transactional=True, no_compensation="paper", retry=Retry(attempts=1))
+    def book(self, word: str, ctx: Context, tx: BlockingTransaction) -> str:
+        with pytest.raises(OSError), tx.savepoint():
+            tx.on_commit(lambda: self.called.append("undone"))
+            raise OSError
+        tx.on_commit(lambda: self.called.append(threading.current_thread().name))
+        tx.on_commit(lambda: tx.on_commit(lambda: self.called.append("last")))
+        if word == "fails":
+            raise Refused("no")
+        return threading.current_thread().name
+
+
+async def test_what_follows_the_commit_of_a_step_is_called_in_a_thread(work):
+    booking = Booking()
+    app = await work(booking)
+    await (await app.start(Booking, "a")).result(PATIENCE)
+    await until(lambda: "last" in booking.called)
+    thread, *others = booking.called
+    assert thread.startswith("standfast-step-")
+    assert others == ["last"]
+
+
+async def test_nothing_follows_a_step_that_is_rolled_back(work):
+    booking = Booking()
+    app = await work(booking)
+    with pytest.raises(SagaCompensated):
+        await (await app.start(Booking, "fails")).result(PATIENCE)
+    assert not booking.called
 
 
 def test_no_statement_waits_for_a_loop_that_is_closed(monkeypatch):
