@@ -274,7 +274,7 @@ class Share:
             ctx.attempt,
             ctx.step,
             threads.limit,
-            where_thread(call.thread),
+            where_thread(call.thread, below=ThreadCall.run.__code__),
             extra=dict(ctx.log.extra or {}),
         )
         if threads.hindrance:
