@@ -6,7 +6,7 @@ port, and a line in `standfast.joining`, by which the app learns of it. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -51,10 +51,16 @@ class Host(Protocol):
         """A transaction as the app's user knows it."""
         ...
 
-    def blocking_transaction(self, tx: UnitOfWork, complete: Complete) -> Any:
+    def blocking_transaction(
+        self,
+        tx: UnitOfWork,
+        complete: Complete,
+        run_in_thread: Callable[[Callable[[], None]], None] | None = None,
+    ) -> Any:
         """A transaction of `transaction` as ``def`` code knows it.
 
-        `complete` carries out what it is asked for, from whatever thread it is asked in.
+        `complete` carries out what it is asked for, from whatever thread it is asked in, and
+        `run_in_thread` runs what follows its commit: by default that is called by who commits.
         """
         ...
 

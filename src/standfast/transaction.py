@@ -17,6 +17,7 @@ from contextlib import (
     contextmanager,
 )
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from standfast.checks import is_async
@@ -77,6 +78,11 @@ class OwnEnding:
         """See `Ending.add`."""
         self._acts.append(act)
 
+    @property
+    def has_acts(self) -> bool:
+        """Whether anything is to follow."""
+        return bool(self._acts)
+
     def committed(self) -> None:
         """Run what was to follow; exceptions are logged. Called by whoever committed."""
         while self._acts:
@@ -95,6 +101,34 @@ class OwnEnding:
         """Drop what was to follow. Called by whoever rolled back."""
         self._acts.clear()
         self.over = True
+
+
+class LaterEnding:
+    """The `Ending` of a transaction, whose acts are left to `after`.
+
+    They may block, which the thread of the event loop must not.
+    """
+
+    def __init__(self, ending: Ending, after: OwnEnding) -> None:
+        self._ending = ending
+        self._after = after
+
+    @property
+    def known(self) -> bool:
+        """See `Ending.known`."""
+        return self._ending.known
+
+    @property
+    def over(self) -> bool:
+        """See `Ending.over`: it isn't before the acts have been called."""
+        return self._after.over
+
+    def add(self, act: Callable[[], None], /) -> None:
+        """See `Ending.add`."""
+        if self._ending.over:  # by an act that runs now
+            self._after.add(act)
+        else:
+            self._ending.add(partial(self._after.add, act))
 
 
 class _Act:

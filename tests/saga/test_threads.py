@@ -26,13 +26,14 @@ class Attempt(Context):
     saga_id = "1"
     step = "act"
     log = SimpleNamespace(extra={})
+    deadline = None
 
     def __init__(self) -> None:
         self.attempt = 1
 
 
 def made(limit: int = 2) -> Threads:
-    return Threads(lambda tx, complete: complete, limit)
+    return Threads(lambda tx, complete, run: complete, limit)
 
 
 def runs(threads: Threads, function: Callable[[], Any], limit: int | None = None) -> Any:
@@ -93,6 +94,62 @@ async def test_a_share_that_waits_for_one_of_a_loop_that_is_closed_goes_on_when_
         assert await waiting == "through"
 
 
+def test_a_share_is_free_again_though_the_loop_of_its_call_is_closed():
+    threads, gate, entered = made(), threading.Event(), threading.Event()
+    awaited = threads.share("trip", 1).awaited(lambda saga, act, ctx: act(), transactional=False)
+
+    def hang() -> None:
+        entered.set()
+        assert gate.wait(PATIENCE)
+
+    async def first() -> None:
+        hanging = asyncio.ensure_future(awaited(None, hang, Attempt()))
+        await until(entered.is_set)
+        hanging.cancel()
+        await asyncio.wait([hanging])
+
+    async def second() -> str:
+        await until(lambda: threads.hung == 0)
+        async with asyncio.timeout(PATIENCE):
+            return await awaited(None, lambda: "through", Attempt())
+
+    asyncio.run(first())
+    gate.set()
+    assert asyncio.run(second()) == "through"
+
+
+def test_what_waits_for_a_share_isnt_begun_once_its_loop_is_closed():
+    threads, gate, entered = made(), threading.Event(), threading.Event()
+    awaited = threads.share("trip", 1).awaited(lambda saga, act, ctx: act(), transactional=False)
+    begun: list[str] = []
+
+    def hang() -> None:
+        entered.set()
+        assert gate.wait(PATIENCE)
+
+    async def first() -> None:
+        tasks.extend(
+            asyncio.ensure_future(awaited(None, act, Attempt()))
+            for act in (hang, lambda: begun.append("late"))
+        )
+        await until(entered.is_set)
+
+    tasks: list[asyncio.Future[Any]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(first())
+    loop.close()  # by somebody who doesn't end what is in it
+    gate.set()
+
+    async def second() -> str:
+        async with asyncio.timeout(PATIENCE):
+            return await awaited(None, lambda: "through", Attempt())
+
+    assert asyncio.run(second()) == "through"
+    assert not begun
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 async def test_threads_that_have_nothing_to_do_end_and_others_begin(monkeypatch):
     monkeypatch.setattr(module, "IDLE", 0.01)
     threads = made(limit=1)
@@ -150,7 +207,7 @@ async def test_a_transaction_isnt_used_in_a_loop_nor_after_its_step():
 
     awaited = threads.share("trip", None).awaited(act, transactional=True)
     assert await awaited(None, None, Attempt(), None) == ["done", "done"]
-    with pytest.raises(StoreError, match="rolled back"):
+    with pytest.raises(StoreError, match="is over, as the step's function has ended"):
         await asyncio.to_thread(lambda: kept[0](statement()))
 
 
@@ -227,12 +284,45 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_a_child_process_begins_threads_of_its_own():
+FORKS_MEANWHILE = """
+import os, sys, threading
+from standfast import Context, Saga, Standfast, step
+
+gate, entered = threading.Event(), threading.Event()
+
+class Visit(Saga[str]):
+    threads = 1
+
+    @step(no_compensation="paper")
+    def note(self, word: str, ctx: Context) -> str:
+        if not entered.is_set():
+            entered.set()
+            assert gate.wait(20)
+        return word
+
+app = Standfast("sqlite:///trips.db", migrate=True).add(Visit())
+client = app.blocking
+with client.running(drain=0):
+    client.start(Visit, "parent")
+    assert entered.wait(20)
+child = os.fork()  # while the thread that was given up still runs
+if not child:
+    with client, client.running():
+        os._exit(0 if client.start(Visit, "child").result("20s")["note"] == "child" else 1)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+gate.set()
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("script", [FORKS, FORKS_MEANWHILE], ids=["between", "meanwhile"])
+def test_a_child_process_begins_threads_of_its_own(script, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKS],
+        [sys.executable, "-W", "ignore", "-c", script],
         capture_output=True,
         text=True,
         timeout=90,
+        cwd=tmp_path,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from standfast.affinity import Affinity, running_loop
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, TimedOut
+from standfast.resilience.deadline import telling_of_expiry
 
 T = TypeVar("T")
 
@@ -44,8 +45,10 @@ def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls |
     """Run a coroutine in a loop, with the caller's context variables; what it returns or raises.
 
     The calling thread is blocked meanwhile. What interrupts it there, as Ctrl-C does, cancels the
-    coroutine, which has some seconds to end. Raises `ConfigurationError` in the loop's own thread,
-    in a process that was forked from the loop's, and where the loop ends before the coroutine has.
+    coroutine, which has some seconds to end; and so does, `among` others, whoever stops waiting for
+    the calling thread, as a `Timeout` around it or the saga whose step it is: `TimedOut` is raised
+    then, and where it has before. Raises `ConfigurationError` in the loop's own thread, in a
+    process that was forked from the loop's, and where the loop ends before the coroutine has.
     """
     if running_loop() is place.loop:
         coroutine.close()
@@ -57,7 +60,11 @@ def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls |
     if place.inherited:
         coroutine.close()
         place.refuse()
-    return _Call(coroutine, place, among or Calls()).wait()
+    if among is None:  # what ends something, and must be done in any case
+        return _Call(coroutine, place, Calls()).wait()
+    call = _Call(coroutine, place, among)
+    with telling_of_expiry(call.let_go):
+        return call.wait()
 
 
 class _Call(Generic[T]):
@@ -68,13 +75,20 @@ class _Call(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._given_up = False
         self._is_over = False
+        self._is_let_go = False
         # Of all that wakes a thread up, it costs least.
         self._outcome: SimpleQueue[tuple[T | None, BaseException | None] | None] = SimpleQueue()
 
     def wait(self) -> T:
         """Block until it is done."""
         try:
-            outcome = self._waited() if self._post(self._begin) else None
+            outcome = self._waited() if self._is_let_go or self._post(self._begin) else None
+            if outcome is None and self._is_let_go:
+                raise TimedOut(
+                    "app.blocking was called in a thread that nobody waits for any more, as the "
+                    "attempt of a saga's step was given up, or a Timeout has ended: what wasn't "
+                    "begun isn't done, and what was begun is cancelled"
+                )
         except BaseException:
             self._give_up()
             raise
@@ -89,6 +103,11 @@ class _Call(Generic[T]):
         if error is not None:
             raise error
         return result  # type: ignore[return-value]  # without an error it is one
+
+    def let_go(self) -> None:
+        """Nobody waits for the calling thread any more."""
+        self._is_let_go = True
+        self._outcome.put(None)
 
     def _waited(self) -> tuple[T | None, BaseException | None] | None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401 - before ours: what registers later is closed earlier
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -21,7 +21,7 @@ from standfast.doors.transaction import Transaction
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database, StoreTransaction
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.transaction import Ending, OwnEnding, inside, unit_of_work
+from standfast.transaction import Ending, LaterEnding, OwnEnding, inside, unit_of_work
 
 if TYPE_CHECKING:
     from standfast.blocking.operations import BlockingOperations
@@ -214,7 +214,7 @@ class BlockingClient(BlockingVerbs):
     @asynccontextmanager
     async def _transaction(self, after: OwnEnding) -> AsyncIterator[Transaction]:
         def made(database: Database, store: StoreTransaction, ending: Ending) -> Transaction:
-            return Transaction(self._app, database, store, _InCallersThread(ending, after))
+            return Transaction(self._app, database, store, LaterEnding(ending, after))
 
         async with self._openable, unit_of_work(self._openable.database, made) as tx:
             yield tx
@@ -228,34 +228,6 @@ class BlockingClient(BlockingVerbs):
         """
         with self._entered(self._openable.running(**options)):
             yield
-
-
-class _InCallersThread:
-    """The `Ending` of a transaction, whose acts are left to `after`.
-
-    They may block, which the thread of the event loop must not.
-    """
-
-    def __init__(self, ending: Ending, after: OwnEnding) -> None:
-        self._ending = ending
-        self._after = after
-
-    @property
-    def known(self) -> bool:
-        """See `Ending.known`."""
-        return self._ending.known
-
-    @property
-    def over(self) -> bool:
-        """See `Ending.over`: it isn't before the acts have been called."""
-        return self._after.over
-
-    def add(self, act: Callable[[], None], /) -> None:
-        """See `Ending.add`."""
-        if self._ending.over:  # by an act that runs now
-            self._after.add(act)
-        else:
-            self._ending.add(partial(self._after.add, act))
 
 
 _living: WeakSet[BlockingClient] = WeakSet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
+from types import CodeType
 from typing import Any
 
 _DEEPEST = 20
@@ -27,10 +28,20 @@ def where(task: asyncio.Task[Any]) -> str:
     return "".join(summary.format()[-_DEEPEST:])
 
 
-def where_thread(ident: int | None) -> str:
+def where_thread(ident: int | None, *, below: CodeType | None = None) -> str:
     """The lines at which the thread of that identifier stands, the innermost last.
 
-    The last four. Empty for one that has ended, or hasn't begun.
+    The last four; or all `below` the innermost frame that runs that code, without those in the
+    middle where there are many. Empty for one that has ended, or hasn't begun.
     """
     frame = sys._current_frames().get(ident or 0)  # noqa: SLF001
-    return "".join(traceback.format_stack(frame)[-_DEEPEST_OF_THREAD:]) if frame else ""
+    if frame is None:
+        return ""
+    stack = list(traceback.walk_stack(frame))  # the innermost first
+    codes = [one.f_code for one, _ in stack]
+    stack = stack[: codes.index(below) if below in codes else _DEEPEST_OF_THREAD]
+    lines = traceback.StackSummary.extract(reversed(stack)).format()
+    if len(lines) > _DEEPEST:
+        half = _DEEPEST // 2
+        lines[half:-half] = [f"  … {len(lines) - 2 * half} more …\n"]
+    return "".join(lines)

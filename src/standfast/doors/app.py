@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from uuid import UUID
 
 from standfast.checks import whole
-from standfast.doors.transaction import Transaction
+from standfast.doors.transaction import ThreadTransaction, Transaction
 from standfast.durations import Duration, time_left
 from standfast.joining import Joined, P
 from standfast.ports.database import Database
@@ -79,10 +79,17 @@ class AppDoors:
             return tx
         return self.blocking_transaction(tx, step)
 
-    def blocking_transaction(self, tx: Any, complete: Complete) -> BlockingTransaction:
+    def blocking_transaction(
+        self,
+        tx: Any,
+        complete: Complete,
+        run_in_thread: Callable[[Callable[[], None]], None] | None = None,
+    ) -> BlockingTransaction:
         """See `Host.blocking_transaction`: for patterns."""
         from standfast.doors.blocking import BlockingTransaction
 
+        if run_in_thread is not None:
+            tx = ThreadTransaction(tx, run_in_thread)
         # Nothing is opened for its handles before they are used.
         return BlockingTransaction(
             tx, complete, lambda coroutine: self.blocking.complete(coroutine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from standfast.durations import Duration
 from standfast.ports.database import Database, StoreTransaction
-from standfast.transaction import Ending, UnitOfWork
+from standfast.transaction import Ending, LaterEnding, OwnEnding, UnitOfWork
 
 if TYPE_CHECKING:  # so that an app without sagas doesn't load their engine
     from standfast.saga import SagaHandle
@@ -127,3 +128,34 @@ class Transaction(UnitOfWork):
     ) -> None:
         """Ask for compensation as part of this transaction. Otherwise as `SagaHandle.cancel`."""
         await self._app.sagas.cancel_within(self, saga, reason, force=force, by=by)
+
+
+class ThreadTransaction(Transaction):
+    """`tx`, an open one of the event loop, for code that runs in a thread.
+
+    Once it has committed, what `on_commit` was given is called in a thread, too: it may block.
+    `run_in_thread` runs something in one.
+    """
+
+    def __init__(
+        self, tx: Transaction, run_in_thread: Callable[[Callable[[], None]], None]
+    ) -> None:
+        vars(self).update(vars(tx))  # with its list of acts: savepoints undo those of both
+        self._tx = tx
+        self._run_in_thread = run_in_thread
+        self._after = OwnEnding()
+        self._ending.add(self._committed)
+        self._ending = LaterEnding(self._ending, self._after)
+
+    def hint(self, act: Callable[[], None]) -> None:
+        """See `UnitOfWork.hint`."""
+        self._tx.hint(act)
+
+    def _committed(self) -> None:
+        asyncio.get_running_loop().call_soon(self._run_acts)  # when all of them are known
+
+    def _run_acts(self) -> None:
+        if self._after.has_acts:
+            self._run_in_thread(self._after.committed)
+        else:
+            self._after.committed()

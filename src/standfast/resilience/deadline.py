@@ -9,14 +9,18 @@ give up.
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
-from standfast.clock import SYSTEM_CLOCK, Clock
+from standfast.clock import SYSTEM_CLOCK, Clock, pause
 from standfast.durations import Duration, time_left
 
+NEVER = math.inf
+"""The instant of a deadline that only ends early, if at all."""
 SOON = 0.001
 """Seconds until a deadline is looked at again which has come, and which others see to."""
 
@@ -46,6 +50,7 @@ class Deadline:
 class ThreadDeadline(Deadline):
     """The deadline of a plain call in a thread of its own, for which its caller may stop waiting.
 
+    That may come before its instant, which is `NEVER` where only the caller's own end bounds it.
     What is inside and must know of that puts a function into `on_expiry`, under a key of its own,
     and takes it out when it is done. Whoever takes it out may act on it, the other may not.
     """
@@ -55,6 +60,12 @@ class ThreadDeadline(Deadline):
     def __init__(self, at: float, outer: Deadline | None) -> None:
         super().__init__(at, outer)
         self.on_expiry: dict[object, Callable[[], object]] = {}
+
+    def call_on_expiry(self, key: object, tell: Callable[[], object]) -> None:
+        """Put `tell` into `on_expiry`; it is called at once if nobody waits any more."""
+        self.on_expiry[key] = tell
+        if self.expired and self.on_expiry.pop(key, None) is not None:
+            tell()
 
     def expire(self) -> None:
         """Nobody waits any more."""
@@ -89,7 +100,11 @@ def current() -> Deadline | None:
 def remaining(clock: Clock = SYSTEM_CLOCK) -> float | None:
     """Seconds until the deadline, 0 when it has passed, or None if there is none."""
     deadline = current()
-    return None if deadline is None else max(0.0, deadline.at - clock.monotonic())
+    if deadline is None:
+        return None
+    if caller_is_gone():
+        return 0.0
+    return None if deadline.at == NEVER else max(0.0, deadline.at - clock.monotonic())
 
 
 def at_most(wait: float, clock: Clock) -> float:
@@ -99,33 +114,43 @@ def at_most(wait: float, clock: Clock) -> float:
 
 
 def caller_is_gone() -> bool:
-    """Whether whoever made this plain call has stopped waiting for it, as a `Timeout` does."""
-    deadline = _of_thread()
-    return deadline is not None and deadline.expired
+    """Whether whoever made this plain call has stopped waiting for it, as a `Timeout` does.
+
+    Or a saga for its step. Nothing new is to begin then: nobody would hear of it.
+    """
+    return any(deadline.expired for deadline in thread_deadlines())
+
+
+def pause_unless_gone(clock: Clock, seconds: float) -> None:
+    """Block this thread for `seconds` by `clock`, or until its caller stops waiting for it."""
+    if clock is not SYSTEM_CLOCK or next(thread_deadlines(), None) is None:
+        pause(clock, seconds)
+        return
+    gone = threading.Event()
+    with telling_of_expiry(gone.set):
+        gone.wait(seconds)
 
 
 @contextmanager
 def telling_of_expiry(tell: Callable[[], object]) -> Iterator[None]:
-    """Call `tell` when the caller of what is inside stops waiting for it."""
-    deadline = _of_thread()
-    if deadline is None:
-        yield
-        return
-    key = object()
-    deadline.on_expiry[key] = tell
+    """Call `tell` when a caller of what is inside stops waiting for it, or has."""
+    deadlines, key = list(thread_deadlines()), object()
+    for deadline in deadlines:
+        deadline.call_on_expiry(key, tell)
     try:
         yield
     finally:
-        deadline.on_expiry.pop(key, None)
+        for deadline in deadlines:
+            deadline.on_expiry.pop(key, None)
 
 
-def _of_thread() -> ThreadDeadline | None:
-    deadline = current()
+def thread_deadlines() -> Iterator[ThreadDeadline]:
+    """Those of the callers around that may stop waiting, the innermost first."""
+    deadline = DEADLINE.get()
     while deadline is not None:
         if isinstance(deadline, ThreadDeadline) and deadline.owner is not None:
-            return deadline
+            yield deadline
         deadline = deadline.outer
-    return None
 
 
 def unenforced(clock: Clock, task: Any = None) -> float | None:
@@ -138,12 +163,14 @@ def unenforced(clock: Clock, task: Any = None) -> float | None:
     first = here = current()
     if first is None or here is None:
         return None
+    if caller_is_gone():
+        return 0.0
     while here is not None and (type(here) is Deadline or here.owner is None):
         here = here.outer
     left = first.at - clock.monotonic()
     if here is None or here.at > first.at:
         return max(0.0, left)
-    if here.owner is task:
+    if here.owner is task or first.at == NEVER:
         return None
     return 0.0 if here.expired else max(SOON, left)
 

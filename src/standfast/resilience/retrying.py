@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, cast
 
-from standfast.clock import pause
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, TimedOut
 from standfast.resilience.cancellation import cancel_requests, tells_of_cancellation
-from standfast.resilience.deadline import remaining
+from standfast.resilience.deadline import caller_is_gone, pause_unless_gone, remaining
 from standfast.resilience.functions import FINISHED, finished
 from standfast.resilience.functions import delay as checked_delay
 from standfast.resilience.in_progress import may_repeat
@@ -123,7 +122,7 @@ class Tries:
     def pause(self, delay: float) -> None:
         """Wait for the next attempt, in this thread."""
         with self._to_be_made():
-            pause(self.retry.clock, delay)
+            pause_unless_gone(self.retry.clock, delay)
 
     async def sleep(self, delay: float) -> None:
         """Wait for the next attempt, in the task that awaits it."""
@@ -135,6 +134,10 @@ class Tries:
         """Count the next attempt, or give it back to the budget if its caller goes before it."""
         try:
             yield
+            if caller_is_gone():
+                raise TimedOut(
+                    f"{self.retry!r}: not tried again, for its caller has stopped waiting"
+                )
         except BaseException:
             if self.retry.budget is not None:
                 self.retry.budget.give_back()

@@ -19,6 +19,7 @@ from standfast.resilience.deadline import (
     Deadline,
     ShortThreadDeadline,
     ThreadDeadline,
+    caller_is_gone,
     current,
 )
 from standfast.resilience.functions import FINISHED, as_made, finished, with_brackets
@@ -242,9 +243,9 @@ class Timeout(AsyncBlocks[None]):
         Raises `TimedOut` if `outer` has passed.
         """
         at = now + self.after
-        if outer is None or outer.at >= at:
+        if outer is None or (outer.at >= at and not caller_is_gone()):
             return at, False
-        if outer.at <= now:
+        if outer.at <= now or caller_is_gone():
             self.expired += 1
             raise TimedOut(f"{self!r}: not called, for the deadline around it has passed")
         return outer.at, 2 * (outer.at - now) < self.after

@@ -12,6 +12,9 @@ from standfast.stepping import Complete, step
 AsyncFunction: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
 MakeBlocking: TypeAlias = Callable[[Any, Complete], Any]
 """Makes, of an open transaction, the one that ``def`` code is given: see `Host`."""
+RunInThread: TypeAlias = Callable[[Callable[[], None]], None]
+MakeForThread: TypeAlias = Callable[[Any, Complete, RunInThread], Any]
+"""As `MakeBlocking`, for code that runs in a thread."""
 
 
 class Awaitables(Protocol):

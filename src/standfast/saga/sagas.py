@@ -77,7 +77,7 @@ class Sagas(Pattern):
         self.clock: Clock = host.clock
         # Attached anew, in a forked process, it has the threads and the sagas that it had.
         self.threads: Threads = vars(self).get("threads") or Threads(
-            host.blocking_transaction, ServiceOptions().threads
+            host.blocking_transaction, ServiceOptions().threads, host.clock
         )
         self.definitions: Definitions = self._definitions or Definitions(host.codec, self.threads)
         self._definitions = self.definitions

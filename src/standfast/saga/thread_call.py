@@ -11,9 +11,33 @@ from typing import Any, Protocol, TypeVar
 
 from standfast.affinity import running_loop
 from standfast.errors import ConfigurationError, StoreError
+from standfast.resilience.deadline import (
+    DEADLINE,
+    NEVER,
+    ThreadDeadline,
+    current,
+    thread_deadlines,
+)
 from standfast.saga.isolation import InContext
 
 T = TypeVar("T")
+
+LOOKS_EVERY = 1.0
+"""Seconds between two looks whether the loop that is waited for is there still."""
+OVER = "this transaction is over, as the step's function has ended: use it before that"
+GIVEN_UP = (
+    "the attempt that this transaction belongs to was given up, and the transaction is rolled "
+    "back: let the step end"
+)
+ABANDONED = (
+    "this statement isn't carried out: a Timeout has given up the call that it is in, and the step "
+    "goes on without that"
+)
+SPOILT = (
+    "a Timeout has given up a call that had used this transaction, so that nobody can tell what it "
+    "still wrote: the attempt fails, and the transaction is rolled back. Give the step a timeout=, "
+    "or keep its transaction out of what the Timeout is around"
+)
 
 
 class Home:
@@ -35,21 +59,25 @@ class Home:
         self._back.append(call)
         if not self._told:
             self._told = True
-            self.loop.call_soon_threadsafe(self._take)
+            try:
+                self.loop.call_soon_threadsafe(self._take)
+            except RuntimeError:
+                self._told = False  # the next one is to hear of it, too
+                self._back.clear()
+                raise
 
     def _take(self) -> None:
         self._told = False  # first: what is handed back from now on tells again
         back = self._back
         while back:
-            call = back.popleft()
-            call.owner.back(call)
+            back.popleft().is_back()
 
 
 class Owner(Protocol):
     """Whoever has calls made."""
 
-    def back(self, call: ThreadCall) -> None:
-        """A call has ended, or asks for something. In the event loop."""
+    def ended(self, call: ThreadCall) -> None:
+        """A call has ended. In its thread, while its loop may be closed already."""
         ...
 
 
@@ -58,11 +86,13 @@ class ThreadCall:
 
     __slots__ = (
         "_asked",
-        "_is_over",
+        "_is_spoilt",
+        "_over",
         "_ticket",
         "_value",
         "args",
         "context",
+        "deadline",
         "ended",
         "error",
         "function",
@@ -73,13 +103,21 @@ class ThreadCall:
     )
 
     def __init__(
-        self, owner: Owner, function: Callable[..., Any], args: tuple[Any, ...], home: Home
+        self,
+        owner: Owner,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        home: Home,
+        ends: float = NEVER,
     ) -> None:
         self.owner: Owner = owner
         self.function: Callable[..., Any] = function
         self.args: tuple[Any, ...] = args
         self.home: Home = home
         self.context: Context = copy_context()
+        self.deadline: ThreadDeadline = ThreadDeadline(ends, current())
+        """What it sees: policies in it neither wait nor call any more once it was given up."""
+        self.context.run(DEADLINE.set, self.deadline)
         self.waiter: asyncio.Future[None] = home.loop.create_future()
         self.ended: bool = False
         self.error: BaseException | None = None
@@ -88,7 +126,8 @@ class ThreadCall:
         self._value: Any = None
         self._ticket = threading.Lock()  # whoever takes it first has the call: a thread, or nobody
         self._asked: deque[_Request] = deque()
-        self._is_over = False
+        self._over = ""
+        self._is_spoilt = False
 
     # -- in the thread -----------------------------------------------------------------------
 
@@ -98,16 +137,21 @@ class ThreadCall:
             return False
         self.thread = threading.get_ident()
         try:
+            if self.home.loop.is_closed():
+                return True  # it isn't begun: nobody has waited for it since
             self._value = self.context.run(self.function, *self.args)
         except BaseException as error:  # noqa: BLE001 — raised by `outcome`, or told of
             self.error = error
-        self.ended = True
+        finally:
+            self.ended = True
+            if not self.deadline.expired:
+                self.deadline.owner = None  # what it began is free of it
         return True
 
     def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Have the loop carry out what the call's transaction is asked for; see `Complete`.
 
-        Raises `StoreError` once nobody waits for the call any more.
+        Raises `StoreError` once nobody waits for the call any more, or for what asks in it.
         """
         if running_loop() is not None:
             coroutine.close()
@@ -116,13 +160,33 @@ class ThreadCall:
                 "use it in the step's own thread, or write the step with `async def`"
             )
         request = _Request(coroutine)
-        self._asked.append(request)
-        try:
-            self.home.tell(self)
-        except RuntimeError:
-            request.refuse()
-        answer: T = request.wait()
+        if refusal := self._refusal():
+            request.refuse(refusal)
+        else:
+            self._asked.append(request)
+            try:
+                self.home.tell(self)
+            except RuntimeError:
+                request.refuse(GIVEN_UP)
+        answer: T = request.wait(self.home.loop)
         return answer
+
+    def _refusal(self) -> str:
+        """Why what the running thread asks for isn't carried out; "" where it is.
+
+        The thread may be one that a `Timeout` inside the step has made. If that is given up when it
+        has used the transaction, its statements would commit with those of whatever follows it.
+        """
+        for deadline in thread_deadlines():
+            if deadline is self.deadline:
+                break
+            if deadline.expired:
+                return ABANDONED
+            deadline.call_on_expiry(self, self._spoil)
+        return self._over or (SPOILT if self._is_spoilt else "")
+
+    def _spoil(self) -> None:
+        self._is_spoilt = True
 
     # -- in the loop -------------------------------------------------------------------------
 
@@ -136,8 +200,8 @@ class ThreadCall:
 
     def is_back(self) -> None:
         """Let whoever waits for it go on; where nobody does, what it asks for is refused."""
-        if self._is_over:
-            self.close()
+        if self._over:
+            self.close(self._over)
         elif not self.waiter.done():
             self.waiter.set_result(None)
 
@@ -152,16 +216,18 @@ class ThreadCall:
             while self._asked:
                 await self._asked.popleft().carry_out()
 
-    def close(self) -> None:
-        """Nobody waits any more: what it asks for from now on is refused."""
-        self._is_over = True
+    def close(self, why: str) -> None:
+        """Refuse what it asks for from now on; `why` is for the error."""
+        self._over = why
         while self._asked:
-            self._asked.popleft().refuse()
+            self._asked.popleft().refuse(why)
 
     def outcome(self) -> Any:
         """What the function returned; raises what it raised."""
         error, self.error = self.error, None  # or its traceback and this would hold each other
         if error is None:
+            if self._is_spoilt:
+                raise StoreError(SPOILT)
             return self._value
         try:
             if isinstance(error, KeyboardInterrupt):
@@ -189,24 +255,23 @@ class _Request:
         try:
             self._value = await InContext(self._context, self._coroutine)
         except asyncio.CancelledError:
-            self.refuse()
+            self.refuse(GIVEN_UP)
             raise
         except BaseException as error:  # noqa: BLE001 — raised in the thread
             self._error = error
         self._answered.set()
 
-    def refuse(self) -> None:
+    def refuse(self, why: str) -> None:
         """Answer that it isn't carried out."""
         self._coroutine.close()
-        self._error = StoreError(
-            "the attempt that this transaction belongs to was given up, and the transaction is "
-            "rolled back: let the step end"
-        )
+        self._error = StoreError(why)
         self._answered.set()
 
-    def wait(self) -> Any:
-        """The answer; raises what was raised."""
-        self._answered.wait()
+    def wait(self, loop: asyncio.AbstractEventLoop) -> Any:
+        """The answer that comes from `loop`; raises what was raised."""
+        while not self._answered.wait(LOOKS_EVERY):
+            if loop.is_closed():  # by somebody who didn't end what was in it
+                self.refuse(GIVEN_UP)
         error, self._error = self._error, None
         if error is None:
             return self._value

@@ -15,13 +15,16 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.coordination.stacks import where_thread
+from standfast.resilience.deadline import NEVER
 from standfast.resilience.forking import survives_fork
-from standfast.saga.blocking import AsyncFunction, MakeBlocking, NotBegun
+from standfast.saga.blocking import AsyncFunction, MakeForThread, NotBegun
 from standfast.saga.context import Context
-from standfast.saga.thread_call import Home, ThreadCall
+from standfast.saga.thread_call import GIVEN_UP, OVER, Home, ThreadCall
 
 log = logging.getLogger("standfast.saga")
 
@@ -36,23 +39,25 @@ class Threads:
     keeps its thread until it ends, for nothing can stop it.
     """
 
-    def __init__(self, blocking: MakeBlocking, limit: int) -> None:
-        self.blocking: MakeBlocking = blocking
+    def __init__(self, blocking: MakeForThread, limit: int, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.blocking: MakeForThread = blocking
         self.limit: int = limit
         self.wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
         """What each ``def`` function is wrapped in, when its saga is added: what a framework does
         around a call, say."""
+        self.clock: Clock = clock
         self.given_up: Counter[tuple[str, str]] = Counter()
         """By saga and step, how many calls were given up so far that went on in their threads."""
         self._numbers = itertools.count(1)
         self._home: Home | None = None
+        self._of_nobody = Share(self, "", None)
         self.after_fork()
         survives_fork(self)
 
     def after_fork(self) -> None:
         """Begin anew: a child process has none of the threads."""
         # Re-entrant: in the middle, the garbage collector may close a coroutine that gives one up.
-        self._lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._queue: queue.SimpleQueue[ThreadCall] = queue.SimpleQueue()
         self._count = 0
         # Each item is put in and taken out in one go, by the loop and by any thread.
@@ -88,7 +93,7 @@ class Threads:
         """See `Blocking.share`."""
         return Share(self, saga, limit)
 
-    # -- in the loop -------------------------------------------------------------------------
+    # -- in the loop, or in a thread ---------------------------------------------------------
 
     def home(self) -> Home:
         """That of the event loop that runs here."""
@@ -97,28 +102,41 @@ class Threads:
             home = self._home = Home(loop)
         return home
 
-    def submit(self, call: ThreadCall) -> None:
+    def ends(self, ctx: Context) -> float:
+        """The instant by which the attempt of `ctx` must be done, for policies in its thread."""
+        # They go by the system's clock, unless they are given another.
+        if ctx.deadline is None or self.clock.monotonic is not SYSTEM_CLOCK.monotonic:
+            return NEVER
+        return self.clock.monotonic() + ctx.deadline - self.clock.now()
+
+    def submit(self, call: ThreadCall) -> bool:
         """Have the next thread that is free make a call.
 
-        It fails with `RuntimeError` where the system gives not a single thread.
+        False if it failed at once, with `RuntimeError`: the system gives not a single thread.
         """
-        with self._lock:  # or the last thread may leave just now
+        with self.lock:  # or the last thread may leave just now
             self._open[call] = None
             self._queue.put(call)
             if len(self._open) <= self._count or self._count >= self.limit:
-                return
+                return True
             self._count += 1
         name = f"standfast-step-{next(self._numbers)}"
         try:
             threading.Thread(target=self._work, name=name, daemon=True).start()
         except RuntimeError as error:  # those that there are must do
-            with self._lock:
+            with self.lock:
                 self._count -= 1
                 is_none = not self._count
             if is_none and call.withdraw():
                 self.forget(call)
                 call.fail(error)
                 self._hand_back(call)
+                return False
+        return True
+
+    def run(self, act: Callable[[], None]) -> None:
+        """Have a thread carry out what nobody waits for."""
+        self.submit(ThreadCall(self._of_nobody, act, (), self.home()))
 
     def forget(self, call: ThreadCall) -> None:
         """A call was withdrawn: no thread will make it."""
@@ -143,7 +161,7 @@ class Threads:
             try:
                 call = calls.get(timeout=IDLE)
             except queue.Empty:
-                with self._lock:
+                with self.lock:
                     if calls.empty():
                         self._count -= 1
                         return
@@ -151,17 +169,13 @@ class Threads:
             if call.run():
                 self._open.pop(call, None)
                 self._hung.pop(call, None)
+                call.owner.ended(call)
                 self._hand_back(call)
             del call  # or it would be kept until the next one comes
 
     def _hand_back(self, call: ThreadCall) -> None:
-        for home in (call.home, self._home):  # the newer one, where that loop is closed
-            try:
-                if home is not None:
-                    home.tell(call)
-                return
-            except RuntimeError:
-                continue
+        with suppress(RuntimeError):  # its loop is closed, so that nobody waits there
+            call.home.tell(call)
 
 
 class Share:
@@ -171,6 +185,12 @@ class Share:
         self._threads = threads
         self._saga = saga
         self._limit = limit
+        self.after_fork()
+        survives_fork(self)
+
+    def after_fork(self) -> None:
+        """Begin anew: those who have it are in the parent."""
+        # Both change under the pool's lock: one share's would be waited for inside another's.
         self._taken: dict[ThreadCall, None] = {}
         self._waiting: deque[ThreadCall] = deque()
 
@@ -180,7 +200,7 @@ class Share:
         function = threads.wrap(function)
 
         async def in_thread(*args: Any) -> Any:
-            call = ThreadCall(self, function, args, threads.home())
+            call = ThreadCall(self, function, args, threads.home(), threads.ends(args[2]))
             self._begin(call)
             try:
                 await call.waiter
@@ -190,56 +210,59 @@ class Share:
             return call.outcome()
 
         async def in_transaction(*args: Any) -> Any:
-            call = ThreadCall(self, function, args, threads.home())
-            call.args = (*args[:-1], threads.blocking(args[-1], call.complete))
+            call = ThreadCall(self, function, args, threads.home(), threads.ends(args[2]))
+            call.args = (*args[:-1], threads.blocking(args[-1], call.complete, threads.run))
             self._begin(call)
             try:
                 await call.attend()
             except BaseException as error:
                 self._give_up(call, error)
                 raise
-            call.close()
+            call.close(OVER)
             return call.outcome()
 
         return in_transaction if transactional else in_thread
 
-    def back(self, call: ThreadCall) -> None:
-        """See `Owner.back`."""
-        call.is_back()
-        if call.ended and self._limit is not None:
-            self._taken.pop(call, None)
-            self._go_on()
+    def ended(self, call: ThreadCall) -> None:
+        """See `Owner.ended`: its place is free, whether its loop still runs or not."""
+        if self._limit is not None:
+            with self._threads.lock:
+                self._taken.pop(call, None)
+                self._go_on()
 
     def _begin(self, call: ThreadCall) -> None:
         if self._limit is None:
             self._threads.submit(call)
             return
-        self._waiting.append(call)
-        self._go_on()
+        with self._threads.lock:
+            self._waiting.append(call)
+            self._go_on()
 
     def _go_on(self) -> None:
         assert self._limit is not None
         while self._waiting and len(self._taken) < self._limit:
             call = self._waiting.popleft()
             self._taken[call] = None
-            self._threads.submit(call)
+            if not self._threads.submit(call):
+                self._taken.pop(call, None)
 
     def _give_up(self, call: ThreadCall, error: BaseException) -> None:
         """Nobody waits for a call any more, because of `error`, which ended its attempt.
 
         Raises `NotBegun` in its place where no thread had begun.
         """
-        call.close()
+        call.close(GIVEN_UP)
         if call.withdraw():
-            self._threads.forget(call)
-            if call in self._taken:
-                del self._taken[call]
-                self._go_on()
-            elif self._limit is not None:
-                self._waiting.remove(call)
+            with self._threads.lock:  # or a thread that ends may submit it just now
+                with suppress(ValueError):
+                    self._waiting.remove(call)
+                self._threads.forget(call)
+                self.ended(call)
             if isinstance(error, asyncio.CancelledError):
                 raise NotBegun(*error.args) from None
-        elif self._threads.hang(call):
+            return
+        call.deadline.expire()
+        if self._threads.hang(call):
             self._tell(call)
 
     def _tell(self, call: ThreadCall) -> None:
@@ -255,15 +278,19 @@ class Share:
             ctx.attempt,
             ctx.step,
             threads.limit,
-            where_thread(call.thread),
+            where_thread(call.thread, below=ThreadCall.run.__code__),
             extra=dict(ctx.log.extra or {}),
         )
         if threads.hindrance:
             log.error("no `def` step runs here any more: %s", threads.hindrance)
-        elif self._limit is not None and sum(map(threads.is_hung, self._taken)) >= self._limit:
+        elif self._limit is not None and self._hung() >= self._limit:
             log.error(
                 "no `def` step of saga %s runs here any more: all of its %d threads are kept by "
                 "functions of steps that were given up, and still run. Restart the process",
                 self._saga,
                 self._limit,
             )
+
+    def _hung(self) -> int:
+        with self._threads.lock:
+            return sum(map(self._threads.is_hung, self._taken))
