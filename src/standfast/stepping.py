@@ -7,11 +7,15 @@ the whole coroutine ends without an event loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+_nested: ContextVar[asyncio.Task[Any] | None] = ContextVar("standfast_nested", default=None)
 
 
 class Complete(Protocol):
@@ -34,6 +38,20 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError(f"{coroutine!r} waits for an event loop, and here is none")
+
+
+def nest() -> None:
+    """Say that the running task works for code that is inside a transaction, and waits for it.
+
+    So where the database has one writer, that code may have it, and this task would wait for ever.
+    """
+    _nested.set(asyncio.current_task())
+
+
+def is_nested() -> bool:
+    """Whether the running task has said so; tasks that it began may wait for the writer."""
+    task = _nested.get()
+    return task is not None and task is asyncio.current_task()
 
 
 @contextmanager

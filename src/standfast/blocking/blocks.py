@@ -6,17 +6,21 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
+from standfast.stepping import nest
+
 T = TypeVar("T")
 
 
 class Block(Generic[T]):
     """A block that is entered and left by one task of the loop, as much of what is async demands.
 
-    Its methods are for that loop. The task lives in the context of whoever entered.
+    Its methods are for that loop. The task lives in the context of whoever entered, `nested` where
+    that is inside a transaction.
     """
 
-    def __init__(self, manager: AbstractAsyncContextManager[T]) -> None:
+    def __init__(self, manager: AbstractAsyncContextManager[T], *, nested: bool = False) -> None:
         self._manager = manager
+        self._nested = nested
         self._task: asyncio.Task[tuple[bool | None, BaseException | None]] | None = None
 
     @property
@@ -75,6 +79,8 @@ class Block(Generic[T]):
 
     async def _live(self) -> bool | None:
         manager = self._manager
+        if self._nested:
+            nest()
         self._entered.set_result(await manager.__aenter__())
         try:
             error = await self._leaving

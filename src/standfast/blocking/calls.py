@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from standfast.affinity import Affinity, running_loop
 from standfast.errors import ConfigurationError
+from standfast.stepping import nest
 
 T = TypeVar("T")
 
@@ -40,12 +41,19 @@ class Calls:
             await asyncio.wait(tasks, timeout=ENDS_WITHIN)
 
 
-def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls | None = None) -> T:
+def carry_out(
+    place: Affinity,
+    coroutine: Coroutine[Any, Any, T],
+    among: Calls | None = None,
+    *,
+    nested: bool = False,
+) -> T:
     """Run a coroutine in a loop, with the caller's context variables; what it returns or raises.
 
     The calling thread is blocked meanwhile. What interrupts it there, as Ctrl-C does, cancels the
     coroutine, which has some seconds to end. Raises `ConfigurationError` in the loop's own thread,
     in a process that was forked from the loop's, and where the loop ends before the coroutine has.
+    `nested`: the caller is inside a transaction, so what would wait for its end is a `StoreError`.
     """
     if running_loop() is place.loop:
         coroutine.close()
@@ -57,14 +65,17 @@ def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls |
     if place.inherited:
         coroutine.close()
         place.refuse()
-    return _Call(coroutine, place, among or Calls()).wait()
+    return _Call(coroutine, place, among or Calls(), nested=nested).wait()
 
 
 class _Call(Generic[T]):
-    def __init__(self, coroutine: Coroutine[Any, Any, T], place: Affinity, calls: Calls) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, T], place: Affinity, calls: Calls, *, nested: bool
+    ) -> None:
         self._coroutine = coroutine
         self._place = place
         self._tasks = calls.tasks
+        self._nested = nested
         self._task: asyncio.Task[None] | None = None
         self._given_up = False
         self._is_over = False
@@ -129,6 +140,8 @@ class _Call(Generic[T]):
         assert task is not None
         outcome: tuple[T | None, BaseException | None] | None = None
         self._tasks[task] = self._place
+        if self._nested:
+            nest()
         try:
             outcome = await self._coroutine, None
         except asyncio.CancelledError:

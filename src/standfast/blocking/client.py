@@ -21,7 +21,7 @@ from standfast.doors.transaction import Transaction
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database, StoreTransaction
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.transaction import Ending, OwnEnding, inside, unit_of_work
+from standfast.transaction import Ending, OwnEnding, inside, is_inside, unit_of_work
 
 if TYPE_CHECKING:
     from standfast.blocking.operations import BlockingOperations
@@ -156,7 +156,8 @@ class BlockingClient(BlockingVerbs):
         except BaseException:
             coroutine.close()
             raise
-        return carry_out(place, coroutine, self._calls)
+        nested = is_inside(self._openable.database)
+        return carry_out(place, coroutine, self._calls, nested=nested)
 
     def _in(self, place: Affinity, coroutine: Coroutine[Any, Any, T]) -> T:
         """As `complete`, for what belongs to where the app was open once."""
@@ -165,7 +166,8 @@ class BlockingClient(BlockingVerbs):
     @contextmanager
     def _entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[tuple[T, Affinity]]:
         """An ``async with`` block where the app is open, and the place."""
-        place, block = self._place(), Block(manager)
+        place = self._place()
+        block = Block(manager, nested=is_inside(self._openable.database))
         self._blocks[block] = place
         try:
             yield carry_out(place, block.enter(), self._calls), place
