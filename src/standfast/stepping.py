@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from standfast.errors import ConfigurationError
+
 T = TypeVar("T")
 
 _nested: ContextVar[asyncio.Task[Any] | None] = ContextVar("standfast_nested", default=None)
@@ -81,15 +83,24 @@ async def _leave(
 
 
 def iterated(complete: Complete, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-    """An async iterator for sync code.
+    """An async iterator for sync code. Raises what `source` raises, at once.
 
-    One that isn't gone through to its end is closed by its event loop when it is let go.
+    One that isn't gone through to its end is closed by its event loop when it is let go. A step
+    after that loop has ended raises `ConfigurationError`.
     """
-    iterator = source()
+    return _steps(complete, source())
+
+
+def _steps(complete: Complete, iterator: AsyncIterator[T]) -> Iterator[T]:
     end: Any = object()
     while (item := complete(_next(iterator, end))) is not end:
         yield item
 
 
 async def _next(iterator: AsyncIterator[T], end: T) -> T:
+    if getattr(iterator, "ag_frame", iterator) is None:  # else it would be taken for its end
+        raise ConfigurationError(
+            "app.blocking was closed, or its event loop ended, while this iterator was in use, so "
+            "that what was to follow is missing: close it after the last step, and begin anew"
+        )
     return await anext(iterator, end)

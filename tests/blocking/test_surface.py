@@ -230,6 +230,35 @@ def test_an_iterator_may_be_left_early(app: Standfast) -> None:
     assert len(list(operations.each(operations.select()))) == 3
 
 
+def test_an_iterator_whose_loop_has_ended_says_so(app: Standfast) -> None:
+    """It has told a part, which must not be taken for all."""
+    handles = [app.blocking.start(Visit, "lamp", key=f"{number}") for number in range(3)]
+    operations = app.blocking.operations
+    half_read = [
+        operations.each(operations.select()),
+        operations.export(operations.select()),
+        operations.tell(_cancelled(), handles, batch=1),
+        app.blocking.progress(handles[0]),
+    ]
+    for iterator in half_read:
+        assert next(iterator)
+    app.blocking.close()
+    for iterator in half_read:
+        with pytest.raises(ConfigurationError, match="what was to follow is missing"):
+            next(iterator)
+    assert len(list(operations.each(operations.select()))) == 3
+
+
+def test_wrong_options_of_an_iterator_are_refused_at_once(app: Standfast) -> None:
+    handle = app.blocking.start(Visit, "lamp")
+    with pytest.raises(ConfigurationError, match="timeout="):
+        app.blocking.progress(handle, timeout="abc")
+    with pytest.raises(ConfigurationError, match="after="):
+        app.blocking.progress(handle, after=-1)
+    with pytest.raises(ConfigurationError, match="isn't the id"):
+        app.blocking.progress("nonsense")
+
+
 def test_errors_come_as_they_are(app: Standfast) -> None:
     with pytest.raises(ConfigurationError, match="another-saga"):
         app.blocking.start("another-saga", 1)
