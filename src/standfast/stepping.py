@@ -17,6 +17,9 @@ from standfast.errors import ConfigurationError
 
 T = TypeVar("T")
 
+innermost: ContextVar[object | None] = ContextVar("standfast_block", default=None)
+"""The innermost block of those that `entered` enters for sync code, that the code is inside of."""
+
 _nested: ContextVar[asyncio.Task[Any] | None] = ContextVar("standfast_nested", default=None)
 
 
@@ -58,9 +61,10 @@ def is_nested() -> bool:
 
 @contextmanager
 def entered(complete: Complete, block: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:
-    """An ``async with`` block for sync code."""
-    manager = block()
-    value = complete(_enter(manager))
+    """An ``async with`` block for sync code, which is then `innermost` for it, too."""
+    manager, outer = block(), innermost.get()
+    value, inner = complete(_enter(manager))
+    innermost.set(inner)
     try:
         yield value
     except BaseException as error:
@@ -68,10 +72,13 @@ def entered(complete: Complete, block: Callable[[], AbstractAsyncContextManager[
             raise
     else:
         complete(_leave(manager, None))
+    finally:
+        if innermost.get() is inner:  # a generator may end in another context
+            innermost.set(outer)
 
 
-async def _enter(manager: AbstractAsyncContextManager[T]) -> T:
-    return await manager.__aenter__()
+async def _enter(manager: AbstractAsyncContextManager[T]) -> tuple[T, object | None]:
+    return await manager.__aenter__(), innermost.get()
 
 
 async def _leave(
