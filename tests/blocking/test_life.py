@@ -2,8 +2,9 @@
 
 import asyncio
 import contextvars
+import sys
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,53 @@ def test_a_loop_that_ends_during_a_call_is_told(app: Standfast) -> None:
         task.cancel()
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
+
+
+@pytest.mark.parametrize("opens", ["transaction", "running"])
+def test_a_block_that_was_never_left_ends_though_the_loops_own_thread_lets_it_go(
+    app: Standfast, opens: str
+) -> None:
+    """As the garbage collector may, which runs in whatever thread it likes."""
+
+    def blocks() -> Iterator[None]:
+        if opens == "running":
+            with app.blocking.running():
+                yield
+        with app.blocking.transaction() as tx:
+            tx.start(Visit, "gone", key="gone")
+            yield
+
+    left_open = [blocks()]
+    caller = threading.Thread(target=next, args=(left_open[0],))
+    caller.start()
+    caller.join(20)
+    del caller
+    unraised: list[object] = []
+    hook, sys.unraisablehook = sys.unraisablehook, unraised.append
+
+    async def let_go() -> None:
+        left_open.clear()
+        async with asyncio.timeout(20):
+            while app.supervisor is not None:
+                await asyncio.sleep(0.01)
+
+    try:
+        app.blocking.complete(let_go())
+    finally:
+        sys.unraisablehook = hook
+    assert unraised == []
+    with app.blocking.running():
+        assert app.blocking.start(Visit, "lamp", key="gone").result(20)["note"] == "lamp"
+
+
+async def test_a_block_that_is_left_in_the_apps_own_loop_is_rolled_back(app: Standfast) -> None:
+    async with app:
+        opened = app.blocking.transaction()
+        tx = await asyncio.to_thread(opened.__enter__)
+        await asyncio.to_thread(tx.start, Visit, "gone", key="gone")
+        with pytest.raises(ConfigurationError, match="wait for itself"):
+            opened.__exit__(None, None, None)
+        assert (await app.start(Visit, "lamp", key="gone")).created
 
 
 class Stop(BaseException):

@@ -10,6 +10,9 @@ from standfast.stepping import nest
 
 T = TypeVar("T")
 
+_ending: set[asyncio.Task[Any]] = set()
+"""Those whose end nobody waits for: a loop itself doesn't keep its tasks."""
+
 
 class Block(Generic[T]):
     """A block that is entered and left by one task of the loop, as much of what is async demands.
@@ -68,6 +71,12 @@ class Block(Generic[T]):
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    def let_go(self) -> None:
+        """As `abandon`, for sync code in that loop, which can't wait for its end."""
+        if self._task is not None and self._task.cancel():
+            _ending.add(self._task)
+            self._task.add_done_callback(_ending.discard)
 
     async def _outcome(self) -> tuple[bool | None, BaseException | None]:
         try:
