@@ -2,15 +2,17 @@
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from standfast import ConfigurationError, Standfast, StoreError
+from standfast import ConfigurationError, SagaConflict, Standfast, StoreError
 from standfast.blocking import BlockingTransaction
 from standfast.resilience import remaining, within
 from tests.blocking.sagas import Ask, Visit, app_on
@@ -265,6 +267,51 @@ def test_whatever_is_raised_in_the_loop_does_not_end_it(app: Standfast) -> None:
         with pytest.raises(type(error)), app.blocking.transaction():
             raise error
     assert app.blocking.start(Visit, "lamp").created
+
+
+class Local:
+    """Something in the frame of whoever caught an error."""
+
+
+@pytest.mark.parametrize("where", ["call", "body", "entering", "leaving"])
+def test_an_error_holds_nothing_once_it_is_caught(
+    app: Standfast, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the caller's variables would stay until the garbage collector comes by."""
+    app.blocking.start(Visit, "lamp", key="lamp")
+
+    class Block:
+        async def __aenter__(self) -> None:
+            if where == "entering":
+                raise ZeroDivisionError
+
+        async def __aexit__(self, *raised: object) -> None:
+            if where == "leaving":
+                raise ZeroDivisionError
+
+    def fails() -> weakref.ref[Local]:
+        local = Local()
+        try:
+            if where == "call":
+                app.blocking.start(Visit, "rug", key="lamp")
+            elif where in ("entering", "leaving"):
+                with app.blocking.running():
+                    pass
+            else:
+                with app.blocking.transaction():
+                    raise ZeroDivisionError
+        except (SagaConflict, ZeroDivisionError):
+            return weakref.ref(local)
+        raise AssertionError
+
+    if where in ("entering", "leaving"):
+        monkeypatch.setattr(type(app), "running", lambda app: Block())
+    gc.collect()
+    gc.disable()
+    try:
+        assert fails()() is None
+    finally:
+        gc.enable()
 
 
 def test_patterns_act_on_a_transaction(app: Standfast) -> None:

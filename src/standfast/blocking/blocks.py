@@ -24,7 +24,8 @@ class Block(Generic[T]):
     def __init__(self, manager: AbstractAsyncContextManager[T], *, nested: bool = False) -> None:
         self._manager = manager
         self._nested = nested
-        self._task: asyncio.Task[tuple[bool | None, BaseException | None]] | None = None
+        self._task: asyncio.Task[bool | None] | None = None
+        self._raised: BaseException | None = None
 
     @property
     def is_open(self) -> bool:
@@ -44,9 +45,7 @@ class Block(Generic[T]):
             await self.abandon()
             raise
         if not self._entered.done():
-            _, error = task.result()
-            assert error is not None  # else it has been entered
-            raise error
+            self._check()  # raises, else it has been entered
         return self._entered.result()
 
     async def leave(self, error: BaseException | None) -> bool | None:
@@ -61,10 +60,19 @@ class Block(Generic[T]):
             return None
         if not self._leaving.done():
             self._leaving.set_result(error)
-        drops, raised = await self._task
-        if raised is not None:
-            raise raised
+        drops = await self._task
+        del self._leaving  # its error's traceback may hold whoever holds this
+        self._check()
         return drops
+
+    def _check(self) -> None:
+        """Raise what the block raised, once."""
+        error, self._raised = self._raised, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     async def abandon(self) -> None:
         """Cancel it, wherever it stands, and wait for its end."""
@@ -78,13 +86,14 @@ class Block(Generic[T]):
             _ending.add(self._task)
             self._task.add_done_callback(_ending.discard)
 
-    async def _outcome(self) -> tuple[bool | None, BaseException | None]:
+    async def _outcome(self) -> bool | None:
         try:
-            return await self._live(), None
+            return await self._live()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - of whoever waits, and no end of this loop
-            return None, error
+            self._raised = error
+            return None
 
     async def _live(self) -> bool | None:
         manager = self._manager

@@ -97,8 +97,12 @@ class _Call(Generic[T]):
                 "had its effect isn't known. Close it after the last call has returned"
             )
         result, error = outcome
+        del outcome  # it, and below the error, or the traceback would hold what holds it
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error
         return result  # type: ignore[return-value]  # without an error it is one
 
     def _waited(self) -> tuple[T | None, BaseException | None] | None:
@@ -152,3 +156,4 @@ class _Call(Generic[T]):
             self._tasks.pop(task, None)
         self._is_over = True
         self._outcome.put(outcome)
+        del outcome  # its traceback may hold this frame
