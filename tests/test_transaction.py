@@ -4,7 +4,15 @@ import logging
 
 import pytest
 
-from standfast import Barrier, BranchKey, ConfigurationError, SagaNotFound, Standfast, barrier
+from standfast import (
+    Barrier,
+    BranchKey,
+    ConfigurationError,
+    SagaNotFound,
+    Standfast,
+    StoreError,
+    barrier,
+)
 
 
 @pytest.fixture
@@ -149,3 +157,16 @@ async def test_a_script_rides_it(app):
     async with app.transaction() as tx:
         assert tx.dialect == "sqlite"
         assert await carry_out(tx, script()) == [2]
+
+
+async def test_sql_that_is_no_text_is_refused(app):
+    async with app.transaction() as tx:
+        with pytest.raises(ConfigurationError, match="isn't SQL as text"):
+            await tx.execute(5)
+
+
+async def test_after_its_end_it_tells_what_to_use(app):
+    async with app.transaction() as tx:
+        await tx.fetch("SELECT 1")
+    with pytest.raises(StoreError, match=r"is over: .* app\.start\(…\), or app\.transaction\(\)"):
+        await tx.execute("SELECT 1")

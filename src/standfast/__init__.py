@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from standfast.app import Standfast
     from standfast.branch_key import BranchKey
     from standfast.doors import Transaction
+    from standfast.doors.blocking import BlockingTransaction
+    from standfast.doors.blocking_handle import BlockingSagaHandle
     from standfast.durations import Duration
     from standfast.errors import (
         ConfigurationError,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "app": ("Standfast",),
     "doors": ("Transaction",),
+    "doors.blocking": ("BlockingTransaction",),
+    "doors.blocking_handle": ("BlockingSagaHandle",),
     "durations": ("Duration",),
     "errors": (
         "ConfigurationError",
@@ -78,6 +82,8 @@ _HOMES = {
 
 __all__ = [
     "Barrier",
+    "BlockingSagaHandle",
+    "BlockingTransaction",
     "BranchKey",
     "ConfigurationError",
     "Constant",
@@ -109,4 +115,5 @@ __all__ = [
     "wait",
 ]
 
-__getattr__, __dir__ = exports(__name__, _HOMES)
+if not TYPE_CHECKING:  # to type checkers, every name would be there
+    __getattr__, __dir__ = exports(__name__, _HOMES)

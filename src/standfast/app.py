@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -168,8 +168,7 @@ class Standfast(AppDoors, HasLifespan):
         assert isinstance(self.clock, AdjustedClock)
         await self.clock.adjust(self.database.clock_offset)
 
-    @asynccontextmanager
-    async def running(
+    def running(
         self,
         *,
         only: Collection[str] = (),
@@ -180,7 +179,7 @@ class Standfast(AppDoors, HasLifespan):
         drain: Duration = DRAIN,
         poll: Duration = 2.0,
         linger: Duration = 1.0,
-    ) -> AsyncIterator[Supervisor]:
+    ) -> AbstractAsyncContextManager[Supervisor]:
         """Work in the background of the block: run services, take over from the dead.
 
         `only`: the names of the services to run here, by default all. `name`: this process's, for
@@ -192,13 +191,9 @@ class Standfast(AppDoors, HasLifespan):
         while another process runs them. Raises `DefinitionError` where a saga has a child that
         isn't added, `ConfigurationError`.
         """
-        if self.supervisor is not None:
-            raise ConfigurationError("this app is running already: once per app and process")
         if name is not None:
             checked(name, name="name", longest=NAME_LENGTH)
         options = ServiceOptions(max_in_flight, poll, linger, threads)
-        services = self.patterns.services(options, only)
-        patience = seconds(drain, name="drain", positive=False)
         membership = Membership(
             self.database.port(LeaseStore),
             clock=self.clock,
@@ -206,14 +201,27 @@ class Standfast(AppDoors, HasLifespan):
             name=name,
             keep_time=self._keep_time,
         )
+        patience = seconds(drain, name="drain", positive=False)
+        return self._running(membership, options, only, patience)
+
+    @asynccontextmanager
+    async def _running(
+        self, membership: Membership, options: ServiceOptions, only: Collection[str], drain: float
+    ) -> AsyncIterator[Supervisor]:
+        if self.supervisor is not None:
+            raise ConfigurationError(
+                "this app is running already: once per app and process. Where something else runs "
+                "it, as a test's `standfast_app`, write app.lifespan without running=True"
+            )
+        services = self.patterns.services(options, only)
         async with self:
             supervisor = self.supervisor = Supervisor(membership, services, clock=self.clock)
             try:
-                await supervisor.start(drain=patience)
+                await supervisor.start(drain=drain)
                 try:
                     yield supervisor
                 finally:
-                    await supervisor.stop(patience)
+                    await supervisor.stop(drain)
             finally:
                 self.supervisor = None
 

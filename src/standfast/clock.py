@@ -54,7 +54,7 @@ class AdjustedClock:
     """
 
     def __init__(self, inner: Clock) -> None:
-        self._inner: Clock = inner
+        self.inner: Clock = inner
         self._offset: float = 0.0
         self.monotonic: Callable[[], float] = inner.monotonic
         self.now: Callable[[], float] = inner.now
@@ -63,21 +63,26 @@ class AdjustedClock:
             inner, "timeout", asyncio.timeout
         )
 
+    @property
+    def is_manual(self) -> bool:
+        """Whether time stands still until a test moves it."""
+        return bool(getattr(self.inner, "is_manual", False))
+
     def _adjusted(self) -> float:
-        return self._inner.now() + self._offset
+        return self.inner.now() + self._offset
 
     async def sleep(self, seconds: float) -> None:
         """As the inner clock's."""
-        await self._inner.sleep(seconds)
+        await self.inner.sleep(seconds)
 
     async def adjust(self, measure: Callable[[Clock], Awaitable[float | None]]) -> None:
         """Go by the store's clock from now on, which is ahead by what `measure` says.
 
         Where it says None, because it doesn't know, all stays as it is.
         """
-        if getattr(self._inner, "is_manual", False):
+        if self.is_manual:
             return
-        offset = await measure(self._inner)
+        offset = await measure(self.inner)
         if offset is None:
             _log.debug("the database's clock couldn't be read in time: this one isn't set by it")
             return
@@ -91,7 +96,7 @@ class AdjustedClock:
                 "behind" if offset > 0 else "ahead of",
             )
         self._offset = offset
-        self.now = self._adjusted if offset else self._inner.now
+        self.now = self._adjusted if offset else self.inner.now
 
 
 SYSTEM_CLOCK = SystemClock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
@@ -131,3 +132,8 @@ def human(value: float) -> str:
         if count and len(re.findall("[a-z]", text)) < 2:
             text += f"{count}{unit}"
     return text
+
+
+def moment(at: float | None) -> str:
+    """A time in seconds since the Unix epoch as text, ``"2026-11-27 16:51:03Z"``; "" for none."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))

@@ -2,7 +2,8 @@
 
 ::
 
-    __getattr__, __dir__ = exports(__name__, {"saga": ("Saga", "step")})
+    if not TYPE_CHECKING:  # to type checkers, every name would be there
+        __getattr__, __dir__ = exports(__name__, {"saga": ("Saga", "step")})
 """
 
 from __future__ import annotations

@@ -48,15 +48,16 @@ class HasLifespan:
         ``state.standfast`` of the ASGI application, if that has a ``state``, where the dependencies
         of `standfast.integrations.fastapi` find it.
 
-        Raises `ConfigurationError` for options that don't go together.
+        Raises `ConfigurationError` for what isn't a lifespan, and for options that aren't right or
+        don't go together.
         """
-        given: object = inner
-        if given is not None and (not callable(given) or inspect.isasyncgenfunction(given)):
-            raise ConfigurationError(
-                f"inner={inner!r}: give a function of the ASGI application that is decorated with "
-                "@contextlib.asynccontextmanager"
-            )
-        if not flag(running, name="running") and options:
+        if asgi and _is_lifespan(asgi[0]):
+            raise ConfigurationError(f"lifespan({asgi[0]!r}): write inner=…, with its name")
+        if inner is not None:
+            _check_inner(inner)
+        if flag(running, name="running"):
+            self.running(**options)  # which checks them, and begins nothing
+        elif options:
             raise ConfigurationError(
                 f"lifespan({', '.join(options)}=…): options of `running` need running=True"
             )
@@ -64,6 +65,36 @@ class HasLifespan:
             _lifespan, self, partial(self.running, **options) if running else None, inner
         )
         return made(*asgi) if asgi else made
+
+
+def _is_lifespan(given: object) -> bool:
+    """Whether it is a function of one parameter: an ASGI application has three."""
+    if not inspect.isfunction(given):
+        return False
+    try:
+        inspect.signature(given).bind(None)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_inner(inner: object) -> None:
+    """Raise `ConfigurationError` for what isn't called, or whose answer can't be entered."""
+    if isinstance(inner, AbstractAsyncContextManager):  # those of contextlib can be called too
+        hint = ", and don't call it"
+    elif (
+        not callable(inner)
+        or inspect.iscoroutinefunction(inner)
+        or inspect.isasyncgenfunction(inner)
+        or inspect.isgeneratorfunction(inspect.unwrap(inner))
+    ):
+        hint = ""
+    else:
+        return
+    raise ConfigurationError(
+        f"inner={inner!r}: give an `async def` that yields once, takes the ASGI application and is "
+        f"decorated with @contextlib.asynccontextmanager{hint}"
+    )
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from standfast.ports.database import (
 )
 from standfast.ports.providing import Dialect
 from standfast.savepoints import Savepoints
+from standfast.text import class_of
 
 W_co = TypeVar("W_co", covariant=True)
 T = TypeVar("T")
@@ -130,19 +131,19 @@ class UnitOfWork:
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched."""
-        return await self.store.execute(sql, *args)
+        return await self.store.execute(_text(sql), *args)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """All rows, each readable by column name or position."""
-        return await self.store.fetch(sql, *args)
+        return await self.store.fetch(_text(sql), *args)
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
         """The first row, or None."""
-        return await self.store.fetch_one(sql, *args)
+        return await self.store.fetch_one(_text(sql), *args)
 
     async def fetch_value(self, sql: str, *args: Any) -> Any:
         """The first column of the first row, or None."""
-        return await self.store.fetch_value(sql, *args)
+        return await self.store.fetch_value(_text(sql), *args)
 
     async def run_script(self, script: Script[T]) -> T:
         """Carry out a script of a port in this transaction; what the script returns.
@@ -216,6 +217,16 @@ class UnitOfWork:
             raise
 
 
+def _text(sql: object) -> str:
+    if not isinstance(sql, str):
+        raise ConfigurationError(
+            f"{class_of(sql)} isn't SQL as text: give text with $1, $2 … in it, and their values "
+            "after it. A statement that your ORM or driver made is run by your own session or "
+            "connection"
+        )
+    return sql
+
+
 class BlockingUnitOfWork(Protocol):
     """A `UnitOfWork` for sync code, as far as patterns need it."""
 
@@ -231,6 +242,8 @@ async def unit_of_work(
     database: Database, make: Callable[[Database, StoreTransaction, Ending], U]
 ) -> AsyncIterator[U]:
     """A transaction that `make` wraps: committed at the end of the block, or rolled back."""
+    if innermost() is not None and database.capabilities.write_lanes == 1:
+        _refuse_second(database)
     ending = OwnEnding()
     try:
         async with database.transaction() as store:
@@ -244,14 +257,25 @@ async def unit_of_work(
 
 
 class _Block:
-    """The block of a transaction, as the tasks begun inside see it."""
+    """The block of a transaction, as the tasks begun inside see it.
 
-    __slots__ = ("outer", "over", "owner")
+    `is_open` tells of one that isn't ended here whether it still is open.
+    """
 
-    def __init__(self, owner: object, outer: _Block | None) -> None:
+    __slots__ = ("ended", "is_open", "outer", "owner")
+
+    def __init__(
+        self, owner: object, outer: _Block | None, is_open: Callable[[], bool] | None = None
+    ) -> None:
         self.owner: object = owner
         self.outer: _Block | None = outer
-        self.over: bool = False
+        self.is_open: Callable[[], bool] | None = is_open
+        self.ended: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.ended or (self.is_open is not None and not self.is_open())
 
 
 _block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=None)
@@ -259,18 +283,41 @@ innermost: Callable[[], object | None] = _block.get
 """The innermost transaction that the running code may be inside of; None: it is in none."""
 
 
+def _innermost_open() -> _Block | None:
+    """The innermost block that isn't over; those inside of it are forgotten."""
+    found = block = _block.get()
+    while block is not None and block.over:
+        block = block.outer
+    if block is not found:
+        _block.set(block)
+    return block
+
+
 @contextmanager
 def inside(owner: object) -> Iterator[None]:
     """The block of a transaction of `owner`, for `refuse_inside`."""
-    block = _Block(owner, _block.get())
+    block = _Block(owner, _innermost_open())
     _block.set(block)
     try:
         yield
     finally:
         # Tasks begun inside may still see it, and a generator may end in another context.
-        block.over = True
-        if _block.get() is block:
-            _block.set(block.outer)
+        block.ended = True
+        _innermost_open()
+
+
+def inside_while(owner: object, is_open: Callable[[], bool]) -> None:
+    """From now on, what runs here is inside a transaction of `owner` that others will end.
+
+    It is over, for `refuse_inside`, as soon as `is_open` says no. That must never be wrong in
+    saying yes, must not keep the transaction open, and be equal for one and the same transaction.
+    """
+    outer = block = _innermost_open()
+    while block is not None:
+        if block.is_open == is_open:
+            return
+        block = block.outer
+    _block.set(_Block(owner, outer, is_open))
 
 
 def refuse_inside(database: Database, act: str, instead: str) -> None:
@@ -278,15 +325,27 @@ def refuse_inside(database: Database, act: str, instead: str) -> None:
     if is_inside(database):
         raise ConfigurationError(
             f"can't {act} through the app inside its own transaction: use {instead}, which "
-            "commits with it, or do it after the block"
+            "commits with it, or do it after its end"
+        )
+
+
+def _refuse_second(database: Database) -> None:
+    """Raise `ConfigurationError` inside an adopted transaction, where there is one writer."""
+    if any(block.is_open is not None for block in _open_blocks(database)):
+        raise ConfigurationError(
+            "can't begin a transaction through the app inside one that is adopted, for the "
+            "database has one writer: use that (tx.start(…), tx.execute(…)), or do it after its end"
         )
 
 
 def is_inside(database: Database) -> bool:
     """Whether the running code is inside an open transaction of `database`."""
-    block = _block.get()
+    return next(_open_blocks(database), None) is not None
+
+
+def _open_blocks(database: Database) -> Iterator[_Block]:
+    block = _innermost_open()
     while block is not None:
         if block.owner is database and not block.over:
-            return True
+            yield block
         block = block.outer
-    return False

@@ -1,5 +1,6 @@
 """What every adopted transaction does, whoever opened it, by every driver."""
 
+import contextlib
 import logging
 
 import pytest
@@ -254,6 +255,37 @@ async def test_it_is_of_no_use_after_the_end(app, way, end):
     with pytest.raises(StoreError, match="is over"):
         await done(tx.start(Ship, Order("b"), key="b"))
     assert await keys(app, Ship) == (["a"] if end == "commit" else [])
+
+
+async def test_nor_once_its_connection_is_closed(app, way):
+    tx = app.adopt(way.source)
+    await done(tx.start(Ship, Order("a"), key="a"))
+    await way.close()
+    with pytest.raises(StoreError, match="is over"):
+        await done(tx.start(Ship, Order("b"), key="b"))
+
+
+@pytest.mark.parametrize("backend", ["postgres"])
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg-async", "asyncpg", "connection-asyncpg"])
+async def test_a_savepoint_that_is_refused_at_its_end_is_undone(app, opened, driver, backend):
+    """As after a statement that failed, whose error the block kept to itself."""
+    way = await opened(driver)
+    tx, insert = app.adopt(way.source), "INSERT INTO orders (id) VALUES ($1)"
+    await done(tx.execute(insert, "before"))
+    with pytest.raises(StoreError, match="rolled the transaction back"):
+        if way.blocking:
+            with tx.savepoint():
+                for _ in range(2):
+                    with contextlib.suppress(ConstraintViolated):
+                        tx.execute(insert, "inside")
+        else:
+            async with tx.savepoint():
+                for _ in range(2):
+                    with contextlib.suppress(ConstraintViolated):
+                        await tx.execute(insert, "inside")
+    await done(tx.execute(insert, "later"))
+    await way.commit()
+    assert await orders(app) == ["before", "later"]
 
 
 async def test_where_commits_are_not_told_of_nothing_can_follow_them(app, way):

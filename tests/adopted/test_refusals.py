@@ -21,9 +21,13 @@ def sqlite_file(app):
     return app.database.url.removeprefix("sqlite:///")
 
 
-@pytest.mark.parametrize("source", [5, {}, sqlite3], ids=["int", "dict", "module"])
-def test_what_is_no_transaction(app, source):
-    with pytest.raises(ConfigurationError, match="adopt"):
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [(5, "int"), ({}, "dict"), (sqlite3, "module"), (None, "None"), ("postgresql://", "'postgres")],
+)
+def test_what_is_no_transaction(app, source, shown, monkeypatch):
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    with pytest.raises(ConfigurationError, match=rf"adopt\(.*{shown}.*can't be adopted: give"):
         app.adopt(source)
 
 
@@ -91,10 +95,10 @@ class TestNothingIsOpen:
         with (
             Session(engine, autobegin=False) as session,
             pytest.raises(
-                ConfigurationError, match=r"autobegin=False\): adopt it after session.begin"
+                ConfigurationError, match=r"autobegin=False\): use it inside session.begin"
             ),
         ):
-            app.adopt(session)
+            app.adopt(session).start(Ship, Order("a"))
         engine.dispose()
 
     def test_a_session_without_an_engine_of_its_own(self, app):

@@ -79,13 +79,18 @@ class Sqlite(Way):
         self.source.execute(sql)
 
 
+def by_column(cursor, row):
+    """Rows as the documentation of sqlite3 has it for its ``row_factory``."""
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+
+
 class SqliteOdd(Sqlite):
     """Set up as nobody would expect: rows and texts of another kind, transactions by hand."""
 
     async def open(self):
         path = self.url.removeprefix("sqlite:///")
         self.source = sqlite3.connect(path, isolation_level=None)
-        self.source.row_factory = sqlite3.Row
+        self.source.row_factory = by_column
         self.source.text_factory = bytes
         await self.begin()
 
@@ -111,12 +116,30 @@ class Aiosqlite(Way):
         await self.source.execute(sql)
 
 
+class AiosqliteOdd(Aiosqlite):
+    """Rows and texts of another kind."""
+
+    async def open(self):
+        await super().open()
+        self.source.row_factory = by_column
+        self.source.text_factory = bytes
+
+
 class Psycopg(Way):
     async def open(self):
         self.source = psycopg.connect(self.url)
 
     async def run(self, sql):
         self.source.execute(sql)
+
+
+class PsycopgAscii(Psycopg):
+    """With an encoding for which psycopg answers with bytes where text is, and rows of its own."""
+
+    async def open(self):
+        self.source = psycopg.connect(self.url, client_encoding="SQL_ASCII")
+        self.source.row_factory = psycopg.rows.scalar_row
+        self.source.prepare_threshold = 0
 
 
 class PsycopgAsync(Way):
@@ -200,6 +223,21 @@ class SqlAlchemySession(Way):
         self._engine.dispose()
 
 
+class SqlAlchemySessionOdd(SqlAlchemySession):
+    """Its driver is set up as that of `SqliteOdd`, and its session is only begun when used."""
+
+    async def open(self):
+        self._engine = sqlalchemy.create_engine(self.url)
+        _mind_savepoints(self._engine)
+
+        @event.listens_for(self._engine, "connect")
+        def connected(connection, record):
+            connection.row_factory = by_column
+            connection.text_factory = bytes
+
+        self.source = self.make(self._engine)
+
+
 class SQLModel(SqlAlchemySession):
     make = SQLModelSession
 
@@ -221,6 +259,29 @@ class SqlAlchemyConnection(SqlAlchemySession):
         _mind_savepoints(self._engine)
         self.source = self._engine.connect()
         self.source.begin()
+
+
+NOT_STREAMED = {"yield_per": None, "stream_results": False}
+
+
+class SqlAlchemyStreaming(SqlAlchemyConnection):
+    """Set up to stream what is read, and to take statements without looking for parameters."""
+
+    async def open(self):
+        await super().open()
+        self.source = self.source.execution_options(yield_per=2, no_parameters=True)
+
+    async def run(self, sql):
+        self.source.execute(sqlalchemy.text(sql), execution_options=NOT_STREAMED)
+
+    async def savepoint(self):
+        await self.run("SAVEPOINT a")
+
+    async def release(self):
+        await self.run("RELEASE SAVEPOINT a")
+
+    async def roll_back_to_savepoint(self):
+        await self.run("ROLLBACK TO SAVEPOINT a")
 
 
 class SqlAlchemyAsyncSession(Way):
@@ -278,7 +339,9 @@ SQLITE = {
     "sqlite3": (Sqlite, "sqlite"),
     "sqlite3-odd": (SqliteOdd, "sqlite"),
     "aiosqlite": (Aiosqlite, "sqlite"),
+    "aiosqlite-odd": (AiosqliteOdd, "sqlite"),
     "session-pysqlite": (SqlAlchemySession, "sqlite"),
+    "session-pysqlite-odd": (SqlAlchemySessionOdd, "sqlite"),
     "sqlmodel-pysqlite": (SQLModel, "sqlite"),
     "connection-pysqlite": (SqlAlchemyConnection, "sqlite"),
     "session-aiosqlite": (SqlAlchemyAsyncSession, "sqlite+aiosqlite"),
@@ -286,12 +349,14 @@ SQLITE = {
 }
 POSTGRES = {
     "psycopg": (Psycopg, "postgresql"),
+    "psycopg-ascii": (PsycopgAscii, "postgresql"),
     "psycopg-async": (PsycopgAsync, "postgresql"),
     "asyncpg": (Asyncpg, "postgresql"),
     "asyncpg-pool": (AsyncpgPool, "postgresql"),
     "session-psycopg": (SqlAlchemySession, "postgresql+psycopg"),
     "scoped-psycopg2": (ScopedSession, "postgresql+psycopg2"),
     "connection-psycopg": (SqlAlchemyConnection, "postgresql+psycopg"),
+    "connection-psycopg2-streaming": (SqlAlchemyStreaming, "postgresql+psycopg2"),
     "session-asyncpg": (SqlAlchemyAsyncSession, "postgresql+asyncpg"),
     "connection-asyncpg": (SqlAlchemyAsyncConnection, "postgresql+asyncpg"),
     "session-psycopg-async": (SqlAlchemyAsyncSession, "postgresql+psycopg_async"),

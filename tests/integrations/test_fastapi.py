@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import httpx
@@ -181,6 +181,17 @@ async def _generator(asgi: Any) -> AsyncIterator[None]:
     yield
 
 
+async def _coroutine(asgi: Any) -> None: ...
+
+
+@contextmanager
+def _for_sync_code(asgi: Any) -> Iterator[None]:
+    yield
+
+
+_made = asynccontextmanager(_generator)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -189,11 +200,36 @@ async def _generator(asgi: Any) -> AsyncIterator[None]:
         ({"running": "yes"}, "must be True or False"),
         ({"inner": _generator}, "asynccontextmanager"),
         ({"inner": 7}, "asynccontextmanager"),
+        ({"inner": _coroutine}, "asynccontextmanager"),
+        ({"inner": _for_sync_code}, "asynccontextmanager"),
+        ({"inner": _made(None)}, "don't call it"),
+        ({"running": True, "lease": "a while"}, "lease"),
+        ({"running": True, "poll": -1}, "poll"),
+        ({"running": True, "drain": "soon"}, "drain"),
+        ({"running": True, "name": ""}, "name"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         Standfast("memory://").lifespan(**options)
+
+
+@pytest.mark.parametrize("mine", [_made, _generator, _coroutine])
+def test_a_lifespan_without_its_name_is_refused(mine):
+    with pytest.raises(ConfigurationError, match="write inner="):
+        Standfast("memory://").lifespan(mine)
+
+
+def test_an_option_that_there_isnt_is_refused_at_once():
+    with pytest.raises(TypeError, match="concurency"):
+        Standfast("memory://").lifespan(running=True, concurency=4)
+
+
+async def test_a_function_may_be_the_application(app):
+    async def asgi(scope, receive, send): ...
+
+    async with app.lifespan(asgi):
+        app.check_open()
 
 
 # -- dependencies --------------------------------------------------------------------------------
@@ -328,6 +364,30 @@ async def test_starting_through_the_app_inside_the_transaction_is_refused(app):
         assert (await web.post("/")).status_code == 200
 
 
+async def told(request: Request, error: Exception) -> PlainTextResponse:
+    return PlainTextResponse(f"{error}", 500)
+
+
+async def test_an_endpoint_that_can_await_nothing_gets_no_transaction_to_be_awaited(app):
+    api = an_api(app)
+    api.add_exception_handler(ConfigurationError, told)
+
+    @api.post("/def")
+    def place(tx: TransactionDep) -> None:
+        pytest.fail("called")
+
+    async def placed(tx: TransactionDep) -> None:
+        await tx.start(Greet, "ann")
+
+    @api.post("/by-a-dependency", dependencies=[Depends(placed)])
+    def place_by_a_dependency() -> None: ...
+
+    async with app, client(api) as web:
+        assert "place, which is def" in (await web.post("/def")).text
+        assert (await web.post("/by-a-dependency")).status_code == 200
+    assert await sagas(app) == 1
+
+
 @pytest.mark.parametrize("form", ["Annotated", "Depends"])
 @pytest.mark.parametrize("scope", ["function", "request", None])
 async def test_an_adopted_async_session(app, form, scope):
@@ -360,6 +420,29 @@ async def test_an_adopted_async_session(app, form, scope):
         assert (await web.post("/orders/7")).status_code == 200
     assert (await orders(app), await sagas(app)) == (["7"], 1)
     assert len(sessions) == 2  # one for each request
+    await engine.dispose()
+
+
+async def test_an_adopted_session_that_the_endpoint_begins(app):
+    engine = create_async_engine(app.database.url.replace("sqlite://", "sqlite+aiosqlite://"))
+
+    async def get_session() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine) as session:
+            yield session
+
+    session_dep: Any = Annotated[AsyncSession, Depends(get_session)]
+    adopted_dep: Any = Annotated[Transaction, adopted(session_dep)]
+    api = an_api(app)
+
+    @api.post("/orders/{key}")
+    async def place(key: str, session: session_dep, tx: adopted_dep) -> None:
+        async with session.begin():
+            await session.execute(text("INSERT INTO orders (id) VALUES (:id)"), {"id": key})
+            await tx.start(Greet, key, key=key)
+
+    async with app, client(api) as web:
+        assert (await web.post("/orders/7")).status_code == 200
+    assert (await orders(app), await sagas(app)) == (["7"], 1)
     await engine.dispose()
 
 

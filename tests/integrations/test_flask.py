@@ -170,3 +170,14 @@ def test_the_sync_client(app):
     client = web.test_client()
     assert [client.post("/greet/ann").json["created"] for _ in range(2)] == [True, False]
     app.blocking.close()
+
+
+@pytest.mark.parametrize("method", ["start", "saga"])
+def test_what_sync_code_can_not_await_is_refused(app, method):
+    web = Flask("shop")
+    FlaskExtension(app, web)
+    with (
+        web.app_context(),
+        pytest.raises(ConfigurationError, match=rf"current\.blocking\.{method}"),
+    ):
+        getattr(current, method)

@@ -154,8 +154,22 @@ async def test_who_lost_the_connection_goes_on_where_he_was(scene):
     assert [*first["entries"], *(e for event in rest for e in event["entries"])] == whole["entries"]
     async with here.stream(**{"Last-Event-ID": str(whole["id"])}) as answer:
         assert answer.status_code == 204  # by which an EventSource asks no more
-    for nonsense in ("x", "-1", "9" * 40, ""):
+    of_another = str(whole["id"] + 1)
+    for nonsense in ("x", "-1", "9" * 40, "", of_another):
         assert await here.events(**{"Last-Event-ID": nonsense}) == [whole]
+
+
+async def test_an_id_that_it_has_not_come_to_counts_as_none(scene):
+    here = await scene()
+    await here.start()
+    async with here.stream(**{"Last-Event-ID": "1000"}) as answer:
+        coming = events(answer.lines)
+        told = [await anext(coming)]
+        await here.end()
+        told += [event async for event in coming]
+    (whole,) = await here.events()
+    assert [entry for event in told for entry in event["entries"]] == whole["entries"]
+    assert told[-1]["id"] == whole["id"]
 
 
 async def test_a_comment_keeps_the_connection_alive(scene):

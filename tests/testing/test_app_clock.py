@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from standfast import (
+    ConfigurationError,
     Constant,
     Context,
     Saga,
@@ -274,6 +275,42 @@ async def test_time_cannot_pass_over_what_waits_for_something_else(
         await clock.advance("1d")
         assert await handle.status() == "completed"
         assert clock.now() == BEGIN + DAY
+
+
+async def test_one_moves_it_at_a_time() -> None:
+    clock = AppClock(wall=BEGIN)
+    first, second = await asyncio.gather(
+        clock.advance("2d"), clock.advance("2d"), return_exceptions=True
+    )
+    assert first is None
+    assert isinstance(second, ConfigurationError)
+    assert "one after the other" in f"{second}"
+    await clock.advance("2d")
+    assert clock.now() == BEGIN + 4 * DAY
+
+
+def test_it_drives_apps_that_have_it() -> None:
+    clock, other = AppClock(), AppClock()
+    for app in (Standfast("memory://"), Standfast("memory://", clock=other.for_apps)):
+        with pytest.raises(ConfigurationError, match=r"clock=clock\.for_apps"):
+            clock.drive(app)
+
+
+async def test_a_saga_that_waits_tells_that_time_stands_still(
+    clock: AppClock, running: Running
+) -> None:
+    async with running(Remind(clock, [])) as app:
+        handle = await app.start(Remind, "a", key="order-7")
+        with pytest.raises(
+            AssertionError, match=r"with key 'order-7'.*time stands still at 2023-11-14 22:13:20Z"
+        ):
+            await assert_completed(handle, timeout=0.05)
+
+
+async def test_what_is_no_handle_is_told() -> None:
+    for check in (assert_completed, assert_compensated, assert_parked):
+        with pytest.raises(ConfigurationError, match=r"'order-7' isn't a SagaHandle: give what"):
+            await check("order-7")  # type: ignore[arg-type]
 
 
 async def test_no_store_sets_it_right(clock: AppClock, running: Running) -> None:

@@ -144,9 +144,10 @@ def test_a_failed_test_tells_what_happened(
         [
             r"-+ Captured sagas call -+",
             r"remind 'order-7' is waiting \(.*\)",
-            r" +\+0s +pause +sleeps for 3d",
+            r" +\+[\d.]+s +pause +sleeps for 3d",
             r"remind 'order-8' is (running|waiting) \(.*\)",
             r"E +AssertionError: not completed: saga 'remind' with key 'order-9' didn't end .*",
+            r".*time stands still at .* until the test moves it, by .await standfast_clock.*",
             r"E +remind 'order-9' is waiting \(.*\)",
             r"E +now: pause: waits for 1d, until .*",
             r"E +AssertionError: not parked: it completed",
@@ -154,6 +155,7 @@ def test_a_failed_test_tells_what_happened(
         ]
     )
     assert "assertions.py" not in result.stdout.str(), "the traceback ends in the test"
+    assert result.stdout.str().count("remind 'order-9' is") == 1, "the error tells it"
 
 
 def test_your_own_code_makes_the_app(project: pytest.Pytester) -> None:
@@ -211,10 +213,134 @@ def test_hypothesis_has_an_app_for_each_example(project: pytest.Pytester) -> Non
         )
         @given(number=integers())
         async def test_it(standfast_app, number):
-            assert await (await standfast_app.start(Remind, "a")).status() == "running"
+            handle = await standfast_app.start(Remind, "a")
+            assert await handle.status() in ("running", "waiting")
         """
     )
     project.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_of_the_examples_of_hypothesis_the_last_is_told(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+        from hypothesis import HealthCheck, given, settings
+        from hypothesis.strategies import integers
+        from shop import Remind
+
+        @pytest.mark.asyncio
+        @settings(
+            database=None,
+            deadline=None,
+            suppress_health_check=[HealthCheck.function_scoped_fixture],
+        )
+        @given(number=integers(0, 20))
+        async def test_it(standfast_app, number):
+            await standfast_app.start(Remind, f"{number}")
+            assert number < 5
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(['*started as version 1: "5"*'])
+    assert result.stdout.str().count("started as version 1") == 1
+
+
+@pytest.mark.parametrize("backend", ["memory", "sqlite"])
+def test_sync_code_has_an_app_too(project: pytest.Pytester, backend: str) -> None:
+    project.makepyfile(
+        """
+        import sqlite3
+        import threading
+
+        import pytest
+        from shop import Remind
+
+        def test_it_works(standfast_app):
+            with standfast_app.blocking.running():
+                handle = standfast_app.blocking.start(Remind, "a")
+                while handle.status() != "waiting":
+                    pass
+
+        def test_it_is_closed_after_the_test():
+            assert not [one for one in threading.enumerate() if one.name == "standfast-blocking"]
+
+        def test_it_adopts(standfast_app, standfast_backend, standfast_url):
+            if standfast_backend == "memory":
+                pytest.skip("it has no SQL")
+            connection = sqlite3.connect(standfast_url.removeprefix("sqlite:///"))
+            connection.execute("CREATE TABLE mine (id TEXT)")
+            connection.execute("INSERT INTO mine VALUES ('a')")
+            handle = standfast_app.adopt(connection).start(Remind, "a")
+            connection.commit()
+            connection.close()
+            assert handle.status() == "running"
+
+        def test_it_tells(standfast_app):
+            standfast_app.blocking.start(Remind, "a", key="order-7")
+            assert False, "of the test's own"
+        """
+    )
+    result = project.runpytest_subprocess("--standfast-backend", backend)
+    result.assert_outcomes(failed=1, passed=2 + (backend == "sqlite"), skipped=backend == "memory")
+    result.stdout.re_match_lines([r"remind 'order-7' is running \(.*\)"])
+
+
+MADE = """
+import pytest
+from shop import Remind
+from standfast import Standfast
+
+async def pay(order):
+    return "paid"
+
+@pytest.fixture
+def standfast_app_factory():
+    return lambda url, clock: {app}.add(Remind(pay))
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "told"),
+    [
+        ("Standfast(url, migrate=True)", "*without the clock*clock=clock*"),
+        (
+            "Standfast('sqlite:///mine.db', clock=clock)",
+            "*was given the database*on sqlite*mine.db*",
+        ),
+    ],
+    ids=["the clock", "the address"],
+)
+def test_what_a_factory_forgets_is_told(project: pytest.Pytester, app: str, told: str) -> None:
+    project.makeconftest(MADE.format(app=app))
+    project.makepyfile("async def test_it(standfast_app, standfast_clock): pass")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([told])
+    assert not (project.path / "mine.db").exists()
+
+
+def test_an_address_may_be_given_options(project: pytest.Pytester) -> None:
+    project.makeconftest(MADE.format(app="Standfast(f'{url}?readers=2', clock=clock)"))
+    project.makepyfile("def test_it(standfast_app, standfast_clock): pass")
+    project.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_one_saga_is_no_list(project: pytest.Pytester) -> None:
+    project.makeconftest(
+        """
+        import pytest
+        from shop import Remind
+
+        @pytest.fixture
+        def standfast_sagas():
+            return Remind(None)
+        """
+    )
+    project.makepyfile("def test_it(standfast_app): pass")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*standfast_sagas returned *: return a list*"])
 
 
 def test_what_isnt_asyncio_is_told_so(project: pytest.Pytester) -> None:

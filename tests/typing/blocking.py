@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from typing import Any, assert_type
 from uuid import UUID
 
-from standfast import SagaResult, Standfast, Transaction
-from standfast.blocking import (
-    BlockingClient,
-    BlockingOperations,
-    BlockingSagaHandle,
-    BlockingTransaction,
-)
+import standfast
+import standfast.blocking
+import standfast.resilience
+import standfast.testing
+from standfast import BlockingSagaHandle, BlockingTransaction, SagaResult, Standfast, Transaction
+from standfast.blocking import BlockingClient, BlockingOperations
 from standfast.ports.journal import Instance
 from standfast.saga import Change
 from standfast.saga.operations import Progress
@@ -81,3 +80,12 @@ async def refused(app: Standfast) -> None:
     with app.blocking.transaction() as tx:
         await tx.execute("SELECT 1")  # type: ignore[misc]
         tx.start(PlaceOrder, 7)  # type: ignore[call-overload]
+
+
+def packages_have_no_other_names() -> list[Any]:
+    return [
+        standfast.Nonsense,  # type: ignore[attr-defined]
+        standfast.blocking.Nonsense,  # type: ignore[attr-defined]
+        standfast.resilience.Nonsense,  # type: ignore[attr-defined]
+        standfast.testing.Nonsense,  # type: ignore[attr-defined]
+    ]

@@ -2,10 +2,9 @@
 
 from examples.travel_django.booking.models import Booking, Trip
 from standfast import Context, Refused, Saga, step
-from standfast.integrations.django import app, database_sync_to_async
+from standfast.integrations.django import app
 
 
-@database_sync_to_async
 def reserve(trip: int, what: str) -> int:
     """Ask a partner. Raises `Refused` where it has nothing."""
     if what == "car" and Trip.objects.get(pk=trip).destination == "Venice":
@@ -15,13 +14,11 @@ def reserve(trip: int, what: str) -> int:
     return number
 
 
-@database_sync_to_async
 def release(trip: int, what: str) -> None:
     """Tell a partner that it isn't wanted any more."""
     Booking.objects.filter(trip_id=trip, what=what).update(cancelled=True)
 
 
-@database_sync_to_async
 def confirm(trip: int) -> None:
     """Tell the traveller."""
     Trip.objects.filter(pk=trip).update(confirmed=True)
@@ -33,39 +30,39 @@ class BookTrip(Saga[int]):
     name = "book-trip"
 
     @step
-    async def flight(self, trip: int, ctx: Context) -> int:
+    def flight(self, trip: int, ctx: Context) -> int:
         """Book the flight."""
-        return await reserve(trip, "flight")
+        return reserve(trip, "flight")
 
     @flight.compensation
-    async def cancel_flight(self, trip: int, ctx: Context) -> None:
+    def cancel_flight(self, trip: int, ctx: Context) -> None:
         """Give it back."""
-        await release(trip, "flight")
+        release(trip, "flight")
 
     @step
-    async def room(self, trip: int, ctx: Context) -> int:
+    def room(self, trip: int, ctx: Context) -> int:
         """Book a room."""
-        return await reserve(trip, "room")
+        return reserve(trip, "room")
 
     @room.compensation
-    async def cancel_room(self, trip: int, ctx: Context) -> None:
+    def cancel_room(self, trip: int, ctx: Context) -> None:
         """Give it back."""
-        await release(trip, "room")
+        release(trip, "room")
 
     @step
-    async def car(self, trip: int, ctx: Context) -> int:
+    def car(self, trip: int, ctx: Context) -> int:
         """Book a car; not every place has some."""
-        return await reserve(trip, "car")
+        return reserve(trip, "car")
 
     @car.compensation
-    async def cancel_car(self, trip: int, ctx: Context) -> None:
+    def cancel_car(self, trip: int, ctx: Context) -> None:
         """Give it back."""
-        await release(trip, "car")
+        release(trip, "car")
 
     @step(pivot=True)
-    async def confirm(self, trip: int, ctx: Context) -> None:
+    def confirm(self, trip: int, ctx: Context) -> None:
         """From here on it is booked."""
-        await confirm(trip)
+        confirm(trip)
 
 
 app.add(BookTrip())

@@ -7,6 +7,8 @@ makes of a session or connection a `StoreTransaction` that rides what is open th
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Awaitable, Mapping
 from importlib import import_module
 from typing import Any, Protocol
@@ -27,7 +29,7 @@ DRIVERS: Mapping[str, str] = {
 
 KNOWN = (
     "an SQLAlchemy Session, AsyncSession, Connection or AsyncConnection; a connection of asyncpg, "
-    "psycopg 3, sqlite3 or aiosqlite; or the alias of a Django database"
+    "psycopg 3, sqlite3 or aiosqlite; or, where Django is set up, the alias of a database of its"
 )
 
 
@@ -78,10 +80,19 @@ def adopted(source: Any, database: Database) -> tuple[AdoptedTransaction, Ending
 
 
 def _driver(source: Any) -> str:
-    if source is None or isinstance(source, str):
+    if isinstance(source, str) and _has_django():
         return "standfast.adopted.django"
     for ancestor in type(source).__mro__:
         home = DRIVERS.get(ancestor.__module__.partition(".")[0])
         if home is not None:
             return home
-    raise ConfigurationError(f"adopt({class_of(source)}): can't be adopted: give {KNOWN}")
+    shown = repr(source) if source is None or isinstance(source, str) else class_of(source)
+    raise ConfigurationError(f"adopt({shown}): can't be adopted: give {KNOWN}")
+
+
+def _has_django() -> bool:
+    """Whether this is a program of Django's, so that text is an alias."""
+    if "DJANGO_SETTINGS_MODULE" in os.environ:
+        return True
+    conf: Any = sys.modules.get("django.conf")
+    return conf is not None and bool(conf.settings.configured)

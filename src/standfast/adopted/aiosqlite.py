@@ -8,9 +8,10 @@ from typing import Any
 import aiosqlite
 
 from standfast.adopted.endings import Unknown
+from standfast.adopted.factories import AS_IT_IS, text_as_str
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
-from standfast.adopted.sqlite import NOT_OPEN, OVER, begins, writes
+from standfast.adopted.sqlite import NOT_OPEN, OVER, begins, is_open, writes
 from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import DRIVER_ERRORS
 from standfast.backends.sqlite.errors import translate as of_sqlite
@@ -48,13 +49,12 @@ class AiosqliteRiding(RidingTransaction):
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
         source = self._source
+        is_begun = is_open(source)
         if not self._checked:
-            async with source.execute(WHICH_FILE) as cursor:
-                row = await cursor.fetchone()
-            assert row is not None
-            check_file(self._database, tuple(row)[2] or "")
+            files = (await self._run(WHICH_FILE, (), own=True)).rows
+            check_file(self._database, files[0][2] or "")
             self._checked = True
-        if not source.in_transaction:
+        if not is_begun:
             if self._begun:
                 raise StoreError(OVER)
             if writes(sql):
@@ -62,12 +62,18 @@ class AiosqliteRiding(RidingTransaction):
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
         try:
-            async with source.execute(text, args if arrange is None else arrange(args)) as cursor:
-                names = [column[0] for column in cursor.description or ()]
-                rows = [tuple(row) for row in await cursor.fetchall()]
-                return Answer(names, rows, cursor.rowcount)
+            return await self._run(text, args if arrange is None else arrange(args), own=own)
         finally:
             self._begun = self._begun or source.in_transaction
+
+    async def _run(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+        """As `standfast.adopted.sqlite.run`."""
+        with text_as_str(self._source) if own else AS_IT_IS:
+            async with self._source.execute(sql, args) as cursor:
+                cursor.row_factory = None
+                names = [column[0] for column in cursor.description or ()]
+                rows: list[Any] = list(await cursor.fetchall())
+                return Answer(names, rows, cursor.rowcount)
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""

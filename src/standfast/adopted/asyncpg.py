@@ -10,7 +10,7 @@ import asyncpg
 from standfast.adopted.endings import Unknown
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
-from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.errors import ConfigurationError, StandfastError, StoreError, StoreUnavailable
 from standfast.ports.database import Database
 from standfast.ports.providing import Dialect
 from standfast.text import class_of
@@ -58,8 +58,16 @@ class AsyncpgRiding(RidingTransaction):
         return int(tag) if tag.isdigit() else 0
 
     def _check(self) -> None:
-        if not self._source.is_in_transaction():
+        try:
+            is_open = self._source.is_in_transaction()
+        except asyncpg.InterfaceError as error:  # back in its pool
+            raise StoreError(f"this transaction is over: {error}") from error
+        if not is_open:
             raise StoreError("this transaction is over: adopt the connection again in its next one")
+        if self._source.is_closed():
+            raise StoreUnavailable(
+                "this transaction is over: its connection was closed, or lost. Nothing was written"
+            )
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import ref
 
 from django.core.exceptions import SynchronousOnlyOperation
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
@@ -19,6 +20,7 @@ from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from standfast.adopted.errors import of_postgres
+from standfast.adopted.pipelines import refuse_pipeline
 from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
@@ -27,7 +29,7 @@ from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database, savepoint_by_sql
 from standfast.ports.providing import Dialect
-from standfast.transaction import Ending
+from standfast.transaction import Ending, inside_while
 
 log = logging.getLogger("standfast")
 
@@ -38,7 +40,7 @@ _ASYNC = (
 )
 
 
-def adopt(source: str | None, database: Database) -> tuple[RidingTransaction, Ending]:
+def adopt(source: str, database: Database) -> tuple[RidingTransaction, Ending]:
     """See `standfast.adopted`."""
     alias = source or DEFAULT_DB_ALIAS
     if running_loop() is not None and not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
@@ -103,6 +105,8 @@ class DjangoRiding(RidingTransaction):
         self._connection = connection
         self._place = database.url
         self._block = innermost(connection)
+        if self._block is not None:
+            inside_while(database, StillInBlock(connection, self._block))
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
@@ -111,6 +115,7 @@ class DjangoRiding(RidingTransaction):
                 "this transaction is over: its atomic block has ended. Adopt inside the block that "
                 "is open now"
             )
+        refuse_pipeline(self._connection.connection)
         with self._connection.cursor() as cursor:
             cursor.execute(*by_name(sql, args))
             described = cursor.description
@@ -157,6 +162,33 @@ def is_over(connection: Any, block: object | None) -> bool:
     if block is None:
         return not _is_open(connection)
     return not any(one is block for one in connection.atomic_blocks)
+
+
+class StillInBlock:
+    """Asks a connection whether an ``atomic`` block of its present transaction is open."""
+
+    def __init__(self, connection: Any, block: object) -> None:
+        self._connection = ref(connection)
+        self._block = ref(block)
+        # A decorated function has the same block in each of its calls. This list is another after
+        # each commit and rollback, also of a savepoint: then nothing is said any more.
+        self._acts = connection.run_on_commit
+
+    def __call__(self) -> bool:
+        """Whether it is, as far as that is sure."""
+        connection, block = self._connection(), self._block()
+        if connection is None or block is None or connection.run_on_commit is not self._acts:
+            return False
+        return not is_over(connection, block)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, StillInBlock)
+            and self._acts is other._acts
+            and self._block == other._block
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class DjangoEnding:

@@ -11,6 +11,7 @@ from psycopg.rows import tuple_row
 
 from standfast.adopted.endings import Unknown
 from standfast.adopted.errors import of_postgres
+from standfast.adopted.pipelines import refuse_pipeline
 from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_server
 from standfast.adopted.riding import Answer, RidingTransaction
@@ -29,6 +30,7 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
         )
     if source.closed:
         raise ConfigurationError("adopt(a connection of psycopg): it is closed")
+    refuse_pipeline(source)
     if source.autocommit and source.info.transaction_status == TransactionStatus.IDLE:
         raise ConfigurationError(
             "adopt(a connection of psycopg): no transaction is open, and it is in autocommit mode: "
@@ -49,7 +51,11 @@ class _Riding(RidingTransaction):
         self._begun = source.info.transaction_status != TransactionStatus.IDLE
 
     def _check(self) -> None:
-        if self._begun and self._source.info.transaction_status == TransactionStatus.IDLE:
+        source = self._source
+        refuse_pipeline(source)
+        if source.closed and not source.broken:
+            raise StoreError("this transaction is over: its connection was closed")
+        if self._begun and source.info.transaction_status == TransactionStatus.IDLE:
             raise StoreError("this transaction is over: adopt the connection again in its next one")
         self._begun = True
 

@@ -57,7 +57,7 @@ class RidingTransaction(ABC):
         try:
             return await self.touch(sql, args, own=False)
         except Exception as error:
-            raise self._told(error, own=False) from error
+            raise self.told(error, own=False) from error
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
@@ -88,17 +88,30 @@ class RidingTransaction(ABC):
                     rows = [(sum([await self.touch(sql, one, own=True) for one in args]),)]
                 else:
                     rows = (await self.ask(sql, args, own=True)).rows
+                    if self.dialect == "postgresql":
+                        rows = _as_text(rows)
             except Exception as error:
-                raise self._told(error, own=True) from error
+                raise self.told(error, own=True) from error
 
     async def _asked(self, sql: str, args: Sequence[Any]) -> Answer:
         refuse_control(sql, self.dialect)
         try:
             return await self.ask(sql, args, own=False)
         except Exception as error:
-            raise self._told(error, own=False) from error
+            raise self.told(error, own=False) from error
 
-    def _told(self, error: Exception, *, own: bool) -> Exception:
+    def told(self, error: Exception, *, own: bool) -> Exception:
+        """What to raise in place of an error."""
         if isinstance(error, StandfastError):
             return error
         return self.translate(error, own=own) or error
+
+
+def _as_text(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """Rows of the library's own on PostgreSQL, none of which holds bytes.
+
+    psycopg makes bytes of text where the connection's encoding is SQL_ASCII.
+    """
+    if not any(isinstance(value, bytes) for row in rows for value in row):
+        return rows
+    return [[one.decode() if isinstance(one, bytes) else one for one in row] for row in rows]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from standfast.adopted.endings import Unknown
+from standfast.adopted.factories import AS_IT_IS, text_as_str
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
@@ -49,11 +50,11 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
     try:
         if not source.in_transaction and not begins(source):
             raise ConfigurationError(f"adopt(a sqlite3.Connection): {NOT_OPEN}")
-        rows = source.execute(WHICH_FILE).fetchall()
+        path = run(source, WHICH_FILE, (), own=True).rows[0][2]
     except sqlite3.ProgrammingError as error:  # closed, or of another thread
         raise ConfigurationError(f"adopt(a sqlite3.Connection): {error}") from error
     if database.dialect == "sqlite":
-        check_file(database, tuple(rows[0])[2] or "")
+        check_file(database, path or "")
     return SqliteRiding(source, database), Unknown()
 
 
@@ -63,6 +64,30 @@ def begins(source: Any) -> bool:
     if autocommit in (True, False) and autocommit != -1:
         return not autocommit
     return source.isolation_level is not None
+
+
+def is_open(source: Any) -> bool:
+    """Whether a transaction is open. Raises `StoreError` where the connection was closed."""
+    try:
+        return bool(source.in_transaction)
+    except (sqlite3.ProgrammingError, ValueError) as error:  # of sqlite3, and of aiosqlite
+        raise StoreError(f"this transaction is over: {error}") from error
+
+
+def run(source: sqlite3.Connection, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
+    """Run a statement, whatever the connection is set up to make of its answers.
+
+    Text of the library's own is str; the user's is what the connection makes of it.
+    """
+    cursor = source.cursor()
+    cursor.row_factory = None
+    try:
+        with text_as_str(source) if own else AS_IT_IS:
+            cursor.execute(sql, args)
+            names = [column[0] for column in cursor.description or ()]
+            return Answer(names, cursor.fetchall(), cursor.rowcount)
+    finally:
+        cursor.close()
 
 
 class SqliteRiding(RidingTransaction):
@@ -79,25 +104,16 @@ class SqliteRiding(RidingTransaction):
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
         source = self._source
-        if not source.in_transaction:
+        if not is_open(source):
             if self._begun:
                 raise StoreError(OVER)
             if writes(sql):
                 source.execute("BEGIN IMMEDIATE")
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
-        factory = source.text_factory
-        if own:
-            source.text_factory = str
-        cursor = source.cursor()
-        cursor.row_factory = None
         try:
-            cursor.execute(text, args if arrange is None else arrange(args))
-            names = [column[0] for column in cursor.description or ()]
-            return Answer(names, cursor.fetchall(), cursor.rowcount)
+            return run(source, text, args if arrange is None else arrange(args), own=own)
         finally:
-            cursor.close()
-            source.text_factory = factory
             self._begun = self._begun or source.in_transaction
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:

@@ -19,4 +19,5 @@ _HOMES = {
 
 __all__ = ["BlockingClient", "BlockingOperations", "BlockingSagaHandle", "BlockingTransaction"]
 
-__getattr__, __dir__ = exports(__name__, _HOMES)
+if not TYPE_CHECKING:  # to type checkers, every name would be there
+    __getattr__, __dir__ = exports(__name__, _HOMES)

@@ -114,8 +114,9 @@ class BlockingVerbs:
 
         The first change comes at once and tells what happened until now, or since the change whose
         `number` is `after`, the last that you have. So whoever comes back misses nothing, and is
-        told no entry twice. It ends with the change that says `at_rest`, and
-        without one after `timeout` (seconds or text, by default none).
+        told no entry twice. An `after` that it hasn't come to, another saga's say, is as 0. It ends
+        with the change that says `at_rest`, and without one after `timeout` (seconds or text, by
+        default none).
 
         Of a saga that is run in this process it learns at once; of one that is run elsewhere within
         half a second, and sooner where something changed just now. Changes that come close together

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import sys
-import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -186,8 +185,3 @@ def colored(text: str, style: str | None) -> Text:
 def age(at: float, now: float) -> str:
     """How long ago that was."""
     return human(max(0.0, round(now - at, 1)))
-
-
-def moment(at: float | None) -> str:
-    """A time as UTC text, "" for none."""
-    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))

@@ -35,7 +35,8 @@ def run(target: str, *, migrate: bool, log_level: str, health: str | None, **opt
         raise ConfigurationError(f"--log-level {log_level!r}: choose debug, info, warning or error")
     handler = logging.StreamHandler()
     handler.setFormatter(Printable("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Which leaves alone what is there already: under manage.py, what settings.LOGGING says.
+    logging.basicConfig(level=level, handlers=[handler])
     for name in ("lease", "drain", "poll"):
         options[name] = duration(options[name])
     drain = seconds(options["drain"], name="drain", positive=False)

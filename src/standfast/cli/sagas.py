@@ -29,7 +29,6 @@ from standfast.cli.output import (
     as_json,
     colored,
     is_narrow,
-    moment,
     note,
     say,
     status,
@@ -37,6 +36,7 @@ from standfast.cli.output import (
     writing,
 )
 from standfast.cli.tables import print_counts, print_instances, print_stuck, saga_name
+from standfast.durations import moment
 from standfast.errors import ConfigurationError, SagaError
 from standfast.ids import short_ids
 from standfast.text import on_one_line

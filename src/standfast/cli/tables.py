@@ -11,7 +11,6 @@ from standfast.cli.output import (
     age,
     as_json,
     is_narrow,
-    moment,
     note,
     say,
     status,
@@ -114,7 +113,7 @@ def print_instances(
 
 def _stands(one: Instance, goes_on: Sequence[Pending], unread: Sequence[Mail], now: float) -> str:
     """How an instance stands, beside its status: why, or what it does or waits for."""
-    from standfast.durations import human
+    from standfast.durations import human, moment
     from standfast.saga.pending import in_short
     from standfast.saga.timeline import short
 

@@ -61,9 +61,11 @@ class BlockingSagaHandle(Generic[S_co]):
         """Wait for the end and answer with the steps' results.
 
         Raises `SagaCompensated` when it ended undone, `SagaParked` when it waits for an operator
-        (unless it has just been told something, by an operator say), `TimeoutError` after `timeout`
+        (unless it has just been told something, by an operator say), `TimedOut` after `timeout`
         (seconds or text), which tells how it stands and whether any worker has it, `SagaNotFound`.
-        Where no live worker has it, a warning is logged after some seconds and then once a minute.
+        While the database is away it goes on waiting, until the `timeout`; that is logged, and told
+        in the `TimedOut`. Where no live worker has it, a warning is logged after some seconds
+        and then once a minute.
         """
         return self._complete(self._handle.result(timeout))
 

@@ -17,10 +17,11 @@ What is Starlette's (`standfast.integrations.starlette`) is FastAPI's too.
 # No `from __future__ import annotations`: FastAPI reads those of a dependency as they are.
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, get_args
 
 from standfast.app import Standfast
+from standfast.checks import is_async
 from standfast.doors import Transaction
 from standfast.errors import ConfigurationError
 from standfast.lazy import extra
@@ -52,9 +53,28 @@ AppDep = Annotated[Standfast, Depends(current_app)]
 """The app, for the parameter of an endpoint or of another dependency."""
 
 
-async def _transaction(app: AppDep) -> AsyncIterator[Transaction]:
+async def _transaction(app: AppDep, connection: HTTPConnection) -> AsyncIterator[Transaction]:
+    _refuse_sync(connection, _transaction, "TransactionDep", "app.blocking.transaction() in it")
     async with app.transaction() as tx:
         yield tx
+
+
+def _refuse_sync(connection: HTTPConnection, made_by: object, name: str, instead: str) -> None:
+    """Raise `ConfigurationError` where nobody can await what the dependency `made_by` gives."""
+    whole = getattr(connection.scope.get("route"), "dependant", None)
+    if whole is not None and (takers := list(_awaiting(whole, made_by))) and not any(takers):
+        endpoint = getattr(whole.call, "__qualname__", repr(whole.call))
+        raise ConfigurationError(
+            f"{name} in {endpoint}, which is def: its tx is to be awaited, and what isn't awaited "
+            f"isn't done. Make the endpoint async def, or use {instead}"
+        )
+
+
+def _awaiting(dependant: Any, made_by: object) -> Iterator[bool]:
+    """For each way from a function to the dependency: whether one that can await is on it."""
+    for one in dependant.dependencies:
+        ways = [False] if one.call is made_by else _awaiting(one, made_by)
+        yield from (is_async(dependant.call) or way for way in ways)
 
 
 # Within the request it would still be open while the body is sent, and commit after that.
@@ -65,6 +85,9 @@ It commits once the endpoint has returned and its value is checked, and before a
 client that was told of success can rely on it, and a commit that fails is an error for the client.
 It is rolled back when the endpoint raises, an ``HTTPException`` too; one that *returns* a response,
 of whatever status, commits. While a streamed body or a background task runs, it is over.
+
+An endpoint that is ``def`` can't await what it does, and is refused with `ConfigurationError`: it
+takes `AppDep` and ``with app.blocking.transaction()``.
 """
 
 
@@ -90,14 +113,18 @@ def adopted(session: Any) -> Any:
             "options they depend on it, and with others they would get another session"
         )
 
-    async def adopt(app: Standfast, session: Any) -> Any:
-        return app.adopt(session)
+    async def adopt(app: Standfast, session: Any, connection: HTTPConnection) -> Any:
+        tx = app.adopt(session)
+        if isinstance(tx, Transaction):
+            _refuse_sync(connection, adopt, "the transaction of an async session", "a sync session")
+        return tx
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     adopt.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter("app", kind, annotation=AppDep),
             inspect.Parameter("session", kind, annotation=Annotated[Any, depends[-1]]),
+            inspect.Parameter("connection", kind, annotation=HTTPConnection),
         ]
     )
     # As short-lived as the session may be.

@@ -17,7 +17,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from standfast.affinity import running_loop
 from standfast.app import Standfast
+from standfast.checks import is_async
 from standfast.errors import ConfigurationError, StandfastError
 from standfast.integrations.problems import problem_of
 from standfast.lazy import extra
@@ -84,6 +88,17 @@ def _current() -> Standfast:
     return app
 
 
-current: Standfast = LocalProxy(_current)  # type: ignore[assignment]
-"""The app of the Flask application at work. Raises `ConfigurationError` where it has none, and what
-Flask raises outside an application context."""
+class _Current(LocalProxy[Standfast]):
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(_current(), name)
+        if is_async(found) and running_loop() is None:
+            raise ConfigurationError(
+                f"current.{name} in sync code, which can't await it, so that nothing would be "
+                f"done: write current.blocking.{name}, or current.adopt(…) for your transaction"
+            )
+        return found
+
+
+current: Standfast = _Current(_current)  # type: ignore[assignment]
+"""The app of the Flask application at work. Raises `ConfigurationError` where it has none, for its
+async methods in sync code, and what Flask raises outside an application context."""

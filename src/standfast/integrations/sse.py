@@ -60,7 +60,8 @@ class ProgressResponse(Response):
 
     Each event is a `Change`: its data is the JSON of what `tell` makes of it, its id the number of
     facts. A browser's ``EventSource`` that lost its connection sends the last id it has seen
-    (``Last-Event-ID``), and goes on from there: no entry is missed or told twice. The data of the
+    (``Last-Event-ID``), and goes on from there: no entry is missed or told twice. One that the saga
+    hasn't come to counts as none. The data of the
     last event has ``"at_rest": true``: close the ``EventSource`` then. One that comes back when the
     saga has ended and nothing is left to tell is answered with 204, and asks no more.
 

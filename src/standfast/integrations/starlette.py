@@ -54,7 +54,7 @@ async def answer_error(connection: HTTPConnection, error: Exception) -> Response
     | `StoreUnavailable`, `TransactionConflict`, `StoreFull` | 503, with ``Retry-After``; logged |
     | `SagaNotFound` | 404 |
     | `SagaConflict`, `SagaCompensated`, `Refused` | 409 |
-    | `CodecError` of an input, a payload | 422 |
+    | `CodecError`, of a signal's payload say | 422 |
     | `TimedOut` | 504 |
 
     All others, such as `ConfigurationError` and `SagaParked`, are the server's affair: they are

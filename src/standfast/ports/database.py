@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from standfast.clock import Clock
-from standfast.errors import StoreError, Unsupported
+from standfast.errors import StandfastError, Unsupported
 from standfast.ports.providing import Dialect
 from standfast.ports.schema import SchemaLine
 
@@ -43,6 +43,13 @@ class Row(Protocol):
     def keys(self) -> Any:
         """The column names."""
         ...
+
+
+TRANSACTION_OVER = (
+    "this transaction is over: use it inside its `async with` block only. What comes later, as in "
+    "a background task or a streamed body, begins its own: app.start(…), or app.transaction()"
+)
+"""What the `StoreError` says that a `StoreTransaction` raises after its end."""
 
 
 class StoreTransaction(Protocol):
@@ -150,13 +157,14 @@ async def savepoint_by_sql(tx: StoreTransaction) -> AsyncIterator[None]:
     await carry_out(tx, _run("SAVEPOINT standfast"))
     try:
         yield
+        # Refused after a statement that failed, whose error the block kept to itself.
+        await carry_out(tx, _run("RELEASE SAVEPOINT standfast"))
     except BaseException:
         # Where this fails too, the transaction is lost, and with it what was written.
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StandfastError):
             await tx.execute("ROLLBACK TO SAVEPOINT standfast")
             await tx.execute("RELEASE SAVEPOINT standfast")
         raise
-    await carry_out(tx, _run("RELEASE SAVEPOINT standfast"))
 
 
 def _run(sql: str) -> Script[None]:

@@ -94,4 +94,5 @@ __all__ = [
     "without_deadline",
 ]
 
-__getattr__, __dir__ = exports(__name__, _HOMES)
+if not TYPE_CHECKING:  # to type checkers, every name would be there
+    __getattr__, __dir__ = exports(__name__, _HOMES)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from standfast.checks import plain_answer
+from standfast.durations import moment
 from standfast.errors import CodecError, CorruptRecord
 from standfast.ports.journal import Filter, Instance, Loaded
 from standfast.saga import events as ev
@@ -121,8 +121,8 @@ def _overlooked(
     wakes_at = now if due else machine.wake_at()
     if wakes_at is None or (row.wake_at is not None and row.wake_at <= wakes_at + AT_LEAST):
         return []
-    what = due or f"it has something to do at {_utc(wakes_at)}"
-    until = "" if row.wake_at is None else f" before {_utc(row.wake_at)}"
+    what = due or f"it has something to do at {moment(wakes_at)}"
+    until = "" if row.wake_at is None else f" before {moment(row.wake_at)}"
     text = (
         f"to this code {what}, but it is stored as {row.status}, so that no worker looks at it"
         f"{until}: give the code a new version and a migration, or wake it, once that code runs, "
@@ -167,10 +167,6 @@ def _holds(definition: Definition, machine: Machine, branch: Branch) -> bool:
         )
     except Exception:  # noqa: BLE001 - the user's function
         return False
-
-
-def _utc(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
 
 
 def _unregistered(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-from standfast.durations import human
+from standfast.durations import human, moment
 from standfast.saga.branch import Branch
 from standfast.saga.state import SagaState
 from standfast.text import on_one_line
@@ -66,7 +65,8 @@ class Pending:
         subject = self.branch or "its beginning"  # of a start that is delayed
         if self.operation != "action":
             subject = f"undo of {subject}"
-        since = "" if self.since is None else f" for {human(max(0.0, round(now - self.since, 1)))}"
+        lasts = 0.0 if self.since is None else max(0.0, round(now - self.since, 1))
+        since = f" for {human(lasts)}" if lasts else ""
         why = f", after {self.error}" if self.error else ""
         match self.kind:
             case "attempt":
@@ -78,11 +78,13 @@ class Pending:
             case "retry":
                 text = f"{subject}: attempt {self.attempt} {_in(self.until, now)}{why}"
             case "signal":
-                text = f"{subject}: waits for signal {self.signal!r}{since}{_until(self.until)}"
+                text = (
+                    f"{subject}: waits for signal {self.signal!r}{since}{_until(self.until, since)}"
+                )
             case "child":
                 text = f"{subject}: waits for saga {self.child}{since}"
             case "time":
-                text = f"{subject}: waits{since}{_until(self.until)}"
+                text = f"{subject}: waits{since}{_until(self.until, since)}"
             case "operator":
                 text = f"{subject}: waits for an operator{since}{why}"
         return on_one_line(text, LONGEST + len(subject))
@@ -92,8 +94,8 @@ def _in(at: float | None, now: float) -> str:
     return "soon" if at is None else f"in {human(max(0.0, round(at - now, 1)))}"
 
 
-def _until(at: float | None) -> str:
-    return "" if at is None else time.strftime(", until %Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+def _until(at: float | None, since: str) -> str:
+    return "" if at is None else f"{',' if since else ''} until {moment(at)}"
 
 
 def pending(

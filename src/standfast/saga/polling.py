@@ -8,16 +8,21 @@ young: a saga that takes a few milliseconds is seen to end soon, one that takes 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 from uuid import UUID
 
 from standfast.batching import Batcher
+from standfast.clock import Clock
+from standfast.coordination.outage import Outage
+from standfast.errors import StoreUnavailable
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded
 from standfast.saga.status import FINISHED, Status
 from standfast.saga.verdict import Sight
 
 T = TypeVar("T")
+log = logging.getLogger("standfast.saga")
 
 AT_ONCE = 500
 """How many ids go into one query."""
@@ -30,11 +35,18 @@ AGE_BETWEEN_LOOKS = 1 / 4
 class Poller:
     """Reads instances for those who wait.
 
-    `row` and `whole` answer None for an unknown id, and raise what the store raises, to each who
-    shared the query. Giving up on one leaves the others alone. Nothing runs while nobody asks.
+    `row` and `whole` answer None for an unknown id. While the store is away they ask again, for as
+    long as `check_open` doesn't raise: who waits has all the time. All else that the store raises
+    comes out, to each who shared the query. Giving up on one leaves the others alone. Nothing runs
+    while nobody asks.
     """
 
-    def __init__(self, store: JournalStore) -> None:
+    def __init__(self, store: JournalStore, clock: Clock, check_open: Callable[[], None]) -> None:
+        self.away: str = ""
+        """What the store said last, while it is away."""
+        self._clock = clock
+        self._check_open = check_open
+        self._outage = Outage(clock)
         self._rows: _Shared[Instance] = _Shared(
             lambda ids: store.find(Filter(ids=tuple(ids)), limit=len(ids)), lambda row: row.id
         )
@@ -44,11 +56,31 @@ class Poller:
 
     async def row(self, id: UUID) -> Instance | None:
         """The searchable row."""
-        return await self._rows.read(id)
+        return await self._insist(self._rows.read, id)
 
     async def whole(self, id: UUID) -> Loaded | None:
         """The instance with its journal and mail. Not to be changed: others have it too."""
-        return await self._wholes.read(id)
+        return await self._insist(self._wholes.read, id)
+
+    async def _insist(self, read: Callable[[UUID], Awaitable[T | None]], id: UUID) -> T | None:
+        delay = 0.05
+        while True:
+            try:
+                found = await read(id)
+            except StoreUnavailable as error:
+                if error.for_good:
+                    raise
+                self._check_open()
+                self.away = f"{error}"
+                if self._outage.failed():  # one speaks for all the others
+                    log.warning("who waits for sagas waits for the database: %s", error)
+                await self._clock.sleep(delay)
+                delay = min(2.0, delay * 2)
+            else:
+                self.away = ""
+                if lasted := self._outage.over():
+                    log.warning("the database answers who waits for sagas again, after %s", lasted)
+                return found
 
 
 def next_look(now: float, age: float, longest: float) -> float:

@@ -68,8 +68,19 @@ def prepare(
     `at`, or how long `after` now: when it is to begin; one that has passed is at once. `trace` is
     the trace context that it starts with; by default `spans` begins one, if there are any.
     """
+    codec, expected = definition.codec, definition.input_class
     try:
-        data, value, text = _encoded(definition, input)
+        if expected is not None and not isinstance(input, expected):
+            check_class(definition, input, expected)
+        data, value = codec.encode(with_defaults(input)), input
+        if type(input) is not definition.input_type or type(input) not in SAME:
+            try:
+                value = codec.decode(data, definition.input_type)
+            except CodecError as error:
+                raise unreadable(definition, input, error) from error
+            if value != input or not definition.equality_tells:
+                check_read_back(definition, input, value)
+        text = in_order(data, value) if definition.is_loose else data
     except RecursionError as error:
         raise too_deep(definition) from error
     now, id = clock.now(), id or new_id()
@@ -113,23 +124,6 @@ def prepare(
         finished_at=None,
     )
     return Prepared(definition, Start(instance, fx.encode(fact)), fact, value)
-
-
-def _encoded(definition: Definition, input: Any) -> tuple[bytes, Any, bytes]:
-    """An input as JSON, as it will be read back, and what of it is hashed."""
-    codec, expected = definition.codec, definition.input_class
-    if expected is not None and not isinstance(input, expected):
-        check_class(definition, input, expected)
-    data = codec.encode(with_defaults(input))
-    value = input
-    if type(input) is not definition.input_type or type(input) not in SAME:
-        try:
-            value = codec.decode(data, definition.input_type)
-        except CodecError as error:
-            raise unreadable(definition, input, error) from error
-        if value != input or not definition.equality_tells:
-            check_read_back(definition, input, value)
-    return data, value, in_order(data, value) if definition.is_loose else data
 
 
 def _beginning(at: datetime | None, after: Duration | None, now: float) -> float:

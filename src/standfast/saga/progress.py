@@ -74,10 +74,12 @@ async def changes(
             if loaded is None:
                 raise sagas.unknown(id)
             read_at = loop.time()
+            if after > len(loaded.facts):  # of another saga, or told before a restore
+                after = 0
             found = _change(sagas, loaded, after)
             if (found.number, found.status, found.at_rest) != told:
                 told = found.number, found.status, found.at_rest
-                after = max(after, found.number)
+                after = found.number
                 yield found
             if found.at_rest or not await _moved(sagas, loaded.instance, news, ends_at):
                 return

@@ -14,7 +14,14 @@ import msgspec
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
-from standfast.errors import ConfigurationError, CorruptRecord, SagaNotFound, SagaParked
+from standfast.errors import (
+    ConfigurationError,
+    CorruptRecord,
+    SagaNotFound,
+    SagaParked,
+    StoreUnavailable,
+    TimedOut,
+)
 from standfast.ids import new_id, parse_id
 from standfast.pattern import Host, Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
@@ -80,7 +87,7 @@ class Sagas(Pattern):
         self.workers: Workers = Workers(host.database.port(LeaseStore), self.store, host.clock)
         self.starter: Starter = Starter(self.store, self.executor, self)
         self._database = host.database
-        self.poller: Poller = Poller(self.store)
+        self.poller: Poller = Poller(self.store, host.clock, host.check_open)
 
     def add(self, part: Any) -> None:
         """Register a saga, as an instance. Raises `DefinitionError`."""
@@ -128,11 +135,16 @@ class Sagas(Pattern):
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
-        refuse_inside(self._database, "send to a saga", "tx.signal(…) or tx.cancel(…)")
+        self._refuse_inside()
         (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise self.unknown(id)
         self.executor.sent(id)
+
+    def _refuse_inside(self) -> None:
+        refuse_inside(
+            self._database, "send to a saga", "tx.signal(handle, …) or tx.cancel(handle, …)"
+        )
 
     async def send_within(
         self, tx: UnitOfWork, id: UUID, event: ev.Mailed, *, mail_id: str | None = None
@@ -163,6 +175,7 @@ class Sagas(Pattern):
     ) -> None:
         """See `SagaHandle.signal`."""
         name = signal_name(signal)
+        self._refuse_inside()  # at first: nobody sees what was started in there
         event = self._signalled(await self.instance(id), name, payload)
         await self.send(id, event, mail_id=mail_id)
 
@@ -316,7 +329,9 @@ class Sagas(Pattern):
         except TimeoutError:
             if not bound.expired():  # somebody else's
                 raise
-            raise TimeoutError(seen.too_long(id, limit)) from None
+            seen.away = self.poller.away
+            still_at = self.clock.now() if getattr(self.clock, "is_manual", False) else None
+            raise TimedOut(seen.too_long(id, limit, still_at)) from None
 
     async def _outcome(self, id: UUID, seen: Seen, patience: float) -> SagaResult[Any]:
         """Wait without a limit, and keep in `seen` what was seen.
@@ -358,8 +373,11 @@ class Sagas(Pattern):
         Note, too, when all that have it have no slot for it.
         """
         kind = (PATTERN, seen.name, seen.version)
-        seen.lacks_worker = await self.workers.lack(kind)
-        seen.full = await self.workers.full(row)
+        try:
+            seen.lacks_worker = await self.workers.lack(kind)
+            seen.full = await self.workers.full(row)
+        except StoreUnavailable:  # the next look at the saga tells
+            return
         if seen.lacks_worker and self.workers.is_news(kind):
             log.warning("still waiting for saga %s (%s): %s", row.id, seen.status, seen.nobody)
 

@@ -39,6 +39,9 @@ class Threads:
     def __init__(self, blocking: MakeBlocking, limit: int) -> None:
         self.blocking: MakeBlocking = blocking
         self.limit: int = limit
+        self.wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
+        """What each ``def`` function is wrapped in, when its saga is added: what a framework does
+        around a call, say."""
         self.given_up: Counter[tuple[str, str]] = Counter()
         """By saga and step, how many calls were given up so far that went on in their threads."""
         self._numbers = itertools.count(1)
@@ -174,6 +177,7 @@ class Share:
     def awaited(self, function: Callable[..., Any], *, transactional: bool) -> AsyncFunction:
         """See `Awaitables.awaited`: it is called in a thread, in a copy of the context."""
         threads = self._threads
+        function = threads.wrap(function)
 
         async def in_thread(*args: Any) -> Any:
             call = ThreadCall(self, function, args, threads.home())

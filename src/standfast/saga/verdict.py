@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from standfast.durations import human
+from standfast.durations import human, moment
 from standfast.saga.active import Active
 
 Verdict: TypeAlias = Literal["ended", "stuck", "unreadable", "wait"]
@@ -48,7 +48,7 @@ class Seen:
 
     `status` is "" before the first look. `here`: the instance, if it is run in this very
     process. `lacks_worker`: no live worker has its saga in its version. `full`: why those that have
-    it don't take it, "" where they do.
+    it don't take it, "" where they do. `away`: what the database said, if it doesn't answer.
     """
 
     name: str = ""
@@ -58,11 +58,16 @@ class Seen:
     here: Active | None = None
     lacks_worker: bool = False
     full: str = ""
+    away: str = ""
 
-    def too_long(self, id: object, limit: float) -> str:
-        """Why there is no result after `limit` seconds, and what to do."""
+    def too_long(self, id: object, limit: float, still_at: float | None = None) -> str:
+        """Why there is no result after `limit` seconds, and what to do.
+
+        `still_at`: the time, where it stands still until a test moves it.
+        """
         what = f"saga {self.name!r} with key {self.key!r}" if self.name else f"saga {id}"
         if self.here is not None:
+            what = f"saga {self.here.definition.name!r} with key {self.here.machine.started.key!r}"
             stands = f"it is {self.here.machine.status} in this process"
             if running := ", ".join(sorted(self.here.machine.running)):
                 stands += f", in step {running}"
@@ -73,6 +78,13 @@ class Seen:
                 stands += f", and {self.nobody}"
             elif self.full:
                 stands += f", and waits for a slot: {self.full}"
+        if self.away:
+            stands += f", and the database doesn't answer: {self.away}"
+        if still_at is not None:
+            stands += (
+                f", and time stands still at {moment(still_at)} until the test moves it, by "
+                "`await standfast_clock.advance(…)`"
+            )
         return (
             f"{what} didn't end within {human(limit)}: {stands} (see `standfast sagas show {id}`)"
         )

@@ -74,4 +74,5 @@ __all__ = [
     "split_seeds",
 ]
 
-__getattr__, __dir__ = exports(__name__, _HOMES)
+if not TYPE_CHECKING:  # to type checkers, every name would be there
+    __getattr__, __dir__ = exports(__name__, _HOMES)

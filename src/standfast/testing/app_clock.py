@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from standfast.app import Standfast
-from standfast.clock import SYSTEM_CLOCK
+from standfast.clock import SYSTEM_CLOCK, AdjustedClock
 from standfast.durations import Duration, human, seconds
+from standfast.errors import ConfigurationError, TimedOut
 from standfast.resilience.marks import SCOPE, Scope
 from standfast.saga.active import Active
 from standfast.saga.executor import SagaExecutor
@@ -64,9 +65,19 @@ class AppClock:
         self.for_apps: AppTime = AppTime(self._manual)
         self._apps: list[Standfast] = []
         self._asleep: Counter[Scope] = Counter()
+        self._moving = False
 
     def drive(self, *apps: Standfast) -> None:
-        """From now on, `advance` waits for what these apps do."""
+        """From now on, `advance` waits for what these apps do.
+
+        Raises `ConfigurationError` for an app with another clock.
+        """
+        for app in apps:
+            if not isinstance(app.clock, AdjustedClock) or app.clock.inner is not self.for_apps:
+                raise ConfigurationError(
+                    "the app that this clock is to move has another clock: make it as "
+                    "Standfast(…, clock=clock.for_apps)"
+                )
         self._apps.extend(apps)
 
     # -- as a clock --------------------------------------------------------------------------
@@ -109,17 +120,32 @@ class AppClock:
         for an operator. What is due at the same moment runs at the same time, as ever.
 
         `patience`: how long, in real time, what is due at one moment may take. Raises
-        `TimeoutError` beyond that: a step waits for something else than this clock, say, of which
-        nobody can tell whether it is still to come. ``advance(0)`` only waits.
+        `TimedOut` beyond that: a step waits for something else than this clock, say, of which
+        nobody can tell whether it is still to come. ``advance(0)`` only waits. Raises
+        `ConfigurationError` while another `advance` of this clock is under way.
         """
         until = self.now() + seconds(duration, positive=False)
         limit = seconds(patience, name="patience")
-        await self._until_quiet(limit)
-        while (moment := await self._next_moment()) <= until:
-            self._move_to(moment)
+        with self._alone():
             await self._until_quiet(limit)
-        self._move_to(until)
-        await self._until_quiet(limit)
+            while (moment := await self._next_moment()) <= until:
+                self._move_to(moment)
+                await self._until_quiet(limit)
+            self._move_to(until)
+            await self._until_quiet(limit)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if self._moving:
+            raise ConfigurationError(
+                "another advance of this clock is under way: await them one after the other, or "
+                "advance once by the sum"
+            )
+        self._moving = True
+        try:
+            yield
+        finally:
+            self._moving = False
 
     async def _next_moment(self) -> float:
         """When something is due next, after now; infinite if nothing is."""
@@ -155,7 +181,7 @@ class AppClock:
             if not busy:
                 return
             if SYSTEM_CLOCK.monotonic() > give_up_at:
-                raise TimeoutError(
+                raise TimedOut(
                     f"after {human(patience)} of real time, {busy}: time can't pass before that is "
                     "over. If a fake is to take its time, let it `await clock.sleep(…)` by this "
                     "clock; for real work that is slow, give advance(…, patience=…) more"

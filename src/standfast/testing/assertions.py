@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from standfast.durations import Duration
-from standfast.errors import SagaCompensated, SagaParked
+from standfast.errors import ConfigurationError, SagaCompensated, SagaParked
 from standfast.saga.handle import SagaHandle, SagaResult
 from standfast.saga.saga import S
 from standfast.saga.timeline import Timeline
@@ -15,9 +15,11 @@ async def assert_completed(handle: SagaHandle[S], *, timeout: Duration = 5.0) ->
     """Wait until the saga has completed, and answer with its steps' results.
 
     `timeout` is real time, also where a test moves the clock. Raises ``AssertionError`` with the
-    saga's timeline where it ends otherwise or isn't at its end by then, and `SagaNotFound`.
+    saga's timeline where it ends otherwise or isn't at its end by then, `SagaNotFound`, and
+    `ConfigurationError` for what is no handle.
     """
     __tracebackhide__ = True
+    _check(handle)
     try:
         return await handle.result(timeout)
     except (SagaCompensated, SagaParked, TimeoutError) as error:
@@ -55,6 +57,7 @@ async def _assert_ended(
     timeout: Duration,
 ) -> str:
     __tracebackhide__ = True
+    _check(handle)
     try:
         await handle.result(timeout)
         why = "it completed"
@@ -65,6 +68,15 @@ async def _assert_ended(
     except (SagaCompensated, SagaParked, TimeoutError) as error:
         why = f"{error}"
     return await _fail(handle, wanted, why)
+
+
+def _check(handle: object) -> None:
+    __tracebackhide__ = True
+    if not isinstance(handle, SagaHandle):
+        raise ConfigurationError(
+            f"{handle!r} isn't a SagaHandle: give what `await app.start(…)` answers, or "
+            "`await app.saga(SAGA, KEY)`"
+        )
 
 
 async def _fail(handle: SagaHandle[S], wanted: str, why: str) -> NoReturn:

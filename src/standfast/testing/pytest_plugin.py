@@ -12,10 +12,12 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from standfast.app import Standfast
     from standfast.backends.postgres.scratch import ScratchPostgres
     from standfast.clock import Clock
+    from standfast.ports.journal import Instance
     from standfast.saga.saga import Saga
     from standfast.testing.app_clock import AppClock
     from standfast.testing.simulation.report import SimulationReport
@@ -35,6 +38,7 @@ MOST = 20
 """Sagas whose timelines a failed test shows, the newest."""
 
 _app = pytest.StashKey["Standfast"]()
+_told = pytest.StashKey[str]()
 _seeds = pytest.StashKey[ExitStack]()
 
 
@@ -163,6 +167,10 @@ def standfast_app_factory(standfast_sagas: Sequence[Saga[Any]]) -> AppFactory:
     def make(url: str, clock: Clock) -> Standfast:
         from standfast.app import Standfast
 
+        if not isinstance(standfast_sagas, Iterable):
+            pytest.fail(
+                f"standfast_sagas returned {standfast_sagas!r}: return a list", pytrace=False
+            )
         return Standfast(url, clock=clock, migrate=True).add(*standfast_sagas)
 
     return make
@@ -171,43 +179,77 @@ def standfast_app_factory(standfast_sagas: Sequence[Saga[Any]]) -> AppFactory:
 @pytest.fixture
 def standfast_app(
     standfast_app_factory: AppFactory, standfast_url: str, request: pytest.FixtureRequest
-) -> Standfast:
-    """An app that is open and whose worker runs while an ``async def test_…`` does.
+) -> Iterator[Standfast]:
+    """An app whose database has its tables, and whose worker runs while an ``async def test_…``
+    does.
 
     Its worker begins in the test's own task, so that it works with each plugin that runs such
     tests, and ends with it; what is in flight then is cut off after a second. Before, in fixtures
-    say, ``async with app.transaction()`` opens it for a while. A plain ``def`` is given it as it
-    was made. When the test fails, its report has the timelines of the app's sagas.
+    say, ``async with app.transaction()`` opens it for a while. A plain ``def`` adopts transactions,
+    or takes ``app.blocking``, which is closed after the test: ``with app.blocking.running():`` runs
+    the worker. When the test fails, its report has the timelines of the app's sagas.
     """
     from standfast.clock import SYSTEM_CLOCK
+    from standfast.errors import ConfigurationError
 
+    clock: AppClock | None = None
     if "standfast_clock" in request.fixturenames:
-        clock: AppClock = request.getfixturevalue("standfast_clock")
-        app = standfast_app_factory(standfast_url, clock.for_apps)
-        clock.drive(app)
-    else:
-        app = standfast_app_factory(standfast_url, SYSTEM_CLOCK)
+        clock = request.getfixturevalue("standfast_clock")
+    app = standfast_app_factory(standfast_url, SYSTEM_CLOCK if clock is None else clock.for_apps)
+    if _place(app.database.url) != _place(standfast_url):
+        pytest.fail(
+            f"standfast_app_factory was given the database {_without_password(standfast_url)} and "
+            f"made an app on {app.database.url}: make it on the one that it is given",
+            pytrace=False,
+        )
+    try:
+        if clock is not None:
+            clock.drive(app)
+    except ConfigurationError:
+        pytest.fail(
+            "standfast_app_factory made an app without the clock that it was given, so that "
+            "standfast_clock can't move its time: write Standfast(…, clock=clock)",
+            pytrace=False,
+        )
+    with app.blocking:
+        pass  # which makes the tables
     request.node.stash[_app] = app
-    return app
+    yield app
+    app.blocking.close()
+
+
+def _place(url: str) -> tuple[str | None, int | None, str]:
+    """What an address names, whatever its options are."""
+    parts = urlsplit(url)
+    return parts.hostname, parts.port, parts.path
+
+
+def _without_password(url: str) -> str:
+    return url.partition("://")[0] + "://" + url.partition("://")[2].rpartition("@")[2]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Let a test's app run around it, and tell what a failed simulation wants to be told."""
+    """Let a test's app run around it, and tell what a failed one wants to be told."""
     app = item.stash.get(_app, None)
     owner, name = _coroutine_function(item)
     test = getattr(owner, name, None)
+    runs = app is not None and inspect.iscoroutinefunction(test)
+    if app is not None and test is not None and runs:
+        setattr(owner, name, _within(app, test, item, examples=owner is not item))
     try:
-        if app is None or not inspect.iscoroutinefunction(test):
-            return (yield)
-        setattr(owner, name, _within(app, test, item))
-        try:
-            return (yield)
-        finally:
-            setattr(owner, name, test)
-    except AssertionError as error:
-        _tell_of_seed(item, error)
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        if app is not None and not runs:
+            _keep_stories_of_sync_code(item, app, error)
+        if item.stash.get(_told, ""):
+            item.add_report_section("call", "sagas", item.stash[_told])
+        if isinstance(error, AssertionError):
+            _tell_of_seed(item, error)
         raise
+    finally:
+        if runs:
+            setattr(owner, name, test)
 
 
 def _coroutine_function(item: pytest.Item) -> tuple[Any, str]:
@@ -217,7 +259,9 @@ def _coroutine_function(item: pytest.Item) -> tuple[Any, str]:
     return (item, "obj") if inner is None else (inner, "inner_test")
 
 
-def _within(app: Standfast, test: Callable[..., Any], item: pytest.Item) -> Callable[..., Any]:
+def _within(
+    app: Standfast, test: Callable[..., Any], item: pytest.Item, *, examples: bool
+) -> Callable[..., Any]:
     @functools.wraps(test)
     async def run(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
@@ -226,29 +270,50 @@ def _within(app: Standfast, test: Callable[..., Any], item: pytest.Item) -> Call
         except RuntimeError:
             pytest.fail("standfast needs asyncio: run this test on no other backend", pytrace=False)
         async with app.running(name="pytest", drain=1.0):
+            # Hypothesis calls this for each example, in one database: the last's are told.
+            before = {one.id for one in await _newest(app)} if examples else ()
             try:
                 return await test(*args, **kwargs)
-            except (Exception, pytest.fail.Exception):
-                item.add_report_section("call", "sagas", await _stories(app))
+            except (Exception, pytest.fail.Exception) as error:
+                item.stash[_told] = await _stories(app, before, error)
                 raise
 
     return run
 
 
-async def _stories(app: Standfast) -> str:
-    """The timelines of the app's sagas, oldest first."""
+def _keep_stories_of_sync_code(item: pytest.Item, app: Standfast, error: BaseException) -> None:
+    from standfast.errors import StandfastError
+
+    try:
+        item.stash[_told] = app.blocking.complete(_stories(app, (), error))
+    except StandfastError as problem:
+        item.stash[_told] = f"they can't be read: {problem}"
+
+
+async def _newest(app: Standfast) -> list[Instance]:
     from standfast.ports.journal import Filter
+
+    return await app.sagas.journal.find(Filter(), limit=MOST + 1)
+
+
+async def _stories(app: Standfast, before: Collection[UUID], error: BaseException) -> str:
+    """The timelines of the app's sagas, oldest first: of those that weren't there `before`, and
+    that `error` doesn't tell already.
+    """
     from standfast.testing.assertions import story_of
 
     try:
         async with asyncio.timeout(5):
-            found = await app.sagas.journal.find(Filter(), limit=MOST + 1)
-            told = [story_of(await app.sagas.timeline(one.id)) for one in found[:MOST]]
-    except Exception as error:  # noqa: BLE001 - the test's own failure is what counts
-        return f"they can't be read: {type(error).__name__}: {error}"
-    if len(found) > MOST:
+            found = [one for one in await _newest(app) if one.id not in before]
+            untold = [one for one in found if f"({one.id})\n" not in f"{error}"]
+            told = [story_of(await app.sagas.timeline(one.id)) for one in untold[:MOST]]
+    except Exception as problem:  # noqa: BLE001 - the test's own failure is what counts
+        return f"they can't be read: {type(problem).__name__}: {problem}"
+    if len(untold) > MOST:
         told.append(f"(and those before the newest {MOST})")
-    return "\n\n".join(reversed(told)) or "none was started"
+    if not found:
+        return "none was started"
+    return "\n\n".join(reversed(told))
 
 
 # -- seeds -----------------------------------------------------------------------------------------

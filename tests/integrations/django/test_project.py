@@ -55,7 +55,8 @@ from standfast.integrations.django import app
 async def wait():
     async with app:
         return await app.handle({id!r}).result(timeout=60)
-print("result", asyncio.run(wait())[BookTrip.book])
+result = asyncio.run(wait())
+print("result", result[BookTrip.book], result[BookTrip.look], result[BookTrip.look_again])
 """
 
 
@@ -110,8 +111,15 @@ def test_from_no_tables_to_a_saga_that_is_done(manage, database):
     id = start(manage, "first")
     with process("manage.py", "standfast", "run", "--health", "0", until="health: "):
         told = manage("shell", "--no-imports", "-c", RESULT.format(id=id) + IRREVERSIBLE)
-    assert "result 1" in told
+    assert "result 1 True True" in told
     assert "no way back" in told
+
+
+def test_the_logs_of_a_worker_are_as_the_settings_say(manage, monkeypatch):
+    monkeypatch.setenv("SHOP_LOGS", "mine: %(message)s")
+    manage("standfast", "migrate")
+    with process("manage.py", "standfast", "run", until="^mine: ") as found:
+        assert found
 
 
 def test_the_command(manage, project):

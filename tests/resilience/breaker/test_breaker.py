@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from standfast.errors import BulkheadFull, CircuitOpen, ConfigurationError, Refused
-from standfast.resilience.backoff import Exponential
+from standfast.resilience import Pipeline, Retry
+from standfast.resilience.backoff import Constant, Exponential
 from standfast.resilience.breaker import (
     Change,
     CircuitBreaker,
@@ -481,6 +482,14 @@ def test_a_judge_that_fails_gives_the_permit_back(clock: Any) -> None:
     assert policy.state is State.HALF_OPEN
     policy.call(answer, {"status": "success"})
     assert policy.state is State.CLOSED
+
+
+def test_a_call_that_worked_is_not_made_again_for_a_judge_that_fails(clock: Any) -> None:
+    policy, made = breaker(clock, judge_result=lambda result: result["status"]), []
+    with pytest.raises(KeyError):
+        Pipeline(Retry(attempts=3, backoff=Constant(0)), policy).call(lambda: made.append(1) or {})
+    assert made == [1]
+    assert (policy.ignored, policy.failures) == (1, 0)
 
 
 def test_special_states_last_until_reset(clock: Any) -> None:

@@ -137,6 +137,21 @@ async def test_a_store_that_is_away_is_noticed_when_the_lease_is_spent(distant, 
     assert (await leased.check()).allowed
 
 
+async def test_those_who_waited_for_a_renewal_share_its_failure(distant, clock):
+    """A store that hangs is asked once for all of them, and not by one after the other."""
+    leased = limiter(LeasedRateLimits(distant, tokens=5, clock=clock), 100, "1h")
+    distant.away = True
+    denied = await asyncio.gather(*(leased.check() for _ in range(12)))
+    assert [one.allowed for one in denied] == [False] * 12
+    assert distant.calls == 1
+    clock.advance(1)
+    assert not (await leased.check()).allowed
+    assert distant.calls == 2
+    distant.away = False
+    clock.advance(1)
+    assert (await leased.check()).allowed
+
+
 async def test_waiting_with_leases(distant, clock):
     leased = limiter(LeasedRateLimits(distant, tokens=5, clock=clock), 10, 10.0, clock=clock)
     waiting = [asyncio.create_task(leased.acquire(max_wait="1h")) for _ in range(20)]

@@ -70,7 +70,9 @@ async def test_in_the_worker_itself_the_timeout_tells_how_it_stands(work, world)
     world.will("reserve", blocked.wait)
     app = await work(Trip(world))
     handle = await app.start(Trip, Order("1"), key="k")
-    with pytest.raises(TimeoutError, match="it is running in this process, in step reserve "):
+    with pytest.raises(
+        TimeoutError, match=r"key .k. .*it is running in this process, in step reserve "
+    ):
         await handle.result(timeout=0.2)
     blocked.set()
     await handle.result(timeout=10)

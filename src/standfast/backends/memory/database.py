@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar, cast
 from standfast.affinity import Affinity
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.errors import ConfigurationError, StoreError, Unsupported
-from standfast.ports.database import Capabilities, Row, StoreTransaction
+from standfast.ports.database import TRANSACTION_OVER, Capabilities, Row, StoreTransaction
 from standfast.ports.providing import Dialect, Ports
 from standfast.ports.schema import SchemaLine
 from standfast.stepping import is_nested
@@ -61,7 +61,7 @@ class MemoryTransaction:
         Raises `StoreError` once the transaction is over.
         """
         if self.over:
-            raise StoreError("this transaction is over: use it inside its `async with` block only")
+            raise StoreError(TRANSACTION_OVER)
         staged = self._staged.get(make)
         if staged is None:
             staged = self._staged[make] = make(state)

@@ -110,6 +110,12 @@ def translate(error: BaseException, place: str, *, own: bool = True) -> Standfas
     # What asyncpg says when the server dies while it prepares a statement.
     if isinstance(error, asyncpg.InternalClientError) and "cannot switch to state" in text:
         return StoreUnavailable(f"The connection to PostgreSQL at {place} was lost ({text})")
+    if "another operation is in progress" in text:
+        return StoreError(
+            f"PostgreSQL at {place}: {text}: a transaction has one connection, so one task at a "
+            "time. Await its calls one after the other (no gather), or give each task a "
+            "transaction of its own"
+        )
     if ("closed" in text and "pool is" not in text) or "released back to the pool" in text:
         return StoreUnavailable(f"The connection to PostgreSQL at {place} was lost ({text})")
     return StoreError(f"PostgreSQL at {place}: {text}")

@@ -83,13 +83,17 @@ class PostgresMarks:
 
 
 def _set(key: str, operation: str, reason: str, at: float) -> Script[Mark | None]:
-    while True:
+    for _ in range(2):
         if (yield Statement(_SET, (key, operation, reason, at))):
             return None
         rows = yield Statement(_THERE, (key, operation))
         if rows:
             return Mark(rows[0][0], rows[0][1])
         # It was purged in between, so there is room for a new one.
+    raise StoreError(
+        f"the mark ({key!r}, {operation!r}) is neither set nor there: roll back. Is this "
+        "connection set up to answer later, or with values of other types?"
+    )
 
 
 def _keep_result(key: str, operation: str, result: str) -> Script[None]:

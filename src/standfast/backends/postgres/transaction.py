@@ -18,7 +18,7 @@ from standfast.backends.postgres.errors import (
 )
 from standfast.backends.postgres.pool import Pool, drop, is_closed
 from standfast.errors import StandfastError, StoreError
-from standfast.ports.database import Row, Script
+from standfast.ports.database import TRANSACTION_OVER, Row, Script
 from standfast.ports.providing import Dialect
 
 T = TypeVar("T")
@@ -141,7 +141,9 @@ class PostgresTransaction:
 
     async def _begun(self) -> Any:
         if self._connection is None:
-            if self._left or not self._entered:
+            if self._left:
+                raise StoreError(TRANSACTION_OVER)
+            if not self._entered:
                 raise StoreError("this transaction isn't open: use it inside `async with`")
             with self._errors(own=True):
                 async with AsyncExitStack() as stack:

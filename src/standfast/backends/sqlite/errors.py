@@ -12,6 +12,7 @@ from standfast.errors import (
     StoreError,
     StoreFull,
     StoreUnavailable,
+    TransactionConflict,
 )
 
 DRIVER_ERRORS = (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError)
@@ -29,7 +30,8 @@ REFUSED = (
 """What is wrong with one write, as against the database: others can be written."""
 
 _AWAY = {
-    sqlite3.SQLITE_BUSY: "another process holds its write lock for longer than the busy timeout",
+    sqlite3.SQLITE_BUSY: "another process holds its write lock for longer than the busy timeout, "
+    "or this one does, by a transaction of your own that is still open",
     sqlite3.SQLITE_LOCKED: "a table is locked",
     sqlite3.SQLITE_INTERRUPT: "the statement was interrupted",
     sqlite3.SQLITE_NOMEM: "no memory is left",
@@ -44,6 +46,12 @@ def translate(error: BaseException, path: str) -> StoreError:
     """The `StoreError` to raise from the driver's `error`. `path` is the database's file."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
+    if code == sqlite3.SQLITE_BUSY_SNAPSHOT:
+        return TransactionConflict(
+            f"{path}: the transaction began with a read, and another has written since, so it "
+            f"can't write any more ({error}). Nothing was written: run all of it again, and begin "
+            "one that will write with BEGIN IMMEDIATE"
+        )
     if primary in _AWAY:
         return StoreUnavailable(f"{path}: {_AWAY[primary]} ({error})")
     if primary == sqlite3.SQLITE_FULL:

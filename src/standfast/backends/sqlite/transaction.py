@@ -14,7 +14,7 @@ from standfast.backends.sqlite.connection import Session, Work
 from standfast.backends.sqlite.driver import check_arguments, native, run
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.errors import StoreError
-from standfast.ports.database import Row, Script
+from standfast.ports.database import TRANSACTION_OVER, Row, Script
 from standfast.ports.providing import Dialect
 from standfast.text import on_one_line
 
@@ -110,7 +110,7 @@ class SqliteTransaction:
 
     async def _do(self, work: Work[T]) -> T:
         if self._over:
-            raise StoreError("this transaction is over: use it inside its `async with` block only")
+            raise StoreError(TRANSACTION_OVER)
         session = self._session
         if session is not None:
             return await session.submit(work)

@@ -13,6 +13,7 @@ from standfast.backends.sqlite import SqliteDatabase
 from standfast.doors import Transaction
 from standfast.errors import ConfigurationError, Unsupported
 from standfast.integrations.django.addresses import address
+from standfast.integrations.django.threads import with_fresh_connections
 from standfast.ports.database import Database
 
 if TYPE_CHECKING:
@@ -31,17 +32,18 @@ class DjangoStandfast(Standfast):
             raise ConfigurationError(f"settings.DATABASES[{alias!r}]: {error}") from error
         # Its tables may be of the migrations of the project.
         super().__init__(database, migrate=False)
+        self.sagas.threads.wrap = with_fresh_connections
 
     @overload
     def adopt(self, source: CommitsAsync | KnowsItsTransaction) -> Transaction: ...
     @overload
-    def adopt(self, source: CommitsBlocking | str | None = None) -> BlockingTransaction: ...
-    def adopt(self, source: Any = None) -> Transaction | BlockingTransaction:
+    def adopt(self, source: CommitsBlocking | str = "") -> BlockingTransaction: ...
+    def adopt(self, source: Any = "") -> Transaction | BlockingTransaction:
         """See `Standfast.adopt`; by default what is open on the app's own alias.
 
         Raises `ConfigurationError` for an alias of another database too.
         """
-        if source is None:
+        if source == "":
             source = self.alias
         elif isinstance(source, str) and source in connections.settings:
             own, other = (connections.settings[one]["NAME"] for one in (self.alias, source))

@@ -13,19 +13,28 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def database_sync_to_async(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
-    """``sync_to_async`` for what uses the ORM in a process without requests, as steps do.
+def with_fresh_connections(function: Callable[P, T]) -> Callable[P, T]:
+    """`function`, around which connections are closed that are broken or too old.
 
-    Around each call, connections that are broken or older than ``CONN_MAX_AGE`` are closed, as
-    Django does around a request: else a worker would hold on to one that the server has ended.
+    As Django does around a request.
     """
 
     @wraps(function)
-    def with_fresh_connections(*args: P.args, **kwargs: P.kwargs) -> T:
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
         close_old_connections()
         try:
             return function(*args, **kwargs)
         finally:
             close_old_connections()
 
-    return sync_to_async(with_fresh_connections)
+    return called
+
+
+def database_sync_to_async(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    """``sync_to_async`` for what uses the ORM in a process without requests, in a step that is
+    ``async def``. One that is ``def`` needs nothing.
+
+    Around each call, connections that are broken or older than ``CONN_MAX_AGE`` are closed, as
+    Django does around a request: else a worker would hold on to one that the server has ended.
+    """
+    return sync_to_async(with_fresh_connections(function))

@@ -36,6 +36,7 @@ from standfast.resilience.breaker.verdicts import Errors, Judge, checked_wait
 from standfast.resilience.deadline import ThreadDeadline, current
 from standfast.resilience.forking import survives_fork, unlock
 from standfast.resilience.functions import FINISHED, finished, plain, with_brackets
+from standfast.resilience.marks import do_not_retry
 from standfast.resilience.policy import AsyncCall, Call, Measure
 
 Listener: TypeAlias = Callable[["CircuitBreaker", Change], None]
@@ -386,8 +387,9 @@ class CircuitBreaker(Blocks[Permit]):
     def _ok(self, ticket: int, started: float, result: Any) -> None:
         try:
             verdict = self._judge.of_result(result)
-        except BaseException:  # the user's function: the call is over, whatever it says
+        except BaseException as error:  # the user's function: the call is over, whatever it says
             self._settle(ticket, started, "ignored", None)
+            do_not_retry(error)  # the call has worked
             raise
         self._settle(ticket, started, verdict, result)
 

@@ -11,19 +11,28 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 
 from standfast.affinity import Affinity
 from standfast.checks import provides, whole
 from standfast.clock import SYSTEM_CLOCK, Clock
 from standfast.durations import Duration, seconds
-from standfast.errors import ConfigurationError
+from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.ports.rate_limit import RateLimitStore, RateRequest
 from standfast.rates import Decision, Rate
 from standfast.resilience.deadline import without_deadline
 
 
 class _Lease:
-    __slots__ = ("denied_need", "denied_until", "expires_at", "left", "lock", "reset_at")
+    __slots__ = (
+        "denied_need",
+        "denied_until",
+        "expires_at",
+        "failure",
+        "left",
+        "lock",
+        "reset_at",
+    )
 
     def __init__(self) -> None:
         self.left = 0
@@ -32,6 +41,8 @@ class _Lease:
         self.denied_need = 0
         self.denied_until = self.reset_at = 0.0
         self.lock = asyncio.Lock()
+        # What the store said when it was asked last, if it didn't answer.
+        self.failure: StoreUnavailable | None = None
 
 
 class LeasedRateLimits:
@@ -106,9 +117,21 @@ class LeasedRateLimits:
 
     async def _ask(self, key: str, rate: Rate, cost: int) -> Decision:
         lease = self._leases.get(key) or self._open(key)
+        waits = lease.lock.locked()
         async with lease.lock:  # One renews, and all who came meanwhile spend of it.
             decision = self.take(key, rate, cost)
-            return await self._renew(lease, key, rate, cost) if decision is None else decision
+            if decision is not None:
+                return decision
+            if waits and lease.failure is not None:
+                # Or they would wait for a store that hangs one after the other.
+                raise copy(lease.failure)
+            try:
+                decision = await self._renew(lease, key, rate, cost)
+            except StoreUnavailable as failure:
+                lease.failure = failure
+                raise
+            lease.failure = None
+            return decision
 
     async def _renew(self, lease: _Lease, key: str, rate: Rate, cost: int) -> Decision:
         now = self._monotonic()

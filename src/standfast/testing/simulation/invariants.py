@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from standfast.errors import ConfigurationError
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
@@ -101,7 +102,7 @@ class World:
     def rows(self, sql: str, *args: Any) -> list[Any]:
         """The rows that a query finds (``$1, $2 …``), readable by column name or position."""
         if self.sql is None:
-            raise ValueError("there are no tables: give schema='CREATE TABLE …'")
+            raise ConfigurationError("there are no tables: give schema='CREATE TABLE …'")
         found: list[Any] = self.sql.run(sql, args).fetchall()
         return found
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from standfast.backends.postgres.journal import literals
 from standfast.backends.postgres.journal import statements as sql
-from standfast.errors import ConstraintViolated, StaleWriter
+from standfast.errors import ConstraintViolated, StaleWriter, StoreError
 from standfast.ports.database import Script, Statement
 from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
 
@@ -70,8 +70,10 @@ def overtaken(append: Append) -> StaleWriter:
     )
 
 
-def start(starts: Sequence[Start], owner: int | None) -> Script[list[StartAnswer]]:
-    """`JournalStore.start`."""
+def start(
+    starts: Sequence[Start], owner: int | None, *, again: bool = True
+) -> Script[list[StartAnswer]]:
+    """`JournalStore.start`. `again`: whether one that found its key taken by nobody is retried."""
     if not starts:
         return []
     statement = sql.START_PASSIVE if owner is None else sql.START_OWNED
@@ -99,11 +101,11 @@ def start(starts: Sequence[Start], owner: int | None) -> Script[list[StartAnswer
         raise lost(owner)
     if created is None:
         return [StartAnswer(one.instance.id, True, one.instance.input_hash) for one in starts]
-    return (yield from _among_holders(starts, owner, set(map(plain, created))))
+    return (yield from _among_holders(starts, owner, set(map(plain, created)), again))
 
 
 def _among_holders(
-    starts: Sequence[Start], owner: int | None, created: set[UUID]
+    starts: Sequence[Start], owner: int | None, created: set[UUID], again: bool
 ) -> Script[list[StartAnswer]]:
     """The answers, when some starts found their key taken."""
     holders = yield Statement(
@@ -125,19 +127,24 @@ def _among_holders(
         holder = by_key.get((row.pattern, row.name, row.key))
         if holder is None:
             # Its holder was purged since, or another instance has its id.
-            answers += yield from _again(start, owner)
+            answers += yield from _again(start, owner, again)
         else:
             answers.append(StartAnswer(plain(holder[3]), False, holder[4]))
     return answers
 
 
-def _again(new: Start, owner: int | None) -> Script[list[StartAnswer]]:
+def _again(new: Start, owner: int | None, again: bool) -> Script[list[StartAnswer]]:
     row = new.instance
     if (yield Statement(sql.BY_ID, (row.id,))):
         raise ConstraintViolated(
             f"instance {row.id} exists with another key than {row.key!r}: ids must be new"
         )
-    return (yield from start((new,), owner))
+    if not again:
+        raise StoreError(
+            f"the key {row.key!r} is taken, and by nobody: roll back. Is this connection set up to "
+            "answer later, or with values of other types?"
+        )
+    return (yield from start((new,), owner, again=False))
 
 
 def plain(id: UUID | str) -> UUID:

@@ -72,3 +72,10 @@ ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
+if "SHOP_LOGS" in os.environ:
+    LOGGING = {
+        "version": 1,
+        "formatters": {"mine": {"format": os.environ["SHOP_LOGS"]}},
+        "handlers": {"mine": {"class": "logging.StreamHandler", "formatter": "mine"}},
+        "root": {"handlers": ["mine"], "level": "INFO"},
+    }
