@@ -7,11 +7,20 @@ the whole coroutine ends without an event loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
+from standfast.errors import ConfigurationError
+
 T = TypeVar("T")
+
+innermost: ContextVar[object | None] = ContextVar("standfast_block", default=None)
+"""The innermost block of those that `entered` enters for sync code, that the code is inside of."""
+
+_nested: ContextVar[asyncio.Task[Any] | None] = ContextVar("standfast_nested", default=None)
 
 
 class Complete(Protocol):
@@ -36,11 +45,26 @@ def step(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError(f"{coroutine!r} waits for an event loop, and here is none")
 
 
+def nest() -> None:
+    """Say that the running task works for code that is inside a transaction, and waits for it.
+
+    So where the database has one writer, that code may have it, and this task would wait for ever.
+    """
+    _nested.set(asyncio.current_task())
+
+
+def is_nested() -> bool:
+    """Whether the running task has said so; tasks that it began may wait for the writer."""
+    task = _nested.get()
+    return task is not None and task is asyncio.current_task()
+
+
 @contextmanager
 def entered(complete: Complete, block: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:
-    """An ``async with`` block for sync code."""
-    manager = block()
-    value = complete(_enter(manager))
+    """An ``async with`` block for sync code, which is then `innermost` for it, too."""
+    manager, outer = block(), innermost.get()
+    value, inner = complete(_enter(manager))
+    innermost.set(inner)
     try:
         yield value
     except BaseException as error:
@@ -48,10 +72,13 @@ def entered(complete: Complete, block: Callable[[], AbstractAsyncContextManager[
             raise
     else:
         complete(_leave(manager, None))
+    finally:
+        if innermost.get() is inner:  # a generator may end in another context
+            innermost.set(outer)
 
 
-async def _enter(manager: AbstractAsyncContextManager[T]) -> T:
-    return await manager.__aenter__()
+async def _enter(manager: AbstractAsyncContextManager[T]) -> tuple[T, object | None]:
+    return await manager.__aenter__(), innermost.get()
 
 
 async def _leave(
@@ -63,15 +90,24 @@ async def _leave(
 
 
 def iterated(complete: Complete, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-    """An async iterator for sync code.
+    """An async iterator for sync code. Raises what `source` raises, at once.
 
-    One that isn't gone through to its end is closed by its event loop when it is let go.
+    One that isn't gone through to its end is closed by its event loop when it is let go. A step
+    after that loop has ended raises `ConfigurationError`.
     """
-    iterator = source()
+    return _steps(complete, source())
+
+
+def _steps(complete: Complete, iterator: AsyncIterator[T]) -> Iterator[T]:
     end: Any = object()
     while (item := complete(_next(iterator, end))) is not end:
         yield item
 
 
 async def _next(iterator: AsyncIterator[T], end: T) -> T:
+    if getattr(iterator, "ag_frame", iterator) is None:  # else it would be taken for its end
+        raise ConfigurationError(
+            "app.blocking was closed, or its event loop ended, while this iterator was in use, so "
+            "that what was to follow is missing: close it after the last step, and begin anew"
+        )
     return await anext(iterator, end)

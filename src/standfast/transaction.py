@@ -28,9 +28,9 @@ from standfast.ports.database import (
     Script,
     StoreTransaction,
     carry_out,
-    savepoint,
 )
 from standfast.ports.providing import Dialect
+from standfast.savepoints import Savepoints
 from standfast.text import class_of
 
 W_co = TypeVar("W_co", covariant=True)
@@ -156,6 +156,7 @@ class UnitOfWork:
         self.store: StoreTransaction = store
         self._ending = ending
         self._acts: list[_Act] = []
+        self._savepoints = Savepoints(store)
 
     @property
     def dialect(self) -> Dialect:
@@ -237,11 +238,12 @@ class UnitOfWork:
         """A block inside the transaction: what is written in it is undone if it raises.
 
         So is what `on_commit` was given in it. The error comes out; whoever catches it goes on with
-        what was written before the block. Blocks may stand in each other.
+        what was written before the block. Blocks may stand in each other, but not beside each other
+        in two threads or tasks: then the second raises `ConfigurationError`.
         """
         given = len(self._acts)
         try:
-            async with savepoint(self.store):
+            async with self._savepoints.block():
                 yield
         except BaseException:
             for act in self._acts[given:]:

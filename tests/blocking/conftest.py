@@ -14,6 +14,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new database's."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/blocking.db"
+    if request.param == "memory":
+        return "memory://"
     dsn: str = request.getfixturevalue("postgres_dsn")
     return dsn
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextvars
+import gc
+import sys
 import threading
-from collections.abc import Coroutine
+import weakref
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from standfast import ConfigurationError, Standfast, StoreError
+from standfast import ConfigurationError, SagaConflict, Standfast, StoreError
 from standfast.blocking import BlockingTransaction
 from standfast.resilience import remaining, within
 from tests.blocking.sagas import Ask, Visit, app_on
@@ -203,6 +206,53 @@ def test_a_loop_that_ends_during_a_call_is_told(app: Standfast) -> None:
     loop.close()
 
 
+@pytest.mark.parametrize("opens", ["transaction", "running"])
+def test_a_block_that_was_never_left_ends_though_the_loops_own_thread_lets_it_go(
+    app: Standfast, opens: str
+) -> None:
+    """As the garbage collector may, which runs in whatever thread it likes."""
+
+    def blocks() -> Iterator[None]:
+        if opens == "running":
+            with app.blocking.running():
+                yield
+        with app.blocking.transaction() as tx:
+            tx.start(Visit, "gone", key="gone")
+            yield
+
+    left_open = [blocks()]
+    caller = threading.Thread(target=next, args=(left_open[0],))
+    caller.start()
+    caller.join(20)
+    del caller
+    unraised: list[object] = []
+    hook, sys.unraisablehook = sys.unraisablehook, unraised.append
+
+    async def let_go() -> None:
+        left_open.clear()
+        async with asyncio.timeout(20):
+            while app.supervisor is not None:
+                await asyncio.sleep(0.01)
+
+    try:
+        app.blocking.complete(let_go())
+    finally:
+        sys.unraisablehook = hook
+    assert unraised == []
+    with app.blocking.running():
+        assert app.blocking.start(Visit, "lamp", key="gone").result(20)["note"] == "lamp"
+
+
+async def test_a_block_that_is_left_in_the_apps_own_loop_is_rolled_back(app: Standfast) -> None:
+    async with app:
+        opened = app.blocking.transaction()
+        tx = await asyncio.to_thread(opened.__enter__)
+        await asyncio.to_thread(tx.start, Visit, "gone", key="gone")
+        with pytest.raises(ConfigurationError, match="wait for itself"):
+            opened.__exit__(None, None, None)
+        assert (await app.start(Visit, "lamp", key="gone")).created
+
+
 class Stop(BaseException):
     pass
 
@@ -217,6 +267,51 @@ def test_whatever_is_raised_in_the_loop_does_not_end_it(app: Standfast) -> None:
         with pytest.raises(type(error)), app.blocking.transaction():
             raise error
     assert app.blocking.start(Visit, "lamp").created
+
+
+class Local:
+    """Something in the frame of whoever caught an error."""
+
+
+@pytest.mark.parametrize("where", ["call", "body", "entering", "leaving"])
+def test_an_error_holds_nothing_once_it_is_caught(
+    app: Standfast, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the caller's variables would stay until the garbage collector comes by."""
+    app.blocking.start(Visit, "lamp", key="lamp")
+
+    class Block:
+        async def __aenter__(self) -> None:
+            if where == "entering":
+                raise ZeroDivisionError
+
+        async def __aexit__(self, *raised: object) -> None:
+            if where == "leaving":
+                raise ZeroDivisionError
+
+    def fails() -> weakref.ref[Local]:
+        local = Local()
+        try:
+            if where == "call":
+                app.blocking.start(Visit, "rug", key="lamp")
+            elif where in ("entering", "leaving"):
+                with app.blocking.running():
+                    pass
+            else:
+                with app.blocking.transaction():
+                    raise ZeroDivisionError
+        except (SagaConflict, ZeroDivisionError):
+            return weakref.ref(local)
+        raise AssertionError
+
+    if where in ("entering", "leaving"):
+        monkeypatch.setattr(type(app), "running", lambda app: Block())
+    gc.collect()
+    gc.disable()
+    try:
+        assert fails()() is None
+    finally:
+        gc.enable()
 
 
 def test_patterns_act_on_a_transaction(app: Standfast) -> None:

@@ -1,19 +1,26 @@
 """All that sync code can do, on SQLite and PostgreSQL."""
 
+import asyncio
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from standfast import (
     ConfigurationError,
+    Context,
+    Retry,
+    Saga,
     SagaCompensated,
     SagaConflict,
     SagaNotFound,
     Standfast,
     StoreError,
+    step,
 )
-from standfast.blocking import BlockingSagaHandle
-from tests.blocking.sagas import Ask, Visit
+from standfast.blocking import BlockingSagaHandle, BlockingTransaction
+from tests.blocking.sagas import Ask, Visit, app_on
 
 
 def test_starts_and_waits_for_the_result(app: Standfast) -> None:
@@ -117,6 +124,72 @@ def test_inside_a_transaction_the_app_is_refused(app: Standfast) -> None:
     app.blocking.start(Visit, "after")
 
 
+def acts_that_write(app: Standfast, handle: Any) -> list[Callable[[], object]]:
+    operations = app.blocking.operations
+
+    def another() -> None:
+        with app.blocking.transaction() as tx:
+            tx.start(Visit, "another")
+
+    def runs() -> None:
+        with app.blocking.running():
+            raise AssertionError
+
+    return [
+        another,
+        runs,
+        lambda: operations.cancel([handle]),
+        lambda: operations.signal(handle, "answered", '"yes"'),
+        lambda: list(operations.purge(finished_for="1d")),
+    ]
+
+
+@pytest.mark.parametrize("url", ["sqlite", "memory"], indirect=True)
+def test_what_needs_the_one_writer_is_refused_inside_a_transaction(app: Standfast) -> None:
+    """As in async code: it would wait for whoever waits for it."""
+    handle = app.blocking.start(Ask, "tea?")
+    for act in acts_that_write(app, handle):
+        with app.blocking.transaction() as tx:
+            tx.start(Visit, "inside")
+            with pytest.raises(StoreError, match="one writer: use that transaction"):
+                act()
+            assert handle.status() == "running"
+    assert app.blocking.operations.cancel([handle]) == 1
+
+
+@pytest.mark.parametrize("url", ["sqlite", "memory"], indirect=True)
+async def test_so_it_is_inside_a_transactional_def_step_and_an_async_block(url: str) -> None:
+    told: list[object] = []
+
+    class Nests(Saga[str]):
+        @step(transactional=True, no_compensation="only rows", retry=Retry(attempts=1))
+        def nest(self, word: str, ctx: Context, tx: BlockingTransaction) -> None:
+            nests(tx.start(Visit, word))
+
+    def nests(handle: object) -> None:
+        for act in acts_that_write(app, handle)[:1]:
+            with pytest.raises(StoreError, match="one writer: use that transaction") as error:
+                act()
+            told.append(error.value)
+
+    app = app_on(url).add(Nests())
+    async with app.running():
+        await (await app.start(Nests, "lamp")).result(20)
+        async with app.transaction() as tx:
+            await asyncio.to_thread(nests, await tx.start(Visit, "rug"))
+    assert len(told) == 2
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_where_there_are_many_writers_transactions_may_stand_in_each_other(app: Standfast) -> None:
+    with app.blocking.transaction() as outer:
+        outer.start(Visit, "outer", key="outer")
+        with app.blocking.transaction() as inner:
+            inner.start(Visit, "inner", key="inner")
+        assert app.blocking.saga(Visit, "inner").status() == "running"
+    assert app.blocking.saga(Visit, "outer").status() == "running"
+
+
 def test_operators_find_and_act(app: Standfast) -> None:
     operations = app.blocking.operations
     handles = [app.blocking.start(Ask, "tea?", key=f"{number}") for number in range(5)]
@@ -155,6 +228,35 @@ def test_an_iterator_may_be_left_early(app: Standfast) -> None:
         assert one.key == "2"
         break
     assert len(list(operations.each(operations.select()))) == 3
+
+
+def test_an_iterator_whose_loop_has_ended_says_so(app: Standfast) -> None:
+    """It has told a part, which must not be taken for all."""
+    handles = [app.blocking.start(Visit, "lamp", key=f"{number}") for number in range(3)]
+    operations = app.blocking.operations
+    half_read = [
+        operations.each(operations.select()),
+        operations.export(operations.select()),
+        operations.tell(_cancelled(), handles, batch=1),
+        app.blocking.progress(handles[0]),
+    ]
+    for iterator in half_read:
+        assert next(iterator)
+    app.blocking.close()
+    for iterator in half_read:
+        with pytest.raises(ConfigurationError, match="what was to follow is missing"):
+            next(iterator)
+    assert len(list(operations.each(operations.select()))) == 3
+
+
+def test_wrong_options_of_an_iterator_are_refused_at_once(app: Standfast) -> None:
+    handle = app.blocking.start(Visit, "lamp")
+    with pytest.raises(ConfigurationError, match="timeout="):
+        app.blocking.progress(handle, timeout="abc")
+    with pytest.raises(ConfigurationError, match="after="):
+        app.blocking.progress(handle, after=-1)
+    with pytest.raises(ConfigurationError, match="isn't the id"):
+        app.blocking.progress("nonsense")
 
 
 def test_errors_come_as_they_are(app: Standfast) -> None:

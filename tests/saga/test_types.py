@@ -9,19 +9,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NewType, TypedDict, TypeVar
+from typing import Annotated, Any, Generic, Literal, NewType, Protocol, TypedDict, TypeVar
 from uuid import UUID
 
 import msgspec
 import pydantic
 import pytest
 
-from standfast import Context, Migration, Retry, Saga, SagaParked, Standfast, step, wait
+from standfast import (
+    Context,
+    Migration,
+    Retry,
+    Saga,
+    SagaParked,
+    Standfast,
+    Transaction,
+    step,
+    wait,
+)
+from standfast.blocking import BlockingTransaction
 from standfast.errors import CodecError, ConfigurationError, DefinitionError
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from standfast.saga.definition import Definition
 from standfast.saga.operations import Operations
+from standfast.transaction import UnitOfWork
 from tests.saga.classes import saga_class
 
 T = TypeVar("T")
@@ -344,6 +356,73 @@ def test_a_step_that_takes_another_input_is_refused(saga, match):
 
 def test_a_step_may_take_more_than_its_saga_is_given():
     Standfast("memory://").add(Plain(), Wider())
+
+
+class AsyncTakesBlocking(Saga[str]):
+    @step(transactional=True, no_compensation="none")
+    async def act(self, order: str, ctx: Context, tx: BlockingTransaction) -> None: ...
+
+
+class DefTakesAsync(Saga[str]):
+    @step(transactional=True, no_compensation="none")
+    def act(self, order: str, ctx: Context, tx: Annotated[Transaction | None, "rows"]) -> None: ...
+
+
+class AsyncUndoTakesBlocking(Saga[str]):
+    @step(each=lambda self, order, ctx: ["item"])
+    def act(self, order: str, ctx: Context, item: str) -> None: ...
+
+    @act.compensation(transactional=True)
+    async def undo(self, order: str, ctx: Context, item: str, tx: BlockingTransaction) -> None: ...
+
+
+class DefUndoTakesAsync(Saga[str]):
+    @step(transactional=True)
+    async def act(self, order: str, ctx: Context, tx: UnitOfWork) -> None: ...
+
+    @act.compensation(transactional=True)
+    def undo(self, order: str, ctx: Context, tx: UnitOfWork) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("saga", "match"),
+    [
+        (AsyncTakesBlocking, "step 'act' is an `async def`, so it is given a Transaction, which"),
+        (DefTakesAsync, "step 'act' is a `def`, so it is given a BlockingTransaction, which"),
+        (AsyncUndoTakesBlocking, "compensation of 'act' is an `async def`, .*BlockingTransaction"),
+        (DefUndoTakesAsync, "the compensation of 'act' is a `def`, .* takes an? UnitOfWork"),
+    ],
+)
+def test_a_function_that_takes_the_other_kind_of_transaction_is_refused(saga, match):
+    with pytest.raises(DefinitionError, match=match):
+        Standfast("memory://").add(saga())
+
+
+class Executes(Protocol):
+    def execute(self, sql: str) -> int: ...
+
+
+class TakesItsOwnKind(Saga[str]):
+    @step(transactional=True)
+    def in_thread(self, order: str, ctx: Context, tx: Executes) -> None: ...
+
+    @in_thread.compensation(transactional=True)
+    async def undo(self, order: str, ctx: Context, tx: Transaction | None) -> None: ...
+
+    @step(transactional=True, no_compensation="none")
+    async def either(
+        self, order: str, ctx: Context, tx: Transaction | BlockingTransaction
+    ) -> None: ...
+
+    @step(transactional=True, no_compensation="none")
+    def untold(self, order, ctx, tx): ...
+
+    @step(transactional=True, no_compensation="none")
+    def for_checkers(self, order: str, ctx: Context, tx: Unimported) -> None: ...  # noqa: F821
+
+
+def test_a_function_may_take_its_own_kind_of_transaction_by_whatever_name():
+    Standfast("memory://").add(TakesItsOwnKind())
 
 
 class OwnCodec:

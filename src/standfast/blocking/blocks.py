@@ -6,18 +6,26 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
+from standfast.stepping import nest
+
 T = TypeVar("T")
+
+_ending: set[asyncio.Task[Any]] = set()
+"""Those whose end nobody waits for: a loop itself doesn't keep its tasks."""
 
 
 class Block(Generic[T]):
     """A block that is entered and left by one task of the loop, as much of what is async demands.
 
-    Its methods are for that loop. The task lives in the context of whoever entered.
+    Its methods are for that loop. The task lives in the context of whoever entered, `nested` where
+    that is inside a transaction.
     """
 
-    def __init__(self, manager: AbstractAsyncContextManager[T]) -> None:
+    def __init__(self, manager: AbstractAsyncContextManager[T], *, nested: bool = False) -> None:
         self._manager = manager
-        self._task: asyncio.Task[tuple[bool | None, BaseException | None]] | None = None
+        self._nested = nested
+        self._task: asyncio.Task[bool | None] | None = None
+        self._raised: BaseException | None = None
 
     @property
     def is_open(self) -> bool:
@@ -37,9 +45,7 @@ class Block(Generic[T]):
             await self.abandon()
             raise
         if not self._entered.done():
-            _, error = task.result()
-            assert error is not None  # else it has been entered
-            raise error
+            self._check()  # raises, else it has been entered
         return self._entered.result()
 
     async def leave(self, error: BaseException | None) -> bool | None:
@@ -54,10 +60,19 @@ class Block(Generic[T]):
             return None
         if not self._leaving.done():
             self._leaving.set_result(error)
-        drops, raised = await self._task
-        if raised is not None:
-            raise raised
+        drops = await self._task
+        del self._leaving  # its error's traceback may hold whoever holds this
+        self._check()
         return drops
+
+    def _check(self) -> None:
+        """Raise what the block raised, once."""
+        error, self._raised = self._raised, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     async def abandon(self) -> None:
         """Cancel it, wherever it stands, and wait for its end."""
@@ -65,16 +80,25 @@ class Block(Generic[T]):
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def _outcome(self) -> tuple[bool | None, BaseException | None]:
+    def let_go(self) -> None:
+        """As `abandon`, for sync code in that loop, which can't wait for its end."""
+        if self._task is not None and self._task.cancel():
+            _ending.add(self._task)
+            self._task.add_done_callback(_ending.discard)
+
+    async def _outcome(self) -> bool | None:
         try:
-            return await self._live(), None
+            return await self._live()
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - of whoever waits, and no end of this loop
-            return None, error
+            self._raised = error
+            return None
 
     async def _live(self) -> bool | None:
         manager = self._manager
+        if self._nested:
+            nest()
         self._entered.set_result(await manager.__aenter__())
         try:
             error = await self._leaving

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from standfast.affinity import Affinity, running_loop
 from standfast.errors import ConfigurationError, TimedOut
 from standfast.resilience.deadline import telling_of_expiry
+from standfast.stepping import nest
 
 T = TypeVar("T")
 
@@ -41,7 +42,13 @@ class Calls:
             await asyncio.wait(tasks, timeout=ENDS_WITHIN)
 
 
-def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls | None = None) -> T:
+def carry_out(
+    place: Affinity,
+    coroutine: Coroutine[Any, Any, T],
+    among: Calls | None = None,
+    *,
+    nested: bool = False,
+) -> T:
     """Run a coroutine in a loop, with the caller's context variables; what it returns or raises.
 
     The calling thread is blocked meanwhile. What interrupts it there, as Ctrl-C does, cancels the
@@ -49,6 +56,7 @@ def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls |
     the calling thread, as a `Timeout` around it or the saga whose step it is: `TimedOut` is raised
     then, and where it has before. Raises `ConfigurationError` in the loop's own thread, in a
     process that was forked from the loop's, and where the loop ends before the coroutine has.
+    `nested`: the caller is inside a transaction, so what would wait for its end is a `StoreError`.
     """
     if running_loop() is place.loop:
         coroutine.close()
@@ -61,17 +69,20 @@ def carry_out(place: Affinity, coroutine: Coroutine[Any, Any, T], among: Calls |
         coroutine.close()
         place.refuse()
     if among is None:  # what ends something, and must be done in any case
-        return _Call(coroutine, place, Calls()).wait()
-    call = _Call(coroutine, place, among)
+        return _Call(coroutine, place, Calls(), nested=nested).wait()
+    call = _Call(coroutine, place, among, nested=nested)
     with telling_of_expiry(call.let_go):
         return call.wait()
 
 
 class _Call(Generic[T]):
-    def __init__(self, coroutine: Coroutine[Any, Any, T], place: Affinity, calls: Calls) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, T], place: Affinity, calls: Calls, *, nested: bool
+    ) -> None:
         self._coroutine = coroutine
         self._place = place
         self._tasks = calls.tasks
+        self._nested = nested
         self._task: asyncio.Task[None] | None = None
         self._given_up = False
         self._is_over = False
@@ -100,8 +111,12 @@ class _Call(Generic[T]):
                 "had its effect isn't known. Close it after the last call has returned"
             )
         result, error = outcome
+        del outcome  # it, and below the error, or the traceback would hold what holds it
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error
         return result  # type: ignore[return-value]  # without an error it is one
 
     def let_go(self) -> None:
@@ -148,6 +163,8 @@ class _Call(Generic[T]):
         assert task is not None
         outcome: tuple[T | None, BaseException | None] | None = None
         self._tasks[task] = self._place
+        if self._nested:
+            nest()
         try:
             outcome = await self._coroutine, None
         except asyncio.CancelledError:
@@ -158,3 +175,4 @@ class _Call(Generic[T]):
             self._tasks.pop(task, None)
         self._is_over = True
         self._outcome.put(outcome)
+        del outcome  # its traceback may hold this frame

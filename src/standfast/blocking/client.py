@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from weakref import WeakSet
 
-from standfast.affinity import Affinity
+from standfast.affinity import Affinity, running_loop
 from standfast.blocking.blocks import Block
 from standfast.blocking.calls import Calls, carry_out
 from standfast.blocking.home import Home, keep_for_ever
@@ -21,7 +21,14 @@ from standfast.doors.transaction import Transaction
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database, StoreTransaction
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.transaction import Ending, LaterEnding, OwnEnding, inside, unit_of_work
+from standfast.transaction import (
+    Ending,
+    LaterEnding,
+    OwnEnding,
+    inside,
+    is_inside,
+    unit_of_work,
+)
 
 if TYPE_CHECKING:
     from standfast.blocking.operations import BlockingOperations
@@ -156,7 +163,8 @@ class BlockingClient(BlockingVerbs):
         except BaseException:
             coroutine.close()
             raise
-        return carry_out(place, coroutine, self._calls)
+        nested = is_inside(self._openable.database)
+        return carry_out(place, coroutine, self._calls, nested=nested)
 
     def _in(self, place: Affinity, coroutine: Coroutine[Any, Any, T]) -> T:
         """As `complete`, for what belongs to where the app was open once."""
@@ -164,13 +172,19 @@ class BlockingClient(BlockingVerbs):
 
     @contextmanager
     def _entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[tuple[T, Affinity]]:
-        """An ``async with`` block where the app is open, and the place."""
-        place, block = self._place(), Block(manager)
+        """An ``async with`` block where the app is open, and the place.
+
+        One that its thread never left may be ended by the garbage collector, in any thread.
+        """
+        place = self._place()
+        block = Block(manager, nested=is_inside(self._openable.database))
         self._blocks[block] = place
         try:
             yield carry_out(place, block.enter(), self._calls), place
         except BaseException as error:
-            if block not in self._blocks or not carry_out(place, block.leave(error)):
+            if running_loop() is place.loop or block not in self._blocks:
+                raise
+            if not carry_out(place, block.leave(error)):
                 raise
         else:
             if block not in self._blocks:
@@ -181,7 +195,10 @@ class BlockingClient(BlockingVerbs):
             carry_out(place, block.leave(None))
         finally:
             if self._blocks.pop(block, None) and block.is_open:  # Ctrl-C may come at any point
-                carry_out(place, block.abandon())
+                if running_loop() is place.loop:
+                    block.let_go()
+                else:
+                    carry_out(place, block.abandon())
 
     # -- what an app does --------------------------------------------------------------------
 

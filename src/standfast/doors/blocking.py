@@ -83,7 +83,8 @@ class BlockingTransaction:
         """A block inside the transaction: what is written in it is undone if it raises.
 
         So is what `on_commit` was given in it. The error comes out; whoever catches it goes on with
-        what was written before the block. Blocks may stand in each other.
+        what was written before the block. Blocks may stand in each other, but not beside each other
+        in two threads or tasks: then the second raises `ConfigurationError`.
         """
         return entered(self._complete, lambda: self._tx.savepoint())
 

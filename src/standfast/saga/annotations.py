@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from types import NoneType, SimpleNamespace, UnionType
 from typing import (
+    Annotated,
     Any,
     Generic,
     Never,
@@ -25,6 +26,7 @@ from standfast.codec import Codec
 from standfast.errors import CodecError, DefinitionError
 from standfast.saga.saga import I, Saga
 from standfast.saga.step import Step
+from standfast.saga.step_checks import is_blocking
 from standfast.text import with_article
 
 Bindings: TypeAlias = Mapping[type, Mapping[Any, Any]]
@@ -86,6 +88,36 @@ class Annotations:
                     f"saga {self.name!r}: {what} takes {its}, but the saga's input is "
                     f"{with_article(told(self.input_type))}: {remedy}"
                 )
+
+    def check_transactions(self, step: Step[Any, Any]) -> None:
+        """Raise `DefinitionError` where a function takes the transaction of the other kind.
+
+        For what an ``async def`` doesn't await, or a ``def`` can't, would never be written.
+        """
+        item = step.each is not None
+        for function, options, number, what in (
+            (step.function, step.options, 3, f"step {step.name!r}"),
+            (step.undo_function, step.undo_options, 3 + item, f"the compensation of {step.name!r}"),
+        ):
+            if function is None or not options.get("transactional"):
+                continue
+            try:
+                taken = self._of(step, function, number)
+            except DefinitionError:  # imported for type checkers only, which is fine here
+                continue
+            blocks = is_blocking(function)
+            if {awaits(one) for one in alternatives(taken)} != {blocks}:
+                continue
+            kind, given, other = (
+                ("a `def`", "BlockingTransaction, which isn't awaited", "async def")
+                if blocks
+                else ("an `async def`", "Transaction, which is awaited", "def")
+            )
+            raise DefinitionError(
+                f"saga {self.name!r}: {what} is {kind}, so it is given a {given}, and takes "
+                f"{with_article(told(taken))}: let it take what it is given, or write it with "
+                f"`{other}`"
+            )
 
     def check_decodable(self, codec: Codec, type: Any, what: str) -> None:
         """Raise `DefinitionError` for a type that the codec can't read back, if it can tell."""
@@ -168,6 +200,21 @@ def _substituted(annotation: Any, bound: Mapping[Any, Any]) -> Any:
     if not parameters:
         return annotation
     return annotation[tuple(bound.get(one, Any) for one in parameters)]
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, without None, or the one type that it is."""
+    if get_origin(annotation) is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [one for one in get_args(annotation) if one is not NoneType]
+    return [annotation]
+
+
+def awaits(transaction: Any) -> bool | None:
+    """Whether the statements of a transaction of that class are awaited; None if nobody knows."""
+    execute = getattr(transaction, "execute", None)
+    return inspect.iscoroutinefunction(execute) if callable(execute) else None
 
 
 def takes(taken: Any, given: Any) -> bool:

@@ -142,6 +142,7 @@ class Definition:
             annotations.check_decodable(codec, type, f"an item of step {name!r}")
         for step in self.steps.values():
             annotations.check_input(step)
+            annotations.check_transactions(step)
 
     def _check_migrations(self) -> None:
         migrations: object = self.saga.migrations

@@ -21,6 +21,7 @@ from standfast.errors import ConfigurationError, StoreError, Unsupported
 from standfast.ports.database import TRANSACTION_OVER, Capabilities, Row, StoreTransaction
 from standfast.ports.providing import Dialect, Ports
 from standfast.ports.schema import SchemaLine
+from standfast.stepping import is_nested
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -188,7 +189,7 @@ class MemoryDatabase:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[StoreTransaction]:
-        async with self._turn() as tx:
+        async with self.exclusive() as tx:
             self._holder = asyncio.current_task()
             try:
                 yield tx
@@ -209,9 +210,9 @@ class MemoryDatabase:
 
     def exclusive(self) -> AbstractAsyncContextManager[MemoryTransaction]:
         """The one writer's turn: committed at the end, dropped if the block raises."""
-        if self._holder is not None and self._holder is asyncio.current_task():
+        if is_nested() or (self._holder is not None and self._holder is asyncio.current_task()):
             raise StoreError(
-                "this task has a transaction open, and there is one writer: use that transaction "
+                "there is a transaction open here, and there is one writer: use that transaction "
                 "(`tx.start(...)`, `tx.signal(...)`), or end its block first"
             )
         return self._turn()

@@ -22,6 +22,7 @@ from standfast.backends.sqlite.hints import Hints
 from standfast.backends.sqlite.writer import Writer
 from standfast.errors import StoreError, StoreUnavailable
 from standfast.shielding import shielded
+from standfast.stepping import is_nested
 
 T = TypeVar("T")
 log = logging.getLogger("standfast.sqlite")
@@ -91,7 +92,7 @@ class SqliteFile:
             affinity.refuse()
         if self._is_lost:
             raise self._lost()
-        if self._sessions:
+        if self._sessions or is_nested():
             self.refuse_nesting()
         return self._writer.write(work) if brief else self._writer.submit(work)
 
@@ -158,11 +159,11 @@ class SqliteFile:
         self._sessions.pop(session, None)
 
     def refuse_nesting(self) -> None:
-        """A task that holds the writer and asks for it again would wait for itself for ever."""
-        task = asyncio.current_task()
-        if any(its_task is task for its_task in self._sessions.values()):
+        """Whoever holds the writer and asks for it again would wait for itself for ever."""
+        task = asyncio.current_task() if self._sessions else None
+        if is_nested() or any(its_task is task for its_task in self._sessions.values()):
             raise StoreError(
-                "this task has a transaction open, and SQLite has one writer: use that "
+                "there is a transaction open here, and SQLite has one writer: use that "
                 "transaction (`tx.start(...)`, `tx.signal(...)`), or end its block first"
             )
 
