@@ -1,8 +1,10 @@
 """What every adopted transaction does, whoever opened it, by every driver."""
 
 import logging
+import sqlite3
 
 import pytest
+import sqlalchemy
 
 from standfast import BranchKey, ConfigurationError, SagaConflict, SagaNotFound, barrier
 from standfast.doors import Transaction
@@ -204,6 +206,8 @@ async def test_sql_as_everywhere_else(app, way):
     assert await done(tx.fetch_value("SELECT count(*) FROM orders")) == 2
     assert await done(tx.fetch_value("SELECT id FROM orders WHERE id = $1", "c")) is None
     assert text(await done(tx.fetch_value("SELECT '$1 % ' || '--' || $1", "x"))) == "$1 % --x"
+    told = "SELECT id FROM orders -- it isn't $3, and not 100 %\nWHERE id = $1 /* nor $4's */"
+    assert text(await done(tx.fetch_value(told, "a"))) == "a"
     assert await done(tx.execute("UPDATE orders SET note = $1", "z")) == 2
     await way.commit()
     assert await orders(app) == ["a", "b"]
@@ -254,6 +258,15 @@ async def test_it_is_of_no_use_after_the_end(app, way, end):
     with pytest.raises(StoreError, match="is over"):
         await done(tx.start(Ship, Order("b"), key="b"))
     assert await keys(app, Ship) == (["a"] if end == "commit" else [])
+
+
+async def test_nor_is_one_that_began_with_what_was_written_through_it(app, way):
+    tx = app.adopt(way.source)
+    await done(tx.start(Ship, Order("a"), key="a"))
+    await way.commit()
+    with pytest.raises(StoreError, match="is over"):
+        await done(tx.start(Ship, Order("b"), key="b"))
+    assert await keys(app, Ship) == ["a"]
 
 
 async def test_where_commits_are_not_told_of_nothing_can_follow_them(app, way):
@@ -317,3 +330,23 @@ async def test_the_next_transaction_is_adopted_anew(app, way):
         await way.commit()
         await way.begin()
     assert await keys(app, Ship) == ["a", "b"]
+
+
+def test_a_savepoint_that_comes_first_commits_nothing(app, url):
+    # Where pysqlite has its own way to begin transactions: not before a savepoint.
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection:
+        tx = app.adopt(connection)
+        with tx.savepoint():
+            tx.execute("INSERT INTO orders (id) VALUES ('a')")
+        connection.rollback()
+        assert connection.exec_driver_sql("SELECT id FROM orders").fetchall() == []
+    engine.dispose()
+
+
+async def test_a_connection_of_sqlite3_stays_as_its_owner_set_it_up(app, opened):
+    way = await opened("sqlite3-odd")
+    app.adopt(way.source).start(Ship, Order("a"), key="a")
+    assert way.source.text_factory is bytes
+    assert way.source.row_factory is sqlite3.Row
+    assert way.source.execute("SELECT 'a' AS a").fetchone()["a"] == b"a"
