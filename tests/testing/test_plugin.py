@@ -156,6 +156,25 @@ def test_a_failed_test_tells_what_happened(
     assert "assertions.py" not in result.stdout.str(), "the traceback ends in the test"
 
 
+@pytest.mark.parametrize("count", [20, 21])
+def test_of_many_sagas_a_failed_test_tells_the_newest(project: pytest.Pytester, count: int) -> None:
+    configure(project, "auto")
+    project.makepyfile(
+        f"""
+        from shop import Remind
+
+        async def test_it(standfast_app, standfast_clock):
+            for number in range({count}):
+                await standfast_app.start(Remind, "a", key=f"order-{{number}}")
+            assert False
+        """
+    )
+    told = project.runpytest_subprocess().stdout.str()
+    assert ("remind 'order-0' " in told) is (count == 20)
+    assert "remind 'order-1' " in told
+    assert ("(and those before the newest 20)" in told) is (count == 21)
+
+
 def test_your_own_code_makes_the_app(project: pytest.Pytester) -> None:
     configure(project, "auto")
     project.makeconftest(
@@ -215,6 +234,33 @@ def test_hypothesis_has_an_app_for_each_example(project: pytest.Pytester) -> Non
         """
     )
     project.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_one_case_of_a_hypothesis_test_runs_without_the_app_of_another(
+    project: pytest.Pytester,
+) -> None:
+    project.makepyfile(
+        """
+        import pytest
+        from hypothesis import HealthCheck, given, settings
+        from hypothesis.strategies import integers
+
+        apps = []
+
+        @pytest.mark.asyncio
+        @pytest.mark.parametrize("case", [1, 2])
+        @settings(
+            max_examples=1,
+            deadline=None,
+            suppress_health_check=[HealthCheck.function_scoped_fixture],
+        )
+        @given(number=integers())
+        async def test_it(standfast_app, case, number):
+            apps.append(standfast_app)
+            assert [app for app in apps if app.supervisor is not None] == [standfast_app]
+        """
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
 def test_what_isnt_asyncio_is_told_so(project: pytest.Pytester) -> None:
