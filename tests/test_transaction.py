@@ -145,6 +145,19 @@ async def test_a_savepoint_undoes_starts_signals_and_marks(url, tmp_path):
                 assert (await handle.result(20))["paid"] == 2
 
 
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+async def test_a_savepoint_that_is_undone_leaves_the_marks_from_before_it(url, tmp_path):
+    url = url if url == "memory://" else f"sqlite:///{tmp_path}/app.db"
+    async with Standfast(url).add(Barrier()) as app, app.transaction() as tx:
+        async with barrier(tx, BranchKey("1/pay")) as gate:
+            assert gate.first
+        with pytest.raises(ZeroDivisionError):
+            async with tx.savepoint():
+                raise ZeroDivisionError
+        async with barrier(tx, BranchKey("1/pay")) as gate:
+            assert not gate.first
+
+
 async def test_a_script_rides_it(app):
     from standfast.ports.database import Statement, carry_out
 

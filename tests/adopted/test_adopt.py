@@ -349,3 +349,32 @@ async def test_the_next_transaction_is_adopted_anew(app, way):
         await way.commit()
         await way.begin()
     assert await keys(app, Ship) == ["a", "b"]
+
+
+async def test_nor_is_one_that_began_with_what_was_written_through_it(app, way):
+    tx = app.adopt(way.source)
+    await done(tx.start(Ship, Order("a"), key="a"))
+    await way.commit()
+    with pytest.raises(StoreError, match="is over"):
+        await done(tx.start(Ship, Order("b"), key="b"))
+    assert await keys(app, Ship) == ["a"]
+
+
+def test_a_savepoint_that_comes_first_commits_nothing(app, url):
+    # Where pysqlite has its own way to begin transactions: not before a savepoint.
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection:
+        tx = app.adopt(connection)
+        with tx.savepoint():
+            tx.execute("INSERT INTO orders (id) VALUES ('a')")
+        connection.rollback()
+        assert connection.exec_driver_sql("SELECT id FROM orders").fetchall() == []
+    engine.dispose()
+
+
+async def test_a_connection_of_sqlite3_stays_as_its_owner_set_it_up(app, opened):
+    way = await opened("sqlite3-odd")
+    app.adopt(way.source).start(Ship, Order("a"), key="a")
+    assert way.source.text_factory is bytes
+    assert way.source.row_factory is sqlite3.Row
+    assert way.source.execute("SELECT 'a' AS a").fetchone()["a"] == b"a"

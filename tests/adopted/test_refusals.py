@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from standfast import ConfigurationError, Standfast
+from standfast.adopted.places import check_server
 from standfast.errors import StoreError
 from tests.adopted.conftest import Order, Ship
 
@@ -194,6 +195,15 @@ class TestAnotherDatabase:
         ):
             app.adopt(session).start(Ship, Order("a"))
         engine.dispose()
+
+    def test_another_database_of_the_servers_default_port(self):
+        for url in ("postgresql://u@db/app", "postgresql://u@db:5432/app"):
+            database = Standfast(url).database
+            for port in (None, 5432, "5432"):
+                with pytest.raises(ConfigurationError, match="of the database 'other'"):
+                    check_server(database, "db", port, "other")
+                check_server(database, "db", port, "app")
+            check_server(database, "db", 6432, "other")  # a pooler, maybe, of the same
 
     @pytest.mark.parametrize("backend", ["postgres"])
     def test_another_dialect(self, app, tmp_path, backend):

@@ -14,6 +14,7 @@ import pytest
 
 from standfast import ConfigurationError, SagaConflict, Standfast, StoreError
 from standfast.blocking import BlockingTransaction
+from standfast.pattern import Pattern
 from standfast.resilience import remaining, within
 from tests.blocking.sagas import Ask, Visit, app_on
 
@@ -133,6 +134,27 @@ def test_what_opens_it_gives_it_no_deadline(app: Standfast) -> None:
         app.blocking.start(Visit, "lamp")
     with app.blocking.running():
         assert app.blocking.start(Visit, "late").result(20)["note"] == "late"
+
+
+class Opened(Pattern):
+    """Tells how long it had to open and to close."""
+
+    left: list[float | None]
+
+    async def open(self) -> None:
+        self.left = [remaining()]
+
+    async def close(self) -> None:
+        self.left.append(remaining())
+
+
+def test_nor_is_it_opened_or_closed_under_one(app: Standfast) -> None:
+    opened = Opened()
+    app.add(opened)
+    with within(60):
+        app.blocking.start(Visit, "lamp")
+    app.blocking.close()
+    assert opened.left == [None, None]
 
 
 async def test_in_a_thread_whose_loop_runs_it_blocks_that_loop(app: Standfast) -> None:

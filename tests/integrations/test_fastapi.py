@@ -472,6 +472,34 @@ async def test_an_adopted_session_of_sync_code(app):
     engine.dispose()
 
 
+async def test_of_a_session_dependency_that_replaces_another_the_last_counts_as_for_fastapi(app):
+    engine = create_engine(app.database.url)
+
+    def get_none() -> None:
+        pytest.fail("FastAPI takes the last")
+
+    def get_session() -> Iterator[Session]:
+        with Session(engine) as session:
+            yield session
+
+    first_dep = Annotated[Session, Depends(get_none)]
+    session_dep = Annotated[first_dep, Depends(get_session)]
+    api = an_api(app)
+
+    @api.post("/")
+    def place(
+        session: session_dep,  # type: ignore[valid-type]
+        tx: Annotated[BlockingTransaction, adopted(session_dep)],
+    ) -> None:
+        tx.start(Greet, "ann")
+        session.commit()
+
+    async with app, client(api) as web:
+        assert (await web.post("/")).status_code == 200
+    assert await sagas(app) == 1
+    engine.dispose()
+
+
 def test_a_bare_function_is_no_session_dependency():
     with pytest.raises(ConfigurationError, match="another session"):
         adopted(lambda: None)

@@ -265,6 +265,8 @@ def test_what_is_lost_where_nothing_is_said_of_types():
     assert difference({"c": {"a": 1, "b": 2}}, {"c": Computed(a=1)}) is None
     assert difference({"c": {"a": 1}}, {"c": SubModel(a=1)}) is not None
     assert difference({"at": "1900-01-01T00:00:00+00:20"}, {"at": datetime(1900, 1, 1, tzinfo=ODD)})
+    odder = datetime(1900, 1, 1, tzinfo=timezone(timedelta(microseconds=5)))
+    assert difference({"at": "1900-01-01T00:00:00Z"}, {"at": odder})
 
 
 @pytest.mark.parametrize("value", [[float("nan")], {"h": Hidden(1, "tok")}, [time(tzinfo=ODD)]])

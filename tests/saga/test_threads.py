@@ -326,3 +326,44 @@ def test_a_child_process_begins_threads_of_its_own(script, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_one_that_is_withdrawn_before_a_thread_took_it_leaves_its_place_to_the_next():
+    threads, gate, entered = made(limit=1), threading.Event(), threading.Event()
+    awaited = threads.share("few", 1).awaited(lambda saga, word, ctx: word, transactional=False)
+
+    def hold() -> None:
+        entered.set()
+        assert gate.wait(PATIENCE)
+
+    holding = asyncio.ensure_future(runs(threads, hold))
+    await until(entered.is_set)
+    first = asyncio.ensure_future(awaited(None, "first", Attempt()))
+    second = asyncio.ensure_future(awaited(None, "second", Attempt()))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    gate.set()
+    async with asyncio.timeout(PATIENCE):
+        await holding
+        assert await second == "second"
+
+
+async def test_it_is_told_when_all_threads_of_a_saga_are_kept(caplog):
+    threads, gate = made(limit=5), threading.Event()
+    awaited = threads.share("trip", 2).awaited(lambda saga, act, ctx: act(), transactional=False)
+    told = "no `def` step of saga trip runs here any more: all of its 2 threads"
+    for number in (1, 2):
+        entered = threading.Event()
+
+        def hang(entered: threading.Event = entered) -> None:
+            entered.set()
+            assert gate.wait(PATIENCE)
+
+        hanging = asyncio.ensure_future(awaited(None, hang, Attempt()))
+        await until(entered.is_set)
+        hanging.cancel()
+        await asyncio.wait([hanging])
+        assert (told in caplog.text) is (number == 2)
+    gate.set()
+    await until(lambda: threads.hung == 0)

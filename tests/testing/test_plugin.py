@@ -581,3 +581,49 @@ def test_the_plugin_is_at_hand_by_its_entry_point() -> None:
     (ours,) = [one for one in entry_points(group="pytest11") if one.name == "standfast"]
     assert ours.value == "standfast.testing.pytest_plugin"
     assert Path(sys.modules[ours.value].__file__ or "").name == "pytest_plugin.py"
+
+
+@pytest.mark.parametrize("count", [20, 21])
+def test_of_many_sagas_a_failed_test_tells_the_newest(project: pytest.Pytester, count: int) -> None:
+    configure(project, "auto")
+    project.makepyfile(
+        f"""
+        from shop import Remind
+
+        async def test_it(standfast_app, standfast_clock):
+            for number in range({count}):
+                await standfast_app.start(Remind, "a", key=f"order-{{number}}")
+            assert False
+        """
+    )
+    told = project.runpytest_subprocess().stdout.str()
+    assert ("remind 'order-0' " in told) is (count == 20)
+    assert "remind 'order-1' " in told
+    assert ("(and those before the newest 20)" in told) is (count == 21)
+
+
+def test_one_case_of_a_hypothesis_test_runs_without_the_app_of_another(
+    project: pytest.Pytester,
+) -> None:
+    project.makepyfile(
+        """
+        import pytest
+        from hypothesis import HealthCheck, given, settings
+        from hypothesis.strategies import integers
+
+        apps = []
+
+        @pytest.mark.asyncio
+        @pytest.mark.parametrize("case", [1, 2])
+        @settings(
+            max_examples=1,
+            deadline=None,
+            suppress_health_check=[HealthCheck.function_scoped_fixture],
+        )
+        @given(number=integers())
+        async def test_it(standfast_app, case, number):
+            apps.append(standfast_app)
+            assert [app for app in apps if app.supervisor is not None] == [standfast_app]
+        """
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=2)

@@ -213,6 +213,12 @@ def test_what_check_advises(manage, project):
         "from standfast import Saga, wait\n"
         "class Forgotten(Saga[str]):\n"
         "    approval = wait('approved', type=str)\n"
+        "class Ask(Saga[str]):\n"
+        "    approval = wait('approved', type=str)\n"
+        "class AskTwice(Ask):\n"
+        "    again = wait('again', type=str)\n"
+        "from standfast.integrations.django import app\n"
+        "app.add(AskTwice())\n"
     )
     with (project / "config" / "settings.py").open("a") as settings:
         settings.write("\nSTANDFAST = {'SAGAS': ['shop.moresagas']}\n")
@@ -221,6 +227,7 @@ def test_what_check_advises(manage, project):
     told = manage("check", "--deploy")
     assert "standfast.W001) shop.moresagas.Forgotten is a saga" in told
     assert "BookTrip" not in told
+    assert "moresagas.Ask" not in told  # one that only others inherit from
     assert "standfast.W003" in told
     assert "standfast.I004" in told
     assert "standfast.I004" not in manage("check")
@@ -250,3 +257,46 @@ def test_a_server_without_tables_doesnt_start(manage, project):
     )
     assert done.returncode != 0
     assert "run `standfast migrate`" in done.stderr
+
+
+FOLLOWS = """
+from django.test.runner import DiscoverRunner
+from standfast.integrations.django import app
+before = app.database.url
+runner = DiscoverRunner(verbosity=0, interactive=False)
+old = runner.setup_databases()
+during = app.database.url
+runner.teardown_databases(old)
+print("follows", during != before, app.database.url == before)
+"""
+CLOSES = """
+import asyncio
+from asgiref.sync import sync_to_async
+from django.db import connection
+from shop.models import Trip
+from standfast.integrations.django import database_sync_to_async
+def fails():
+    assert Trip.objects.count() == 0
+    raise ZeroDivisionError
+async def look():
+    print("counted", await database_sync_to_async(Trip.objects.count)())
+    print("open", await sync_to_async(lambda: connection.connection is not None)())
+    try:
+        await database_sync_to_async(fails)()
+    except ZeroDivisionError:
+        print("still open", await sync_to_async(lambda: connection.connection is not None)())
+asyncio.run(look())
+"""
+
+
+def test_an_app_that_was_used_before_follows_into_the_tests_database_and_back(manage):
+    assert "follows True True" in manage("shell", "--no-imports", "-c", FOLLOWS)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_no_connection_stays_open_after_what_a_step_does_with_the_orm(manage):
+    manage("migrate")
+    told = manage("shell", "--no-imports", "-c", CLOSES)
+    assert "counted 0" in told
+    assert "open False" in told
+    assert "still open False" in told

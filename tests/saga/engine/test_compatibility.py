@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 
 from standfast import Context, Migration, Saga, Standfast, child, step, wait
+from standfast.ports.journal import Mail
 from standfast.saga.compatibility import check, problems
 from standfast.saga.move import open_instance
 from standfast.saga.operations import Operations
@@ -360,6 +361,16 @@ async def test_what_nobody_would_look_at_is_told(paused, saga, said):
     assert f"to this code {said}" in text
     assert "it is stored as waiting, so that no worker looks at it before 20" in text
     assert text.endswith("with `standfast sagas signal resume ID`")
+
+
+async def test_what_has_mail_is_looked_at_soon(paused):
+    handle = await paused.saga(Paused, "1")
+    (loaded,) = await paused.sagas.store.load([handle.id])
+    definitions = Standfast(paused.database).add(Nothing()).sagas.definitions
+    (problem,) = problems(definitions, loaded, paused.clock.now())
+    assert problem.aspect == "due"
+    loaded.mails.append(Mail(handle.id, "1", "signal", "{}", 1.0))
+    assert problems(definitions, loaded, paused.clock.now()) == []
 
 
 async def test_a_removed_wait_beside_one_that_there_still_is(paused):

@@ -12,11 +12,13 @@ from standfast import (
     Refused,
     Saga,
     SagaNotFound,
+    SagaParked,
     Standfast,
     step,
     wait,
 )
 from standfast.errors import CorruptRecord
+from standfast.resilience import do_not_retry
 from standfast.saga import Change
 from tests.saga.engine.world import SOON, Order, until
 
@@ -45,6 +47,22 @@ class Asks(Saga[Order]):
     """Waits for a signal."""
 
     answer = wait("answer")
+
+
+class Stays(Saga[Order]):
+    """Can't be undone."""
+
+    @step
+    async def flight(self, order: Order, ctx: Context) -> None:
+        pass
+
+    @flight.compensation
+    async def cancel(self, order: Order, ctx: Context) -> None:
+        raise do_not_retry(RuntimeError("no way back"))
+
+    @step(no_compensation="nothing to undo")
+    async def hotel(self, order: Order, ctx: Context) -> None:
+        raise Refused("no room")
 
 
 async def followed(app: Standfast, handle: Any, **options: Any) -> list[Change]:
@@ -170,6 +188,22 @@ async def test_one_that_waits_for_a_signal_is_followed_past_its_leaving_memory(w
         rest = [change async for change in changes]
     assert rest[-1].status == "completed"
     assert any("signal 'answer' received" in text for text in texts(rest))
+
+
+async def test_one_that_is_parked_and_was_told_to_resume_is_not_at_rest(durable_url):
+    saga = Stays()
+    worker = Standfast(durable_url, migrate=True).add(saga)
+    async with worker.running(drain=2):
+        handle = await worker.start(Stays, Order("7"))
+        with pytest.raises(SagaParked):
+            await handle.result("10s")
+    client = Standfast(durable_url).add(saga)
+    async with client:
+        handle = client.handle(handle.id)
+        assert [one.at_rest for one in await followed(client, handle)] == [True]
+        await handle.signal("resume")
+        (only,) = await followed(client, handle, timeout=0)
+        assert (only.status, only.at_rest) == ("compensation_failed", False)
 
 
 async def test_what_goes_wrong(app_url):
