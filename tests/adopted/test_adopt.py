@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import sqlite3
 
 import pytest
+import sqlalchemy
 
 from standfast import BranchKey, ConfigurationError, SagaConflict, SagaNotFound, barrier
 from standfast.doors import Transaction
