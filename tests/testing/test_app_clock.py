@@ -213,6 +213,31 @@ async def test_the_timeout_of_a_step_goes_by_it(
     assert [text for _, text in log] == ["charge, 30s left"] * attempts
 
 
+class Rests(Told):
+    """Sleeps by the clock, and then works in real time."""
+
+    name, version = "rests", 1
+
+    @step(no_compensation="nothing")
+    async def rest(self, order: str, ctx: Context) -> None:
+        await self.clock.sleep(DAY)
+
+    @step(no_compensation="nothing")
+    async def work(self, order: str, ctx: Context) -> None:
+        await asyncio.sleep(0.2)
+        self.tell("worked")
+
+
+async def test_what_has_slept_before_is_waited_for_when_it_works(
+    clock: AppClock, running: Running
+) -> None:
+    log: Log = []
+    async with running(Rests(clock, log)) as app:
+        await app.start(Rests, "a")
+        await clock.advance("3d")
+        assert log == [(1, "worked")]
+
+
 class Pay(Told):
     """Several at once, and rows of one's own."""
 
