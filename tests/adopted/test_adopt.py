@@ -207,6 +207,8 @@ async def test_sql_as_everywhere_else(app, way):
     assert await done(tx.fetch_value("SELECT count(*) FROM orders")) == 2
     assert await done(tx.fetch_value("SELECT id FROM orders WHERE id = $1", "c")) is None
     assert text(await done(tx.fetch_value("SELECT '$1 % ' || '--' || $1", "x"))) == "$1 % --x"
+    told = "SELECT id FROM orders -- it isn't $3, and not 100 %\nWHERE id = $1 /* nor $4's */"
+    assert text(await done(tx.fetch_value(told, "a"))) == "a"
     assert await done(tx.execute("UPDATE orders SET note = $1", "z")) == 2
     await way.commit()
     assert await orders(app) == ["a", "b"]
