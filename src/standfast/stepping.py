@@ -53,6 +53,10 @@ def nest() -> None:
     _nested.set(asyncio.current_task())
 
 
+nested: Callable[[], asyncio.Task[Any] | None] = _nested.get
+"""The task that has said so, in this context; None where none has. To be asked on hot paths."""
+
+
 def is_nested() -> bool:
     """Whether the running task has said so; tasks that it began may wait for the writer."""
     task = _nested.get()

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import sqlite3
 
 import pytest
 import sqlalchemy
@@ -378,7 +377,7 @@ def test_a_savepoint_that_comes_first_commits_nothing(app, url):
 
 async def test_a_connection_of_sqlite3_stays_as_its_owner_set_it_up(app, opened):
     way = await opened("sqlite3-odd")
+    rows, texts = way.source.row_factory, way.source.text_factory
     app.adopt(way.source).start(Ship, Order("a"), key="a")
-    assert way.source.text_factory is bytes
-    assert way.source.row_factory is sqlite3.Row
-    assert way.source.execute("SELECT 'a' AS a").fetchone()["a"] == b"a"
+    assert way.source.row_factory is rows
+    assert way.source.text_factory is texts is bytes

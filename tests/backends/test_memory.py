@@ -5,6 +5,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+import standfast.backends.memory.leases
+import standfast.backends.memory.marks
+
+# Here, for Python 3.11 can't always compile in the middle of a fixture: "SystemError: AST
+# constructor recursion depth mismatch".
+import standfast.backends.memory.schema  # noqa: F401
 from standfast.backends.memory import MemoryDatabase
 from standfast.backends.memory.database import MemoryTransaction
 from standfast.backends.memory.journal import JournalState, MemoryJournal

@@ -99,8 +99,9 @@ async def test_another_end(standfast_app, standfast_clock):
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> pytest.Pytester:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A project with a saga, in which each warning is an error."""
+    monkeypatch.delenv("CI", raising=False)  # where it is set, pytest's summary is a second report
     pytester.makepyfile(shop=SHOP, conftest=CONFTEST)
     configure(pytester, "strict")
     return pytester

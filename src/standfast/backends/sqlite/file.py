@@ -22,7 +22,7 @@ from standfast.backends.sqlite.hints import Hints
 from standfast.backends.sqlite.writer import Writer
 from standfast.errors import StoreError, StoreUnavailable
 from standfast.shielding import shielded
-from standfast.stepping import is_nested
+from standfast.stepping import is_nested, nested
 
 T = TypeVar("T")
 log = logging.getLogger("standfast.sqlite")
@@ -92,7 +92,7 @@ class SqliteFile:
             affinity.refuse()
         if self._is_lost:
             raise self._lost()
-        if self._sessions or is_nested():
+        if self._sessions or nested() is not None:
             self.refuse_nesting()
         return self._writer.write(work) if brief else self._writer.submit(work)
 
