@@ -114,7 +114,7 @@ class Standfast(AppDoors, HasLifespan):
             await self._keep_time()
             await stack.enter_async_context(self.patterns.opened())
             self._affinity = Affinity("this app")
-        except BaseException:
+        except BaseException:  # also a cancellation: what is open so far must be closed
             await shielded(stack.aclose())
             raise
         self._closing = stack

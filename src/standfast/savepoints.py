@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from standfast.errors import ConfigurationError
 from standfast.ports.database import StoreTransaction, savepoint
-from standfast.stepping import innermost
+from standfast.stepping import entered_block
 
 
 class Savepoints:
@@ -28,7 +28,7 @@ class Savepoints:
         Raises `ConfigurationError` where the last that is open is of a thread or a task that this
         one isn't part of, and where blocks inside it are still open at its end.
         """
-        outer = innermost.get()
+        outer = entered_block.get()
         block = _Block(savepoint(self._store), outer)
         if self._open and not block.is_inside(self._open[-1]):
             raise ConfigurationError(
@@ -42,7 +42,7 @@ class Savepoints:
         except BaseException:
             self._open.remove(block)
             raise
-        innermost.set(block)
+        entered_block.set(block)
         try:
             yield
         except BaseException as error:
@@ -53,8 +53,8 @@ class Savepoints:
             self._check_last(block)
             await self._leave(block, None)
         finally:
-            if innermost.get() is block:  # a generator may end in another context
-                innermost.set(outer)
+            if entered_block.get() is block:  # a generator may end in another context
+                entered_block.set(outer)
 
     def _check_last(self, block: _Block) -> None:
         if self._open[-1] is not block:  # it stays there, and so is never undone in another's place

@@ -17,7 +17,7 @@ from standfast.errors import ConfigurationError
 
 T = TypeVar("T")
 
-innermost: ContextVar[object | None] = ContextVar("standfast_block", default=None)
+entered_block: ContextVar[object | None] = ContextVar("standfast_block", default=None)
 """The innermost block of those that `entered` enters for sync code, that the code is inside of."""
 
 _nested: ContextVar[asyncio.Task[Any] | None] = ContextVar("standfast_nested", default=None)
@@ -65,10 +65,10 @@ def is_nested() -> bool:
 
 @contextmanager
 def entered(complete: Complete, block: Callable[[], AbstractAsyncContextManager[T]]) -> Iterator[T]:
-    """An ``async with`` block for sync code, which is then `innermost` for it, too."""
-    manager, outer = block(), innermost.get()
+    """An ``async with`` block for sync code, which is then the `entered_block` there, too."""
+    manager, outer = block(), entered_block.get()
     value, inner = complete(_enter(manager))
-    innermost.set(inner)
+    entered_block.set(inner)
     try:
         yield value
     except BaseException as error:
@@ -77,12 +77,12 @@ def entered(complete: Complete, block: Callable[[], AbstractAsyncContextManager[
     else:
         complete(_leave(manager, None))
     finally:
-        if innermost.get() is inner:  # a generator may end in another context
-            innermost.set(outer)
+        if entered_block.get() is inner:  # a generator may end in another context
+            entered_block.set(outer)
 
 
 async def _enter(manager: AbstractAsyncContextManager[T]) -> tuple[T, object | None]:
-    return await manager.__aenter__(), innermost.get()
+    return await manager.__aenter__(), entered_block.get()
 
 
 async def _leave(

@@ -5,7 +5,6 @@ Statements go through Django's own cursors, so that its query log and its wrappe
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -29,9 +28,7 @@ from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database, savepoint_by_sql
 from standfast.ports.providing import Dialect
-from standfast.transaction import Ending, inside_while
-
-log = logging.getLogger("standfast")
+from standfast.transaction import Ending, OwnEnding, inside_while
 
 _ASYNC = (
     "this is async code, and Django has transactions in sync code only: put `with "
@@ -104,7 +101,7 @@ class DjangoRiding(RidingTransaction):
         self.dialect: Dialect = connection.vendor
         self._connection = connection
         self._place = database.url
-        self._block = innermost(connection)
+        self._block = atomic_block(connection)
         if self._block is not None:
             inside_while(database, StillInBlock(connection, self._block))
 
@@ -152,7 +149,7 @@ class DjangoRiding(RidingTransaction):
         return None
 
 
-def innermost(connection: Any) -> object | None:
+def atomic_block(connection: Any) -> object | None:
     """The ``atomic`` block that the code is in; None where there is none."""
     return connection.atomic_blocks[-1] if connection.atomic_blocks else None
 
@@ -196,7 +193,7 @@ class DjangoEnding:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._block = innermost(connection)
+        self._block = atomic_block(connection)
 
     @property
     def known(self) -> bool:
@@ -210,12 +207,6 @@ class DjangoEnding:
 
     def add(self, act: Callable[[], None], /) -> None:
         """See `Ending.add`."""
-
-        def follow() -> None:
-            try:
-                act()
-            except Exception:
-                # Nothing can be taken back any more, and the others must hear of it too.
-                log.exception("what was to follow a commit failed")
-
-        transaction.on_commit(follow, using=self._connection.alias)
+        ending = OwnEnding()
+        ending.add(act)
+        transaction.on_commit(ending.committed, using=self._connection.alias)

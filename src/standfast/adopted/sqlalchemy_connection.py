@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -54,9 +55,9 @@ class SqlAlchemyRiding(RidingTransaction):
         self._database = database
         self._bind: Bind | None = None
 
+    @abstractmethod
     def connection(self) -> sqlalchemy.Connection:
         """The connection with the open transaction. Raises `StoreError` once that is over."""
-        raise NotImplementedError
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""

@@ -100,7 +100,7 @@ class _Call(Generic[T]):
                     "attempt of a saga's step was given up, or a Timeout has ended: what wasn't "
                     "begun isn't done, and what was begun is cancelled"
                 )
-        except BaseException:
+        except BaseException:  # Ctrl-C in the waiting thread, say
             self._give_up()
             raise
         if outcome is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from functools import cached_property
@@ -35,20 +36,20 @@ class Completes(Protocol):
         ...
 
 
-class AppDoors:
+class AppDoors(ABC):
     """What an app does with its patterns, besides running them."""
 
     patterns: Joined
     database: Database
 
+    @abstractmethod
     def hand_over(self, act: Callable[[], None]) -> None:
         """Call `act` in the event loop in which the app is open, here if it isn't open."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def blocking(self) -> Completes:
         """What carries coroutines out for sync code."""
-        raise NotImplementedError
 
     @overload
     def adopt(self, source: CommitsAsync | KnowsItsTransaction) -> Transaction: ...

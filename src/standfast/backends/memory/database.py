@@ -73,7 +73,7 @@ class MemoryTransaction:
         before = {make: staged.copy() for make, staged in self._staged.items()}
         try:
             yield
-        except BaseException:
+        except BaseException:  # whatever ended the block, what it wrote is undone
             self._staged = before
             raise
 
