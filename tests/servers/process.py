@@ -24,7 +24,7 @@ _READY_WITHIN = 30.0
 _STOP_WITHIN = 10.0
 
 _LEASH = """
-while read -r line; do pid=$line; done
+while read -r line && [ "$line" != end ]; do pid=$line; done
 if [ -n "$pid" ]; then
     kill -s "$1" "$pid"; kill -s CONT "$pid"
     tries=0
@@ -150,9 +150,11 @@ class Server(ABC):
     def close(self) -> None:
         """End the server and remove its folder."""
         self.stop()
+        # Told, rather than left to see the pipe's end: a forked child may hold that open.
+        self._tell_leash("end")
+        self._leash.wait(2 * _STOP_WITHIN)
         assert self._leash.stdin is not None
         self._leash.stdin.close()
-        self._leash.wait()
 
     def __enter__(self) -> Self:
         try:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import traceback
-from types import CodeType
+from contextlib import suppress
+from itertools import accumulate, chain, islice, repeat
+from operator import itemgetter
+from types import CodeType, FrameType
 from typing import Any
 
 _DEEPEST = 20
@@ -34,10 +37,7 @@ def where_thread(ident: int | None, *, below: CodeType | None = None) -> str:
     The last four; or all `below` the innermost frame that runs that code, without those in the
     middle where there are many. Empty for one that has ended, or hasn't begun.
     """
-    frame = sys._current_frames().get(ident or 0)  # noqa: SLF001
-    if frame is None:
-        return ""
-    stack = list(traceback.walk_stack(frame))  # the innermost first
+    stack = _stack_of_thread(ident or 0)
     codes = [one.f_code for one, _ in stack]
     stack = stack[: codes.index(below) if below in codes else _DEEPEST_OF_THREAD]
     lines = traceback.StackSummary.extract(reversed(stack)).format()
@@ -45,3 +45,17 @@ def where_thread(ident: int | None, *, below: CodeType | None = None) -> str:
         half = _DEEPEST // 2
         lines[half:-half] = [f"  … {len(lines) - 2 * half} more …\n"]
     return "".join(lines)
+
+
+def _stack_of_thread(ident: int) -> list[tuple[FrameType, int]]:
+    """The frames of a thread with the lines at which they stand, the innermost first.
+
+    All of them come of one call of C code, during which that thread can't go on. Were it to, as
+    between two turns of `traceback.walk_stack`, a frame that ends meanwhile may name a caller whose
+    memory is freed, and the process dies (https://github.com/python/cpython/issues/99110).
+    """
+    innermost = islice(map(itemgetter(ident), iter(sys._current_frames, None)), 1)  # noqa: SLF001
+    frames: list[FrameType | None] = []
+    with suppress(KeyError, AttributeError):  # no such thread; the outermost has no caller
+        frames.extend(accumulate(chain(innermost, repeat("f_back")), getattr))
+    return [(frame, frame.f_lineno) for frame in frames if frame is not None]
