@@ -148,13 +148,15 @@ class Server(ABC):
         self._end(signal.SIGKILL)
 
     def close(self) -> None:
-        """End the server and remove its folder."""
+        """End the server and remove its folder. Once more does nothing."""
+        assert self._leash.stdin is not None
+        if self._leash.stdin.closed:
+            return
         self.stop()
         # Told, rather than left to see the pipe's end: a forked child may hold that open.
         self._tell_leash("end")
-        self._leash.wait(2 * _STOP_WITHIN)
-        assert self._leash.stdin is not None
         self._leash.stdin.close()
+        self._leash.wait(2 * _STOP_WITHIN)
 
     def __enter__(self) -> Self:
         try:
