@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import sqlite3
 import sys
 import time
@@ -304,17 +305,14 @@ def listens(address: tuple[str, int]) -> bool:
     """Whether this process has a socket that listens there. Another may have the port by now."""
     for number in range(3, 1024):
         try:
-            one = socket.socket(fileno=os.dup(number))
-        except OSError:
-            continue
-        with one:
-            try:
-                if one.getsockname() == address and one.getsockopt(
-                    socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-                ):
-                    return True
-            except OSError:
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
                 continue
+        except OSError:  # nothing is open there
+            continue
+        with socket.socket(fileno=os.dup(number)) as one:
+            listening = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if listening and one.getsockname() == address:
+                return True
     return False
 
 
