@@ -8,8 +8,8 @@ import os
 import re
 import signal
 import socket
-import stat
 import sqlite3
+import stat
 import sys
 import time
 from contextlib import closing, contextmanager
