@@ -44,8 +44,9 @@ class Watchers:
 
     def changed(self, id: UUID) -> None:
         """Tell those that follow an instance that something of it was stored, or that it left."""
-        for news in self._followers.get(id, ()):
-            news.set()
+        if self._followers:  # hardly anybody follows
+            for news in self._followers.get(id, ()):
+                news.set()
 
     def settled(self, id: UUID, definition: Definition, state: SagaState) -> None:
         """Resolve the futures of an instance that ended or parked."""
