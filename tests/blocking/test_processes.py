@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # many processes
+
 # All that Python can say of what wasn't closed or awaited.
 COMMAND = (sys.executable, "-W", "error", "-m", "tests.blocking.programs")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -10,6 +10,8 @@ import pytest
 from standfast.cli.leaving import run_and_leave
 from tests.cli.test_run import running
 
+pytestmark = pytest.mark.slow  # many processes
+
 DEAF = '''\
 import asyncio
 import os

@@ -20,6 +20,8 @@ from standfast.cli.health import observe, serving
 from standfast.cli.running import Printable
 from tests.cli.conftest import in_process
 
+pytestmark = pytest.mark.slow  # many processes
+
 TIRED = '''\
 import os
 import time

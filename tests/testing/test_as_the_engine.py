@@ -68,6 +68,7 @@ def test_so_is_one_of_a_child_and_none_comes_that_is_not_given():
     assert run_saga(WaitsForEver(), 50).status == "waiting"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saga", [Approve, WaitsForEver])
 def test_in_simulations_it_comes_in_every_mood(saga):
     report = simulate(saga, 50, seeds=150, signals={"approved": "ann"})

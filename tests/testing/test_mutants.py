@@ -18,6 +18,8 @@ from tests.testing.shop import Order, PlaceOrder
 from tests.testing.test_simulate import all_or_nothing
 from tests.testing.trip import SCHEMA, Approval, Trip, trip
 
+pytestmark = pytest.mark.slow  # thousands of runs
+
 
 def found(saga, pattern, *, seeds=300, invariants=(), **options) -> InvariantViolated:
     with pytest.raises(InvariantViolated, match=pattern) as caught:

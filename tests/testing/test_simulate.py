@@ -93,6 +93,7 @@ def test_a_saga_with_everything_holds():
     assert report.missed == []
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_run():
     one, other = Simulation(PlaceOrder, Order()), Simulation(PlaceOrder, Order())
     for seed in range(40):
@@ -117,6 +118,7 @@ def test_without_faults_everything_goes_well_and_in_no_time():
     assert time.monotonic() - begun < 60
 
 
+@pytest.mark.slow
 def test_the_report_reads_well_and_adds_up():
     first = simulate(PlaceOrder, Order(), seeds=range(60))
     second = simulate(PlaceOrder, Order(), seeds=range(60, 120))

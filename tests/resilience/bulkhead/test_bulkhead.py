@@ -163,6 +163,7 @@ def test_full_says_when_to_come_back() -> None:
     assert full.value.retry_after == 4
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), limit=st.integers(1, 4))
 def test_a_cancelled_waiter_loses_no_capacity_over_1000_random_cancellations(

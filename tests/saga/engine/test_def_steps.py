@@ -664,6 +664,7 @@ class DefTwin(Saga[int]):
     def call_back(self, amount: int, ctx: Context, item: int) -> None: ...
 
 
+@pytest.mark.slow
 def test_simulations_of_it_go_the_same_ways_as_those_of_an_async_def():
     """Seed by seed, so that they also go the same way each time."""
     ours, others = (simulate(one, 7, seeds=range(300), schema=TABLE) for one in (DefTwin, Twin))
