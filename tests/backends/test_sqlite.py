@@ -359,6 +359,26 @@ async def test_cancelled_before_its_turn_it_never_runs(database):
     await passive(database)
 
 
+async def test_cancelled_before_its_commit_begins_it_is_rolled_back(database):
+    gate, busy = threading.Event(), []
+
+    async def block():
+        async with database.transaction() as tx:
+            await mark(database, tx, "k")
+            busy.append(asyncio.create_task(tx._do(lambda con: gate.wait(10))))
+            await asyncio.sleep(0)  # so that the commit waits for that
+
+    ending = asyncio.create_task(block())
+    await asyncio.sleep(0.05)
+    ending.cancel()
+    await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    async with database.transaction() as tx:
+        assert await mark(database, tx, "k") is None
+
+
 async def test_cancelled_while_it_waits_for_the_writer(database):
     async def second():
         async with database.transaction() as tx:

@@ -285,6 +285,12 @@ def test_export_takes_corrupt_journals_along(sagas, standfast, shop):
     assert problem["problem"] == "journal"
 
 
+def test_an_export_that_was_asked_for_wrongly_makes_no_file(sagas, shop):
+    """Or the command, once it is right, would find one there."""
+    assert "choose from" in sagas("export", "--status", "odd", "--to", "out.jsonl", code=2).stderr
+    assert not (shop / "out.jsonl").exists()
+
+
 def test_purge_deletes_what_finished(sagas):
     told = sagas("purge", "--finished-for", "0s", "--dry-run", "--json")
     assert json.loads(told.stdout) == {"would_delete": 2}

@@ -614,6 +614,19 @@ async def test_one_that_is_never_ready_holds_up_the_others_for_a_while_only(capl
 
 
 @virtually
+async def test_one_that_fails_when_nobody_waited_for_it_any_longer_is_begun_again(caplog):
+    async def late_to_fail(duty: Duty) -> None:
+        await asyncio.sleep(15.0)
+        raise OSError("no")
+
+    process = Store().process(Scripted("late", late_to_fail, works))
+    async with process.running() as supervisor:
+        assert process.states == {"late": "starting"}
+        await until(lambda: process.states["late"] == "running")
+        assert supervisor.services[0].restarts == 1
+
+
+@virtually
 async def test_ready_may_be_said_twice():
     async def eager(duty: Duty) -> None:
         duty.ready()

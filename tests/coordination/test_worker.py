@@ -13,7 +13,12 @@ from standfast.clock import SYSTEM_CLOCK
 from standfast.conformance.samples import start
 from standfast.coordination.looks import DOUBTED_FOR
 from standfast.coordination.supervisor import Supervisor
-from standfast.coordination.worker import RECOVERY_PAUSE, UNCLAIMABLE_AFTER, WAITED_LONG
+from standfast.coordination.worker import (
+    LONGEST_PAUSE,
+    RECOVERY_PAUSE,
+    UNCLAIMABLE_AFTER,
+    WAITED_LONG,
+)
 from standfast.errors import StoreUnavailable
 from standfast.ports.journal import Filter, Instance, JournalStore
 from standfast.ports.leases import LeaseStore
@@ -912,3 +917,24 @@ async def test_another_outage_is_told_anew(caplog):
             await asyncio.sleep(5.0)
     told = [one.getMessage() for one in caplog.records if one.name.endswith("worker")]
     assert [one[:9] for one in told] == ["can't rea", "the store"] * 2
+
+
+@virtually
+async def test_what_its_processes_die_of_again_and_again_pauses_for_longer_each_time():
+    """Up to a minute: it must neither be given up nor take down one process after another."""
+    store = Store()
+    shop = Shop(store)
+    await shop.begin("a")
+    pauses = []
+    async with shop.running():
+        await until(lambda: shop.hands.keys == ["a"])
+        for _ in range(10):
+            token = shop.token
+            await store.take_away(token)
+            await until(lambda token=token: shop.token not in (None, token))
+            lost_at = clock().monotonic()
+            await until(lambda: shop.hands.keys == ["a"], within=2 * LONGEST_PAUSE)
+            pauses.append(clock().monotonic() - lost_at)
+    assert pauses[0] < RECOVERY_PAUSE / 2
+    assert pauses[1] < RECOVERY_PAUSE + SOON
+    assert LONGEST_PAUSE / 2 - SOON < pauses[-1] < LONGEST_PAUSE + SOON

@@ -755,3 +755,38 @@ def test_a_sleep_that_was_begun_keeps_its_time_whatever_the_code_says_now():
     longer = Machine(ID, Plan("saga", 1, [StepPlan("nap", form="sleep", duration=99.0)]))
     replay(longer, [machine.started, fact])
     assert longer.wake_at() == T0 + 10
+
+
+def test_a_condition_that_raises_while_another_step_is_refused_leaves_nothing_to_undo():
+    """It never ran: what it would undo was never done."""
+    begin = StepPlan("begin", undo=True)
+    pay = StepPlan("pay", after=("begin",), undo=True)
+    wrap = StepPlan("wrap", after=("begin",), undo=True, conditional=True)
+    machine = began(Plan("saga", 1, [begin, pay, wrap]))
+    machine.commands(T0)
+    machine.handle(ev.Succeeded("begin", msgspec.Raw(b"1")), T0)
+    assert [type(one) for one in machine.commands(T0)] == [Run, Resolve]
+    machine.handle(ev.Failed("pay", "no", refused=True), T0)
+    machine.handle(ev.Failed("wrap", "ZeroDivisionError", retriable=False), T0)
+    (undo,) = machine.commands(T0)
+    assert (type(undo), undo.branch.id) == (Undo, "begin")
+    machine.handle(ev.Undone("begin"), T0)
+    assert machine.status == "compensated"
+
+
+def test_one_that_was_ended_well_by_hand_at_its_pivot_isnt_undone_by_its_parent():
+    """Somebody has seen to it that the pivot is done: there is no way back."""
+    take = StepPlan("take", undo=True)
+    pay = StepPlan("pay", after=("take",), pivot=True, on_exhausted="park")
+    machine = began(Plan("saga", 1, [take, pay]))
+    machine.commands(T0)
+    machine.handle(ev.Succeeded("take", msgspec.Raw(b"1")), T0)
+    machine.commands(T0)
+    machine.handle(ev.Failed("pay", "lost", retriable=False), T0)
+    assert machine.status == "parked"
+    machine.handle(ev.ResolveAsked("completed", "paid by phone"), T0)
+    assert (machine.status, machine.past_pivot) == ("completed", True)
+    (ignored,) = machine.handle(ev.UndoAsked(), T0)
+    assert isinstance(ignored, fx.Ignored)
+    assert "the pivot 'pay' is done" in ignored.why
+    assert (machine.status, machine.commands(T0)) == ("completed", [])

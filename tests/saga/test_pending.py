@@ -176,3 +176,25 @@ def test_a_sleep_and_a_start_that_is_delayed_wait_for_a_time():
         machine.handle(ev.Tick(), 1000.0)
         found = pending(machine, now=1000.0)
         assert [(one.kind, one.branch, one.until) for one in found] == told
+
+
+class Fleet(Saga[int]):
+    ships = child(Part, lambda self, n, ctx, item: item, each=lambda self, n, ctx: n, limit=2)
+
+
+def test_a_child_that_has_no_room_yet_isnt_told():
+    """Nothing goes on there, and no attempt is due."""
+    state = SagaState(ID, Definition(Fleet(), JSON).plan)
+    other = new_id()
+    for fact in (
+        STARTED,
+        fx.FannedOut(at=111.0, branch="ships", items=[NULL] * 5),
+        fx.ChildStarted(at=112.0, branch="ships[0]", child=CHILD),
+        fx.ChildStarted(at=112.0, branch="ships[1]", child=other),
+    ):
+        state.apply(fact)
+    found = pending(state, now=120.0, worker="w")
+    assert [(one.kind, one.branch, one.child) for one in found] == [
+        ("child", "ships[0]", CHILD),
+        ("child", "ships[1]", other),
+    ]

@@ -187,6 +187,7 @@ class WritingSuite(Suite):
     async def test_append_to_what_it_does_not_own(self, database: Database, worker: int) -> None:
         """Passive, released and unknown instances: `StaleWriter`, with or without facts."""
         asleep, released = await passive(database), await owned(database, worker)
+        waiting, orphan = await passive(database), start("orphan")
         await journal(database).append(worker, [Append(released, 0, ["1"], release=True)])
         for id in (asleep, released, new_id()):
             for append in (
@@ -194,12 +195,15 @@ class WritingSuite(Suite):
                 Append(id, 1, [], RowChange("failed")),
                 Append(id, 1, [], release=True),
                 Append(id, 1, []),
+                Append(id, 1, ["x"], mails=[mail(waiting)], starts=[orphan]),
             ):
                 (answer,) = await journal(database).append(worker, [append])
                 assert isinstance(answer, StaleWriter)
         assert len(await facts(database, asleep)) == 1
         assert (await facts(database, released))[1:] == ["1"]
         assert (await loaded(database, asleep)).instance.status == "running"
+        assert (await loaded(database, waiting)).mails == []
+        assert await journal(database).load([orphan.instance.id]) == []
 
     async def test_append_by_a_lost_lease(self, database: Database) -> None:
         """After `expire`, nothing of that worker becomes visible, freed or not yet."""

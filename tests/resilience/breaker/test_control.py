@@ -71,6 +71,34 @@ async def test_an_order_reaches_every_instance_and_late_joiners(redis_url: str) 
             await until(lambda: one.breaker.state is other.breaker.state is State.CLOSED)
 
 
+async def test_an_order_is_told_at_once_to_those_that_follow(redis_url: str) -> None:
+    """None has to wait until the orders are read anew."""
+    one, other = (RedisCircuitControl(redis_url, refresh="1h") for _ in range(2))
+    told: asyncio.Queue[Hint | None] = asyncio.Queue()
+    orders: tuple[Order | None, ...] = ("open", None)
+
+    async def follow() -> None:
+        async for message in other.follow():
+            await told.put(message)
+
+    following = asyncio.create_task(follow())
+    try:
+        for order in orders:
+            async with asyncio.timeout(10):
+                await told.get()  # it follows; or the order before
+            await asyncio.sleep(0.2)  # Redis confirms the subscription, too
+            while not told.empty():
+                told.get_nowait()
+            await one.order("payments", order)
+        async with asyncio.timeout(10):
+            assert await told.get() is None
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        await one.close()
+        await other.close()
+
+
 async def test_an_order_for_one_name_goes_before_that_for_all(redis_url: str) -> None:
     instance = Instance(redis_url)
     stock = instance.make("stock")

@@ -43,6 +43,17 @@ def test_little_traffic_teaches_nothing() -> None:
     assert gradient.limit == 20
 
 
+def test_what_was_busy_before_doesnt_count_in_quiet_hours() -> None:
+    gradient = Gradient2(20, GradientSettings())
+    now = drive(gradient, 0.0, 0.1, 5)
+    limits = []
+    for _ in range(300):
+        now += 0.2
+        gradient.sample(now, 0.1, 2)
+        limits.append(gradient.limit)
+    assert 20 < limits[0] <= limits[30] == limits[-1] < 50
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 5), st.floats(0, 1e6), st.integers(0, 500)), min_size=1, max_size=300

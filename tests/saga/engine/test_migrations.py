@@ -16,6 +16,7 @@ from standfast import (
     SagaHandle,
     Standfast,
     child,
+    sleep,
     step,
     wait,
 )
@@ -237,6 +238,30 @@ async def test_one_that_cannot_move_is_given_back_to_its_own_workers(shared_url,
         await handle.signal("approved")
         assert (await handle.result("10s"))["note"] == "one: note"
     assert len(await _of(shared_url, handle)) == 1
+
+
+class NapOne(Saga[Order]):
+    name, version = "nap", 1
+    rest = sleep("1s")
+
+
+class NapTwo(Saga[Order]):
+    """It forgot to say how to come here from 1."""
+
+    name, version = "nap", 2
+    rest = sleep("1s")
+
+
+async def test_one_that_is_given_back_goes_on_by_itself(shared_url):
+    """It waits for nobody who would wake it."""
+    old = Standfast(shared_url, migrate=True).add(NapOne())
+    new = Standfast(shared_url).add(NapTwo())
+    async with old.running(poll=0.1, linger=0.01), new.running(poll=0.1):
+        handle = await old.start(NapOne, Order("1"))
+        await until(lambda: waits(handle))
+        await move(new, handle, 2)
+        await until(lambda: facts_of(handle, fx.Ignored))
+        await handle.result("10s")
 
 
 async def _of(url: str, handle: SagaHandle[Any]) -> list[Any]:

@@ -149,3 +149,25 @@ async def test_without_a_timeout_it_is_logged_once_for_all_who_wait(
     (line,) = [one.getMessage() for one in caplog.records]
     assert line.startswith("still waiting for saga ")
     assert "no live worker has version 1 of saga 'trip'" in line
+
+
+async def test_one_that_was_parked_for_lack_of_a_worker_is_told_to_run_once_it_does(
+    durable_url, world
+):
+    """Not only once it has ended, or waits."""
+    go = asyncio.Event()
+    world.will("charge", go.wait)
+    app = Standfast(durable_url, migrate=True).add(Trip(world))
+    async with app:
+        id = (await app.start(Trip, Order("1"))).id
+        later = app.sagas.clock.now() + 60
+        (row,) = await app.sagas.store.flag_unclaimable(
+            "saga", due_before=later, status="parked", cause="no live worker"
+        )
+        assert (row.id, row.status) == (id, "parked")
+    async with app.running(drain=2):
+        await until(lambda: "charge" in world.calls)
+        row = await app.sagas.instance(id)
+        assert (row.status, row.cause) == ("running", "")
+        go.set()
+        await app.handle(id).result("10s")

@@ -1,6 +1,7 @@
 """Finding sagas and acting on them, on every backend."""
 
 import sqlite3
+from uuid import UUID
 
 import pytest
 
@@ -272,6 +273,18 @@ async def test_an_act_on_many_goes_on_where_it_was_stopped(work, world):
     rest = [one async for one in ops.tell(act, ops.select(), after=first.last, batch=3)]
     assert [id for one in rest for id in one.ids] == newest_first[3:]
     assert [one.done for one in rest] == [3, 4]
+
+
+async def test_an_end_that_two_ids_have_names_neither(work, world):
+    """Lists show the ends of ids: an act must not hit the wrong one."""
+    app = await work(Approved(world))
+    for key in ("first", "second"):
+        id = UUID(int=new_id().int >> 32 << 32 | 0xDECAFBAD)
+        await app.sagas.starter.start(Approved, Order(key), key=key, id=id)
+    for act in (app.operations.locate, app.operations.cancel):
+        with pytest.raises(SagaNotFound, match="several sagas' ids begin or end with 'decafbad'"):
+            await act("decafbad")
+    assert await app.operations.stuck() == []
 
 
 async def _all_completed(ops, number):
