@@ -236,8 +236,9 @@ async def test_other_errors_of_the_driver_are_store_errors(app, way):
 
 async def test_it_leaves_the_end_of_the_transaction_to_its_owner(app, way):
     tx = app.adopt(way.source)
-    with pytest.raises(StoreError, match="COMMIT in a transaction"):
-        await done(tx.execute("COMMIT"))
+    for method in (tx.execute, tx.fetch, tx.fetch_one, tx.fetch_value):
+        with pytest.raises(StoreError, match="COMMIT in a transaction"):
+            await done(method("COMMIT"))
 
 
 async def test_missing_tables_are_told_with_the_remedy(app, way):
@@ -257,7 +258,11 @@ async def test_it_is_of_no_use_after_the_end(app, way, end):
     await getattr(way, end)()
     with pytest.raises(StoreError, match="is over"):
         await done(tx.start(Ship, Order("b"), key="b"))
-    assert await keys(app, Ship) == (["a"] if end == "commit" else [])
+    for method in (tx.execute, tx.fetch):  # in autocommit it would be written
+        with pytest.raises(StoreError, match="is over"):
+            await done(method("INSERT INTO orders (id) VALUES ($1)", "b"))
+    kept = ["a"] if end == "commit" else []
+    assert (await keys(app, Ship), await orders(app)) == (kept, kept)
 
 
 async def test_nor_once_its_connection_is_closed(app, way):

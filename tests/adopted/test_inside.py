@@ -128,6 +128,19 @@ async def test_after_the_commit_its_followers_are_outside(opened_app):
     engine.dispose()
 
 
+def test_so_is_what_is_called_after_it(app):
+    engine, session = a_session(app)
+    started = []
+    tx = app.adopt(session)
+    tx.start(Ship, Order("a"), key="a")
+    tx.on_commit(lambda: started.append(app.blocking.start(Ship, Order("b"), key="b")))
+    session.commit()
+    app.blocking.close()
+    assert [handle.created for handle in started] == [True]
+    session.close()
+    engine.dispose()
+
+
 async def test_one_writer_is_not_waited_for_inside_what_has_it(opened_app):
     engine, session = a_session(opened_app)
     opened_app.adopt(session).start(Ship, Order("a"), key="a")

@@ -1,5 +1,8 @@
 """What only sessions of SQLAlchemy have: several engines, hooks, rows yet to be written."""
 
+import asyncio
+import threading
+
 import pytest
 import sqlalchemy
 from sqlalchemy import event, text
@@ -8,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from standfast import BranchKey, ConfigurationError, barrier
+from standfast.blocking.home import THREAD
 from standfast.errors import Unsupported
 from tests.adopted.conftest import Order, Ship
 
@@ -136,6 +140,18 @@ class TestWhatIsToFollowTheCommit:
         tx.on_commit(lambda: tx.on_commit(lambda: told.append("second")))
         session.commit()
         assert told == ["second"]
+
+    def test_workers_are_told_in_the_thread_of_their_loop(self, app, session):
+        told = []
+
+        async def hints(tx):
+            tx.hint(lambda: told.append(threading.current_thread().name))
+
+        with app.blocking:
+            app.adopt(session).complete(hints)
+            session.commit()
+            app.blocking.complete(asyncio.sleep(0))  # by then its loop has come to it
+        assert told == [THREAD]
 
     def test_nothing_stays_in_the_session(self, app, session):
         for number in range(3):

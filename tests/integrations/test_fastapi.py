@@ -382,10 +382,18 @@ async def test_an_endpoint_that_can_await_nothing_gets_no_transaction_to_be_awai
     @api.post("/by-a-dependency", dependencies=[Depends(placed)])
     def place_by_a_dependency() -> None: ...
 
+    def dialect(tx: TransactionDep) -> str:
+        return tx.dialect
+
+    @api.post("/beside-another", dependencies=[Depends(placed)])
+    def place_beside_another(told: Annotated[str, Depends(dialect)]) -> str:
+        return told
+
     async with app, client(api) as web:
         assert "place, which is def" in (await web.post("/def")).text
         assert (await web.post("/by-a-dependency")).status_code == 200
-    assert await sagas(app) == 1
+        assert (await web.post("/beside-another")).json() == "sqlite"
+    assert await sagas(app) == 2
 
 
 @pytest.mark.parametrize("form", ["Annotated", "Depends"])

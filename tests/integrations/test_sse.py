@@ -280,6 +280,32 @@ async def test_a_head_request_has_no_body():
         assert [one.get("body", b"") for one in sent] == [b"", b""]
 
 
+async def test_one_that_waits_for_an_operator_may_be_asked_about_again():
+    class Stays(Saga[str]):
+        @step(retry=Retry(attempts=1), on_exhausted="park", no_compensation="nothing to undo")
+        async def pay(self, secret: str, ctx: Context) -> None:
+            raise RuntimeError("no answer")
+
+    app = Standfast("memory://").add(Stays())
+    async with app.running(drain=0):
+        handle = await app.start(Stays, "secret")
+        *_, last = [change async for change in app.progress(handle)]
+        assert (last.status, last.at_rest) == ("parked", True)
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"last-event-id", str(last.number).encode())]
+        scope = {"type": "http", "method": "GET", "headers": headers}
+        await ProgressResponse(app, handle)(scope, receive, send)
+    assert sent[0]["status"] == 200  # by 204 an EventSource would ask no more, and miss its end
+    assert b'"at_rest":true' in sent[1]["body"]
+
+
 @pytest.mark.parametrize(
     "options",
     [{"heartbeat": 0}, {"heartbeat": "soon"}, {"timeout": "late"}, {"bulkhead": 7}],

@@ -83,6 +83,17 @@ class Starting(TransactionTestCase):
         self.assertFalse(Trip.objects.filter(key=key).exists() or is_there(key))
         self.assertEqual(told, ["kept"])
 
+    def test_a_savepoint_takes_along_what_django_was_to_call_after_the_commit(self):
+        told = []
+        with transaction.atomic():
+            tx = app.adopt()
+            with self.assertRaises(Cancelled), tx.savepoint():
+                transaction.on_commit(lambda: told.append("undone"))
+                raise Cancelled
+            with tx.savepoint():
+                transaction.on_commit(lambda: told.append("kept"))
+        self.assertEqual(told, ["kept"])
+
     def test_one_statement_is_enough_and_djangos_log_has_it(self):
         key = new_key()
         with transaction.atomic():
