@@ -176,7 +176,9 @@ def test_what_cant_be_written(alembic, standfast, shared_shop):
     def refused(*arguments):
         return standfast("migrate", *arguments, code=2).stderr
 
-    assert "neither alembic.ini, nor a pyproject.toml" in refused("-a", "shop:app", "--alembic", "env.d")
+    assert "neither alembic.ini, nor a pyproject.toml" in refused(
+        "-a", "shop:app", "--alembic", "env.d"
+    )
     assert "give one of" in refused("-a", "shop:app", "--alembic", ".", "--sql")
     assert "no JSON" in refused("-a", "shop:app", "--alembic", ".", "--json")
     url = os.environ["SHOP_DATABASE"]
