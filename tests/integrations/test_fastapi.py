@@ -575,6 +575,35 @@ async def test_an_adopted_async_session(app, form, scope):
     await engine.dispose()
 
 
+async def test_two_transactions_in_one_request_are_refused(app):
+    api, engine = an_api(app), create_engine(app.database.url)
+    api.add_exception_handler(ConfigurationError, told)
+
+    def get_session() -> Iterator[Session]:
+        with Session(engine) as session:
+            yield session
+
+    adopted_dep: Any = Annotated[BlockingTransaction, adopted(Depends(get_session))]
+
+    async def audit(tx: TransactionDep) -> None:
+        await tx.start(Greet, "ann")
+
+    @api.post("/after")
+    async def after(tx: TransactionDep, other: adopted_dep) -> None: ...
+
+    @api.post("/before")
+    async def before(other: adopted_dep, tx: TransactionDep) -> None: ...
+
+    @api.post("/by-a-dependency", dependencies=[Depends(audit)])
+    def by_a_dependency(other: adopted_dep) -> None: ...
+
+    async with app, client(api) as web:
+        for path in ("/after", "/before", "/by-a-dependency"):
+            assert "Take the adopted one for all" in (await web.post(path)).text
+    assert await sagas(app) == 0
+    engine.dispose()
+
+
 async def test_an_adopted_session_that_the_endpoint_begins(app):
     engine = create_async_engine(app.database.url.replace("sqlite://", "sqlite+aiosqlite://"))
 

@@ -51,8 +51,7 @@ def current_app(connection: HTTPConnection) -> Standfast:
             f"of its own: mounted.state.{PLACE} = app"
         )
     app: Standfast = found
-    whole = _dependant(connection)
-    by_def = whole is not None and not all(map(is_async, _takers(whole, current_app)))
+    by_def = not all(map(is_async, _takers(_dependant(connection), current_app)))
     return _ForDef(app) if by_def else app
 
 
@@ -129,7 +128,7 @@ def _dependant(connection: HTTPConnection) -> Any:
 
 def _takers(dependant: Any, made_by: object) -> Iterator[object]:
     """The functions that take what the dependency `made_by` gives."""
-    for one in dependant.dependencies:
+    for one in () if dependant is None else dependant.dependencies:
         if one.call is made_by:
             yield dependant.call
         else:
@@ -184,8 +183,9 @@ def adopted(session: Any) -> Any:
     itself, so that both get one and the same session. It is adopted by `Standfast.adopt`: who
     commits it, commits all. The transaction of a session for sync code is a `BlockingTransaction`.
 
-    Raises `ConfigurationError` for what is no dependency; in a WebSocket, which outlasts a
-    transaction, its request does: ``app.adopt(session)`` for each message.
+    Raises `ConfigurationError` for what is no dependency. A request that takes `TransactionDep` too
+    raises it, for that is another transaction, and so does a WebSocket, which outlasts one: there
+    it is ``app.adopt(session)`` for each message.
     """
     depends = [one for one in (session, *get_args(session)[1:]) if isinstance(one, params.Depends)]
     if not depends:
@@ -197,6 +197,12 @@ def adopted(session: Any) -> Any:
 
     async def adopt(app: Standfast, session: Any, connection: HTTPConnection) -> Any:
         _refuse_socket(connection, "an adopted session", "app.adopt(session)")
+        if any(_takers(_dependant(connection), _transaction)):
+            raise ConfigurationError(
+                "TransactionDep and an adopted session in one request: they would be two "
+                "transactions, of which one can commit without the other, and one may wait for the "
+                "other. Take the adopted one for all"
+            )
         tx = app.adopt(session)
         if isinstance(tx, Transaction):
             _refuse_sync(connection, adopt, "the transaction of an async session", "a sync session")
