@@ -128,7 +128,9 @@ def _dependant(connection: HTTPConnection) -> Any:
 
 def _takers(dependant: Any, made_by: object) -> Iterator[object]:
     """The functions that take what the dependency `made_by` gives."""
-    for one in () if dependant is None else dependant.dependencies:
+    if dependant is None:
+        return
+    for one in dependant.dependencies:
         if one.call is made_by:
             yield dependant.call
         else:
