@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.checks import is_unawaited
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -404,8 +405,7 @@ def id_of(id: UUID | str) -> UUID:
     """The id that was given, as text or not. Raises `ConfigurationError` if it is none."""
     found = parse_id(id) if isinstance(id, str) else id
     if not isinstance(found, UUID):
-        raise ConfigurationError(
-            f"id={id!r} isn't the id of a saga (a UUID): to look one up by its key, use "
-            "app.saga(PlaceOrder, key)"
-        )
+        look_up = "to look one up by its key, use app.saga(PlaceOrder, key)"
+        hint = "await it" if is_unawaited(id) else look_up
+        raise ConfigurationError(f"id={id!r} isn't the id of a saga (a UUID): {hint}")
     return found
