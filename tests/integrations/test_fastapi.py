@@ -384,6 +384,10 @@ async def test_an_endpoint_that_can_await_nothing_gets_no_transaction_to_be_awai
     @api.post("/by-a-dependency", dependencies=[Depends(placed)])
     def place_by_a_dependency() -> None: ...
 
+    @api.post("/def-too", dependencies=[Depends(placed)])
+    def place_too(tx: TransactionDep) -> None:
+        pytest.fail("called")
+
     def dialect(tx: TransactionDep) -> str:
         return tx.dialect
 
@@ -393,6 +397,7 @@ async def test_an_endpoint_that_can_await_nothing_gets_no_transaction_to_be_awai
 
     async with app, client(api) as web:
         assert "place, which is def" in (await web.post("/def")).text
+        assert "place_too, which is def" in (await web.post("/def-too")).text
         assert (await web.post("/by-a-dependency")).status_code == 200
         assert (await web.post("/beside-another")).json() == "sqlite"
     assert await sagas(app) == 2

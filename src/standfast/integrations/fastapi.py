@@ -140,7 +140,12 @@ def _takers(dependant: Any, made_by: object) -> Iterator[object]:
 def _refuse_sync(connection: HTTPConnection, made_by: object, name: str, instead: str) -> None:
     """Raise `ConfigurationError` where nobody can await what the dependency `made_by` gives."""
     whole = _dependant(connection)
-    if whole is not None and (takers := list(_awaiting(whole, made_by))) and not any(takers):
+    if whole is None:
+        return
+    ways = list(_awaiting(whole, made_by))
+    # An endpoint that takes it itself acts with it, whoever else can; a helper may only look.
+    takes_it = any(one.call is made_by for one in whole.dependencies)
+    if (takes_it and not is_async(whole.call)) or (ways and not any(ways)):
         endpoint = getattr(whole.call, "__qualname__", repr(whole.call))
         raise ConfigurationError(
             f"{name} in {endpoint}, which is def: its tx is to be awaited, and what isn't awaited "
