@@ -213,6 +213,18 @@ async def test_sql_as_everywhere_else(app, way):
     assert await orders(app) == ["a", "b"]
 
 
+async def test_touched_rows_are_counted_for_all_statements(app, way):
+    tx = app.adopt(way.source)
+    chosen, where = "WITH chosen AS (SELECT 'a' AS one)", "WHERE id IN (SELECT one FROM chosen)"
+    insert = "INSERT INTO orders (id) VALUES ($1), ($2) RETURNING id"
+    assert await done(tx.execute(insert, "a", "b")) == 2
+    assert await done(tx.execute("UPDATE orders SET note = 'a' RETURNING id")) == 2
+    assert await done(tx.execute(f"{chosen} UPDATE orders SET note = 'b' {where}")) == 1
+    assert await done(tx.execute(f"{chosen} DELETE FROM orders {where} RETURNING id")) == 1
+    assert await done(tx.execute(f"{chosen} DELETE FROM orders {where}")) == 0
+    assert await done(tx.execute(f"-- all\n{chosen} DELETE FROM orders")) == 1
+
+
 async def test_arguments_that_do_not_fit_are_told(app, way):
     tx = app.adopt(way.source)
     with pytest.raises(StoreError):

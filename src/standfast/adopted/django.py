@@ -24,6 +24,7 @@ from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.affinity import running_loop
+from standfast.backends.sqlite.driver import COUNT
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database, savepoint_by_sql
@@ -114,10 +115,15 @@ class DjangoRiding(RidingTransaction):
             )
         refuse_pipeline(self._connection.connection)
         with self._connection.cursor() as cursor:
+            driver = self._connection.connection
+            before = driver.total_changes if self.dialect == "sqlite" else 0
             cursor.execute(*by_name(sql, args))
             described = cursor.description
             rows = cursor.fetchall() if described else ()
-            return Answer([column[0] for column in described or ()], rows, cursor.rowcount)
+            count = cursor.rowcount
+            if self.dialect == "sqlite" and count < 0 and driver.total_changes != before:
+                ((count,),) = driver.execute(COUNT).fetchall()  # see `touched` of sqlite3
+            return Answer([column[0] for column in described or ()], rows, count)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

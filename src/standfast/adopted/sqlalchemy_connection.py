@@ -20,7 +20,7 @@ from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import writes
-from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
+from standfast.backends.sqlite.driver import COUNT, WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database, Row, Script
@@ -74,7 +74,12 @@ class SqlAlchemyRiding(RidingTransaction):
             refuse_pipeline(driver)
             return _run(connection, text, bound)
         with rows_as_tuples(driver), text_as_str(driver) if own else AS_IT_IS:
-            return _run(connection, text, bound)
+            before = driver.total_changes
+            answer = _run(connection, text, bound)
+            if answer.touched < 0 and driver.total_changes != before:  # see `touched` of sqlite3
+                ((count,),) = _run(connection, COUNT, None).rows
+                answer = answer._replace(touched=count)
+            return answer
 
     def flush(self) -> None:
         """Write what the user has yet to write, so that statements of theirs see it."""
@@ -148,6 +153,8 @@ def _run(connection: sqlalchemy.Connection, sql: str, bound: Any) -> Answer:
         touched = result.rowcount
         if not result.returns_rows:
             return Answer((), (), touched)
+        if connection.dialect.name == "sqlite":
+            touched = -1  # asked too early: its driver counts as the rows are read
         return Answer(tuple(result.keys()), result.fetchall(), touched)
 
 

@@ -109,6 +109,19 @@ class SqlSuite(Suite):
             assert await tx.fetch_value(one, 9) is None
             assert list(await tx.fetch(one, 9)) == []
 
+    async def test_touched_rows(self, database: Database, table: str) -> None:
+        """Are counted for all statements, those that answer with rows and those with a WITH too."""
+        chosen = "WITH chosen AS (SELECT 1 AS one)"
+        where = "WHERE id IN (SELECT one FROM chosen)"
+        async with database.transaction() as tx:
+            insert = f"INSERT INTO {table} (id) VALUES ($1), ($2) RETURNING id"
+            assert await tx.execute(insert, 1, 2) == 2
+            assert await tx.execute(f"UPDATE {table} SET text = 'a' RETURNING id") == 2
+            assert await tx.execute(f"{chosen} UPDATE {table} SET text = 'b' {where}") == 1
+            assert await tx.execute(f"{chosen} DELETE FROM {table} {where} RETURNING id") == 1
+            assert await tx.execute(f"{chosen} DELETE FROM {table} {where}") == 0
+            assert await tx.execute(f"-- all\n{chosen} DELETE FROM {table}") == 1
+
     @pytest.mark.parametrize(
         ("column", "value"),
         [

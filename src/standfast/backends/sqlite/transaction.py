@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from standfast.backends.control import refuse_control
 from standfast.backends.sqlite.connection import Session, Work
-from standfast.backends.sqlite.driver import check_arguments, native, run
+from standfast.backends.sqlite.driver import check_arguments, native, run, touched
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.errors import StoreError
 from standfast.ports.database import TRANSACTION_OVER, Row, Script
@@ -68,11 +68,11 @@ class SqliteTransaction:
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
-        return await self._query(sql, args, lambda cursor: max(cursor.rowcount, 0))
+        return await self._query(sql, args, touched)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
-        rows: Sequence[Row] = await self._query(sql, args, lambda cursor: cursor.fetchall())
+        rows: Sequence[Row] = await self._query(sql, args, _all)
         return rows
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
@@ -90,7 +90,7 @@ class SqliteTransaction:
         return await self._do(lambda con: run(con, script))
 
     async def _query(
-        self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor], T]
+        self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor, int], T]
     ) -> T:
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
@@ -101,8 +101,9 @@ class SqliteTransaction:
         def work(con: sqlite3.Connection) -> T:
             cursor = con.cursor()
             cursor.row_factory = sqlite3.Row
+            before = con.total_changes
             try:
-                return answer(cursor.execute(text, arranged))
+                return answer(cursor.execute(text, arranged), before)
             finally:
                 cursor.close()
 
@@ -131,5 +132,9 @@ class SqliteTransaction:
         )
 
 
-def _first(cursor: sqlite3.Cursor) -> Any:
+def _all(cursor: sqlite3.Cursor, before: int) -> list[Any]:
+    return cursor.fetchall()
+
+
+def _first(cursor: sqlite3.Cursor, before: int) -> Any:
     return cursor.fetchone()
