@@ -27,9 +27,10 @@ from standfast.affinity import running_loop
 from standfast.backends.sqlite.driver import COUNT
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.inside import inside_while
 from standfast.ports.database import Database, savepoint_by_sql
 from standfast.ports.providing import Dialect
-from standfast.transaction import Ending, OwnEnding, inside_while
+from standfast.transaction import Ending, OwnEnding
 
 _ASYNC = (
     "this is async code, and Django has transactions in sync code only: put `with "
@@ -102,9 +103,12 @@ class DjangoRiding(RidingTransaction):
         self.dialect: Dialect = connection.vendor
         self._connection = connection
         self._place = database.url
+        self._database = database
         self._block = atomic_block(connection)
+        self._is_open: StillInBlock | None = None
         if self._block is not None:
-            inside_while(database, StillInBlock(connection, self._block))
+            self._is_open = StillInBlock(connection, self._block)
+            inside_while(database, self._is_open)
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
@@ -113,6 +117,8 @@ class DjangoRiding(RidingTransaction):
                 "this transaction is over: its atomic block has ended. Adopt inside the block that "
                 "is open now"
             )
+        if self._is_open is not None:
+            inside_while(self._database, self._is_open)  # who uses it may run in another context
         refuse_pipeline(self._connection.connection)
         with self._connection.cursor() as cursor:
             driver = self._connection.connection

@@ -23,10 +23,10 @@ from standfast.adopted.sqlite import writes
 from standfast.backends.sqlite.driver import COUNT, WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.inside import inside_while
 from standfast.ports.database import Database, Row, Script
 from standfast.ports.providing import Dialect
 from standfast.stepping import step
-from standfast.transaction import inside_while
 
 T = TypeVar("T")
 Bind = Callable[[str, Sequence[Any]], tuple[str, Any]]
@@ -176,22 +176,27 @@ class ConnectionRiding(SqlAlchemyRiding):
         self._root = connection.get_transaction()
         super().__init__(connection.dialect.name, database)
         if self._root is not None:
-            inside_while(database, StillOpen(connection, self._root))
+            self._joined(self._root)
 
     def connection(self) -> sqlalchemy.Connection:
         """See `SqlAlchemyRiding.connection`."""
         if self._root is None:
             if self._connection.closed:
-                raise ConfigurationError("adopt(a Connection): it is closed")
+                raise StoreError("this transaction is over: its connection was closed")
             # As SQLAlchemy begins one with the first statement.
             self._root = self._connection.get_transaction() or self._connection.begin()
-            inside_while(self._database, StillOpen(self._connection, self._root))
+            self._joined(self._root)
         elif self._connection.get_transaction() is not self._root:
             raise StoreError(
                 "this transaction is over: its connection has committed it or rolled it back. "
                 "Adopt the connection again in its next one"
             )
+        inside_while(self._database, self._is_open)
         return self._connection
+
+    def _joined(self, root: sqlalchemy.RootTransaction) -> None:
+        self._is_open = StillOpen(self._connection, root)
+        inside_while(self._database, self._is_open)
 
 
 class AsyncRiding:

@@ -23,6 +23,7 @@ from standfast.errors import (
     TimedOut,
 )
 from standfast.ids import new_id, parse_id
+from standfast.inside import is_inside, refuse_inside
 from standfast.pattern import Host, Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.ports.leases import LeaseStore
@@ -46,7 +47,7 @@ from standfast.saga.verdict import Seen, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
 from standfast.text import NAME_LENGTH, checked, did_you_mean
-from standfast.transaction import UnitOfWork, is_inside, refuse_inside
+from standfast.transaction import UnitOfWork
 
 log = logging.getLogger("standfast.saga")
 
