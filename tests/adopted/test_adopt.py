@@ -9,7 +9,13 @@ import sqlalchemy
 from standfast import BranchKey, ConfigurationError, SagaConflict, SagaNotFound, barrier
 from standfast.doors import Transaction
 from standfast.doors.blocking import BlockingTransaction
-from standfast.errors import ConstraintViolated, MigrationNeeded, StoreError, Unsupported
+from standfast.errors import (
+    ConstraintViolated,
+    MigrationNeeded,
+    StandfastError,
+    StoreError,
+    Unsupported,
+)
 from standfast.ports.journal import Filter
 from tests.adopted.conftest import Order, Place, Ship
 from tests.adopted.ways import done
@@ -244,6 +250,29 @@ async def test_other_errors_of_the_driver_are_store_errors(app, way):
     with pytest.raises(StoreError, match="nowhere"):
         await done(tx.fetch("SELECT * FROM nowhere"))
     await way.rollback()
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", "a\0b", object(), {1}])
+async def test_so_are_those_that_python_raises_for_what_cannot_be_sent(app, way, value):
+    with contextlib.suppress(StoreError):  # what one driver can't send another can
+        await done(app.adopt(way.source).execute("INSERT INTO orders (id) VALUES ($1)", value))
+    await way.rollback()
+
+
+async def test_an_error_of_ours_is_told_once(app, way):
+    tx = app.adopt(way.source)
+    with pytest.raises(StoreError) as refused:
+        await done(tx.execute("COMMIT"))
+    await done(tx.execute("INSERT INTO orders (id) VALUES ($1)", "a"))
+    with pytest.raises(ConstraintViolated) as violated:
+        await done(tx.execute("INSERT INTO orders (id) VALUES ($1)", "a"))
+    await way.rollback()
+    await way.close()
+    with pytest.raises(StandfastError) as over:
+        await done(tx.execute("SELECT 1"))
+    for error in (refused.value, violated.value, over.value):
+        assert str(error) != str(error.__cause__)
+    assert str(violated.value).count("(id)=(a)") <= 1
 
 
 async def test_it_leaves_the_end_of_the_transaction_to_its_owner(app, way):

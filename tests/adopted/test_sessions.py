@@ -197,6 +197,16 @@ class TestRowsThatAreYetToBeWritten:
         assert seen == [1]
 
 
+def test_what_a_hook_of_the_users_raises_comes_out_as_it_is(app, session):
+    @event.listens_for(session, "before_flush")
+    def flushed(*_):
+        raise ValueError("no such order")
+
+    session.add(Row(id="a"))
+    with pytest.raises(ValueError, match="no such order"):
+        app.adopt(session).fetch_value(COUNT, "a")
+
+
 def test_a_session_that_was_adopted_can_still_be_begun(app, session, engine):
     tx = app.adopt(session)
     with session.begin():

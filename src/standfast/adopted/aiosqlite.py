@@ -43,6 +43,7 @@ class AiosqliteRiding(RidingTransaction):
     def __init__(self, source: aiosqlite.Connection, database: Database) -> None:
         self._source = source
         self._database = database
+        self.place = database.url
         self._begun = source.in_transaction
         self._checked = False
 
@@ -82,4 +83,4 @@ class AiosqliteRiding(RidingTransaction):
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
-        return of_sqlite(error, self._database.url) if isinstance(error, DRIVER_ERRORS) else None
+        return of_sqlite(error, self.place) if isinstance(error, DRIVER_ERRORS) else None

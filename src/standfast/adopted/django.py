@@ -87,7 +87,7 @@ def _check_place(alias: str, connection: Any, database: Database) -> None:
                 "standfast.integrations.django follows it there"
             )
         told = str(error).removeprefix("adopt(…): ")
-        raise ConfigurationError(f"adopt({alias!r}): {told}{remedy}") from error
+        raise ConfigurationError(f"adopt({alias!r}): {told}{remedy}") from None
 
 
 class DjangoRiding(RidingTransaction):
@@ -102,7 +102,7 @@ class DjangoRiding(RidingTransaction):
     def __init__(self, connection: Any, database: Database) -> None:
         self.dialect: Dialect = connection.vendor
         self._connection = connection
-        self._place = database.url
+        self.place = database.url
         self._database = database
         self._block = atomic_block(connection)
         self._is_open: StillInBlock | None = None
@@ -147,17 +147,17 @@ class DjangoRiding(RidingTransaction):
             return ConfigurationError(f"adopted transaction of Django: {_ASYNC}")
         if isinstance(error, TransactionManagementError):
             return StoreError(
-                f"{self._place}: a statement of this transaction had failed, so nothing of it "
+                f"{self.place}: a statement of this transaction had failed, so nothing of it "
                 "counts any more. Let the error end the atomic block; or, to go on after one, put "
                 f"what may fail into an atomic block of its own ({error})"
             )
         origin = error.__cause__ if isinstance(error, DjangoError) else error
         if self.dialect == "sqlite" and isinstance(origin, sqlite3.Error):
-            return of_sqlite(origin, self._place)
+            return of_sqlite(origin, self.place)
         if isinstance(error, DjangoError):
             if self.dialect == "postgresql" and origin is not None:
-                return of_postgres(origin, self._place, own=own)
-            return StoreError(f"{self._place}: {error}")
+                return of_postgres(origin, self.place, own=own)
+            return StoreError(f"{self.place}: {error}")
         return None
 
 

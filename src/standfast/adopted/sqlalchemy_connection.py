@@ -53,6 +53,7 @@ class SqlAlchemyRiding(RidingTransaction):
             )
         self.dialect: Dialect = "sqlite" if dialect == "sqlite" else "postgresql"
         self._database = database
+        self.place = database.url
         self._bind: Bind | None = None
 
     @abstractmethod
@@ -128,7 +129,7 @@ class SqlAlchemyRiding(RidingTransaction):
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
-        place = self._database.url
+        place = self.place
         if isinstance(error, MissingGreenlet):
             return ConfigurationError(
                 "adopt(a Session): it belongs to an async engine, and this is sync code: adopt the "

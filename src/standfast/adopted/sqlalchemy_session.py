@@ -91,8 +91,8 @@ class SessionRiding(SqlAlchemyRiding):
         """Begin the transaction, in the database too. Raises `StoreError` once it is over."""
         try:
             self.begin_in(self.connection())
-        except Exception as error:
-            raise self.told(error, own=True) from error
+        except Exception as error:  # noqa: BLE001 - raised anew
+            self.tell(error, own=True)
 
     def flush(self) -> None:
         """See `SqlAlchemyRiding.flush`: as the session does before statements of its own."""
@@ -103,6 +103,9 @@ class SessionRiding(SqlAlchemyRiding):
         except InvalidRequestError as error:
             if "already flushing" not in str(error):  # as in its own hooks
                 raise
+        except Exception as error:
+            self.of_user = error
+            raise
 
 
 class AsyncSessionRiding(AsyncRiding):

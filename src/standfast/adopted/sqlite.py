@@ -100,7 +100,7 @@ class SqliteRiding(RidingTransaction):
 
     def __init__(self, source: sqlite3.Connection, database: Database) -> None:
         self._source = source
-        self._place = database.url
+        self.place = database.url
         self._begun = source.in_transaction
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
@@ -120,4 +120,4 @@ class SqliteRiding(RidingTransaction):
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
-        return of_sqlite(error, self._place) if isinstance(error, DRIVER_ERRORS) else None
+        return of_sqlite(error, self.place) if isinstance(error, DRIVER_ERRORS) else None

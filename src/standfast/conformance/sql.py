@@ -204,6 +204,14 @@ class SqlSuite(Suite):
         async with database.transaction() as tx:
             assert await tx.fetch_value("SELECT 1") == 1
 
+    async def test_text_that_can_not_be_sent(self, database: Database) -> None:
+        """`StoreError`, not what Python raises, and the next transaction has no harm of it."""
+        with pytest.raises(StoreError):
+            async with database.transaction() as tx:
+                await tx.fetch("SELECT '\ud800'")
+        async with database.transaction() as tx:
+            assert await tx.fetch_value("SELECT 1") == 1
+
     async def test_bad_argument(self, database: Database, table: str) -> None:
         """A value that the engine can't store is a `StoreError`, whatever the driver calls it."""
         for value in (2**63, object()):
