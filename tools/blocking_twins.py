@@ -246,7 +246,7 @@ TWINS = (
                     "savepoint",
                 ),
             ),
-            ("doors/transaction.py", "Transaction", ("start", "signal", "cancel")),
+            ("doors/transaction.py", "Transaction", ("start", "saga", "signal", "cancel")),
         ],
         "_tx",
         "_for_handles",

@@ -137,6 +137,19 @@ class BlockingTransaction:
         )
 
     @overload
+    def saga(self, saga: type[S], key: str) -> BlockingSagaHandle[S]: ...
+
+    @overload
+    def saga(self, saga: str, key: str) -> BlockingSagaHandle[Any]: ...
+
+    def saga(self, saga: Any, key: str) -> BlockingSagaHandle[Any]:
+        """The instance that was started with `key`, in this transaction too: to signal or cancel.
+
+        Raises `SagaNotFound`.
+        """
+        return BlockingSagaHandle(self._complete(self._tx.saga(saga, key)), self._for_handles)
+
+    @overload
     def signal(
         self,
         saga: BlockingSagaHandle[Any] | SagaHandle[Any] | UUID | str,

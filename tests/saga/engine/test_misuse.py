@@ -127,6 +127,23 @@ async def test_so_it_does_in_another_task_that_uses_the_transaction(work, world)
         assert (await app.start(Asked, Order("1"), key="1")).created
 
 
+async def test_a_transaction_finds_by_its_key_what_is_to_be_signalled(work, world):
+    app = await work(Asked(world))
+    before = await app.start(Asked, Order("0"), key="before")
+    async with app.transaction() as tx:
+        inside = await tx.start(Asked, Order("1"), key="inside")
+        for handle, key in ((before, "before"), (inside, "inside")):
+            found = await tx.saga(Asked, key)
+            assert found.id == handle.id
+            await tx.signal(found, "answer", 1)
+        with pytest.raises(SagaNotFound, match=r"has the key 'other'$"):
+            await tx.saga(Asked, "other")
+        with pytest.raises(SagaNotFound, match=r"tx\.saga"):
+            await app.saga(Asked, "inside")
+    for handle in (before, inside):
+        assert (await handle.result(timeout=5))["note"] == "answer 1"
+
+
 async def test_another_apps_transaction_is_no_matter(work, world, tmp_path):
     app = await work(Asked(world))
     async with Standfast(f"sqlite:///{tmp_path}/other.db") as other, other.transaction() as tx:

@@ -287,6 +287,7 @@ class _NotedWriter:
         self._inner = inner
         self._tx = tx
         self.send = inner.send
+        self.by_key = inner.by_key
         self.instance = inner.instance
 
     async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:
