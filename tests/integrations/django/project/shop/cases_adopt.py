@@ -360,6 +360,10 @@ class Sql(TransactionTestCase):
             tx = app.adopt()
             sql = "INSERT INTO shop_trip (key, booked) VALUES ($1, $2)"
             self.assertEqual(tx.execute(sql, key, True), 1)
+            where = "WHERE key IN (SELECT key FROM chosen)"
+            sql = f"WITH chosen AS (SELECT $1 AS key) UPDATE shop_trip SET booked = $2 {where}"
+            self.assertEqual(tx.execute(sql, key, True), 1)
+            self.assertEqual(tx.execute(f"{sql} RETURNING id", key, True), 1)
             row = tx.fetch_one("SELECT key, id FROM shop_trip WHERE key = $1", key)
             self.assertEqual((row["key"], row[0]), (key, key))
             self.assertEqual(
