@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+import standfast.process_end  # noqa: F401 - it has to be there before the main thread ends
 from standfast.affinity import Affinity, not_open
 from standfast.backends import anew, open_database
 from standfast.checks import flag, provides

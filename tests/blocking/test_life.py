@@ -265,6 +265,17 @@ def test_a_block_that_was_never_left_ends_though_the_loops_own_thread_lets_it_go
         assert app.blocking.start(Visit, "lamp", key="gone").result(20)["note"] == "lamp"
 
 
+def test_workers_go_on_though_nobody_keeps_their_block(app: Standfast) -> None:
+    app.blocking.running().__enter__()
+    gc.collect()
+    assert app.blocking.start(Visit, "lamp").result(20)["note"] == "lamp"
+    app.blocking.close()
+    assert app.supervisor is None
+    with app.blocking.running():
+        assert app.supervisor is not None
+    assert app.supervisor is None
+
+
 async def test_a_block_that_is_left_in_the_apps_own_loop_is_rolled_back(app: Standfast) -> None:
     async with app:
         opened = app.blocking.transaction()

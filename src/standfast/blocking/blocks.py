@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 from standfast.stepping import nest
@@ -108,3 +108,19 @@ class Block(Generic[T]):
         if error is None:
             return await manager.__aexit__(None, None, None)
         return await manager.__aexit__(type(error), error, error.__traceback__)
+
+
+class KeptBlock(AbstractContextManager[None]):
+    """A ``with`` block that is kept `among` others while it is open, whoever lets it go."""
+
+    def __init__(self, manager: AbstractContextManager[None], among: set[KeptBlock]) -> None:
+        self._manager = manager
+        self._among = among
+
+    def __enter__(self) -> None:
+        self._manager.__enter__()
+        self._among.add(self)
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        self._among.discard(self)
+        return self._manager.__exit__(*raised)

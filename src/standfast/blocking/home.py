@@ -10,8 +10,7 @@ from typing import Any
 from standfast.affinity import Affinity
 from standfast.blocking.blocks import Block
 from standfast.blocking.calls import carry_out
-
-THREAD = "standfast-blocking"
+from standfast.process_end import OWN
 
 
 class Home:
@@ -38,7 +37,7 @@ class Home:
 
 
 def _named_place() -> Affinity:
-    threading.current_thread().name = THREAD
+    threading.current_thread().name = OWN
     return Affinity("app.blocking")
 
 
