@@ -64,6 +64,7 @@ from typing import Any, Generic, overload
 from uuid import UUID
 
 from standfast.durations import Duration
+from standfast.identity import Uncopied
 from standfast.saga.handle import SagaHandle, SagaResult, Story
 from standfast.saga.saga import S_co
 from standfast.saga.status import Status
@@ -81,7 +82,7 @@ def with_ids(which: Any) -> Any:
     return which
 
 
-class BlockingSagaHandle(Generic[S_co]):
+class BlockingSagaHandle(Uncopied, Generic[S_co]):
     \"\"\"One instance, by id, for sync code: the methods of `SagaHandle`, without ``await``.
 
     Cheap to make; every method reads or writes the database, and blocks its thread meanwhile. Its
@@ -89,6 +90,10 @@ class BlockingSagaHandle(Generic[S_co]):
     \"\"\"
 
     __slots__ = ("_complete", "_handle")
+    _unpicklable = (
+        "it belongs to the app of its process; pickle handle.id, and take "
+        "app.blocking.handle(id) there"
+    )
 
     def __init__(self, handle: SagaHandle[S_co], complete: Complete) -> None:
         self._handle = handle

@@ -21,6 +21,7 @@ from standfast.coordination.supervisor import Supervisor
 from standfast.doors import AppDoors, Transaction
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
+from standfast.identity import Uncopied
 from standfast.joining import Joined
 from standfast.lifespan import HasLifespan
 from standfast.ports.database import Database
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 DRAIN = 30.0
 
 
-class Standfast(AppDoors, HasLifespan):
+class Standfast(Uncopied, AppDoors, HasLifespan):
     """One app: its patterns, and the database that they share.
 
     `database` is a URL (``sqlite:///shop.db``, ``postgresql://…``, ``memory://``) or a `Database`.
@@ -45,6 +46,11 @@ class Standfast(AppDoors, HasLifespan):
     one, so that machines whose clocks are off agree on what is due. Use it as ``async with app:``,
     or call `run`.
     """
+
+    _unpicklable = (
+        "it belongs to its process, with its connections; let each process make its own, as by "
+        "importing the module that makes it"
+    )
 
     def __init__(
         self,

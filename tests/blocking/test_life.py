@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import copy
 import gc
+import pickle
 import sys
 import threading
 import weakref
@@ -263,6 +265,16 @@ def test_a_block_that_was_never_left_ends_though_the_loops_own_thread_lets_it_go
     assert unraised == []
     with app.blocking.running():
         assert app.blocking.start(Visit, "lamp", key="gone").result(20)["note"] == "lamp"
+
+
+def test_copies_are_the_same_and_nothing_is_pickled(app: Standfast) -> None:
+    """As Django copies what the class of a test has, and queues pickle."""
+    handle = app.blocking.start(Visit, "lamp")
+    for thing in (app, app.blocking, handle, app.handle(handle.id)):
+        assert copy.copy(thing) is thing
+        assert copy.deepcopy({"held": thing})["held"] is thing
+        with pytest.raises(TypeError, match=r"can't be pickled: .*(handle\.id|importing)"):
+            pickle.dumps(thing)
 
 
 def test_workers_go_on_though_nobody_keeps_their_block(app: Standfast) -> None:

@@ -21,6 +21,7 @@ from standfast.blocking.verbs import BlockingVerbs
 from standfast.doors.blocking import BlockingTransaction
 from standfast.doors.transaction import Transaction
 from standfast.errors import ConfigurationError
+from standfast.identity import Uncopied
 from standfast.ports.database import Database, StoreTransaction
 from standfast.process_end import closes_at_the_end, is_over
 from standfast.resilience.forking import survives_fork, unlock
@@ -65,7 +66,7 @@ class Openable(Protocol):
     async def __aexit__(self, *raised: object) -> None: ...
 
 
-class BlockingClient(BlockingVerbs):
+class BlockingClient(Uncopied, BlockingVerbs):
     """An app for sync code, as ``app.blocking``: its methods, without ``await``.
 
     Each call blocks its thread until it is done, and any thread may call, several at once. At the
@@ -78,6 +79,11 @@ class BlockingClient(BlockingVerbs):
     with connections of its own. In a thread whose event loop runs, a notebook say, that loop stands
     still during a call; in the app's own loop a call raises `ConfigurationError`.
     """
+
+    _unpicklable = (
+        "it belongs to its process, with its connections; let each process make its own, as by "
+        "importing the module that makes it"
+    )
 
     def __init__(self, app: Any) -> None:
         super().__init__(app, self.complete)
