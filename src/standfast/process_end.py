@@ -14,12 +14,12 @@ import time
 from typing import Any, Protocol
 from weakref import WeakSet
 
+from standfast.affinity import BLOCKING_THREAD
+
 log = logging.getLogger("standfast")
 
 LOOKS_EVERY = 0.02
 """Seconds between two looks whether threads still work."""
-OWN = "standfast-blocking"
-"""The name of threads that end because they are closed: nobody waits for these."""
 
 
 class Closable(Protocol):
@@ -65,7 +65,7 @@ def _works(thread: threading.Thread) -> bool:
     Those of executors wait for work until they are stopped. Threads that are begun by what is open
     here are daemons, as the thread is in which it is open.
     """
-    if thread.daemon or thread is threading.current_thread() or thread.name == OWN:
+    if thread.daemon or thread is threading.current_thread() or thread.name == BLOCKING_THREAD:
         return False
     if type(thread).__module__.partition(".")[0] in ("anyio", "concurrent"):
         return False  # they end with their event loop, or their executor

@@ -7,10 +7,9 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from contextvars import Context
 from typing import Any
 
-from standfast.affinity import Affinity
+from standfast.affinity import BLOCKING_THREAD, Affinity
 from standfast.blocking.blocks import Block
 from standfast.blocking.calls import carry_out
-from standfast.process_end import OWN
 
 
 class Home:
@@ -37,7 +36,7 @@ class Home:
 
 
 def _named_place() -> Affinity:
-    threading.current_thread().name = OWN
+    threading.current_thread().name = BLOCKING_THREAD
     return Affinity("app.blocking")
 
 

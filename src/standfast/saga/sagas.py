@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from functools import partial
+from inspect import iscoroutine
 from typing import Any, cast
 from uuid import UUID
 
@@ -403,9 +404,15 @@ class Sagas(Pattern):
 def id_of(id: UUID | str) -> UUID:
     """The id that was given, as text or not. Raises `ConfigurationError` if it is none."""
     found = parse_id(id) if isinstance(id, str) else id
+    if iscoroutine(found):
+        found.close()
+        raise ConfigurationError(
+            f"{id!r} isn't the id of a saga, but what gives its handle when it is awaited: write "
+            "await, as in app.progress(await app.saga(PlaceOrder, key))"
+        )
     if not isinstance(found, UUID):
         raise ConfigurationError(
             f"id={id!r} isn't the id of a saga (a UUID): to look one up by its key, use "
-            "app.saga(PlaceOrder, key)"
+            "app.saga(PlaceOrder, key), in sync code that of app.blocking"
         )
     return found
