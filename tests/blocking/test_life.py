@@ -277,6 +277,11 @@ def test_copies_are_the_same_and_nothing_is_pickled(app: Standfast) -> None:
             pickle.dumps(thing)
 
 
+def test_a_transaction_that_nobody_entered_says_so(app: Standfast) -> None:
+    with pytest.raises(AttributeError, match=r"no 'execute'.*transaction\(\) as tx"):
+        app.blocking.transaction().execute("SELECT 1")  # type: ignore[attr-defined]
+
+
 def test_workers_go_on_though_nobody_keeps_their_block(app: Standfast) -> None:
     app.blocking.running().__enter__()
     gc.collect()

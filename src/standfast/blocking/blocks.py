@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from standfast.stepping import nest
 
@@ -124,3 +124,24 @@ class KeptBlock(AbstractContextManager[None]):
     def __exit__(self, *raised: Any) -> bool | None:
         self._among.discard(self)
         return self._manager.__exit__(*raised)
+
+
+class TransactionBlock(AbstractContextManager[T]):
+    """A ``with`` block whose transaction is what it gives, and is told apart from it."""
+
+    def __init__(self, manager: AbstractContextManager[T]) -> None:
+        self._manager = manager
+
+    def __enter__(self) -> T:
+        return self._manager.__enter__()
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        return self._manager.__exit__(*raised)
+
+    if not TYPE_CHECKING:  # to type checkers, every name would be there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"app.blocking.transaction() has no {name!r}, but the transaction that it begins: "
+                "write `with app.blocking.transaction() as tx:`, and call that of tx in the block"
+            )

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from standfast.affinity import Affinity, running_loop
-from standfast.blocking.blocks import Block, KeptBlock
+from standfast.blocking.blocks import Block, KeptBlock, TransactionBlock
 from standfast.blocking.calls import Calls, carry_out
 from standfast.blocking.home import Home, keep_for_ever
 from standfast.blocking.verbs import BlockingVerbs
@@ -226,13 +226,16 @@ class BlockingClient(Uncopied, BlockingVerbs):
 
         return BlockingOperations(self._app.operations, self.complete)
 
-    @contextmanager
-    def transaction(self) -> Iterator[BlockingTransaction]:
+    def transaction(self) -> AbstractContextManager[BlockingTransaction]:
         """One commit or none: your rows, and whatever you start, through the same `tx`.
 
         Commits at the end of the block, rolls back if it raises. What `tx.on_commit` was given is
         called by this thread, after the block. On SQLite, writers take turns, so keep it short.
         """
+        return TransactionBlock(self._transact())
+
+    @contextmanager
+    def _transact(self) -> Iterator[BlockingTransaction]:
         after = OwnEnding()
         try:
             with (
