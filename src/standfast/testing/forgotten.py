@@ -28,6 +28,7 @@ def refusing_forgotten(*, can_await: bool) -> Iterator[None]:
     """
     depth = sys.get_coroutine_origin_tracking_depth()
     sys.set_coroutine_origin_tracking_depth(max(depth, DEPTH))
+    seen: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.filterwarnings("always", r"coroutine '.*' was never awaited", RuntimeWarning)
