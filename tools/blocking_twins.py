@@ -59,8 +59,8 @@ from __future__ import annotations
 '''
 
 HANDLE = """
-from collections.abc import Iterable, Mapping
-from typing import Any, Generic, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from standfast.durations import Duration
@@ -71,6 +71,8 @@ from standfast.saga.status import Status
 from standfast.saga.step import R, Step
 from standfast.saga.timeline import Timeline
 from standfast.stepping import Complete
+
+T = TypeVar("T")
 
 
 def with_ids(which: Any) -> Any:
@@ -101,6 +103,10 @@ class BlockingSagaHandle(Uncopied, Generic[S_co]):
 
     def __repr__(self) -> str:
         return f"BlockingSagaHandle({self.id})"
+
+    def complete(self, act: Callable[[SagaHandle[S_co]], Coroutine[Any, Any, T]]) -> T:
+        \"\"\"Carry out what is done to an async handle; what it returns.\"\"\"
+        return self._complete(act(self._handle))
 
     @property
     def id(self) -> UUID:

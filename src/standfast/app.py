@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-import standfast.process_end  # noqa: F401 - it has to be there before the main thread ends
 from standfast.affinity import Affinity, not_open
 from standfast.backends import anew, open_database
 from standfast.checks import flag, provides
@@ -21,7 +20,6 @@ from standfast.coordination.supervisor import Supervisor
 from standfast.doors import AppDoors, Transaction
 from standfast.durations import Duration, seconds
 from standfast.errors import ConfigurationError
-from standfast.identity import Uncopied
 from standfast.joining import Joined
 from standfast.lifespan import HasLifespan
 from standfast.ports.database import Database
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 DRAIN = 30.0
 
 
-class Standfast(Uncopied, AppDoors, HasLifespan):
+class Standfast(AppDoors, HasLifespan):
     """One app: its patterns, and the database that they share.
 
     `database` is a URL (``sqlite:///shop.db``, ``postgresql://…``, ``memory://``) or a `Database`.
@@ -46,11 +44,6 @@ class Standfast(Uncopied, AppDoors, HasLifespan):
     one, so that machines whose clocks are off agree on what is due. Use it as ``async with app:``,
     or call `run`.
     """
-
-    _unpicklable = (
-        "it belongs to its process, with its connections; let each process make its own, as by "
-        "importing the module that makes it"
-    )
 
     def __init__(
         self,

@@ -83,7 +83,7 @@ def _judged(handle: object, judge: Callable[[SagaHandle[Any]], Coroutine[Any, An
             "`await app.saga(SAGA, KEY)`; in sync code what `app.blocking.start(…)` answers"
         )
     try:
-        return handle._complete(judge(handle._handle))  # noqa: SLF001
+        return handle.complete(judge)
     except AssertionError as error:
         raise error.with_traceback(None) from None  # it ends in the test
 
