@@ -81,6 +81,16 @@ async def test_used_in_another_threads_loop(url):
         assert (await handle.result(timeout=10))["note"] == "x"
 
 
+async def test_used_where_app_blocking_has_opened_it(url):
+    app = Standfast(url, migrate=True).add(Visit())
+    await asyncio.to_thread(app.blocking.start, Visit, "x")
+    with pytest.raises(ConfigurationError, match=r"app.blocking opened this app.*blocking.close"):
+        await app.start(Visit, "y")
+    await asyncio.to_thread(app.blocking.close)
+    async with app:
+        await app.start(Visit, "z")
+
+
 async def test_opened_again_in_another_loop_once_it_was_closed(url):
     app = Standfast(url, migrate=True).add(Visit())
 

@@ -91,6 +91,8 @@ def test_no_module_reaches_into_another():
         "sys._current_frames",
         "sys._getframe",
         "lock._at_fork_reinit",
+        "thread._threads_queues",
+        "thread._worker",
         "threading._register_atexit",
         "tasks._current_tasks",
         "SLF001 - its own",

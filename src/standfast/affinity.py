@@ -15,6 +15,9 @@ from standfast.errors import ConfigurationError
 running_loop = _get_running_loop
 """The event loop that runs here; None where none runs, as in a process that was forked by one."""
 
+BLOCKING_THREAD = "standfast-blocking"
+"""The name of the threads in which ``app.blocking`` opens apps."""
+
 
 class Affinity:
     """The process and the event loop in which `what` (named for messages) is opened just now.
@@ -64,6 +67,12 @@ class Affinity:
                 f"{os.getpid()}, forked from it: make and open one of its own here, or start the "
                 "process by spawn"
             )
+        if self._thread == BLOCKING_THREAD:  # which its user has never made
+            raise ConfigurationError(
+                f"app.blocking opened {self._what}, in a thread of its own: use app.blocking in "
+                "sync code, as in asyncio.to_thread(app.blocking.start, …), or call "
+                "app.blocking.close() before it is opened in an event loop of yours"
+            )
         raise ConfigurationError(
             f"{self._what} was opened in another event loop (of thread {self._thread!r}): use it "
             "there, by asyncio.run_coroutine_threadsafe from other threads, or make and open one "
@@ -73,4 +82,6 @@ class Affinity:
 
 def not_open() -> ConfigurationError:
     """The error for what needs an open app."""
-    return ConfigurationError("the app isn't open: use `async with app:` or app.running()")
+    return ConfigurationError(
+        "the app isn't open: use `async with app:` or app.running(), or app.blocking in sync code"
+    )

@@ -97,6 +97,24 @@ def class_of(value: object) -> str:
     return with_article(type(value).__name__)
 
 
+def namesake(given: type, known: type) -> str:
+    """How a class differs from another of its name, and what to do; "" where the names differ."""
+    name, here = given.__qualname__, given.__module__
+    if name != known.__qualname__:
+        return ""
+    if here == known.__module__:
+        return (
+            f"the code of {here} that makes {name} has run again since, as the cell of a notebook "
+            f"does, so that this is another class of that name: run again all that uses {name} as "
+            "well, and make the app anew"
+        )
+    return (
+        f"this is the {name} of {here}, and that which is known is of {known.__module__}, another "
+        "class of that name: import it from one module everywhere (one that is run as a program "
+        "is `__main__`, and is loaded again where it is imported)"
+    )
+
+
 def is_storable(text: str) -> bool:
     """Whether every database can hold it."""
     if "\0" in text:

@@ -5,14 +5,17 @@ Each prints what it saw as one line of JSON, and then ends in its own way.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import json
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from standfast import ConfigurationError, Standfast
@@ -54,6 +57,62 @@ def wait(app: Standfast) -> None:
 def fails(app: Standfast) -> NoReturn:
     say(created=app.blocking.start(Visit, "lamp").created)
     raise SystemExit(3)
+
+
+def until_main_has_ended() -> None:
+    while not threading._SHUTTING_DOWN:  # type: ignore[attr-defined]
+        time.sleep(0.005)
+
+
+def main_ends_before_its_threads(app: Standfast) -> None:
+    """One works and has a transaction open, one hasn't used it before, one waits its turn."""
+    inside = threading.Event()
+
+    def work() -> None:
+        with app.blocking.running(), app.blocking.transaction() as tx:
+            handle = tx.start(Visit, "lamp", key="open")
+            inside.set()
+            until_main_has_ended()
+            tx.on_commit(lambda: seen.append("committed"))
+        with app.blocking.running():
+            seen.append(handle.result(60)["note"])
+
+    def come_late() -> None:
+        until_main_has_ended()
+        seen.append(app.blocking.start(Visit, "late").created)
+
+    def tell() -> None:
+        for thread in threads:
+            thread.join()
+        say(seen=sorted(map(str, seen)))
+
+    seen: list[Any] = []
+    threads = [threading.Thread(target=act) for act in (work, come_late)]
+    for thread in threads:
+        thread.start()
+    pool = ThreadPoolExecutor(1)
+    for number in range(3):
+        pool.submit(lambda key: seen.append(app.blocking.start(Visit, key).created), f"{number}")
+    threading.Thread(target=tell).start()
+    globals()["kept"] = pool
+    inside.wait()
+
+
+def uses_it_first_in_a_thread_that_outlives_main(app: Standfast) -> None:
+    def work() -> None:
+        until_main_has_ended()
+        say(created=app.blocking.start(Visit, "lamp").created)
+
+    threading.Thread(target=work).start()
+
+
+def uses_it_when_all_has_ended(app: Standfast) -> None:
+    @atexit.register
+    def use() -> None:
+        try:
+            app.blocking.start(Visit, "lamp")
+        except ConfigurationError as error:
+            say(told=f"{error}")
 
 
 def is_interrupted(app: Standfast) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextvars
+import copy
 import gc
+import pickle
 import sys
 import threading
 import weakref
@@ -276,6 +278,32 @@ def test_a_block_that_was_never_left_ends_though_the_loops_own_thread_lets_it_go
     assert unraised == []
     with app.blocking.running():
         assert app.blocking.start(Visit, "lamp", key="gone").result(20)["note"] == "lamp"
+
+
+def test_copies_are_the_same_and_nothing_is_pickled(app: Standfast) -> None:
+    """As Django copies what the class of a test has, and queues pickle."""
+    handle = app.blocking.start(Visit, "lamp")
+    for thing in (app, app.blocking, handle, app.handle(handle.id)):
+        assert copy.copy(thing) is thing
+        assert copy.deepcopy({"held": thing})["held"] is thing
+        with pytest.raises(TypeError, match=r"can't be pickled: .*(handle\.id|importing)"):
+            pickle.dumps(thing)
+
+
+def test_a_transaction_that_nobody_entered_says_so(app: Standfast) -> None:
+    with pytest.raises(AttributeError, match=r"no 'execute'.*transaction\(\) as tx"):
+        app.blocking.transaction().execute("SELECT 1")  # type: ignore[attr-defined]
+
+
+def test_workers_go_on_though_nobody_keeps_their_block(app: Standfast) -> None:
+    app.blocking.running().__enter__()
+    gc.collect()
+    assert app.blocking.start(Visit, "lamp").result(20)["note"] == "lamp"
+    app.blocking.close()
+    assert app.supervisor is None
+    with app.blocking.running():
+        assert app.supervisor is not None
+    assert app.supervisor is None
 
 
 async def test_a_block_that_is_left_in_the_apps_own_loop_is_rolled_back(app: Standfast) -> None:

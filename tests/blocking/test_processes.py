@@ -34,6 +34,22 @@ def test_one_that_ends_in_the_middle_ends(url: str) -> None:
     assert run("ends_in_the_middle", url) == {"blocks": 2}
 
 
+def test_threads_that_are_no_daemons_work_on_when_the_main_thread_has_ended(url: str) -> None:
+    assert run("main_ends_before_its_threads", url) == {
+        "seen": ["True", "True", "True", "True", "committed", "lamp"]
+    }
+
+
+def test_the_first_use_may_come_when_the_main_thread_has_ended(url: str) -> None:
+    assert run("uses_it_first_in_a_thread_that_outlives_main", url) == {"created": True}
+
+
+def test_a_use_at_the_very_end_is_told(url: str) -> None:
+    told = run("uses_it_when_all_has_ended", url)["told"]
+    assert "at the end of the process" in told
+    assert "atexit" in told
+
+
 def test_one_that_fails_ends_with_its_code(url: str) -> None:
     assert run("fails", url, code=3) == {"created": True}
 

@@ -189,7 +189,7 @@ async def test_an_id_is_told_as_text(scene):
 
 def test_a_handle_that_was_not_awaited_is_refused():
     app = Standfast("memory://").add(Trip())
-    with pytest.raises(ConfigurationError, match="await it"):
+    with pytest.raises(ConfigurationError, match="write await"):
         ProgressResponse(app, app.saga(Trip, "7"))  # type: ignore[arg-type]
 
 

@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 import pytest
 
-from standfast import ConfigurationError, Context, Saga, Standfast, step
+from standfast import ConfigurationError, Context, Saga, Standfast, child, step
 
 
 class Parcel(TypedDict):
@@ -45,6 +45,34 @@ class SendUntyped(Saga):  # type: ignore[type-arg]
     @step(no_compensation="it only looks")
     async def look(self, thing, ctx):  # type: ignore[no-untyped-def]
         return f"{thing}"
+
+
+def again(kind: type, module: str) -> Any:
+    """A class as its code makes it, when it is run again in a module."""
+    made = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+    made.__module__ = module
+    return made
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [(__name__, "run again.*make the app anew"), ("__main__", f"of __main__.*of {__name__}")],
+)
+async def test_a_class_that_is_there_twice_is_told_from_its_namesake(
+    module: str, told: str
+) -> None:
+    class Parent(Saga[Letter]):
+        sent = child(again(SendLetter, module), input=lambda self, letter, ctx: letter)
+
+    async with Standfast("memory://").add(SendLetter()) as app:
+        with pytest.raises(ConfigurationError, match=f"SendLetter isn't known here: .*{told}"):
+            await app.start(again(SendLetter, module), Letter(1))
+        with pytest.raises(ConfigurationError, match=f"takes a Letter, not a Letter: .*{told}"):
+            await app.start(SendLetter, again(Letter, module)(1))
+        app.add(Parent())
+        with pytest.raises(ConfigurationError, match=f"starts a SendLetter, which .*{told}"):
+            async with app.running():
+                pass
 
 
 @pytest.mark.parametrize(

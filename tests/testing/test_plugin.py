@@ -344,6 +344,189 @@ def test_one_saga_is_no_list(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*standfast_sagas returned *: return a list*"])
 
 
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        ("lambda url, clock: None", "*returned made None*Standfast(…)*"),
+        (
+            "lambda url: Standfast(url)",
+            "*can't be called with*too many positional*lambda url, clock*",
+        ),
+        ("Standfast(standfast_url)", "*standfast_app_factory returned <*return a function*"),
+    ],
+    ids=["None", "its signature", "an app"],
+)
+def test_what_is_no_factory_is_told(project: pytest.Pytester, returned: str, told: str) -> None:
+    project.makeconftest(
+        f"""
+        import pytest
+        from standfast import Standfast
+
+        @pytest.fixture
+        def standfast_app_factory(standfast_url):
+            return {returned}
+        """
+    )
+    project.makepyfile("def test_it(standfast_app): pass")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([told])
+
+
+def test_what_nobody_awaits_fails_the_test(project: pytest.Pytester) -> None:
+    configure(project, "auto")
+    project.makepyfile(
+        """
+        from shop import Remind
+        from standfast.testing import assert_completed
+
+        async def other():
+            pass
+
+        def test_a_start_in_def(standfast_app):
+            assert standfast_app.start(Remind, "a")
+
+        def test_time_in_def(standfast_app, standfast_clock):
+            standfast_clock.advance("3d")
+
+        async def test_an_assertion(standfast_app):
+            assert_completed(await standfast_app.start(Remind, "a"))
+
+        def test_of_its_own(standfast_app):
+            assert standfast_app.start(Remind, "a") is None
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "this was called and never awaited, so that nothing was done:",
+            '  test_what*.py:8: assert standfast_app.start(Remind, "a")',
+            "a test that is `def` calls what `standfast_app.blocking` has, *",
+            '  test_what*.py:11: standfast_clock.advance("3d")',
+            '  test_what*.py:14: assert_completed(await standfast_app.start(Remind, "a"))',
+            "write `await` before it",
+            "*assert <coroutine object * is None",
+        ]
+    )
+
+
+def test_coroutines_that_arent_ours_warn_as_ever(project: pytest.Pytester) -> None:
+    configure(project, "auto")
+    project.makepyfile(
+        """
+        import warnings
+        import pytest
+
+        async def other():
+            pass
+
+        @pytest.mark.filterwarnings("default")
+        def test_it(standfast_app):
+            other()
+            warnings.warn("one of its own")
+        """
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=1, warnings=2)
+
+
+def test_a_clock_or_an_app_that_comes_too_late_is_told(project: pytest.Pytester) -> None:
+    configure(project, "auto")
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def late(request, standfast_app):
+            return request.getfixturevalue("standfast_clock")
+
+        async def test_by_a_fixture(standfast_app, late): pass
+
+        async def test_by_itself(standfast_app, request):
+            request.getfixturevalue("standfast_clock")
+
+        async def test_an_app(request):
+            request.getfixturevalue("standfast_app")
+
+        def test_in_def(request):
+            request.getfixturevalue("standfast_app").blocking.start("remind", "a")
+
+        async def test_in_time(late, standfast_clock):
+            await standfast_clock.advance("1d")
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=2, failed=2, errors=1)
+    clock = "*standfast_clock was asked for when standfast_app was made already*name it*"
+    app = "*standfast_app was asked for when the test ran already*name it*"
+    result.stdout.fnmatch_lines([clock, clock, app])
+
+
+def test_an_app_without_sagas_points_to_the_fixture(project: pytest.Pytester) -> None:
+    configure(project, "auto")
+    project.makeconftest("")
+    project.makepyfile(
+        """
+        from shop import Remind
+
+        async def test_it(standfast_app):
+            await standfast_app.start(Remind, "a")
+
+        def test_in_def(standfast_app):
+            standfast_app.blocking.start("remind", "a")
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*override the fixture `standfast_sagas`*"] * 2)
+
+
+def test_what_fixtures_may_start_with(project: pytest.Pytester) -> None:
+    configure(project, "auto")
+    project.makepyfile(
+        """
+        import pytest
+        from shop import Remind
+
+        @pytest.fixture
+        async def awaited(standfast_app):
+            return await standfast_app.start(Remind, "a")
+
+        @pytest.fixture
+        def blocking(standfast_app):
+            return standfast_app.blocking.start(Remind, "a", key="b").id
+
+        async def test_awaited(awaited): pass
+
+        async def test_blocking(standfast_app, blocking):
+            assert await standfast_app.handle(blocking).status() in ("running", "waiting")
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1, passed=1)
+    result.stdout.fnmatch_lines(["*In a fixture, `async with standfast_app.transaction()*"])
+
+
+def test_assertions_of_sync_code_are_made_at_once(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        from shop import Remind
+        from standfast.testing import assert_compensated, assert_completed
+
+        def test_it(standfast_app):
+            with standfast_app.blocking.running():
+                handle = standfast_app.blocking.start(Remind, "a")
+                handle.cancel("no time")
+                assert assert_compensated(handle, because="no time")
+                assert_completed(handle)
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"E +AssertionError: not completed: .*no time"])
+    assert "assertions.py" not in result.stdout.str(), "the traceback ends in the test"
+
+
 def test_what_isnt_asyncio_is_told_so(project: pytest.Pytester) -> None:
     project.makeconftest(
         """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, TypeVar
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from standfast.stepping import nest
 
@@ -108,3 +108,40 @@ class Block(Generic[T]):
         if error is None:
             return await manager.__aexit__(None, None, None)
         return await manager.__aexit__(type(error), error, error.__traceback__)
+
+
+class KeptBlock(AbstractContextManager[None]):
+    """A ``with`` block that is kept `among` others while it is open, whoever lets it go."""
+
+    def __init__(self, manager: AbstractContextManager[None], among: set[KeptBlock]) -> None:
+        self._manager = manager
+        self._among = among
+
+    def __enter__(self) -> None:
+        self._manager.__enter__()
+        self._among.add(self)
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        self._among.discard(self)
+        return self._manager.__exit__(*raised)
+
+
+class TransactionBlock(AbstractContextManager[T]):
+    """A ``with`` block whose transaction is what it gives, and is told apart from it."""
+
+    def __init__(self, manager: AbstractContextManager[T]) -> None:
+        self._manager = manager
+
+    def __enter__(self) -> T:
+        return self._manager.__enter__()
+
+    def __exit__(self, *raised: Any) -> bool | None:
+        return self._manager.__exit__(*raised)
+
+    if not TYPE_CHECKING:  # to type checkers, every name would be there
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(
+                f"app.blocking.transaction() has no {name!r}, but the transaction that it begins: "
+                "write `with app.blocking.transaction() as tx:`, and call that of tx in the block"
+            )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - before ours: what registers later is closed earlier
-import logging
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
-from weakref import WeakSet
 
 from standfast.affinity import Affinity, running_loop
-from standfast.blocking.blocks import Block
+from standfast.blocking.blocks import Block, KeptBlock, TransactionBlock
 from standfast.blocking.calls import Calls, carry_out
 from standfast.blocking.home import Home, keep_for_ever
 from standfast.blocking.verbs import BlockingVerbs
 from standfast.doors.blocking import BlockingTransaction
 from standfast.doors.transaction import Transaction
 from standfast.errors import ConfigurationError
+from standfast.identity import Uncopied
 from standfast.inside import is_inside
 from standfast.ports.database import Database, StoreTransaction
+from standfast.process_end import closes_at_the_end, is_over
 from standfast.resilience.forking import survives_fork, unlock
 from standfast.transaction import Ending, LaterEnding, OwnEnding, inside_of, unit_of_work
 
@@ -28,7 +32,6 @@ if TYPE_CHECKING:
     from standfast.blocking.operations import BlockingOperations
 
 T = TypeVar("T")
-log = logging.getLogger("standfast")
 
 
 class Openable(Protocol):
@@ -57,7 +60,7 @@ class Openable(Protocol):
     async def __aexit__(self, *raised: object) -> None: ...
 
 
-class BlockingClient(BlockingVerbs):
+class BlockingClient(Uncopied, BlockingVerbs):
     """An app for sync code, as ``app.blocking``: its methods, without ``await``.
 
     Each call blocks its thread until it is done, and any thread may call, several at once. At the
@@ -71,6 +74,11 @@ class BlockingClient(BlockingVerbs):
     still during a call; in the app's own loop a call raises `ConfigurationError`.
     """
 
+    _unpicklable = (
+        "it belongs to its process, with its connections; let each process make its own, as by "
+        "importing the module that makes it"
+    )
+
     def __init__(self, app: Any) -> None:
         super().__init__(app, self.complete)
         self._openable: Openable = app
@@ -78,9 +86,10 @@ class BlockingClient(BlockingVerbs):
         self._home: Home | None = None
         self._withs = 0
         self._blocks: dict[Block[Any], Affinity] = {}
+        self._kept: set[KeptBlock] = set()
         self._calls = Calls()
         survives_fork(self)
-        _living.add(self)
+        closes_at_the_end(self)
 
     # -- life --------------------------------------------------------------------------------
 
@@ -110,6 +119,7 @@ class BlockingClient(BlockingVerbs):
             for block, place in reversed(blocks.items()):
                 if place.loop.is_running():
                     carry_out(place, block.abandon())
+            self._kept.clear()
             if home is not None:
                 home.close()
 
@@ -120,8 +130,9 @@ class BlockingClient(BlockingVerbs):
 
     def _leave_to_parent(self) -> None:
         if self._home is not None or self._calls.tasks:
-            keep_for_ever(self._home, self._blocks, self._calls, self._openable)
+            keep_for_ever(self._home, self._blocks, self._kept, self._calls, self._openable)
         self._home, self._withs, self._blocks, self._calls = None, 0, {}, Calls()
+        self._kept = set()
 
     def _open(self) -> Affinity:
         """Open the app, if it isn't open; where it is. The caller has the lock."""
@@ -130,6 +141,12 @@ class BlockingClient(BlockingVerbs):
             self._leave_to_parent()  # who forks in C, as uWSGI does, may call nobody
             keep_for_ever(app.begin_anew())
         if app.affinity is None:
+            if is_over():
+                raise ConfigurationError(
+                    "app.blocking was used at the end of the process, where it can't be opened any "
+                    "more: it is there until the main thread and all threads that aren't daemons "
+                    "have ended, so use it in one of them, not in what `atexit` calls or a daemon"
+                )
             self._home = Home(app)
         assert app.affinity is not None
         return app.affinity
@@ -203,13 +220,16 @@ class BlockingClient(BlockingVerbs):
 
         return BlockingOperations(self._app.operations, self.complete)
 
-    @contextmanager
-    def transaction(self) -> Iterator[BlockingTransaction]:
+    def transaction(self) -> AbstractContextManager[BlockingTransaction]:
         """One commit or none: your rows, and whatever you start, through the same `tx`.
 
         Commits at the end of the block, rolls back if it raises. What `tx.on_commit` was given is
         called by this thread, after the block. On SQLite, writers take turns, so keep it short.
         """
+        return TransactionBlock(self._transact())
+
+    @contextmanager
+    def _transact(self) -> Iterator[BlockingTransaction]:
         after = OwnEnding()
         try:
             with self._entered(self._transaction(after)) as (tx, place), inside_of(tx):
@@ -227,28 +247,16 @@ class BlockingClient(BlockingVerbs):
         async with self._openable, unit_of_work(self._openable.database, made) as tx:
             yield tx
 
-    @contextmanager
-    def running(self, **options: Any) -> Iterator[None]:
+    def running(self, **options: Any) -> AbstractContextManager[None]:
         """Work in the background of the block, in the client's thread: for scripts and notebooks.
 
         Options as of `Standfast.running`. At the end of the block, what is in flight has `drain` to
-        end; Ctrl-C then cuts it off.
+        end; Ctrl-C then cuts it off. A block that is entered without ``with`` works until it is
+        left, or the client is closed, also where nobody keeps it.
         """
+        return KeptBlock(self._running(options), self._kept)
+
+    @contextmanager
+    def _running(self, options: dict[str, Any]) -> Iterator[None]:
         with self._entered(self._openable.running(**options)):
             yield
-
-
-_living: WeakSet[BlockingClient] = WeakSet()
-
-
-def _close_all() -> None:
-    """At the end of the process, while threads still can do what closing takes."""
-    for client in list(_living):
-        try:
-            client.close()
-        except Exception:
-            log.exception("app.blocking couldn't be closed at the end of the process")
-
-
-# `atexit` comes later: when the executors that closing needs take nothing any more.
-threading._register_atexit(_close_all)  # type: ignore[attr-defined]  # noqa: SLF001

@@ -7,11 +7,9 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from contextvars import Context
 from typing import Any
 
-from standfast.affinity import Affinity
+from standfast.affinity import BLOCKING_THREAD, Affinity
 from standfast.blocking.blocks import Block
 from standfast.blocking.calls import carry_out
-
-THREAD = "standfast-blocking"
 
 
 class Home:
@@ -38,7 +36,7 @@ class Home:
 
 
 def _named_place() -> Affinity:
-    threading.current_thread().name = THREAD
+    threading.current_thread().name = BLOCKING_THREAD
     return Affinity("app.blocking")
 
 

@@ -9,9 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, overload
 from uuid import UUID
 
+import standfast.process_end  # noqa: F401 - it has to be there before the main thread ends
 from standfast.checks import whole
 from standfast.doors.transaction import ThreadTransaction, Transaction
 from standfast.durations import Duration, time_left
+from standfast.identity import Uncopied
 from standfast.inside import innermost, refuse_adopting
 from standfast.joining import Joined, P
 from standfast.ports.database import Database
@@ -37,8 +39,13 @@ class Completes(Protocol):
         ...
 
 
-class AppDoors(ABC):
+class AppDoors(Uncopied, ABC):
     """What an app does with its patterns, besides running them."""
+
+    _unpicklable = (
+        "it belongs to its process, with its connections; let each process make its own, as by "
+        "importing the module that makes it"
+    )
 
     patterns: Joined
     database: Database

@@ -5,17 +5,20 @@ Written by tools/blocking_twins.py from `SagaHandle`: `make twins`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Generic, overload
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Generic, TypeVar, overload
 from uuid import UUID
 
 from standfast.durations import Duration
+from standfast.identity import Uncopied
 from standfast.saga.handle import SagaHandle, SagaResult, Story
 from standfast.saga.saga import S_co
 from standfast.saga.status import Status
 from standfast.saga.step import R, Step
 from standfast.saga.timeline import Timeline
 from standfast.stepping import Complete
+
+T = TypeVar("T")
 
 
 def with_ids(which: Any) -> Any:
@@ -27,7 +30,7 @@ def with_ids(which: Any) -> Any:
     return which
 
 
-class BlockingSagaHandle(Generic[S_co]):
+class BlockingSagaHandle(Uncopied, Generic[S_co]):
     """One instance, by id, for sync code: the methods of `SagaHandle`, without ``await``.
 
     Cheap to make; every method reads or writes the database, and blocks its thread meanwhile. Its
@@ -35,6 +38,10 @@ class BlockingSagaHandle(Generic[S_co]):
     """
 
     __slots__ = ("_complete", "_handle")
+    _unpicklable = (
+        "it belongs to the app of its process; pickle handle.id, and take "
+        "app.blocking.handle(id) there"
+    )
 
     def __init__(self, handle: SagaHandle[S_co], complete: Complete) -> None:
         self._handle = handle
@@ -42,6 +49,10 @@ class BlockingSagaHandle(Generic[S_co]):
 
     def __repr__(self) -> str:
         return f"BlockingSagaHandle({self.id})"
+
+    def complete(self, act: Callable[[SagaHandle[S_co]], Coroutine[Any, Any, T]]) -> T:
+        """Carry out what is done to an async handle; what it returns."""
+        return self._complete(act(self._handle))
 
     @property
     def id(self) -> UUID:

@@ -46,8 +46,9 @@ class Row(Protocol):
 
 
 TRANSACTION_OVER = (
-    "this transaction is over: use it inside its `async with` block only. What comes later, as in "
-    "a background task or a streamed body, begins its own: app.start(…), or app.transaction()"
+    "this transaction is over: use it inside its block only. What comes later, as in a background "
+    "task or a streamed body, begins its own: app.start(…), or app.transaction(), in sync code "
+    "those of app.blocking"
 )
 """What the `StoreError` says that a `StoreTransaction` raises after its end."""
 

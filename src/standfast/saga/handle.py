@@ -9,6 +9,7 @@ from uuid import UUID
 
 from standfast.durations import Duration, time_left
 from standfast.errors import ResultUnavailable, SagaCompensated, SagaParked
+from standfast.identity import Uncopied
 from standfast.ports.journal import Instance
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -119,13 +120,16 @@ class Reachable(Protocol):
         ...
 
 
-class SagaHandle(Generic[S_co]):
+class SagaHandle(Uncopied, Generic[S_co]):
     """One instance, by id. Cheap to make; every method reads or writes the database.
 
     Its type parameter is the saga's class, as in ``SagaHandle[PlaceOrder]``.
     """
 
     __slots__ = ("_sagas", "created", "id")
+    _unpicklable = (
+        "it belongs to the app of its process; pickle handle.id, and take app.handle(id) there"
+    )
 
     def __init__(self, sagas: Reachable, id: UUID, created: bool = False) -> None:
         self._sagas: Reachable = sagas

@@ -17,7 +17,7 @@ from standfast.errors import CodecError, ConfigurationError
 from standfast.saga.annotations import told
 from standfast.saga.definition import Definition
 from standfast.saga.read_back import MISSING, difference
-from standfast.text import checked, class_of, on_one_line, with_article
+from standfast.text import checked, class_of, namesake, on_one_line, with_article
 
 
 def check_class(definition: Definition, input: Any, expected: type) -> None:
@@ -25,9 +25,10 @@ def check_class(definition: Definition, input: Any, expected: type) -> None:
     if input is None:
         raise missing(definition)
     if not (expected is float and type(input) is int):  # as type checkers have it
+        why = namesake(type(input), expected)
         raise ConfigurationError(
             f"saga {definition.name!r} takes {with_article(expected.__name__)}, not "
-            f"{class_of(input)}"
+            f"{class_of(input)}{why and ': '}{why}"
         )
 
 

@@ -14,6 +14,7 @@ from standfast.saga.definition import Definition
 from standfast.saga.machine import Machine
 from standfast.saga.replay import replay
 from standfast.saga.saga import Saga
+from standfast.text import namesake
 
 PATTERN = "saga"
 """What the instances are called in a store that keeps those of other patterns too."""
@@ -64,8 +65,13 @@ class Definitions:
             return self.by_class[saga]
         except KeyError:
             raise ConfigurationError(
-                f"{saga.__name__} isn't known here: app.add({saga.__name__}(…)) first"
+                f"{saga.__name__} isn't known here: {self._remedy(saga, 'first')}"
             ) from None
+
+    def _remedy(self, saga: type[Saga[Any]], when: str) -> str:
+        """What to do about a class that wasn't added."""
+        told = (namesake(saga, known) for known in self.by_class)
+        return next(filter(None, told), f"app.add({saga.__name__}(…)) {when}")
 
     def check_children(self) -> None:
         """Raise `DefinitionError` where a saga has a child that isn't added."""
@@ -75,7 +81,7 @@ class Definitions:
                     child = step.child.__name__
                     raise DefinitionError(
                         f"saga {definition.name!r}, step {step.name!r} starts a {child}, which "
-                        f"isn't known here: app.add({child}(…)) too"
+                        f"isn't known here: {self._remedy(step.child, 'too')}"
                     )
 
     def begin(self, id: UUID, definition: Definition, started: fx.Started) -> Machine:

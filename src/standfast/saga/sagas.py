@@ -423,8 +423,14 @@ class Sagas(Pattern):
 def id_of(id: UUID | str) -> UUID:
     """The id that was given, as text or not. Raises `ConfigurationError` if it is none."""
     found = parse_id(id) if isinstance(id, str) else id
+    if is_unawaited(found):
+        raise ConfigurationError(
+            f"{id!r} isn't the id of a saga, but what gives its handle when it is awaited: write "
+            "await, as in app.progress(await app.saga(PlaceOrder, key))"
+        )
     if not isinstance(found, UUID):
-        look_up = "to look one up by its key, use app.saga(PlaceOrder, key)"
-        hint = "await it" if is_unawaited(id) else look_up
-        raise ConfigurationError(f"id={id!r} isn't the id of a saga (a UUID): {hint}")
+        raise ConfigurationError(
+            f"id={id!r} isn't the id of a saga (a UUID): to look one up by its key, use "
+            "app.saga(PlaceOrder, key), in sync code that of app.blocking"
+        )
     return found

@@ -122,8 +122,12 @@ class AppClock:
         `patience`: how long, in real time, what is due at one moment may take. Raises
         `TimedOut` beyond that: a step waits for something else than this clock, say, of which
         nobody can tell whether it is still to come. ``advance(0)`` only waits. Raises
-        `ConfigurationError` while another `advance` of this clock is under way.
+        `ConfigurationError` while another `advance` of this clock is under way, and where an app's
+        worker runs in another event loop.
         """
+        for app in self._apps:
+            if app.supervisor is not None:
+                app.check_open()
         until = self.now() + seconds(duration, positive=False)
         limit = seconds(patience, name="patience")
         with self._alone():

@@ -6,18 +6,15 @@ asks for a fixture, or the command line for seeds.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import urlsplit
-from uuid import UUID
 
 import pytest
 
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from standfast.app import Standfast
     from standfast.backends.postgres.scratch import ScratchPostgres
     from standfast.clock import Clock
-    from standfast.ports.journal import Instance
     from standfast.saga.saga import Saga
     from standfast.testing.app_clock import AppClock
     from standfast.testing.simulation.report import SimulationReport
@@ -33,12 +29,12 @@ if TYPE_CHECKING:
 AppFactory: TypeAlias = "Callable[[str, Clock], Standfast]"
 
 BACKENDS = ("memory", "sqlite", "postgres")
+FIXTURES = frozenset({"standfast_app", "standfast_clock"})
 VARIABLE = "STANDFAST_POSTGRES"
-MOST = 20
-"""Sagas whose timelines a failed test shows, the newest."""
 
 _app = pytest.StashKey["Standfast"]()
 _told = pytest.StashKey[str]()
+_called = pytest.StashKey[bool]()  # while a test runs: whether it is async
 _seeds = pytest.StashKey[ExitStack]()
 
 
@@ -147,12 +143,18 @@ def standfast_url(standfast_backend: str, tmp_path: Path, request: pytest.Fixtur
 
 
 @pytest.fixture
-def standfast_clock() -> AppClock:
+def standfast_clock(request: pytest.FixtureRequest) -> AppClock:
     """Time that a test moves. A test that asks for it has an app whose time stands still until
     ``await standfast_clock.advance("3d")``; in all other tests time goes on by itself.
     """
     from standfast.testing.app_clock import AppClock
 
+    if _app in request.node.stash:
+        pytest.fail(
+            "standfast_clock was asked for when standfast_app was made already, so that it can't "
+            "move its time: name it in the parameters of the test, or of a fixture",
+            pytrace=False,
+        )
     return AppClock()
 
 
@@ -191,17 +193,18 @@ def standfast_app(
     """
     from standfast.clock import SYSTEM_CLOCK
     from standfast.errors import ConfigurationError
+    from standfast.testing.app_under_test import made
 
     clock: AppClock | None = None
     if "standfast_clock" in request.fixturenames:
         clock = request.getfixturevalue("standfast_clock")
-    app = standfast_app_factory(standfast_url, SYSTEM_CLOCK if clock is None else clock.for_apps)
-    if _place(app.database.url) != _place(standfast_url):
+    if request.node.stash.get(_called, False):
         pytest.fail(
-            f"standfast_app_factory was given the database {_without_password(standfast_url)} and "
-            f"made an app on {app.database.url}: make it on the one that it is given",
+            "standfast_app was asked for when the test ran already, so that its worker can't run "
+            "around it: name it in the parameters of the test, or of a fixture",
             pytrace=False,
         )
+    app = made(standfast_app_factory, standfast_url, clock.for_apps if clock else SYSTEM_CLOCK)
     try:
         if clock is not None:
             clock.drive(app)
@@ -215,17 +218,21 @@ def standfast_app(
         pass  # which makes the tables
     request.node.stash[_app] = app
     yield app
+    del request.node.stash[_app]
     app.blocking.close()
 
 
-def _place(url: str) -> tuple[str | None, int | None, str]:
-    """What an address names, whatever its options are."""
-    parts = urlsplit(url)
-    return parts.hostname, parts.port, parts.path
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Tell what a fixture has to do that uses the app in another way than it can."""
+    try:
+        return (yield)
+    except Exception as error:
+        if _app in item.stash:
+            from standfast.testing.app_under_test import note_what_to_do
 
-
-def _without_password(url: str) -> str:
-    return url.partition("://")[0] + "://" + url.partition("://")[2].rpartition("@")[2]
+            note_what_to_do(item.stash[_app], error)
+        raise
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -234,22 +241,43 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     app = item.stash.get(_app, None)
     owner, name = _coroutine_function(item)
     test = getattr(owner, name, None)
-    runs = app is not None and inspect.iscoroutinefunction(test)
+    runs = app is not None and _is_async(item)
     if app is not None and test is not None and runs:
-        setattr(owner, name, _within(app, test, item, examples=owner is not item))
+        from standfast.testing.app_under_test import within
+
+        app.blocking.close()  # a fixture may have used it
+        tell = functools.partial(item.stash.__setitem__, _told)
+        setattr(owner, name, within(app, test, tell, examples=owner is not item))
+    item.stash[_called] = _is_async(item)
     try:
-        return (yield)
+        with ExitStack() as stack:
+            if not FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+                from standfast.testing.forgotten import refusing_forgotten
+
+                stack.enter_context(refusing_forgotten(can_await=_is_async(item)))
+            return (yield)
     except (Exception, pytest.fail.Exception) as error:
-        if app is not None and not runs:
-            _keep_stories_of_sync_code(item, app, error)
+        app = item.stash.get(_app, None)
+        if app is not None:
+            from standfast.testing.app_under_test import note_what_to_do, stories_of_sync_code
+
+            note_what_to_do(app, error)
+            if not runs:
+                item.stash[_told] = stories_of_sync_code(app, error)
         if item.stash.get(_told, ""):
             item.add_report_section("call", "sagas", item.stash[_told])
         if isinstance(error, AssertionError):
             _tell_of_seed(item, error)
         raise
     finally:
+        del item.stash[_called]
         if runs:
             setattr(owner, name, test)
+
+
+def _is_async(item: pytest.Item) -> bool:
+    owner, name = _coroutine_function(item)
+    return inspect.iscoroutinefunction(getattr(owner, name, None))
 
 
 def _coroutine_function(item: pytest.Item) -> tuple[Any, str]:
@@ -257,63 +285,6 @@ def _coroutine_function(item: pytest.Item) -> tuple[Any, str]:
     test = getattr(item, "obj", None)
     inner = getattr(test, "hypothesis", None)
     return (item, "obj") if inner is None else (inner, "inner_test")
-
-
-def _within(
-    app: Standfast, test: Callable[..., Any], item: pytest.Item, *, examples: bool
-) -> Callable[..., Any]:
-    @functools.wraps(test)
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        __tracebackhide__ = True
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pytest.fail("standfast needs asyncio: run this test on no other backend", pytrace=False)
-        async with app.running(name="pytest", drain=1.0):
-            # Hypothesis calls this for each example, in one database: the last's are told.
-            before = {one.id for one in await _newest(app)} if examples else ()
-            try:
-                return await test(*args, **kwargs)
-            except (Exception, pytest.fail.Exception) as error:
-                item.stash[_told] = await _stories(app, before, error)
-                raise
-
-    return run
-
-
-def _keep_stories_of_sync_code(item: pytest.Item, app: Standfast, error: BaseException) -> None:
-    from standfast.errors import StandfastError
-
-    try:
-        item.stash[_told] = app.blocking.complete(_stories(app, (), error))
-    except StandfastError as problem:
-        item.stash[_told] = f"they can't be read: {problem}"
-
-
-async def _newest(app: Standfast) -> list[Instance]:
-    from standfast.ports.journal import Filter
-
-    return await app.sagas.journal.find(Filter(), limit=MOST + 1)
-
-
-async def _stories(app: Standfast, before: Collection[UUID], error: BaseException) -> str:
-    """The timelines of the app's sagas, oldest first: of those that weren't there `before`, and
-    that `error` doesn't tell already.
-    """
-    from standfast.testing.assertions import story_of
-
-    try:
-        async with asyncio.timeout(5):
-            found = [one for one in await _newest(app) if one.id not in before]
-            untold = [one for one in found if f"({one.id})\n" not in f"{error}"]
-            told = [story_of(await app.sagas.timeline(one.id)) for one in untold[:MOST]]
-    except Exception as problem:  # noqa: BLE001 - the test's own failure is what counts
-        return f"they can't be read: {type(problem).__name__}: {problem}"
-    if len(untold) > MOST:
-        told.append(f"(and those before the newest {MOST})")
-    if not found:
-        return "none was started"
-    return "\n\n".join(reversed(told))
 
 
 # -- seeds -----------------------------------------------------------------------------------------

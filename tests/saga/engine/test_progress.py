@@ -229,6 +229,8 @@ async def test_what_goes_wrong(app_url):
                 app.progress(unknown, **options)
         with pytest.raises(ConfigurationError, match="isn't the id of a saga"):
             app.progress("order-7")
+        with pytest.raises(ConfigurationError, match=r"write await, as in app.progress\(await"):
+            app.progress(app.saga(Trip, "order-7"))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="isn't open"):
         await anext(app.progress(unknown))
 
