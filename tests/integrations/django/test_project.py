@@ -66,6 +66,15 @@ def test_the_admin(manage):
     assert int(re.search(r"Ran (\d+) tests", told)[1]) == 6, told
 
 
+@pytest.mark.parametrize("database", ["sqlite", "in memory", PSYCOPG], indirect=True)
+def test_what_django_does_to_a_whole_database(manage, database):
+    manage("standfast", "migrate", "--django", "shop")
+    cases = "test", "shop", "--pattern", "cases_whole.py", "--noinput"
+    assert "Ran 4 tests" in manage(*cases)
+    if database != "in memory":
+        assert "Ran 4 tests" in manage(*cases, "--parallel", "2")
+
+
 MIGRATED = """
 import importlib
 from django.core.management import call_command

@@ -87,6 +87,11 @@ class CurrentApp:
             self.__dict__["_made"] = key, made
             return made
 
+    def close_blocking(self) -> None:
+        """Close ``app.blocking``, where it is open: the next call opens it anew."""
+        if self._made is not None:
+            self._made[1].close_blocking()
+
     def _stands_for(self) -> type:
         from standfast.app import Standfast
 

@@ -55,6 +55,11 @@ class DjangoStandfast(Standfast):
                 )
         return super().adopt(source)  # type: ignore[no-any-return]
 
+    def close_blocking(self) -> None:
+        """Close ``app.blocking``, where it is open."""
+        for client in self._client.values():
+            client.close()
+
 
 def _database(alias: str, options: Mapping[str, Any]) -> Database:
     connection: Any = connections[alias]
