@@ -293,17 +293,25 @@ async def unit_of_work(
 class _Block:
     """The block of a transaction, as the tasks begun inside see it.
 
-    `is_open` tells of one that isn't ended here whether it still is open.
+    `is_open` tells of one that isn't ended here whether it still is open, `tx` is how its code
+    writes to it, and `besides` what else it should know.
     """
 
-    __slots__ = ("ended", "is_open", "outer", "owner")
+    __slots__ = ("besides", "ended", "is_open", "outer", "owner", "tx")
 
     def __init__(
-        self, owner: object, outer: _Block | None, is_open: Callable[[], bool] | None = None
+        self,
+        owner: object,
+        outer: _Block | None,
+        is_open: Callable[[], bool] | None = None,
+        tx: str = "tx",
+        besides: str = "",
     ) -> None:
         self.owner: object = owner
         self.outer: _Block | None = outer
         self.is_open: Callable[[], bool] | None = is_open
+        self.tx: str = tx
+        self.besides: str = besides
         self.ended: bool = False
 
     @property
@@ -340,26 +348,34 @@ def inside(owner: object) -> Iterator[None]:
         _innermost_open()
 
 
-def inside_while(owner: object, is_open: Callable[[], bool]) -> None:
+def inside_while(
+    owner: object, is_open: Callable[[], bool], tx: str = "tx", besides: str = ""
+) -> None:
     """From now on, what runs here is inside a transaction of `owner` that others will end.
 
     It is over, for `refuse_inside`, as soon as `is_open` says no. That must never be wrong in
     saying yes, must not keep the transaction open, and be equal for one and the same transaction.
+    `tx` is how code writes to it, and `besides` what else is to be told where something is refused.
     """
     outer = block = _innermost_open()
     while block is not None:
         if block.is_open == is_open:
             return
         block = block.outer
-    _block.set(_Block(owner, outer, is_open))
+    _block.set(_Block(owner, outer, is_open, tx, besides))
 
 
 def refuse_inside(database: Database, act: str, instead: str) -> None:
-    """Raise `ConfigurationError` inside an open transaction of `database`."""
-    if is_inside(database):
+    """Raise `ConfigurationError` inside an open transaction of `database`.
+
+    In `instead`, ``{tx}`` is that transaction, as its code writes it.
+    """
+    block = next(_open_blocks(database), None)
+    if block is not None:
         raise ConfigurationError(
-            f"can't {act} through the app inside its own transaction: use {instead}, which "
-            "commits with it, or do it after its end"
+            f"can't {act} through the app inside its own transaction: use "
+            f"{instead.format(tx=block.tx)}, which commits with it, or do it after its end"
+            f"{block.besides}"
         )
 
 

@@ -36,6 +36,12 @@ _ASYNC = (
     "sync_to_async(function)()`"
 )
 
+_OF_A_TEST = (
+    ". Here it is the one that Django's TestCase keeps open around each test: use a "
+    "TransactionTestCase (pytest-django: django_db(transaction=True)) for code that writes in "
+    "transactions of its own"
+)
+
 
 def adopt(source: str, database: Database) -> tuple[RidingTransaction, Ending]:
     """See `standfast.adopted`."""
@@ -102,8 +108,7 @@ class DjangoRiding(RidingTransaction):
         self._connection = connection
         self._place = database.url
         self._block = atomic_block(connection)
-        if self._block is not None:
-            inside_while(database, StillInBlock(connection, self._block))
+        enter_atomic(connection, database)
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
@@ -159,6 +164,23 @@ def is_over(connection: Any, block: object | None) -> bool:
     if block is None:
         return not _is_open(connection)
     return not any(one is block for one in connection.atomic_blocks)
+
+
+def enter_atomic(connection: Any, database: Database) -> bool:
+    """If the code is in an ``atomic`` block, it is inside a transaction of `database` from now on.
+
+    Answers whether it is.
+    """
+    block = atomic_block(connection)
+    if block is None:
+        return False
+    inside_while(
+        database,
+        StillInBlock(connection, block),
+        "app.adopt()",
+        _OF_A_TEST if getattr(block, "_from_testcase", False) else "",
+    )
+    return True
 
 
 class StillInBlock:

@@ -135,15 +135,16 @@ class Sagas(Pattern):
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
-        self._refuse_inside()
+        self.refuse_inside()
         (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise self.unknown(id)
         self.executor.sent(id)
 
-    def _refuse_inside(self) -> None:
+    def refuse_inside(self) -> None:
+        """Raise `ConfigurationError` inside a transaction, with which no mail would commit."""
         refuse_inside(
-            self._database, "send to a saga", "tx.signal(handle, …) or tx.cancel(handle, …)"
+            self._database, "send to a saga", "{tx}.signal(handle, …) or {tx}.cancel(handle, …)"
         )
 
     async def send_within(
@@ -175,7 +176,7 @@ class Sagas(Pattern):
     ) -> None:
         """See `SagaHandle.signal`."""
         name = signal_name(signal)
-        self._refuse_inside()  # at first: nobody sees what was started in there
+        self.refuse_inside()  # at first: nobody sees what was started in there
         event = self._signalled(await self.instance(id), name, payload)
         await self.send(id, event, mail_id=mail_id)
 

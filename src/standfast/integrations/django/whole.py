@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 _TABLES = {
     "sqlite": (
-        "SELECT substr(name, 11), name FROM sqlite_master "
+        "SELECT substr(name, 11), 'DELETE FROM ' || name FROM sqlite_master "
         "WHERE type = 'table' AND substr(name, 1, 10) = 'standfast_'"
     ),
     "postgresql": (
-        "SELECT tablename, 'standfast.' || quote_ident(tablename) FROM pg_tables "
+        "SELECT tablename, 'DELETE FROM standfast.' || quote_ident(tablename) FROM pg_tables "
         "WHERE schemaname = 'standfast'"
     ),
 }
@@ -40,6 +40,8 @@ def join(connection: Any, **_: Any) -> None:
 
     @wraps(execute)
     def emptied(statements: Iterable[str]) -> Any:
+        if _is_ours(connection):
+            current().close_blocking(unless_held=True)
         return execute([*_deletions(connection), *statements])
 
     ops.execute_sql_flush = emptied
@@ -49,12 +51,12 @@ def join(connection: Any, **_: Any) -> None:
 
 def _deletions(connection: Any) -> Sequence[str]:
     """The statements that empty Standfast's tables, where they are in this database."""
-    if not _is_ours(connection) or connection.vendor not in _TABLES:
+    if connection.vendor not in _TABLES or not _is_ours(connection):
         return ()
     with connection.cursor() as cursor:
         cursor.execute(_TABLES[connection.vendor])
         # Not TRUNCATE, which locks out a worker that happens to look.
-        return [f"DELETE FROM {table}" for name, table in cursor.fetchall() if name not in _KEPT]
+        return [delete for name, delete in cursor.fetchall() if name not in _KEPT]
 
 
 def _is_ours(connection: Any) -> bool:

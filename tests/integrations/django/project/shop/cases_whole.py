@@ -1,4 +1,4 @@
-"""What Django does to a whole database. Run by ../../test_project.py, on each database and driver."""
+"""What Django does to a whole database. Run by ../../test_project.py, on each database."""
 
 from django.core.management import call_command
 from django.db import connection, transaction
