@@ -52,7 +52,8 @@ def adopt(source: str, database: Database) -> tuple[RidingTransaction, Ending]:
         connection = connections[alias]
     except ConnectionDoesNotExist as error:
         raise ConfigurationError(
-            f"adopt({alias!r}): {error}: give an alias of settings.DATABASES"
+            f"adopt({alias!r}): {error}: settings.DATABASES has "
+            f"{', '.join(map(repr, connections.settings))}"
         ) from error
     if connection.vendor not in ("postgresql", "sqlite"):
         raise ConfigurationError(

@@ -105,8 +105,11 @@ class Sagas(Pattern):
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """The worker, and the count of what is stuck where an OpenTelemetry SDK is set.
 
-        Raises `DefinitionError` where a saga has a child that isn't added.
+        None where no saga was added: the pattern may be there only to look and to ask. Raises
+        `DefinitionError` where a saga has a child that isn't added.
         """
+        if not self.definitions.by_kind:
+            return []
         self.definitions.check_children()
         self.threads.limit = options.threads
         counting = StuckCount(self.store, self.telemetry, self.clock)

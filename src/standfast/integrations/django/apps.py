@@ -9,6 +9,8 @@ from django.core.checks import Tags, register
 from django.db.backends.signals import connection_created
 from django.utils.module_loading import autodiscover_modules
 
+from standfast.errors import ConfigurationError
+
 
 class StandfastConfig(AppConfig):
     """Standfast, as Django knows it."""
@@ -28,4 +30,13 @@ class StandfastConfig(AppConfig):
         connection_created.connect(whole.join)
         autodiscover_modules("sagas")
         for module in given().get("SAGAS", ()):
-            import_module(module)
+            _import(module)
+
+
+def _import(module: str) -> None:
+    try:
+        import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, and what it imports isn't
+        raise ConfigurationError(f"settings.STANDFAST['SAGAS'] has {module!r}: {error}") from error

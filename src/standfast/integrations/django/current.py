@@ -34,6 +34,12 @@ def given() -> Mapping[str, Any]:
         raise ConfigurationError(
             f"settings.STANDFAST has {unknown}: there are {', '.join(KNOWN)} only"
         )
+    modules: Any = found.get("SAGAS", ())
+    if not isinstance(modules, list | tuple) or not all(isinstance(one, str) for one in modules):
+        raise ConfigurationError(
+            f"settings.STANDFAST['SAGAS']={modules!r}: must be a list of modules, such as "
+            "['lib.sagas']"
+        )
     return found
 
 
