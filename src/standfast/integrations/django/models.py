@@ -60,9 +60,9 @@ class ReadOnly(models.QuerySet["Instance"]):
 class Instances(models.Manager.from_queryset(ReadOnly)):  # type: ignore[misc]
     """The instances in the app's own database, whatever routers say."""
 
-    def get_queryset(self) -> ReadOnly:
+    def get_queryset(self) -> models.QuerySet[Instance]:
         """See `Manager.get_queryset`."""
-        found: ReadOnly = super().get_queryset().using(alias())
+        found: models.QuerySet[Instance] = super().get_queryset().using(alias())
         return found
 
 
