@@ -210,7 +210,7 @@ class Django:
 
 
 _NOTES = re.compile(
-    r"INSERT INTO standfast([._])schema_migrations \(line, number, name\)\s+"
+    r"INTO standfast([._])schema_migrations \(line, number, name\)\s+"
     r"VALUES \('([^']+)', (\d+),"
 )
 """How the SQL of a migration notes that it is applied. It outlives squashing, as comments don't."""

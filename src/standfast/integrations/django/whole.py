@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from importlib import import_module
 from typing import Any, TypeVar
 
 from standfast.errors import ConfigurationError
@@ -18,17 +19,9 @@ from standfast.integrations.django.current import alias
 T = TypeVar("T")
 
 _TABLES = {
-    "sqlite": (
-        "SELECT substr(name, 11), 'DELETE FROM ' || name FROM sqlite_master "
-        "WHERE type = 'table' AND substr(name, 1, 10) = 'standfast_'"
-    ),
-    "postgresql": (
-        "SELECT tablename, 'DELETE FROM standfast.' || quote_ident(tablename) FROM pg_tables "
-        "WHERE schemaname = 'standfast'"
-    ),
+    "sqlite": "standfast.backends.sqlite.schema",
+    "postgresql": "standfast.backends.postgres.schema",
 }
-_KEPT = frozenset({"schema_migrations", "migrations", "leases"})
-"""What Django keeps of its own too: which migrations were applied; and who is alive just now."""
 
 
 def join(connection: Any, **_: Any) -> None:
@@ -54,9 +47,8 @@ def _deletions(connection: Any) -> Sequence[str]:
     if connection.vendor not in _TABLES or not _is_ours(connection):
         return ()
     with connection.cursor() as cursor:
-        cursor.execute(_TABLES[connection.vendor])
-        # Not TRUNCATE, which locks out a worker that happens to look.
-        return [delete for name, delete in cursor.fetchall() if name not in _KEPT]
+        cursor.execute(import_module(_TABLES[connection.vendor]).EMPTYING)
+        return [row[0] for row in cursor.fetchall()]
 
 
 def _is_ours(connection: Any) -> bool:
