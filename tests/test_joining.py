@@ -248,6 +248,11 @@ async def test_an_app_with_nothing_to_run_says_so():
     with pytest.raises(ConfigurationError, match="nothing to run"):
         async with Standfast("memory://").add(Barrier()).running():
             pass
+    app = Standfast("memory://")
+    assert app.operations  # which takes the pattern of sagas, to look
+    with pytest.raises(ConfigurationError, match="nothing to run"):
+        async with app.running():
+            pass
 
 
 async def test_rate_limits_in_the_apps_own_database(postgres_dsn):

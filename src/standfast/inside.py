@@ -28,14 +28,26 @@ class OwnBlock:
 
 
 class _Block:
-    """A transaction, as what runs inside of it sees it, and the tasks that were begun there."""
+    """A transaction, as what runs inside of it sees it, and the tasks that were begun there.
 
-    __slots__ = ("is_open", "outer", "owner")
+    `tx` is how its code writes to it, and `besides` what else that should know.
+    """
 
-    def __init__(self, owner: object, outer: _Block | None, is_open: Callable[[], bool]) -> None:
+    __slots__ = ("besides", "is_open", "outer", "owner", "tx")
+
+    def __init__(
+        self,
+        owner: object,
+        outer: _Block | None,
+        is_open: Callable[[], bool],
+        tx: str,
+        besides: str,
+    ) -> None:
         self.owner: object = owner
         self.outer: _Block | None = outer
         self.is_open: Callable[[], bool] = is_open
+        self.tx: str = tx
+        self.besides: str = besides
 
 
 _block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=None)
@@ -53,11 +65,14 @@ def forget_ended() -> _Block | None:
     return block
 
 
-def inside_while(owner: object, is_open: Callable[[], bool]) -> None:
+def inside_while(
+    owner: object, is_open: Callable[[], bool], tx: str = "tx", besides: str = ""
+) -> None:
     """From now on, what runs here is inside a transaction of `owner`, wherever that is ended.
 
     It is over, for `refuse_inside`, as soon as `is_open` says no. That must never be wrong in
     saying yes, must not keep the transaction open, and be equal for one and the same transaction.
+    `tx` is how code writes to it, and `besides` what else is to be told where something is refused.
     """
     block = _block.get()
     if block is not None and block.is_open is is_open:
@@ -67,15 +82,20 @@ def inside_while(owner: object, is_open: Callable[[], bool]) -> None:
         if block.is_open == is_open:
             return
         block = block.outer
-    _block.set(_Block(owner, outer, is_open))
+    _block.set(_Block(owner, outer, is_open, tx, besides))
 
 
 def refuse_inside(database: Database, act: str, instead: str) -> None:
-    """Raise `ConfigurationError` inside an open transaction of `database`."""
-    if is_inside(database):
+    """Raise `ConfigurationError` inside an open transaction of `database`.
+
+    In `instead`, ``{tx}`` is that transaction, as its code writes it.
+    """
+    block = next(_open_blocks(database), None)
+    if block is not None:
         raise ConfigurationError(
-            f"can't {act} through the app inside its own transaction: use {instead}, which "
-            "commits with it, or do it after its end"
+            f"can't {act} through the app inside its own transaction: use "
+            f"{instead.format(tx=block.tx)}, which commits with it, or do it after its end"
+            f"{block.besides}"
         )
 
 

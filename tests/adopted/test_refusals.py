@@ -33,6 +33,12 @@ def test_what_is_no_transaction(app, source, shown, monkeypatch):
         app.adopt(source)
 
 
+def test_without_a_source_it_takes_django(app, monkeypatch):
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    with pytest.raises(ConfigurationError, match=r"adopt\(\) without .* Django isn't set up.*give"):
+        app.adopt()
+
+
 def test_a_cursor_is_told_from_its_connection(app):
     with (
         sqlite3.connect(sqlite_file(app)) as connection,

@@ -86,6 +86,11 @@ def _driver(source: Any) -> str:
         home = DRIVERS.get(ancestor.__module__.partition(".")[0])
         if home is not None:
             return home
+    if source == "":
+        raise ConfigurationError(
+            "adopt() without a source is for programs of Django's, and Django isn't set up here: "
+            f"give {KNOWN}"
+        )
     shown = repr(source) if source is None or isinstance(source, str) else class_of(source)
     package = type(source).__module__.partition(".")[0]
     if package == "psycopg2":

@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -38,6 +39,12 @@ _ASYNC = (
     "sync_to_async(function)()`"
 )
 
+_OF_A_TEST = (
+    ". Here it is the one that Django's TestCase keeps open around each test: use a "
+    "TransactionTestCase (pytest-django: django_db(transaction=True)) for code that writes in "
+    "transactions of its own"
+)
+
 
 def adopt(source: str, database: Database) -> tuple[RidingTransaction, Ending]:
     """See `standfast.adopted`."""
@@ -48,7 +55,8 @@ def adopt(source: str, database: Database) -> tuple[RidingTransaction, Ending]:
         connection = connections[alias]
     except ConnectionDoesNotExist as error:
         raise ConfigurationError(
-            f"adopt({alias!r}): {error}: give an alias of settings.DATABASES"
+            f"adopt({alias!r}): {error}: settings.DATABASES has "
+            f"{', '.join(map(repr, connections.settings))}"
         ) from error
     if connection.vendor not in ("postgresql", "sqlite"):
         raise ConfigurationError(
@@ -103,12 +111,8 @@ class DjangoRiding(RidingTransaction):
         self.dialect: Dialect = connection.vendor
         self._connection = connection
         self.place = database.url
-        self._database = database
         self._block = atomic_block(connection)
-        self._is_open: StillInBlock | None = None
-        if self._block is not None:
-            self._is_open = StillInBlock(connection, self._block)
-            inside_while(database, self._is_open)
+        self._enter = enter_atomic(connection, database)
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
@@ -117,8 +121,8 @@ class DjangoRiding(RidingTransaction):
                 "this transaction is over: its atomic block has ended. Adopt inside the block that "
                 "is open now"
             )
-        if self._is_open is not None:
-            inside_while(self._database, self._is_open)  # who uses it may run in another context
+        if self._enter is not None:
+            self._enter()  # who uses it may run in another context
         refuse_pipeline(self._connection.connection)
         with self._connection.cursor() as cursor:
             driver = self._connection.connection
@@ -171,6 +175,20 @@ def is_over(connection: Any, block: object | None) -> bool:
     if block is None:
         return not _is_open(connection)
     return not any(one is block for one in connection.atomic_blocks)
+
+
+def enter_atomic(connection: Any, database: Database) -> Callable[[], None] | None:
+    """If the code is in an ``atomic`` block, it is inside a transaction of `database` from now on.
+
+    Answers with what says so once more, in another context; None where there is no such block.
+    """
+    block = atomic_block(connection)
+    if block is None:
+        return None
+    besides = _OF_A_TEST if getattr(block, "_from_testcase", False) else ""
+    enter = partial(inside_while, database, StillInBlock(connection, block), "app.adopt()", besides)
+    enter()
+    return enter
 
 
 class StillInBlock:

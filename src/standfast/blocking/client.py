@@ -106,6 +106,11 @@ class BlockingClient(Uncopied, BlockingVerbs):
                 return
         self.close()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a block is open through this client: ``with app.blocking:`` or one of its own."""
+        return self._withs > 0 or bool(self._blocks)
+
     def close(self) -> None:
         """Close what is open through this client: blocks, then the app, if it was opened here.
 

@@ -277,8 +277,8 @@ class BlockingOperations:
         page; `after` goes on below the `last` of an act that was stopped (of ids, give those that
         are left instead). With a `mail_id`, sending it again to an instance changes nothing. Raises
         `ConfigurationError` for a skip or resolve without a reason, a wrong outcome, a `batch`
-        below 1, or an `after` with ids; and `SagaNotFound`, before any is told, for one that isn't
-        there.
+        below 1, an `after` with ids, or inside this app's own transaction; and `SagaNotFound`,
+        before any is told, for one that isn't there.
         """
         return iterated(
             self._complete,

@@ -3,7 +3,8 @@
 A revision holds plain SQL, so that it can be read and outlives the version that wrote it. What it
 applies it also notes, in the same transaction, so ``migrate --status`` and the app know of it. A
 comment in the file says which migrations it holds, and for which kind of database: on any other
-kind it does nothing, so that a project that develops on SQLite may have both.
+kind it does nothing, so that a project that develops on SQLite may have both. Of Django's, which
+may be squashed, the SQL itself is asked.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill, indent
+from textwrap import fill
 from tomllib import loads
 from typing import Any, Protocol
 
 from standfast.errors import ConfigurationError
 from standfast.ports.providing import Dialect
-from standfast.text import named
+from standfast.text import class_name, named
+from standfast.text import told as text_of
 
 _MARK = re.compile(r"^\s*# standfast (\w+): (\S+) (\d+): ", re.MULTILINE)
 
@@ -240,30 +242,23 @@ class Django:
             ) from error
         self._label = label
         self.applied_by = f"manage.py migrate {label}"
+        self._folder = _folder(label)
 
     def written(self, dialect: Dialect) -> set[tuple[str, int]]:
-        """See `RevisionTool.written`."""
-        folder = self._folder()
-        return _held((path.read_text("utf-8") for path in sorted(folder.glob("*.py"))), dialect)
-
-    def _folder(self) -> Path:
-        from django.db.migrations import Migration
-        from django.db.migrations.writer import MigrationWriter
-
-        # It also makes the package, where there is none.
-        return Path(MigrationWriter(Migration("standfast", self._label)).basedir)
+        """See `RevisionTool.written`: in whichever app they are."""
+        return {
+            (line, int(number))
+            for migration in _migrations().disk_migrations.values()
+            for sql in _statements(migration.operations)
+            for mark, line, number in _NOTES.findall(sql)
+            if _NOTED_BY[mark] == dialect
+        }
 
     def write(self, revision: Revision) -> Path:
         """See `RevisionTool.write`."""
         from django.db.migrations.autodetector import MigrationAutodetector
-        from django.db.migrations.loader import MigrationLoader
 
-        leaves = [
-            name
-            for label, name in MigrationLoader(None, ignore_no_migrations=True).graph.leaf_nodes(
-                self._label
-            )
-        ]
+        leaves = [name for _, name in _migrations().graph.leaf_nodes(self._label)]
         if len(leaves) > 1:
             raise ConfigurationError(
                 f"--django {self._label}: there are several last migrations "
@@ -272,31 +267,88 @@ class Django:
         number = 1 + max(
             (MigrationAutodetector.parse_number(name) or 0 for name in leaves), default=0
         )
-        path = self._folder() / f"{number:04}_standfast.py"
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / "__init__.py").touch()
+        path = self._folder / f"{number:04}_standfast.py"
         path.write_text(_migration(self._label, leaves, revision), "utf-8")
         return path
+
+
+_NOTES = re.compile(
+    r"INTO standfast([._])schema_migrations \(line, number, name\)\s+"
+    r"VALUES \('([^']+)', (\d+),"
+)
+"""How the SQL of a migration notes that it is applied. It outlives squashing, as comments don't."""
+_NOTED_BY: Mapping[str, Dialect] = {".": "postgresql", "_": "sqlite"}
+
+
+def _folder(label: str) -> Path:
+    """Where that app has its migrations. Raises `ConfigurationError` unless it is the project's."""
+    from django.apps import apps
+    from django.db.migrations import Migration
+    from django.db.migrations.writer import MigrationWriter
+
+    try:
+        folder = Path(MigrationWriter(Migration("standfast", label)).basedir)
+    except ValueError as error:  # MIGRATION_MODULES has switched them off
+        raise ConfigurationError(f"--django {label}: {error}") from error
+    if _is_installed(folder):
+        own = [one.label for one in apps.get_app_configs() if not _is_installed(Path(one.path))]
+        raise ConfigurationError(
+            f"--django {label}: its migrations are in {folder}, which isn't your project's: give "
+            f"an app of your own ({', '.join(sorted(own)) or 'manage.py startapp makes one'})"
+        )
+    return folder
+
+
+def _is_installed(folder: Path) -> bool:
+    """Whether a folder is of an installed package, or of Standfast itself."""
+    return (
+        not {"site-packages", "dist-packages"}.isdisjoint(folder.parts)
+        or Path(__file__).parents[1] in folder.parents
+    )
+
+
+def _migrations() -> Any:
+    """All migrations of the project. Raises `ConfigurationError` where one can't be loaded."""
+    from django.db.migrations.loader import MigrationLoader
+
+    try:
+        return MigrationLoader(None, ignore_no_migrations=True)
+    except Exception as error:  # anything may happen in a user's module
+        raise ConfigurationError(
+            f"--django: the project's migrations can't be loaded: {class_name(error)}: "
+            f"{text_of(error)}: mend that first (`manage.py showmigrations` shows more)"
+        ) from error
+
+
+def _statements(operations: Iterable[Any]) -> Iterable[str]:
+    """The SQL of these operations and of those in them."""
+    for one in operations:
+        yield from _statements(getattr(one, "database_operations", ()))
+        sql = getattr(one, "sql", ())
+        for each in [sql] if isinstance(sql, str) else sql:
+            yield each if isinstance(each, str) else each[0]
 
 
 def _migration(label: str, leaves: Sequence[str], revision: Revision) -> str:
     operations = []
     for told, statements in revision.groups:
         listed = "".join(f"                {_quoted(sql)},\n" for sql in statements)
-        run = f"        _RunSQL(\n            [\n{listed}            ],\n        ),\n"
+        run = (
+            f"        RunSQL(\n            [\n{listed}            ],\n"
+            f'            dialect="{revision.dialect}",\n        ),\n'
+        )
         operations.append(f"        # {told}\n{run}")
-    return f'''"""Tables of Standfast, written by `standfast migrate --django {label}`."""
+    return f'''"""Tables of Standfast, written by `standfast migrate --django {label}`.
+
+They are for {revision.dialect}; on another kind of database nothing is done.
+{fill(_FORWARD, 98)}.
+"""
 
 from django.db import migrations
 
-
-class _RunSQL(migrations.RunSQL):
-    """On {revision.dialect} only, whose SQL it is. There is no way back.
-
-{indent(fill(_FORWARD, 90), "    ")}.
-    """
-
-    def database_forwards(self, app_label, schema_editor, from_state, to_state):
-        if schema_editor.connection.vendor == "{revision.dialect}":
-            super().database_forwards(app_label, schema_editor, from_state, to_state)
+from standfast.integrations.django.revisions import RunSQL
 
 
 class Migration(migrations.Migration):

@@ -287,9 +287,10 @@ class Operations(Finding):
         page; `after` goes on below the `last` of an act that was stopped (of ids, give those that
         are left instead). With a `mail_id`, sending it again to an instance changes nothing. Raises
         `ConfigurationError` for a skip or resolve without a reason, a wrong outcome, a `batch`
-        below 1, or an `after` with ids; and `SagaNotFound`, before any is told, for one that isn't
-        there.
+        below 1, an `after` with ids, or inside this app's own transaction; and `SagaNotFound`,
+        before any is told, for one that isn't there.
         """
+        self.sagas.refuse_inside()
         check(act)
         whole(batch, name="batch")
         if after is not None and not isinstance(where, Filter):

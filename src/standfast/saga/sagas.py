@@ -107,8 +107,11 @@ class Sagas(Pattern):
     def services(self, options: ServiceOptions) -> Sequence[Service]:
         """The worker, and the count of what is stuck where an OpenTelemetry SDK is set.
 
-        Raises `DefinitionError` where a saga has a child that isn't added.
+        None where no saga was added: the pattern may be there only to look and to ask. Raises
+        `DefinitionError` where a saga has a child that isn't added.
         """
+        if not self.definitions.by_kind:
+            return []
         self.definitions.check_children()
         self.threads.limit = options.threads
         counting = StuckCount(self.store, self.telemetry, self.clock)
@@ -137,15 +140,16 @@ class Sagas(Pattern):
 
     async def send(self, id: UUID, event: ev.Mailed, *, mail_id: str | None = None) -> None:
         """Send an event to an instance. Raises `SagaNotFound`, `ConfigurationError`."""
-        self._refuse_inside()
+        self.refuse_inside()
         (known,) = await self.journal.send([self.mail(id, event, mail_id=mail_id)])
         if not known:
             raise self.unknown(id)
         self.executor.sent(id)
 
-    def _refuse_inside(self) -> None:
+    def refuse_inside(self) -> None:
+        """Raise `ConfigurationError` inside a transaction, with which no mail would commit."""
         refuse_inside(
-            self._database, "send to a saga", "tx.signal(handle, …) or tx.cancel(handle, …)"
+            self._database, "send to a saga", "{tx}.signal(handle, …) or {tx}.cancel(handle, …)"
         )
 
     async def send_within(
@@ -177,7 +181,7 @@ class Sagas(Pattern):
     ) -> None:
         """See `SagaHandle.signal`."""
         name = signal_name(signal)
-        self._refuse_inside()  # at first: nobody sees what was started in there
+        self.refuse_inside()  # at first: nobody sees what was started in there
         event = self._signalled(await self.instance(id), name, payload)
         await self.send(id, event, mail_id=mail_id)
 

@@ -69,7 +69,7 @@ class Starter:
         """
         executor, passive = self._executor, self._passive
         if innermost() is not None:
-            refuse_inside(executor.host.database, "start a saga", "tx.start(…)")
+            refuse_inside(executor.host.database, "start a saga", "{tx}.start(…)")
         definition = self._definitions.by_class.get(saga)  # type: ignore[arg-type]  # or no class
         if definition is None:
             definition = self._definitions.of(saga)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -63,7 +64,16 @@ print("result", result[BookTrip.book], result[BookTrip.look], result[BookTrip.lo
 def test_the_admin(manage):
     manage("standfast", "migrate", "--django", "shop")
     told = manage("test", "shop", "--pattern", "cases_admin.py", "--noinput")
-    assert int(re.search(r"Ran (\d+) tests", told)[1]) == 6, told
+    assert int(re.search(r"Ran (\d+) tests", told)[1]) == 7, told
+
+
+@pytest.mark.parametrize("database", ["sqlite", "in memory", PSYCOPG], indirect=True)
+def test_what_django_does_to_a_whole_database(manage, database):
+    manage("standfast", "migrate", "--django", "shop")
+    cases = "test", "shop", "--pattern", "cases_whole.py", "--noinput"
+    assert "Ran 4 tests" in manage(*cases)
+    if database != "in memory":
+        assert "Ran 4 tests" in manage(*cases, "--parallel", "2")
 
 
 MIGRATED = """
@@ -83,6 +93,24 @@ step("check", "--database", "default")
 step("standfast", "migrate")
 step("makemigrations", "--check", "--dry-run")
 step("standfast", "sagas", "list", "--stuck")
+"""
+SQUASHED = """
+import importlib
+from django.core.management import call_command
+call_command("standfast", "migrate", "--django", "shop")
+importlib.invalidate_caches()
+call_command("squashmigrations", "shop", "0002", "--noinput")
+importlib.invalidate_caches()
+call_command("migrate", verbosity=0)
+"""
+OLD_FORM = """
+from django.db import migrations
+class _RunSQL(migrations.RunSQL):
+    pass
+class Migration(migrations.Migration):
+    dependencies = [("more", "0001_initial")]
+    operations = [_RunSQL(["INSERT INTO standfast_schema_migrations (line, number, name)\
+ VALUES ('coordination', 1, 'leases');\\n"])]
 """
 IRREVERSIBLE = """
 from django.core.management import call_command
@@ -113,6 +141,39 @@ def test_from_no_tables_to_a_saga_that_is_done(manage, database):
         told = manage("shell", "--no-imports", "-c", RESULT.format(id=id) + IRREVERSIBLE)
     assert "result 1 True True" in told
     assert "no way back" in told
+
+
+def test_squashing(manage, project):
+    manage("shell", "--no-imports", "-c", SQUASHED)
+    for file in (project / "shop" / "migrations").glob("000[12]_*.py"):
+        if "squashed" not in file.name:
+            file.unlink()
+    assert "wrote nothing" in manage("standfast", "migrate", "--django", "shop")
+    told = manage("standfast", "migrate", "--status", "--json")
+    assert all(one["applied"] == one["newest"] for one in json.loads(told))
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_whose_migrations_they_are(manage, project):
+    for label in ("auth", "standfast"):
+        told = manage("standfast", "migrate", "--django", label, code=2)
+        assert "isn't your project's: give an app of your own (shop)" in told
+    # What is in another app, in the form of before, isn't written once more.
+    shutil.copytree(project / "shop" / "migrations", project / "more" / "migrations")
+    (project / "more" / "__init__.py").touch()
+    (project / "more" / "models.py").write_text((project / "shop" / "models.py").read_text())
+    old = project / "more" / "migrations" / "0002_standfast.py"
+    old.write_text(OLD_FORM)
+    with (project / "config" / "settings.py").open("a") as settings:
+        settings.write("\nINSTALLED_APPS += ['more']\n")
+    told = manage("standfast", "migrate", "--django", "shop")
+    assert "journal 1: " in told
+    assert "coordination" not in told
+    assert "wrote nothing" in manage("standfast", "migrate", "--django", "more")
+    old.write_text(OLD_FORM.replace("0001_initial", "0001_gone"))
+    told = manage("standfast", "migrate", "--django", "shop", code=2)
+    assert "can't be loaded: NodeNotFoundError" in told
+    assert "Traceback" not in told
 
 
 def test_the_logs_of_a_worker_are_as_the_settings_say(manage, monkeypatch):
@@ -155,6 +216,7 @@ WRONG = {
     "{'DATABSE': 'default'}": "there are DATABASE, SAGAS, OPTIONS only",
     "{'OPTIONS': {'readers': 'x'}}": "readers='x': must be a whole number",
     "['default']": "must be a dictionary",
+    "{'SAGAS': 'shop.more'}": "'SAGAS'.='shop.more': must be a list of modules",
 }
 
 
@@ -173,7 +235,8 @@ for wrong in {list(WRONG)!r}:
         assert re.match(f"standfast.E001 .*{told}", said)
     with (project / "config" / "settings.py").open("a") as settings:
         settings.write("\nSTANDFAST = {'SAGAS': ['shop.moresagas']}\n")
-    assert "No module named 'shop.moresagas'" in manage("check", code=1)
+    told = manage("check", code=1)
+    assert "settings.STANDFAST['SAGAS'] has 'shop.moresagas': No module named" in told
     with (project / "shop" / "models.py").open("a") as models:
         models.write("\nfrom standfast.integrations.django import app\napp.operations\n")
     assert "used while Django loads its apps" in manage("check", code=1)

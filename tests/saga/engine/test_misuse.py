@@ -74,6 +74,7 @@ async def test_the_app_refuses_to_write_inside_its_own_transaction(work, world):
         "tx.start": lambda: app.start(Asked, Order("1"), key="inside"),
         "tx.signal": lambda: handle.signal("answer", 1),
         "tx.cancel": lambda: handle.cancel("no"),
+        r"tx.cancel\(": lambda: app.operations.cancel(handle),
     }
     async with asyncio.timeout(5), app.transaction() as tx:
         await tx.start(Asked, Order("2"), key="proper")

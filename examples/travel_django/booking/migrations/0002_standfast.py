@@ -1,18 +1,13 @@
-"""Tables of Standfast, written by `standfast migrate --django booking`."""
+"""Tables of Standfast, written by `standfast migrate --django booking`.
+
+They are for sqlite; on another kind of database nothing is done.
+Standfast's migrations only go forward, for their tables hold sagas that are under way: to go
+back, restore a backup.
+"""
 
 from django.db import migrations
 
-
-class _RunSQL(migrations.RunSQL):
-    """On sqlite only, whose SQL it is. There is no way back.
-
-    Standfast's migrations only go forward, for their tables hold sagas that are under way: to
-    go back, restore a backup.
-    """
-
-    def database_forwards(self, app_label, schema_editor, from_state, to_state):
-        if schema_editor.connection.vendor == "sqlite":
-            super().database_forwards(app_label, schema_editor, from_state, to_state)
+from standfast.integrations.django.revisions import RunSQL
 
 
 class Migration(migrations.Migration):
@@ -20,10 +15,10 @@ class Migration(migrations.Migration):
 
     operations = [
         # makes the table of what was applied
-        _RunSQL(
+        RunSQL(
             [
                 """\
-CREATE TEMP TABLE standfast_guard (holds INTEGER CONSTRAINT "an older version of Standfast made this file: take it over first, with `standfast migrate`, or with what `standfast migrate -a URL --sql --adopt` prints" CHECK (holds))
+CREATE TEMP TABLE standfast_guard (holds INTEGER CONSTRAINT "an older version of Standfast made this file: take it over first, with `standfast migrate`, or with what `standfast migrate -a URL --sql --take-over` prints" CHECK (holds))
 """,
                 """\
 INSERT INTO standfast_guard SELECT count(*) = 0 FROM main.sqlite_master
@@ -42,9 +37,10 @@ CREATE TABLE IF NOT EXISTS standfast_schema_migrations (
 ) STRICT, WITHOUT ROWID
 """,
             ],
+            dialect="sqlite",
         ),
         # standfast sqlite: coordination 1: leases
-        _RunSQL(
+        RunSQL(
             [
                 """\
 CREATE TABLE standfast_leases (
@@ -59,9 +55,10 @@ CREATE TABLE standfast_leases (
 INSERT INTO standfast_schema_migrations (line, number, name) VALUES ('coordination', 1, 'leases')
 """,
             ],
+            dialect="sqlite",
         ),
         # standfast sqlite: journal 1: instances, journal and mail
-        _RunSQL(
+        RunSQL(
             [
                 """\
 CREATE TABLE standfast_instances (
@@ -118,9 +115,10 @@ CREATE TABLE standfast_mail (
 INSERT INTO standfast_schema_migrations (line, number, name) VALUES ('journal', 1, 'instances, journal and mail')
 """,
             ],
+            dialect="sqlite",
         ),
         # standfast sqlite: journal 2: recoveries
-        _RunSQL(
+        RunSQL(
             [
                 """\
 ALTER TABLE standfast_instances ADD COLUMN recoveries INTEGER NOT NULL DEFAULT 0
@@ -132,9 +130,10 @@ ALTER TABLE standfast_instances ADD COLUMN stood_at INTEGER NOT NULL DEFAULT -1
 INSERT INTO standfast_schema_migrations (line, number, name) VALUES ('journal', 2, 'recoveries')
 """,
             ],
+            dialect="sqlite",
         ),
         # standfast sqlite: journal 3: an index of what is stuck
-        _RunSQL(
+        RunSQL(
             [
                 """\
 CREATE INDEX standfast_instances_stuck ON standfast_instances (pattern, name, status)
@@ -144,5 +143,6 @@ CREATE INDEX standfast_instances_stuck ON standfast_instances (pattern, name, st
 INSERT INTO standfast_schema_migrations (line, number, name) VALUES ('journal', 3, 'an index of what is stuck')
 """,
             ],
+            dialect="sqlite",
         ),
     ]

@@ -1,18 +1,13 @@
-"""Tables of Standfast, written by `standfast migrate --django booking`."""
+"""Tables of Standfast, written by `standfast migrate --django booking`.
+
+They are for postgresql; on another kind of database nothing is done.
+Standfast's migrations only go forward, for their tables hold sagas that are under way: to go
+back, restore a backup.
+"""
 
 from django.db import migrations
 
-
-class _RunSQL(migrations.RunSQL):
-    """On postgresql only, whose SQL it is. There is no way back.
-
-    Standfast's migrations only go forward, for their tables hold sagas that are under way: to
-    go back, restore a backup.
-    """
-
-    def database_forwards(self, app_label, schema_editor, from_state, to_state):
-        if schema_editor.connection.vendor == "postgresql":
-            super().database_forwards(app_label, schema_editor, from_state, to_state)
+from standfast.integrations.django.revisions import RunSQL
 
 
 class Migration(migrations.Migration):
@@ -20,7 +15,7 @@ class Migration(migrations.Migration):
 
     operations = [
         # makes the table of what was applied
-        _RunSQL(
+        RunSQL(
             [
                 """\
 DO $standfast$ BEGIN
@@ -28,7 +23,7 @@ DO $standfast$ BEGIN
     IF to_regclass('standfast.migrations') IS NOT NULL THEN
         RAISE EXCEPTION 'an older version of Standfast made this database: nothing was changed'
             USING HINT = 'Take it over first, with `standfast migrate` or with the SQL that '
-                '`standfast migrate -a URL --sql --adopt` prints.';
+                '`standfast migrate -a URL --sql --take-over` prints.';
     END IF;
 END $standfast$
 """,
@@ -50,9 +45,10 @@ CREATE TABLE IF NOT EXISTS standfast.schema_migrations (
 )
 """,
             ],
+            dialect="postgresql",
         ),
         # standfast postgresql: coordination 1: leases
-        _RunSQL(
+        RunSQL(
             [
                 """\
 CREATE TABLE standfast.leases (
@@ -68,9 +64,10 @@ INSERT INTO standfast.schema_migrations (line, number, name)
 VALUES ('coordination', 1, 'leases')
 """,
             ],
+            dialect="postgresql",
         ),
         # standfast postgresql: journal 1: instances, journal and mail
-        _RunSQL(
+        RunSQL(
             [
                 """\
 CREATE TABLE standfast.instances (
@@ -152,9 +149,10 @@ INSERT INTO standfast.schema_migrations (line, number, name)
 VALUES ('journal', 1, 'instances, journal and mail')
 """,
             ],
+            dialect="postgresql",
         ),
         # standfast postgresql: journal 2: recoveries
-        _RunSQL(
+        RunSQL(
             [
                 """\
 ALTER TABLE standfast.instances
@@ -176,9 +174,10 @@ INSERT INTO standfast.schema_migrations (line, number, name)
 VALUES ('journal', 2, 'recoveries')
 """,
             ],
+            dialect="postgresql",
         ),
         # standfast postgresql: journal 3: an index of what is stuck
-        _RunSQL(
+        RunSQL(
             [
                 """\
 CREATE INDEX IF NOT EXISTS instances_stuck ON standfast.instances (pattern, name, status)
@@ -189,5 +188,6 @@ INSERT INTO standfast.schema_migrations (line, number, name)
 VALUES ('journal', 3, 'an index of what is stuck')
 """,
             ],
+            dialect="postgresql",
         ),
     ]

@@ -138,6 +138,13 @@ DO $standfast$ BEGIN
 END $standfast$;
 """
 
+EMPTYING = """\
+SELECT 'DELETE FROM standfast.' || quote_ident(tablename) FROM pg_tables
+WHERE schemaname = 'standfast' AND tablename NOT IN ('schema_migrations', 'migrations', 'leases')
+"""
+"""Answers with the statements that empty all tables but those of migrations and of leases, which
+tell what is there and who lives. They don't truncate, which would lock out a worker that looks."""
+
 
 class PostgresSchema:
     """`Schema` on PostgreSQL. Ask the `PostgresDatabase` for it."""

@@ -40,6 +40,13 @@ CREATE TABLE IF NOT EXISTS standfast_schema_migrations (
     PRIMARY KEY (line, number)
 ) STRICT, WITHOUT ROWID;
 """
+EMPTYING = """\
+SELECT 'DELETE FROM ' || name FROM sqlite_master
+WHERE type = 'table' AND substr(name, 1, 10) = 'standfast_' AND name NOT IN
+    ('standfast_schema_migrations', 'standfast_migrations', 'standfast_leases')
+"""
+"""Answers with the statements that empty all tables but those of migrations and of leases, which
+tell what is there and who lives. They don't truncate, which would lock out a worker that looks."""
 # What stood at the end of the one line that there was, as the first of the lines of today. Its
 # workers become leases, and the tokens go on where they were.
 _TAKE_OVER = f"""\

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import re
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from asgiref.sync import async_to_sync
 from django.contrib import admin
-from django.db.models import Q, QuerySet
+from django.db import connections
+from django.db.models import CharField, F, Func, Q, QuerySet, Value
+from django.db.models.functions import Cast, Replace, Upper
 from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from standfast.errors import StandfastError
-from standfast.integrations.django.current import app
+from standfast.ids import SHORTEST, parse_id
+from standfast.integrations.django.current import alias, app
 from standfast.integrations.django.models import Instance
+
+_ID_END = re.compile(rf"[0-9A-F]{{{SHORTEST},32}}")
 
 
 class NameFilter(admin.SimpleListFilter):
@@ -41,7 +46,7 @@ class InstanceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("id", "name", "version", "key", "status", "started", "cause")
     list_filter = ("status", NameFilter)
     search_fields = ("key",)
-    search_help_text = "A whole id, or a whole key."
+    search_help_text = "A whole id or its end, a whole key, or name/key."
     show_full_result_count = False
     fields = (
         *("id", "name", "version", "key", "correlation_id", "status", "step", "cause"),
@@ -64,14 +69,19 @@ class InstanceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Instance], search_term: str
     ) -> tuple[QuerySet[Instance], bool]:
-        """See `ModelAdmin.get_search_results`: by what has an index."""
+        """See `ModelAdmin.get_search_results`: by what has an index, then by the end of an id."""
         term = search_term.strip()
         if not term:
             return queryset, False
-        found = Q(name__in=_names(), key=term)
-        with suppress(ValueError):  # a key may look like an id
-            found |= Q(id=UUID(term))
-        return queryset.filter(found), False
+        name, _, key = term.partition("/")
+        wanted = Q(name__in=_names(), key=term) | Q(name=name, key=key)
+        if id := parse_id(term):  # a key may look like one
+            wanted |= Q(id=id)
+        found = queryset.filter(wanted)
+        end = term.replace("-", "").upper()
+        if _ID_END.fullmatch(end) and not found.exists():
+            found = queryset.annotate(digits=Upper(_digits())).filter(digits__endswith=end)
+        return found, False
 
     @admin.display(ordering="created_at")
     def started(self, one: Instance) -> datetime:
@@ -96,6 +106,13 @@ async def _timeline(id: UUID) -> str:
     # Opened for this one page: a web process has no other use for the app's connections.
     async with app:
         return str(await app.operations.timeline(str(id)))
+
+
+def _digits() -> Func:
+    """An instance's id in hexadecimal digits without dashes."""
+    if connections[alias()].vendor == "sqlite":
+        return Func(F("id"), function="hex", output_field=CharField())
+    return Replace(Cast("id", CharField()), Value("-"), Value(""))
 
 
 def _names() -> list[str]:

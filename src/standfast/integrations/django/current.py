@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from standfast.affinity import running_loop
 from standfast.errors import ConfigurationError
 
 if TYPE_CHECKING:  # so that Django starts as fast as before where nothing of it is used
     from standfast.app import Standfast
     from standfast.integrations.django.project import DjangoStandfast
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DEFAULT = "default"
 KNOWN = ("DATABASE", "SAGAS", "OPTIONS")
@@ -27,6 +33,12 @@ def given() -> Mapping[str, Any]:
     if unknown:
         raise ConfigurationError(
             f"settings.STANDFAST has {unknown}: there are {', '.join(KNOWN)} only"
+        )
+    modules: Any = found.get("SAGAS", ())
+    if not isinstance(modules, list | tuple) or not all(isinstance(one, str) for one in modules):
+        raise ConfigurationError(
+            f"settings.STANDFAST['SAGAS']={modules!r}: must be a list of modules, such as "
+            "['lib.sagas']"
         )
     return found
 
@@ -87,6 +99,11 @@ class CurrentApp:
             self.__dict__["_made"] = key, made
             return made
 
+    def close_blocking(self, *, unless_held: bool = False) -> None:
+        """Close ``app.blocking``, where it is open: the next call opens it anew."""
+        if self._made is not None:
+            self._made[1].close_blocking(unless_held=unless_held)
+
     def _stands_for(self) -> type:
         from standfast.app import Standfast
 
@@ -96,7 +113,10 @@ class CurrentApp:
     __class__ = property(_stands_for)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.current(), name)
+        found = getattr(self.current(), name)
+        if name != "run" and iscoroutinefunction(found) and running_loop() is None:
+            return _awaited(name, found)
+        return found
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.current(), name, value)
@@ -109,6 +129,26 @@ class CurrentApp:
 
     async def __aexit__(self, *raised: object) -> None:
         await self.current().__aexit__(*raised)
+
+
+def _awaited(name: str, method: Callable[P, Coroutine[Any, Any, T]]) -> Any:
+    """`method` for code that may be sync: that can't await it, so that nothing would be done.
+
+    Its call decides, for who takes it here may call it in a loop.
+    """
+    from asgiref.sync import markcoroutinefunction
+
+    @wraps(method)
+    def called(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        if running_loop() is None:
+            raise ConfigurationError(
+                f"app.{name}(…) in sync code, which can't await it, so that nothing would be done: "
+                f"write app.blocking.{name}(…), or app.adopt().start(…) for a start that is to "
+                "commit with your rows"
+            )
+        return method(*args, **kwargs)
+
+    return markcoroutinefunction(called)
 
 
 def _be_ready() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 from django.db import connections, models
 
+from standfast.errors import ConfigurationError
 from standfast.integrations.django.current import alias
 from standfast.saga.status import STATUSES
 
@@ -28,12 +30,40 @@ class InstanceId(models.Field):  # type: ignore[type-arg]
         return id.bytes if id is not None and connection.vendor == "sqlite" else id
 
 
-class Instances(models.Manager["Instance"]):
+def _refused(act: str) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ConfigurationError(
+            f"Instance, {act}: sagas are only read through it, for their rows, journal and mail "
+            "belong together. What acts on them is app.adopt() and app.blocking (start, signal, "
+            "cancel), app.operations, and `manage.py standfast sagas`"
+        )
+
+    refuse.__name__, refuse.__doc__ = act, "Raise `ConfigurationError`: sagas are only read here."
+    return refuse
+
+
+class ReadOnly(models.QuerySet["Instance"]):
+    """What can be asked of instances: all that a `QuerySet` can, but writing."""
+
+    create = _refused("create")
+    bulk_create = _refused("bulk_create")
+    bulk_update = _refused("bulk_update")
+    get_or_create = _refused("get_or_create")
+    update_or_create = _refused("update_or_create")
+    update = _refused("update")
+    delete = _refused("delete")
+    # Django's async ones call these, and so do its deletions in bulk.
+    _update = _refused("update")
+    _raw_delete = _refused("delete")
+
+
+class Instances(models.Manager.from_queryset(ReadOnly)):  # type: ignore[misc]
     """The instances in the app's own database, whatever routers say."""
 
     def get_queryset(self) -> models.QuerySet[Instance]:
         """See `Manager.get_queryset`."""
-        return super().get_queryset().using(alias())
+        found: models.QuerySet[Instance] = super().get_queryset().using(alias())
+        return found
 
 
 def _table() -> str:
@@ -60,11 +90,15 @@ class Instance(models.Model):
     finished_at: models.FloatField[float | None, float | None] = models.FloatField(null=True)
 
     objects = Instances()
+    save = _refused("save")
+    save_base = _refused("save")
+    delete = _refused("delete")
 
     class Meta:
         """Nothing of it is Django's to make."""
 
         managed = False
+        base_manager_name = "objects"
         db_table = _table()
         default_permissions = ("view",)
         ordering = ("-id",)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from django.db import connections
 
+from standfast.adopted.django import enter_atomic
 from standfast.app import Standfast
 from standfast.backends import open_database
 from standfast.backends.sqlite import SqliteDatabase
+from standfast.blocking import BlockingClient
 from standfast.doors import Transaction
 from standfast.errors import ConfigurationError, Unsupported
+from standfast.inside import refuse_inside
 from standfast.integrations.django.addresses import address
 from standfast.integrations.django.threads import with_fresh_connections
 from standfast.ports.database import Database
@@ -19,6 +23,8 @@ from standfast.ports.database import Database
 if TYPE_CHECKING:
     from standfast.adopted import CommitsAsync, CommitsBlocking, KnowsItsTransaction
     from standfast.doors.blocking import BlockingTransaction
+
+T = TypeVar("T")
 
 
 class DjangoStandfast(Standfast):
@@ -54,6 +60,57 @@ class DjangoStandfast(Standfast):
                     "adopt() without an alias"
                 )
         return super().adopt(source)  # type: ignore[no-any-return]
+
+    @property
+    def blocking(self) -> BlockingClient:
+        """See `Standfast.blocking`; inside an ``atomic`` block of the app's own alias it refuses
+        what that wouldn't take along when it is rolled back."""
+        return self._client.get("") or self._client.setdefault("", AtomicClient(self))
+
+    def close_blocking(self, *, unless_held: bool) -> None:
+        """Close ``app.blocking``, where it is open.
+
+        `unless_held`: and where that isn't by a block, whose code still is to end it.
+        """
+        for client in self._client.values():
+            if not (unless_held and client.is_held):
+                client.close()
+
+
+class AtomicClient(BlockingClient):
+    """The blocking client that knows where its caller is inside a transaction of Django's."""
+
+    def __init__(self, app: DjangoStandfast) -> None:
+        super().__init__(app)
+        self._alias = app.alias
+
+    def complete(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """See `BlockingClient.complete`: inside an ``atomic`` block as inside one of the app's."""
+        self._enter_atomic()
+        return super().complete(coroutine)
+
+    def _enter_atomic(self) -> bool:
+        return enter_atomic(connections[self._alias], self._openable.database) is not None
+
+    @contextmanager
+    def transaction(self) -> Iterator[BlockingTransaction]:
+        """See `BlockingClient.transaction`. Raises `ConfigurationError` in an ``atomic`` block."""
+        if self._enter_atomic():
+            refuse_inside(self._openable.database, "begin a transaction", "{tx}")
+        with super().transaction() as tx:
+            yield tx
+
+    @contextmanager
+    def running(self, **options: Any) -> Iterator[None]:
+        """See `BlockingClient.running`. Raises `ConfigurationError` in an ``atomic`` block."""
+        if self._enter_atomic():
+            raise ConfigurationError(
+                "can't run sagas inside an atomic block, of which a worker sees nothing before its "
+                "end: run them after it. Django's TestCase keeps one open around each test, a "
+                "TransactionTestCase doesn't"
+            )
+        with super().running(**options):
+            yield
 
 
 def _database(alias: str, options: Mapping[str, Any]) -> Database:

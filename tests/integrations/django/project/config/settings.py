@@ -36,7 +36,7 @@ def database(name=""):
 
 DATABASES = {
     "default": {**database(), "ATOMIC_REQUESTS": True},
-    "other": database("_2"),
+    "other": database("_other"),
     "nowhere": {},
 }
 INSTALLED_APPS = [

@@ -8,5 +8,6 @@ urlpatterns = [
     path("book/<str:key>", views.book),
     path("book-and-fail/<str:key>", views.book_and_fail),
     path("book-async/<str:key>", views.book_async),
+    path("start-blocking/<str:key>", views.start_blocking),
     path("start/<str:key>", views.start),
 ]

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Permission, User
 from django.db import transaction
 from django.test import TransactionTestCase
@@ -10,6 +11,7 @@ from django.urls import reverse
 
 from shop.models import Trip
 from shop.sagas import Approve, BookTrip
+from standfast.errors import ConfigurationError
 from standfast.integrations.django import app
 from standfast.integrations.django.models import Instance
 
@@ -40,7 +42,8 @@ class InTheAdmin(TransactionTestCase):
         self.assertIn(f"approve-{self.key}", page)
         self.assertNotIn(f">{self.key}<", page)
         self.assertNotIn(self.key, self.page(LIST, status__exact="parked"))
-        for found in (self.key, str(self.handle.id)):
+        id = str(self.handle.id)
+        for found in (self.key, id, id[-8:], id[-8:].upper(), f"book-trip/{self.key}"):
             page = self.page(LIST, q=found)
             self.assertIn(str(self.handle.id), page)
             self.assertNotIn(f"approve-{self.key}", page)
@@ -64,6 +67,31 @@ class InTheAdmin(TransactionTestCase):
         url = reverse("admin:standfast_instance_change", args=[self.handle.id])
         self.assertEqual(self.client.post(url, {"status": "completed"}).status_code, 403)
         self.assertEqual(Instance.objects.get(id=self.handle.id).status, "running")
+
+    def test_nothing_can_be_written_through_the_model(self):
+        one, some = Instance.objects.get(id=self.handle.id), Instance.objects.filter(key=self.key)
+        self.assertEqual(
+            Instance.objects.using("default").only("key").get(id=one.id).name, one.name
+        )
+        one.refresh_from_db()
+        others = Instance.objects, Instance._base_manager, some
+        acts = [one.save, one.delete, lambda: async_to_sync(one.asave)()]
+        for each in others:
+            acts += [
+                lambda each=each: each.create(key="x"),
+                lambda each=each: each.get_or_create(key="x"),
+                lambda each=each: each.update_or_create(key="x", defaults={"status": "x"}),
+                lambda each=each: each.bulk_create([Instance()]),
+                lambda each=each: each.bulk_update([one], ["status"]),
+                lambda each=each: each.all().update(status="completed"),
+                lambda each=each: each.all().delete(),
+                lambda each=each: async_to_sync(each.all().adelete)(),
+            ]
+        for act in acts:
+            with self.assertRaisesRegex(ConfigurationError, "app.operations.*standfast sagas"):
+                act()
+        self.assertEqual(some.count(), 1)
+        self.assertEqual(some.get().status, "running")
 
     def test_who_may_look(self):
         user = User.objects.create_user("bob", is_staff=True)

@@ -33,3 +33,9 @@ async def start(request, key):
     handle = await app.start(BookTrip, key, key=key)
     result = await handle.result(timeout=60)
     return JsonResponse({"updated": result[BookTrip.book]})
+
+
+def start_blocking(request, key):
+    Trip.objects.create(key=key)
+    app.blocking.start(BookTrip, key, key=key)
+    raise AssertionError("this start commits whatever becomes of the row")
