@@ -63,7 +63,7 @@ print("result", result[BookTrip.book], result[BookTrip.look], result[BookTrip.lo
 def test_the_admin(manage):
     manage("standfast", "migrate", "--django", "shop")
     told = manage("test", "shop", "--pattern", "cases_admin.py", "--noinput")
-    assert int(re.search(r"Ran (\d+) tests", told)[1]) == 6, told
+    assert int(re.search(r"Ran (\d+) tests", told)[1]) == 8, told
 
 
 MIGRATED = """
