@@ -16,6 +16,7 @@ from standfast import ConfigurationError, Standfast
 from standfast.adopted.places import check_server
 from standfast.errors import StoreError
 from tests.adopted.conftest import Order, Ship
+from tests.adopted.ways import POSTGRES, done, way
 
 
 def sqlite_file(app):
@@ -178,23 +179,16 @@ class TestAnotherDatabase:
                 await app.adopt(other).start(Ship, Order("a"))
 
     @pytest.mark.parametrize("backend", ["postgres"])
-    def test_another_database_of_the_same_server(self, app, url, backend):
-        other = url.rpartition("/")[0] + "/postgres"
-        with (
-            psycopg.connect(other) as connection,
-            pytest.raises(
-                ConfigurationError,
-                match="of the database 'postgres', and the app keeps its data in",
-            ),
-        ):
-            app.adopt(connection)
-        engine = sqlalchemy.create_engine(other.replace("postgresql:", "postgresql+psycopg:"))
-        with (
-            Session(engine) as session,
-            pytest.raises(ConfigurationError, match="of the database 'postgres'"),
-        ):
-            app.adopt(session).start(Ship, Order("a"))
-        engine.dispose()
+    @pytest.mark.parametrize("options", ["", "?max_size=5&sslmode=prefer"])
+    @pytest.mark.parametrize("driver", POSTGRES)
+    async def test_another_database_of_the_same_server(self, app, url, backend, driver, options):
+        app, other = Standfast(url + options).add(Ship()), url.rpartition("/")[0] + "/postgres"
+        theirs = way(driver, other)
+        await theirs.open()
+        told = "of the database 'postgres', and the app keeps its data in"
+        with pytest.raises(ConfigurationError, match=told):
+            await done(app.adopt(theirs.source).start(Ship, Order("a")))
+        await theirs.close()
 
     def test_another_database_of_the_servers_default_port(self):
         for url in ("postgresql://u@db/app", "postgresql://u@db:5432/app"):
@@ -204,6 +198,14 @@ class TestAnotherDatabase:
                     check_server(database, "db", port, "other")
                 check_server(database, "db", port, "app")
             check_server(database, "db", 6432, "other")  # a pooler, maybe, of the same
+
+    @pytest.mark.parametrize(
+        "options",
+        ["host=%2Frun", "port=6432", "dbname=other", "service=s", "a,b", "b:5433,db"],
+    )
+    def test_an_address_whose_options_lead_elsewhere_is_not_compared(self, options):
+        url = f"postgresql://u@db/app?{options}" if "=" in options else f"postgresql://{options}/app"
+        check_server(Standfast(url).database, "db", 5432, "other")
 
     @pytest.mark.parametrize("backend", ["postgres"])
     def test_another_dialect(self, app, tmp_path, backend):
