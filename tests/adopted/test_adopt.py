@@ -1,5 +1,6 @@
 """What every adopted transaction does, whoever opened it, by every driver."""
 
+import asyncio
 import contextlib
 import logging
 
@@ -344,6 +345,47 @@ async def test_a_worker_of_this_process_hears_of_it_without_a_poll(app, way):
         handle = await done(app.adopt(way.source).start(Ship, Order("a"), key="a"))
         await way.commit()
         assert (await app.handle(handle.id).result(60))["ship"] == "shipped a"
+
+
+async def test_nor_does_it_need_the_store_to_tell_it_of_those_that_are_told_of(
+    app, way, telling, looked
+):
+    async with app.running(poll="600s"):
+        await looked.wait()
+        tx = app.adopt(way.source)
+        handle = await done(tx.start(Place, Order("a"), key="a"))
+        await way.commit()
+        while await app.handle(handle.id).status() != "waiting":
+            await asyncio.sleep(0.01)
+        await way.begin()
+        await done(app.adopt(way.source).signal(handle.id, "paid", 12))
+        await way.commit()
+        assert (await app.handle(handle.id).result(60))["ship"] == "shipped a"
+
+
+async def test_a_worker_is_told_of_what_was_committed_and_of_nothing_else(
+    app, way, telling, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(
+        app.sagas.executor, "begun", lambda prepared: told.append(prepared.start.instance.key)
+    )
+    monkeypatch.setattr(app.sagas.executor, "sent", lambda id: told.append(id))
+    tx = app.adopt(way.source)
+    handle = await done(tx.start(Place, Order("a"), key="a"))
+    await way.savepoint()
+    await done(tx.start(Place, Order("b"), key="b"))
+    await way.roll_back_to_savepoint()
+    await done(tx.signal(handle.id, "paid", 12))
+    assert told == []
+    await way.commit()
+    assert told == ["a", handle.id]
+    await way.begin()
+    tx = app.adopt(way.source)
+    await done(tx.start(Place, Order("c"), key="c"))
+    await done(tx.cancel(handle.id))
+    await way.rollback()
+    assert told == ["a", handle.id]
 
 
 async def test_the_next_transaction_is_adopted_anew(app, way):

@@ -229,7 +229,7 @@ async def test_the_session_of_an_async_engine_is_refused_in_sync_code(app):
     await engine.dispose()
 
 
-async def test_another_thread_tells_the_app_where_it_is_open(app):
+async def test_another_thread_tells_the_app_where_it_is_open(app, looked):
     """A hint goes to the event loop of the app, whichever thread commits."""
     engine = sqlalchemy.create_engine(app.database.url)
 
@@ -238,6 +238,7 @@ async def test_another_thread_tells_the_app_where_it_is_open(app):
             return app.adopt(session).start(Ship, Order("a"), key="a").id
 
     async with app.running(poll="600s"):
+        await looked.wait()
         id = await asyncio.to_thread(work)
         assert (await app.handle(id).result(60))["ship"] == "shipped a"
     engine.dispose()
