@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from standfast import Barrier, Context, Saga, Standfast, step, wait
+from standfast.ports.leases import LeaseStore
 from tests.adopted.ways import POSTGRES, SQLITE, way
 
 
@@ -78,6 +79,9 @@ def looked(app, monkeypatch):
 
     monkeypatch.setattr(store, "next_wake", next_wake)
     monkeypatch.setattr(store, "on_due", lambda callback: lambda: None)
+    # On SQLite that tells of any commit too.
+    leases = app.database.port(LeaseStore)
+    monkeypatch.setattr(leases, "on_freed", lambda callback: lambda: None)
     return looked
 
 

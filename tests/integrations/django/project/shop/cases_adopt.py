@@ -24,6 +24,7 @@ from standfast.errors import (
 )
 from standfast.integrations.django import app
 from standfast.integrations.django.models import Instance
+from standfast.ports.leases import LeaseStore
 
 
 class Cancelled(Exception):
@@ -196,7 +197,9 @@ class AfterTheCommit(TransactionTestCase):
                 await asyncio.to_thread(ended.wait)
                 results.append(await app.handle(id).result(timeout=60))
 
-        self.enterContext(mock.patch.object(store, "on_due", lambda callback: lambda: None))
+        leases = app.database.port(LeaseStore)  # on SQLite it tells of any commit too
+        for port, method in ((store, "on_due"), (leases, "on_freed")):
+            self.enterContext(mock.patch.object(port, method, lambda callback: lambda: None))
         self.enterContext(mock.patch.object(store, "next_wake", next_wake))
         worker = threading.Thread(target=asyncio.run, args=[work()])
         worker.start()
