@@ -19,11 +19,11 @@ class StandfastConfig(AppConfig):
     def ready(self) -> None:
         """Import the module ``sagas`` of each installed app, and those that the settings name."""
         from standfast.integrations.django import checks
-        from standfast.integrations.django.current import given
+        from standfast.integrations.django.current import modules
 
         register(checks.check_settings)
         register(checks.check_tables, Tags.database)
         register(checks.check_requests, deploy=True)
         autodiscover_modules("sagas")
-        for module in given().get("SAGAS", ()):
+        for module in modules():
             import_module(module)

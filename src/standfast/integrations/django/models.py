@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.db import connections, models
 
+from standfast.errors import ConfigurationError
 from standfast.integrations.django.current import alias
 from standfast.saga.status import STATUSES
 
@@ -37,8 +38,11 @@ class Instances(models.Manager["Instance"]):
 
 
 def _table() -> str:
+    try:
+        on_postgres = connections[alias()].vendor == "postgresql"
+    except ConfigurationError:
+        on_postgres = False  # `check_settings` tells of it, which imports this first
     # Django leaves a name in quotes as it is.
-    on_postgres = connections[alias()].vendor == "postgresql"
     return '"standfast"."instances"' if on_postgres else "standfast_instances"
 
 
