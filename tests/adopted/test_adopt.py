@@ -370,7 +370,7 @@ async def test_a_worker_is_told_of_what_was_committed_and_of_nothing_else(
     monkeypatch.setattr(
         app.sagas.executor, "begun", lambda prepared: told.append(prepared.start.instance.key)
     )
-    monkeypatch.setattr(app.sagas.executor, "sent", lambda id: told.append(id))
+    monkeypatch.setattr(app.sagas.executor, "sent", told.append)
     tx = app.adopt(way.source)
     handle = await done(tx.start(Place, Order("a"), key="a"))
     await way.savepoint()

@@ -204,7 +204,9 @@ class TestAnotherDatabase:
         ["host=%2Frun", "port=6432", "dbname=other", "service=s", "a,b", "b:5433,db"],
     )
     def test_an_address_whose_options_lead_elsewhere_is_not_compared(self, options):
-        url = f"postgresql://u@db/app?{options}" if "=" in options else f"postgresql://{options}/app"
+        url = (
+            f"postgresql://u@db/app?{options}" if "=" in options else f"postgresql://{options}/app"
+        )
         check_server(Standfast(url).database, "db", 5432, "other")
 
     @pytest.mark.parametrize("backend", ["postgres"])

@@ -140,12 +140,13 @@ class ThreadTransaction(Transaction):
     def __init__(
         self, tx: Transaction, run_in_thread: Callable[[Callable[[], None]], None]
     ) -> None:
-        vars(self).update(vars(tx))  # with its list of acts: savepoints undo those of both
+        app, ending, self._after = tx._app, tx._ending, OwnEnding()  # noqa: SLF001
+        super().__init__(app, tx.database, tx.store, LaterEnding(ending, self._after))
+        # They are of one transaction: a savepoint undoes the acts of both.
+        self._acts, self._savepoints = tx._acts, tx._savepoints  # noqa: SLF001
         self._tx = tx
         self._run_in_thread = run_in_thread
-        self._after = OwnEnding()
-        self._ending.add(self._committed)
-        self._ending = LaterEnding(self._ending, self._after)
+        ending.add(self._committed)
 
     def hint(self, act: Callable[[], None]) -> None:
         """See `UnitOfWork.hint`."""

@@ -189,6 +189,7 @@ def standfast_app(
     or takes ``app.blocking``, which is closed after the test: ``with app.blocking.running():`` runs
     the worker. When the test fails, its report has the timelines of the app's sagas.
     """
+    from standfast.backends.postgres.options import redact
     from standfast.clock import SYSTEM_CLOCK
     from standfast.errors import ConfigurationError
 
@@ -198,8 +199,8 @@ def standfast_app(
     app = standfast_app_factory(standfast_url, SYSTEM_CLOCK if clock is None else clock.for_apps)
     if _place(app.database.url) != _place(standfast_url):
         pytest.fail(
-            f"standfast_app_factory was given the database {_without_password(standfast_url)} and "
-            f"made an app on {app.database.url}: make it on the one that it is given",
+            f"standfast_app_factory was given the database {redact(standfast_url)} and made an app "
+            f"on {app.database.url}: make it on the one that it is given",
             pytrace=False,
         )
     try:
@@ -222,10 +223,6 @@ def _place(url: str) -> tuple[str | None, int | None, str]:
     """What an address names, whatever its options are."""
     parts = urlsplit(url)
     return parts.hostname, parts.port, parts.path
-
-
-def _without_password(url: str) -> str:
-    return url.partition("://")[0] + "://" + url.partition("://")[2].rpartition("@")[2]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

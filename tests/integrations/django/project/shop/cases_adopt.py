@@ -199,7 +199,7 @@ class AfterTheCommit(TransactionTestCase):
 
         leases = app.database.port(LeaseStore)  # on SQLite it tells of any commit too
         for port, method in ((store, "on_due"), (leases, "on_freed")):
-            self.enterContext(mock.patch.object(port, method, lambda callback: lambda: None))
+            self.enterContext(mock.patch.object(port, method, return_value=lambda: None))
         self.enterContext(mock.patch.object(store, "next_wake", next_wake))
         worker = threading.Thread(target=asyncio.run, args=[work()])
         worker.start()
