@@ -417,6 +417,22 @@ def test_a_savepoint_that_comes_first_commits_nothing(app, url):
     engine.dispose()
 
 
+@pytest.mark.parametrize(
+    ("sql", "begins"),
+    [
+        ("SELECT id FROM orders", False),
+        ("WITH it AS (SELECT id FROM orders) SELECT * FROM it", False),
+        ("/* it */ with it(n) AS (VALUES (1)) SELECT n FROM it", False),
+        ("WITH it AS (SELECT 'a' AS n) INSERT INTO orders (id) SELECT n FROM it", True),
+        ("WITH it AS (SELECT 'a' AS n)\nDELETE FROM orders WHERE id IN (SELECT n FROM it)", True),
+    ],
+)
+async def test_what_only_reads_takes_no_writers_place(app, opened, sql, begins):
+    way = await opened("sqlite3")
+    app.adopt(way.source).fetch(sql)
+    assert way.source.in_transaction is begins
+
+
 async def test_a_connection_of_sqlite3_stays_as_its_owner_set_it_up(app, opened):
     way = await opened("sqlite3-odd")
     rows, texts = way.source.row_factory, way.source.text_factory
