@@ -140,13 +140,14 @@ class ThreadTransaction(Transaction):
     def __init__(
         self, tx: Transaction, run_in_thread: Callable[[Callable[[], None]], None]
     ) -> None:
-        app, ending, self._after = tx._app, tx._ending, OwnEnding()  # noqa: SLF001
-        super().__init__(app, tx.database, tx.store, LaterEnding(ending, self._after))
-        # They are of one transaction: a savepoint undoes the acts of both.
-        self._acts, self._savepoints = tx._acts, tx._savepoints  # noqa: SLF001
+        # In place of __init__: all that it has is the other's, its list of acts and its savepoints
+        # too, for those undo the acts of both.
+        vars(self).update(vars(tx))
         self._tx = tx
         self._run_in_thread = run_in_thread
-        ending.add(self._committed)
+        self._after = OwnEnding()
+        self._ending.add(self._committed)
+        self._ending = LaterEnding(self._ending, self._after)
 
     def hint(self, act: Callable[[], None]) -> None:
         """See `UnitOfWork.hint`."""
