@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 
 from standfast import ConfigurationError, Context, Retry, Saga, Standfast, step
 from standfast.blocking import BlockingTransaction
+from standfast.errors import StoreUnavailable
 
 
 @pytest.fixture
@@ -156,6 +157,24 @@ def tries_threads(tx: BlockingTransaction) -> None:
             with pytest.raises(ConfigurationError, match="another thread or task"):
                 pool.submit(writes).result(20)
             pool.submit(part(writes)).result(20)
+
+
+def test_one_that_could_not_be_begun_is_not_open(url: str, tmp_path: Path) -> None:
+    app = Standfast(url)
+    with (
+        closing(sqlite3.connect(tmp_path / "app.db")) as other,
+        closing(sqlite3.connect(tmp_path / "app.db", timeout=0)) as own,
+    ):
+        other.execute("CREATE TABLE rows (id int)")
+        other.execute("BEGIN IMMEDIATE")
+        tx = app.adopt(own)
+        with pytest.raises(StoreUnavailable), tx.savepoint():
+            raise AssertionError
+        other.rollback()
+        with tx.savepoint():
+            tx.execute("INSERT INTO rows VALUES (1)")
+        own.commit()
+        assert other.execute("SELECT id FROM rows").fetchall() == [(1,)]
 
 
 async def test_two_threads_of_a_step_are_not_in_one_each(url: str) -> None:

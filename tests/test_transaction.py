@@ -1,6 +1,8 @@
 """What follows a commit, below all patterns."""
 
 import logging
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -29,6 +31,20 @@ async def test_after_the_commit_in_order_and_not_before(app):
         tx.on_commit(lambda: told.append(2))
         assert told == []
     assert told == [1, 2]
+
+
+async def test_then_others_see_what_was_written(app, tmp_path):
+    told = []
+
+    def look():
+        with closing(sqlite3.connect(tmp_path / "app.db")) as other:
+            told.extend(other.execute("SELECT id FROM rows").fetchall())
+
+    async with app.transaction() as tx:
+        await tx.execute("CREATE TABLE rows (id int)")
+        await tx.execute("INSERT INTO rows VALUES (1)")
+        tx.on_commit(look)
+    assert told == [(1,)]
 
 
 async def test_never_after_a_rollback(app):

@@ -137,8 +137,12 @@ class BlockingTransaction:
     def __init__(
         self, tx: Transaction, complete: Complete, for_handles: Complete | None = None
     ) -> None:
+        def in_here(coroutine: Coroutine[Any, Any, T]) -> T:
+            tx.tell_inside()  # in the context of whoever calls, not its block's
+            return complete(coroutine)
+
         self._tx = tx
-        self._complete = complete
+        self._complete: Complete = in_here
         self._for_handles = for_handles or complete
 
     def complete(self, act: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
@@ -242,7 +246,7 @@ TWINS = (
                     "savepoint",
                 ),
             ),
-            ("doors/transaction.py", "Transaction", ("start", "signal", "cancel")),
+            ("doors/transaction.py", "Transaction", ("start", "saga", "signal", "cancel")),
         ],
         "_tx",
         "_for_handles",

@@ -1,10 +1,4 @@
-"""An open transaction, below all patterns: SQL, and what is to happen once it is durable.
-
-It also remembers which transactions the running code is inside of, so that code can't wait for
-itself: a write through the app needs the database's writer. Where there is one, inside a
-transaction's own block it would wait for the end of the very block that waits for it; anywhere, it
-would stay though the transaction is rolled back.
-"""
+"""An open transaction, below all patterns: SQL, and what is to happen once it is durable."""
 
 from __future__ import annotations
 
@@ -16,12 +10,12 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from standfast.checks import is_async
 from standfast.errors import ConfigurationError, Unsupported
+from standfast.inside import OwnBlock, forget_ended, innermost, inside_while, refuse_second
 from standfast.ports.database import (
     Database,
     Row,
@@ -154,6 +148,8 @@ class UnitOfWork:
     def __init__(self, database: Database, store: StoreTransaction, ending: Ending) -> None:
         self.database: Database = database
         self.store: StoreTransaction = store
+        self.is_open: OwnBlock | None = None
+        """Whether its block is open; None where it has none, as of one that is adopted."""
         self._ending = ending
         self._acts: list[_Act] = []
         self._savepoints = Savepoints(store)
@@ -163,20 +159,32 @@ class UnitOfWork:
         """The SQL that it speaks."""
         return self.store.dialect
 
+    def tell_inside(self) -> None:
+        """Say that what runs here is inside this transaction. Each use of it says so.
+
+        It may have been opened in another context: by a dependency of FastAPI's, or another thread.
+        """
+        if self.is_open is not None:
+            inside_while(self.database, self.is_open)
+
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched."""
+        self.tell_inside()
         return await self.store.execute(_text(sql), *args)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """All rows, each readable by column name or position."""
+        self.tell_inside()
         return await self.store.fetch(_text(sql), *args)
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
         """The first row, or None."""
+        self.tell_inside()
         return await self.store.fetch_one(_text(sql), *args)
 
     async def fetch_value(self, sql: str, *args: Any) -> Any:
         """The first column of the first row, or None."""
+        self.tell_inside()
         return await self.store.fetch_value(_text(sql), *args)
 
     async def run_script(self, script: Script[T]) -> T:
@@ -184,6 +192,7 @@ class UnitOfWork:
 
         Raises what its statements raise; then the transaction is to be rolled back.
         """
+        self.tell_inside()
         return await carry_out(self.store, script)
 
     def within(self, protocol: Callable[..., Rides[W_co]]) -> W_co:
@@ -191,6 +200,7 @@ class UnitOfWork:
 
         `protocol` is the port's, as for `Database.port`. Raises `Unsupported`.
         """
+        self.tell_inside()
         port: Rides[W_co] = self.database.port(cast(type[Rides[W_co]], protocol))
         return port.within(self.store)
 
@@ -241,6 +251,7 @@ class UnitOfWork:
         what was written before the block. Blocks may stand in each other, but not beside each other
         in two threads or tasks: then the second raises `ConfigurationError`.
         """
+        self.tell_inside()
         given = len(self._acts)
         try:
             async with self._savepoints.block():
@@ -277,12 +288,13 @@ async def unit_of_work(
 ) -> AsyncIterator[U]:
     """A transaction that `make` wraps: committed at the end of the block, or rolled back."""
     if innermost() is not None and database.capabilities.write_lanes == 1:
-        _refuse_second(database)
+        refuse_second(database)
     ending = OwnEnding()
     try:
         async with database.transaction() as store:
             tx = make(database, store, ending)
-            with inside(database):
+            tx.is_open = OwnBlock()
+            with inside_of(tx):
                 yield tx
     except BaseException:
         ending.rolled_back()
@@ -290,96 +302,14 @@ async def unit_of_work(
     ending.committed()
 
 
-class _Block:
-    """The block of a transaction, as the tasks begun inside see it.
-
-    `is_open` tells of one that isn't ended here whether it still is open.
-    """
-
-    __slots__ = ("ended", "is_open", "outer", "owner")
-
-    def __init__(
-        self, owner: object, outer: _Block | None, is_open: Callable[[], bool] | None = None
-    ) -> None:
-        self.owner: object = owner
-        self.outer: _Block | None = outer
-        self.is_open: Callable[[], bool] | None = is_open
-        self.ended: bool = False
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended."""
-        return self.ended or (self.is_open is not None and not self.is_open())
-
-
-_block: ContextVar[_Block | None] = ContextVar("standfast_transaction", default=None)
-innermost: Callable[[], object | None] = _block.get
-"""The innermost transaction that the running code may be inside of; None: it is in none."""
-
-
-def _innermost_open() -> _Block | None:
-    """The innermost block that isn't over; those inside of it are forgotten."""
-    found = block = _block.get()
-    while block is not None and block.over:
-        block = block.outer
-    if block is not found:
-        _block.set(block)
-    return block
-
-
 @contextmanager
-def inside(owner: object) -> Iterator[None]:
-    """The block of a transaction of `owner`, for `refuse_inside`."""
-    block = _Block(owner, _innermost_open())
-    _block.set(block)
+def inside_of(tx: UnitOfWork) -> Iterator[None]:
+    """The block of one of the app's own transactions, for `refuse_inside`."""
+    tx.tell_inside()
     try:
         yield
     finally:
         # Tasks begun inside may still see it, and a generator may end in another context.
-        block.ended = True
-        _innermost_open()
-
-
-def inside_while(owner: object, is_open: Callable[[], bool]) -> None:
-    """From now on, what runs here is inside a transaction of `owner` that others will end.
-
-    It is over, for `refuse_inside`, as soon as `is_open` says no. That must never be wrong in
-    saying yes, must not keep the transaction open, and be equal for one and the same transaction.
-    """
-    outer = block = _innermost_open()
-    while block is not None:
-        if block.is_open == is_open:
-            return
-        block = block.outer
-    _block.set(_Block(owner, outer, is_open))
-
-
-def refuse_inside(database: Database, act: str, instead: str) -> None:
-    """Raise `ConfigurationError` inside an open transaction of `database`."""
-    if is_inside(database):
-        raise ConfigurationError(
-            f"can't {act} through the app inside its own transaction: use {instead}, which "
-            "commits with it, or do it after its end"
-        )
-
-
-def _refuse_second(database: Database) -> None:
-    """Raise `ConfigurationError` inside an adopted transaction, where there is one writer."""
-    if any(block.is_open is not None for block in _open_blocks(database)):
-        raise ConfigurationError(
-            "can't begin a transaction through the app inside one that is adopted, for the "
-            "database has one writer: use that (tx.start(…), tx.execute(…)), or do it after its end"
-        )
-
-
-def is_inside(database: Database) -> bool:
-    """Whether the running code is inside an open transaction of `database`."""
-    return next(_open_blocks(database), None) is not None
-
-
-def _open_blocks(database: Database) -> Iterator[_Block]:
-    block = _innermost_open()
-    while block is not None:
-        if block.owner is database and not block.over:
-            yield block
-        block = block.outer
+        if tx.is_open is not None:
+            tx.is_open.ended = True
+        forget_ended()

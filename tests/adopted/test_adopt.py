@@ -10,7 +10,13 @@ import sqlalchemy
 from standfast import BranchKey, ConfigurationError, SagaConflict, SagaNotFound, barrier
 from standfast.doors import Transaction
 from standfast.doors.blocking import BlockingTransaction
-from standfast.errors import ConstraintViolated, MigrationNeeded, StoreError, Unsupported
+from standfast.errors import (
+    ConstraintViolated,
+    MigrationNeeded,
+    StandfastError,
+    StoreError,
+    Unsupported,
+)
 from standfast.ports.journal import Filter
 from tests.adopted.conftest import Order, Place, Ship
 from tests.adopted.ways import done
@@ -108,6 +114,21 @@ async def test_signals_what_it_has_started_itself(app, way):
     await way.commit()
     async with app.running():
         assert (await app.handle(handle.id).result(20))["paid"] == 12
+
+
+async def test_finds_by_its_key_what_was_started_here_or_before(app, way):
+    async with app:
+        before = await app.start(Place, Order("a"), key="before")
+    tx = app.adopt(way.source)
+    own = await done(tx.start(Place, Order("a"), key="own"))
+    for handle, key in ((before, "before"), (own, "own")):
+        found = await done(tx.saga(Place, key))
+        assert found.id == handle.id
+        await done(tx.signal(found, Place.paid, 1))
+        await done(tx.cancel(await done(tx.saga("place", key))))
+    with pytest.raises(SagaNotFound, match=r"no saga 'place' has the key 'other'$"):
+        await done(tx.saga(Place, "other"))
+    await way.rollback()
 
 
 async def test_what_nobody_has_started_is_told(app, way):
@@ -214,6 +235,18 @@ async def test_sql_as_everywhere_else(app, way):
     assert await orders(app) == ["a", "b"]
 
 
+async def test_touched_rows_are_counted_for_all_statements(app, way):
+    tx = app.adopt(way.source)
+    chosen, where = "WITH chosen AS (SELECT 'a' AS one)", "WHERE id IN (SELECT one FROM chosen)"
+    insert = "INSERT INTO orders (id) VALUES ($1), ($2) RETURNING id"
+    assert await done(tx.execute(insert, "a", "b")) == 2
+    assert await done(tx.execute("UPDATE orders SET note = 'a' RETURNING id")) == 2
+    assert await done(tx.execute(f"{chosen} UPDATE orders SET note = 'b' {where}")) == 1
+    assert await done(tx.execute(f"{chosen} DELETE FROM orders {where} RETURNING id")) == 1
+    assert await done(tx.execute(f"{chosen} DELETE FROM orders {where}")) == 0
+    assert await done(tx.execute(f"-- all\n{chosen} DELETE FROM orders")) == 1
+
+
 async def test_arguments_that_do_not_fit_are_told(app, way):
     tx = app.adopt(way.source)
     with pytest.raises(StoreError):
@@ -235,10 +268,34 @@ async def test_other_errors_of_the_driver_are_store_errors(app, way):
     await way.rollback()
 
 
+@pytest.mark.parametrize("value", [2**70, "\ud800", "a\0b", object(), {1}])
+async def test_so_are_those_that_python_raises_for_what_cannot_be_sent(app, way, value):
+    with contextlib.suppress(StoreError):  # what one driver can't send another can
+        await done(app.adopt(way.source).execute("INSERT INTO orders (id) VALUES ($1)", value))
+    await way.rollback()
+
+
+async def test_an_error_of_ours_is_told_once(app, way):
+    tx = app.adopt(way.source)
+    with pytest.raises(StoreError) as refused:
+        await done(tx.execute("COMMIT"))
+    await done(tx.execute("INSERT INTO orders (id) VALUES ($1)", "a"))
+    with pytest.raises(ConstraintViolated) as violated:
+        await done(tx.execute("INSERT INTO orders (id) VALUES ($1)", "a"))
+    await way.rollback()
+    await way.close()
+    with pytest.raises(StandfastError) as over:
+        await done(tx.execute("SELECT 1"))
+    for error in (refused.value, violated.value, over.value):
+        assert not isinstance(error.__cause__, StandfastError)
+    assert str(violated.value).count("(id)=(a)") <= 1
+
+
 async def test_it_leaves_the_end_of_the_transaction_to_its_owner(app, way):
     tx = app.adopt(way.source)
-    with pytest.raises(StoreError, match="COMMIT in a transaction"):
-        await done(tx.execute("COMMIT"))
+    for method in (tx.execute, tx.fetch, tx.fetch_one, tx.fetch_value):
+        with pytest.raises(StoreError, match="COMMIT in a transaction"):
+            await done(method("COMMIT"))
 
 
 async def test_missing_tables_are_told_with_the_remedy(app, way):
@@ -258,7 +315,11 @@ async def test_it_is_of_no_use_after_the_end(app, way, end):
     await getattr(way, end)()
     with pytest.raises(StoreError, match="is over"):
         await done(tx.start(Ship, Order("b"), key="b"))
-    assert await keys(app, Ship) == (["a"] if end == "commit" else [])
+    for method in (tx.execute, tx.fetch):  # in autocommit it would be written
+        with pytest.raises(StoreError, match="is over"):
+            await done(method("INSERT INTO orders (id) VALUES ($1)", "b"))
+    kept = ["a"] if end == "commit" else []
+    assert (await keys(app, Ship), await orders(app)) == (kept, kept)
 
 
 async def test_nor_once_its_connection_is_closed(app, way):

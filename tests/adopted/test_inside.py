@@ -1,6 +1,7 @@
 """While an adopted transaction is open, what would wait for it, or wouldn't see it, says so."""
 
 import asyncio
+import contextvars
 import gc
 
 import pytest
@@ -128,6 +129,19 @@ async def test_after_the_commit_its_followers_are_outside(opened_app):
     engine.dispose()
 
 
+def test_so_is_what_is_called_after_it(app):
+    engine, session = a_session(app)
+    started = []
+    tx = app.adopt(session)
+    tx.start(Ship, Order("a"), key="a")
+    tx.on_commit(lambda: started.append(app.blocking.start(Ship, Order("b"), key="b")))
+    session.commit()
+    app.blocking.close()
+    assert [handle.created for handle in started] == [True]
+    session.close()
+    engine.dispose()
+
+
 async def test_one_writer_is_not_waited_for_inside_what_has_it(opened_app):
     engine, session = a_session(opened_app)
     opened_app.adopt(session).start(Ship, Order("a"), key="a")
@@ -141,3 +155,27 @@ async def test_one_writer_is_not_waited_for_inside_what_has_it(opened_app):
         assert await tx.fetch_value("SELECT 1") == 1
     session.close()
     engine.dispose()
+
+
+async def test_whoever_uses_it_is_inside_in_whichever_context(opened_app, way, name):
+    app, tx = opened_app, opened_app.adopt(way.source)
+
+    async def elsewhere():
+        await done(tx.start(Ship, Order("a"), key="a"))
+        if name.startswith(KNOWING):
+            with pytest.raises(ConfigurationError, match=INSIDE):
+                await app.start(Ship, Order("a"), key="a")
+
+    await asyncio.create_task(elsewhere(), context=contextvars.Context())
+    await way.rollback()
+    assert (await app.start(Ship, Order("a"), key="a")).created
+
+
+async def test_none_is_adopted_inside_one_that_the_app_has_opened(opened_app, way):
+    """They would be two: one may be rolled back alone, or wait for the other's key for ever."""
+    async with opened_app.transaction():
+        with pytest.raises(ConfigurationError, match="adopt yours without opening another"):
+            opened_app.adopt(way.source)
+        with pytest.raises(ConfigurationError, match="adopt yours without opening another"):
+            await asyncio.to_thread(opened_app.adopt, way.source)
+    await done(opened_app.adopt(way.source).fetch("SELECT 1"))

@@ -7,6 +7,7 @@ import sys
 import aiosqlite
 import asyncpg
 import psycopg
+import psycopg2
 import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -126,7 +127,13 @@ class TestNothingIsOpen:
         connection = await asyncpg.connect(url)
         with pytest.raises(ConfigurationError, match="no transaction is open"):
             app.adopt(connection)
+        async with connection.transaction():
+            over = app.adopt(connection)
         await connection.close()
+        with pytest.raises(ConfigurationError, match="it is closed"):
+            app.adopt(connection)
+        with pytest.raises(StoreError, match="its connection was closed"):
+            await over.fetch("SELECT 1")
         pool = await asyncpg.create_pool(url, min_size=1, max_size=1)
         with pytest.raises(ConfigurationError, match="give the connection"):
             app.adopt(pool)
@@ -135,6 +142,13 @@ class TestNothingIsOpen:
         with pytest.raises(ConfigurationError, match="released back"):
             app.adopt(lent)
         await pool.close()
+
+    @pytest.mark.parametrize("backend", ["postgres"])
+    def test_psycopg2(self, app, url, backend):
+        connection = psycopg2.connect(url)
+        with pytest.raises(ConfigurationError, match=r"of psycopg2.*the session of SQLAlchemy"):
+            app.adopt(connection)
+        connection.close()
 
     @pytest.mark.parametrize("backend", ["postgres"])
     def test_psycopg(self, app, url, backend):

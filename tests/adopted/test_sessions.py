@@ -1,13 +1,24 @@
 """What only sessions of SQLAlchemy have: several engines, hooks, rows yet to be written."""
 
+import asyncio
+import threading
+
 import pytest
 import sqlalchemy
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    mapped_column,
+    scoped_session,
+    sessionmaker,
+)
 
-from standfast import BranchKey, ConfigurationError, barrier
+from standfast import BranchKey, ConfigurationError, StandfastError, StoreError, barrier
+from standfast.blocking.home import THREAD
 from standfast.errors import Unsupported
 from tests.adopted.conftest import Order, Ship
 
@@ -137,6 +148,18 @@ class TestWhatIsToFollowTheCommit:
         session.commit()
         assert told == ["second"]
 
+    def test_workers_are_told_in_the_thread_of_their_loop(self, app, session):
+        told = []
+
+        async def hints(tx):
+            tx.hint(lambda: told.append(threading.current_thread().name))
+
+        with app.blocking:
+            app.adopt(session).complete(hints)
+            session.commit()
+            app.blocking.complete(asyncio.sleep(0))  # by then its loop has come to it
+        assert told == [THREAD]
+
     def test_nothing_stays_in_the_session(self, app, session):
         for number in range(3):
             app.adopt(session).start(Ship, Order("a"), key=f"{number}")
@@ -190,11 +213,78 @@ class TestRowsThatAreYetToBeWritten:
         assert seen == [1]
 
 
+def test_what_a_hook_of_the_users_raises_comes_out_as_it_is(app, session):
+    @event.listens_for(session, "before_flush")
+    def flushed(*_):
+        raise ValueError("no such order")
+
+    session.add(Row(id="a"))
+    with pytest.raises(ValueError, match="no such order"):
+        app.adopt(session).fetch_value(COUNT, "a")
+
+
 def test_a_session_that_was_adopted_can_still_be_begun(app, session, engine):
     tx = app.adopt(session)
     with session.begin():
         tx.start(Ship, Order("a"), key="a")
     assert started(engine) == ["a"]
+
+
+class TestClosedBeforeItsFirstStatement:
+    """Else it would begin a transaction that nobody ends."""
+
+    def closed(self, app, tx):
+        for use in (
+            lambda: tx.start(Ship, Order("a"), key="a"),
+            lambda: tx.execute("SELECT 1"),
+            lambda: tx.savepoint().__enter__(),
+            lambda: tx.on_commit(print),
+        ):
+            with pytest.raises(StandfastError, match=r"over|after the end"):
+                use()
+        assert app.blocking.start(Ship, Order("a"), key="a").created
+        app.blocking.close()
+
+    def test_a_session(self, app, engine):
+        with Session(engine) as session:
+            tx = app.adopt(session)
+        self.closed(app, tx)
+
+    def test_one_that_goes_on_with_another_transaction(self, app, engine):
+        session = Session(engine)
+        session.add(Row(id="a"))
+        session.commit()
+        tx = app.adopt(session)
+        session.close()
+        self.closed(app, tx)
+        with session.begin():
+            assert app.adopt(session).fetch_value(COUNT, "a") == 1
+            with pytest.raises(StoreError, match="over"):
+                tx.execute("SELECT 1")
+
+    def test_a_scoped_session(self, app, engine):
+        scoped = scoped_session(sessionmaker(engine))
+        tx = app.adopt(scoped)
+        scoped.remove()
+        self.closed(app, tx)
+
+    def test_a_connection(self, app, engine):
+        with engine.connect() as connection:
+            tx = app.adopt(connection)
+        with pytest.raises(StoreError, match="over"):
+            tx.start(Ship, Order("a"), key="a")
+
+    async def test_an_async_session(self, app, url):
+        engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
+        async with AsyncSession(engine) as session:
+            tx = app.adopt(session)
+        with pytest.raises(StoreError, match="over"):
+            await tx.start(Ship, Order("a"), key="a")
+        with pytest.raises(StoreError, match="over"):
+            await tx.fetch("SELECT 1")
+        await engine.dispose()
+        async with app:
+            assert (await app.start(Ship, Order("a"), key="a")).created
 
 
 class TestTwoPhases:

@@ -55,9 +55,7 @@ async def test_the_last_of_them_is_given_back_after_whatever_ends_a_wait(postgre
     try:
         async with small.transaction() as held:
             await held.fetch("SELECT 1 AS here")
-            with pytest.raises(
-                StoreUnavailable, match="whose last statement is `SELECT 1 AS here`"
-            ):
+            with pytest.raises(StoreUnavailable, match="what it ran last is `SELECT 1 AS here`"):
                 await hold()
             cancelled = asyncio.create_task(hold())
             await asyncio.sleep(0.05)

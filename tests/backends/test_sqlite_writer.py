@@ -10,7 +10,7 @@ import pytest
 
 from standfast.backends.sqlite import SqliteDatabase, connection, transaction, writer
 from standfast.backends.sqlite.journal import writing
-from standfast.conformance.samples import journal, marks, migrate, register, start
+from standfast.conformance.samples import journal, leases, marks, migrate, register, start
 from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.ports.journal import Append
 
@@ -163,4 +163,32 @@ async def test_a_transaction_that_keeps_the_writer_is_told_of(tmp_path, caplog, 
         await asyncio.sleep(0.2)
     (told,) = [one.getMessage() for one in caplog.records]
     assert "has kept the only writer of " in told
-    assert "its last statement was `SELECT 1 AS here`" in told
+    assert "what it ran last is `SELECT 1 AS here`" in told
+
+
+async def test_a_transaction_that_is_waited_for_by_itself_is_told(tmp_path, caplog, monkeypatch):
+    """What waits for the writer is refused in the end, whatever it is, and leases are not."""
+    monkeypatch.setattr(transaction, "WARNS_AFTER", 0.05)
+    monkeypatch.setattr(transaction, "REFUSES_AFTER", 0.1)
+    why = r"has kept since .* UTC, what it ran last is `start`\. .* through its tx \(tx\.start"
+
+    async def another(database):
+        async with database.transaction() as tx:
+            await tx.fetch("SELECT 1")
+
+    async def plain(database):
+        await journal(database).start([start()], owner=None)
+
+    async with opened(tmp_path) as database, asyncio.timeout(20):
+        token = await register(database)
+        async with database.transaction() as tx:
+            await journal(database).within(tx).start([start("mine")])
+            for _ in range(2):  # those that come later, too
+                for one in [asyncio.create_task(act(database)) for act in (another, plain)]:
+                    with pytest.raises(StoreUnavailable, match=why):
+                        await one
+            renewed = asyncio.create_task(leases(database).renew([token], ttl=60))
+        assert "what it ran last is `start`" in caplog.text
+        assert await renewed == [True]
+        await another(database)
+        assert await journal(database).count("saga") == {("order", "running"): 1}

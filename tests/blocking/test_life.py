@@ -190,6 +190,19 @@ async def test_an_app_that_is_open_is_used_where_it_is(app: Standfast) -> None:
         assert app.affinity is place
 
 
+async def test_a_block_in_which_it_was_closed_says_that_it_isnt_committed(app: Standfast) -> None:
+    async with app:
+
+        def use() -> None:
+            with pytest.raises(ConfigurationError, match="isn't committed"):  # noqa: SIM117
+                with app.blocking.transaction() as tx:
+                    tx.start(Visit, "gone", key="gone")
+                    app.blocking.close()
+
+        await asyncio.to_thread(use)
+        assert (await app.start(Visit, "gone", key="gone")).created
+
+
 def test_a_loop_that_does_not_run_is_not_waited_for(app: Standfast) -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(app.__aenter__())

@@ -1,8 +1,11 @@
 """All that sync code can do, on SQLite and PostgreSQL."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 import pytest
@@ -122,6 +125,33 @@ def test_inside_a_transaction_the_app_is_refused(app: Standfast) -> None:
         with pytest.raises(ConfigurationError, match=r"tx\.signal"):
             handle.signal("answered", "yes")
     app.blocking.start(Visit, "after")
+
+
+def test_so_is_whoever_uses_one_that_was_opened_in_another_context(app: Standfast) -> None:
+    """FastAPI enters a dependency, calls the endpoint and leaves it each in a copy of a context."""
+    block = app.blocking.transaction()
+    tx = copy_context().run(block.__enter__)
+
+    def endpoint(use: Callable[[], object]) -> None:
+        use()
+        with pytest.raises(ConfigurationError, match=r"tx\.start"):
+            app.blocking.start(Visit, "outside")
+        with pytest.raises(ConfigurationError, match=r"can't adopt a transaction inside"):
+            app.adopt(sqlite3.connect(":memory:"))
+
+    uses: list[Callable[[], object]] = [
+        lambda: tx.start(Visit, "lamp", key="lamp"),
+        lambda: tx.fetch_value("SELECT 1"),
+        lambda: tx.savepoint().__enter__(),
+    ]
+    for use in uses:
+        copy_context().run(endpoint, use)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(endpoint, uses[1]).result(20)
+        copy_context().run(block.__exit__, None, None, None)
+        assert (
+            pool.submit(app.blocking.start, Visit, "lamp", key="lamp").result(20).created is False
+        )
 
 
 def acts_that_write(app: Standfast, handle: Any) -> list[Callable[[], object]]:

@@ -176,7 +176,9 @@ def test_what_cant_be_written(alembic, standfast, shared_shop):
     def refused(*arguments):
         return standfast("migrate", *arguments, code=2).stderr
 
-    assert "neither alembic.ini nor env.py" in refused("-a", "shop:app", "--alembic", "env.d")
+    assert "neither alembic.ini, nor a pyproject.toml" in refused(
+        "-a", "shop:app", "--alembic", "env.d"
+    )
     assert "give one of" in refused("-a", "shop:app", "--alembic", ".", "--sql")
     assert "no JSON" in refused("-a", "shop:app", "--alembic", ".", "--json")
     url = os.environ["SHOP_DATABASE"]
@@ -193,3 +195,97 @@ def test_what_cant_be_written(alembic, standfast, shared_shop):
     }
     alembic("revision", "a second head", head="base", splice=True)
     assert "alembic merge heads" in refused("-a", "shop:app", "--alembic", ".")
+
+
+# -- projects of other forms, and broken ones ----------------------------------------------------
+
+
+@pytest.fixture
+def project(shop, monkeypatch):
+    """Alembic's template of a name, made here: ``project("generic")``."""
+    monkeypatch.setattr(sys, "argv", ["alembic"])
+
+    def init(template):
+        config = Config("alembic.ini", toml_file="pyproject.toml")
+        command.init(config, "migrations", template=template)
+        return shop
+
+    return init
+
+
+def test_the_settings_may_be_in_pyproject(project, standfast):
+    folder = project("pyproject")
+    first = standfast("migrate", "-a", "shop:app", "--alembic", ".")
+    assert "wrote " in first.stdout
+    (folder / "alembic.ini").unlink()
+    again = standfast("migrate", "-a", "shop:app", "--alembic", ".")
+    assert again.stdout == "wrote nothing: no migration is missing there\n"
+    (folder / "pyproject.toml").write_text("[project]\nname = 'shop'\n")
+    told = standfast("migrate", "-a", "shop:app", "--alembic", ".", code=2).stderr
+    assert "pyproject.toml with [tool.alembic]" in told
+
+
+def rewritten(path, pattern, by):
+    path.write_text(re.sub(pattern, by, path.read_text(), count=1, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "by", "message"),
+    [
+        (r"^\[alembic\]", "[one]", "no script_location in [alembic], but in [one]"),
+        (r"^script_location.*", "script_location = gone", "relative paths begin where you are"),
+        (r"^script_location.*", "script_location = gone:m", "ModuleNotFoundError: No module named"),
+        (r"^script_location.*", "", "No 'script_location' key found"),
+        (r"^\[alembic\]", "alembic", "MissingSectionHeaderError"),
+    ],
+)
+def test_settings_that_cant_be_read(project, standfast, pattern, by, message):
+    folder = project("generic")
+    rewritten(folder / "alembic.ini", pattern, by)
+    told = standfast("migrate", "-a", "shop:app", "--alembic", ".", code=2).stderr
+    assert message in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Revision gone referenced")
+def test_revisions_that_cant_be_read(project, standfast):
+    folder = project("generic")
+
+    def refused():
+        return standfast("migrate", "-a", "shop:app", "--alembic", ".", code=2).stderr
+
+    revision = folder / "migrations" / "versions" / "own.py"
+    revision.write_text("revision = 'own'\ndown_revision = 'gone'\n")
+    assert "no revision 'gone', which a down_revision names" in refused()
+    revision.write_text("def (\n")
+    assert "reading its revisions raised SyntaxError" in refused()
+    revision.write_text("import gone_for_good\n")
+    assert "ModuleNotFoundError: No module named 'gone_for_good'" in refused()
+    revision.unlink()
+    (folder / "migrations" / "script.py.mako").write_text("${gone()}")
+    assert "writing a revision raised CommandError" in refused()
+
+
+def test_it_tells_what_keeps_autogenerate_from_dropping_the_tables(project, standfast):
+    folder = project("generic")
+    line = ("migrate", "-a", "shop:app", "--alembic", ".", "--line")
+    assert "alembic.include_name to context.configure" in standfast(*line, "marks").stderr
+    assert "include_name" not in standfast(*line, "marks").stderr  # nothing was written
+    rewritten(
+        folder / "migrations" / "env.py",
+        "^from alembic import context",
+        "from alembic import context\nfrom standfast.integrations.alembic import include_name",
+    )
+    assert "include_name" not in standfast(*line, "journal").stderr
+
+
+def test_an_app_to_which_nothing_was_added(project, standfast):
+    folder = project("generic")
+    (folder / "empty.py").write_text(
+        "from standfast import Standfast\n\napp = Standfast('sqlite:///shop.db')\n"
+    )
+    told = standfast("migrate", "-a", "empty:app", "--alembic", ".")
+    assert told.stdout == "wrote nothing: the app needs no tables\n"
+    assert "nothing was added to this app" in told.stderr
+    for how in ([], ["--status"], ["--sql"], ["--dry-run"]):
+        assert "nothing was added" in standfast("migrate", "-a", "empty:app", *how).stderr

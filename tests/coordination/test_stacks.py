@@ -1,11 +1,12 @@
-"""Where threads stand, for the log."""
+"""Where threads and tasks stand, for the log."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from standfast.coordination.stacks import where_thread
+from standfast.coordination.stacks import where, where_thread
 
 PATIENCE = 20.0
 
@@ -70,3 +71,28 @@ def test_without_it_the_innermost_are_told():
 
 def test_nothing_is_told_of_a_thread_that_hasnt_begun():
     assert where_thread(None) == where_thread(0) == ""
+
+
+async def test_of_a_task_the_innermost_are_told():
+    gate = asyncio.Event()
+
+    async def outermost() -> None:
+        await further(30)
+
+    async def further(depth: int) -> None:
+        await (deeper(depth) if depth else innermost())
+
+    async def deeper(depth: int) -> None:
+        await further(depth - 1)
+
+    async def innermost() -> None:
+        await gate.wait()
+
+    task = asyncio.create_task(outermost())
+    await asyncio.sleep(0)
+    told = where(task)
+    gate.set()
+    await task
+    assert "innermost" in told
+    assert "outermost" not in told
+    assert where(task) == ""

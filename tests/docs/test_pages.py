@@ -1,6 +1,7 @@
 """Each page of the documentation is one test; `tests.docs` says how a page is run."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def _cases() -> list[Any]:
 def test_page(page: Page, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     dsn = request.getfixturevalue("postgres_dsn") if page.needs_postgres else None
     print(run_page(page, tmp_path, dsn))
+
+
+def test_what_is_installed_is_a_checkout_on_every_page() -> None:
+    """No index of packages has the library, so a line that asks one for it doesn't work."""
+    names = {
+        (page.path.name, name)
+        for page in pages()
+        for name in re.findall(
+            r"pip install ([^`\n]*standfast\b|'?\.)", page.path.read_text("utf-8")
+        )
+    }
+    assert {name for _, name in names} == {"'/path/to/standfast", "'."}
+    assert ("fastapi.md", "'/path/to/standfast") in names
 
 
 def written(folder: Path, text: str) -> Page:

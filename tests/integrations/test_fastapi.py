@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.exceptions import DependencyScopeError
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -382,9 +384,172 @@ async def test_an_endpoint_that_can_await_nothing_gets_no_transaction_to_be_awai
     @api.post("/by-a-dependency", dependencies=[Depends(placed)])
     def place_by_a_dependency() -> None: ...
 
+    @api.post("/def-too", dependencies=[Depends(placed)])
+    def place_too(tx: TransactionDep) -> None:
+        pytest.fail("called")
+
+    def dialect(tx: TransactionDep) -> str:
+        return tx.dialect
+
+    @api.post("/beside-another", dependencies=[Depends(placed)])
+    def place_beside_another(told: Annotated[str, Depends(dialect)]) -> str:
+        return told
+
     async with app, client(api) as web:
         assert "place, which is def" in (await web.post("/def")).text
+        assert "place_too, which is def" in (await web.post("/def-too")).text
         assert (await web.post("/by-a-dependency")).status_code == 200
+        assert (await web.post("/beside-another")).json() == "sqlite"
+    assert await sagas(app) == 2
+
+
+async def test_what_is_to_be_awaited_is_refused_in_a_def(app):
+    api = an_api(app)
+    api.add_exception_handler(ConfigurationError, told)
+
+    @api.post("/forgotten/{name}")
+    def forgotten(name: str, found: AppDep) -> str:
+        return str({"start": lambda: found.start(Greet, "ann")}.get(name, lambda: found)())
+
+    @api.post("/get/{name}")
+    def get(name: str, found: AppDep) -> str:
+        return str(getattr(found, name))
+
+    @api.post("/blocking")
+    def blocking(found: AppDep) -> bool:
+        assert isinstance(found, Standfast)
+        return found.blocking.start(Greet, "ann").created
+
+    def handed_on(found: AppDep) -> Standfast:
+        return found
+
+    @api.post("/awaited")
+    async def awaited(found: Annotated[Standfast, Depends(handed_on)], same: AppDep) -> bool:
+        async with found, same:
+            return (await found.start(Greet, "ann")).created
+
+    @api.post("/not-awaited")
+    def not_awaited(found: Annotated[Standfast, Depends(handed_on)]) -> str:
+        return str(found.start(Greet, "ann"))
+
+    async with app, client(api) as web:
+        assert "Write app.blocking.start" in (await web.post("/forgotten/start")).text
+        assert "Write app.blocking.start" in (await web.post("/not-awaited")).text
+        for name in ("saga", "handle", "operations", "progress", "transaction"):
+            assert f"Write app.blocking.{name}" in (await web.post(f"/get/{name}")).text
+        assert (await web.post("/get/database")).status_code == 200
+        assert (await web.post("/blocking")).json() is True
+        assert (await web.post("/awaited")).json() is True
+        assert (app._opened, await sagas(app)) == (1, 2)
+
+
+async def connected(api: Any, path: str) -> list[Any]:
+    """What a WebSocket is sent that is opened and closed again."""
+    sent: list[Any] = []
+    received = iter([{"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 1000}])
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "websocket", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+    await api(scope, receive, send)
+    return sent
+
+
+async def test_no_transaction_is_as_long_as_a_websocket(app):
+    api, begun = an_api(app), []
+    engine = create_engine(app.database.url)
+
+    def get_session() -> Iterator[Session]:
+        with Session(engine) as session:
+            yield session
+
+    adopted_dep: Any = Annotated[BlockingTransaction, adopted(Depends(get_session))]
+
+    @api.websocket("/own")
+    async def own(socket: WebSocket, tx: TransactionDep) -> None:
+        begun.append(tx)
+
+    @api.websocket("/adopted")
+    async def ridden(socket: WebSocket, tx: adopted_dep) -> None:
+        begun.append(tx)
+
+    @api.websocket("/by-message")
+    async def by_message(socket: WebSocket, found: AppDep) -> None:
+        await socket.accept()
+        async with found.transaction() as tx:
+            await tx.start(Greet, "ann")
+
+    async with app:
+        with pytest.raises(ConfigurationError, match=r"app\.transaction\(\)` for each message"):
+            await connected(api, "/own")
+        with pytest.raises(ConfigurationError, match=r"app\.adopt\(session\)` for each message"):
+            await connected(api, "/adopted")
+        assert [one["type"] for one in await connected(api, "/by-message")] == ["websocket.accept"]
+    assert (begun, await sagas(app)) == ([], 1)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [(TransactionDep, "TransactionDep"), (AppDep, "AppDep")]
+)
+def test_a_dependency_that_is_wrapped_again_is_refused_where_it_is_written(alias, name):
+    api, wrapped = FastAPI(), Depends(alias)
+
+    async def index(taken: Any = wrapped) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=f"write `name: {name}`"):
+        api.get("/")(index)
+
+
+@pytest.mark.parametrize("scope", ["function", "request"])
+async def test_a_dependency_that_yields_may_take_the_transaction(app, scope):
+    api = an_api(app)
+
+    async def repository(tx: TransactionDep) -> AsyncIterator[Transaction]:
+        yield tx
+
+    async def place(tx: Annotated[Transaction, Depends(repository, scope=scope)]) -> None:
+        await tx.start(Greet, "ann")
+
+    if scope == "request":  # FastAPI's own, for it would outlast the transaction
+        with pytest.raises(DependencyScopeError):
+            api.post("/")(place)
+        return
+    api.post("/")(place)
+    async with app, client(api) as web:
+        assert (await web.post("/")).status_code == 200
+    assert await sagas(app) == 1
+
+
+async def test_a_route_class_that_answers_an_error_commits(app):
+    """FastAPI ends what is for the function's time outside of it, and sees no error there."""
+
+    class Answers(APIRoute):
+        def get_route_handler(self) -> Any:
+            handler = super().get_route_handler()
+
+            async def answer(request: Request) -> Any:
+                try:
+                    return await handler(request)
+                except KeyError:
+                    return JSONResponse({}, 400)
+
+            return answer
+
+    api = an_api(app)
+    api.router.route_class = Answers
+
+    @api.post("/")
+    async def place(tx: TransactionDep) -> None:
+        await tx.start(Greet, "ann")
+        raise KeyError
+
+    async with app, client(api) as web:
+        assert (await web.post("/")).status_code == 400
     assert await sagas(app) == 1
 
 
@@ -421,6 +586,35 @@ async def test_an_adopted_async_session(app, form, scope):
     assert (await orders(app), await sagas(app)) == (["7"], 1)
     assert len(sessions) == 2  # one for each request
     await engine.dispose()
+
+
+async def test_two_transactions_in_one_request_are_refused(app):
+    api, engine = an_api(app), create_engine(app.database.url)
+    api.add_exception_handler(ConfigurationError, told)
+
+    def get_session() -> Iterator[Session]:
+        with Session(engine) as session:
+            yield session
+
+    adopted_dep: Any = Annotated[BlockingTransaction, adopted(Depends(get_session))]
+
+    async def audit(tx: TransactionDep) -> None:
+        await tx.start(Greet, "ann")
+
+    @api.post("/after")
+    async def after(tx: TransactionDep, other: adopted_dep) -> None: ...
+
+    @api.post("/before")
+    async def before(other: adopted_dep, tx: TransactionDep) -> None: ...
+
+    @api.post("/by-a-dependency", dependencies=[Depends(audit)])
+    def by_a_dependency(other: adopted_dep) -> None: ...
+
+    async with app, client(api) as web:
+        for path in ("/after", "/before", "/by-a-dependency"):
+            assert "Take the adopted one for all" in (await web.post(path)).text
+    assert await sagas(app) == 0
+    engine.dispose()
 
 
 async def test_an_adopted_session_that_the_endpoint_begins(app):
@@ -584,16 +778,7 @@ async def test_a_websocket_is_closed(error, code):
     async def talk(socket: WebSocket) -> None:
         raise error
 
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "root_path": ""}
-    await api(scope, receive, send)
+    sent = await connected(api, "/")
     assert [(one["type"], one["code"]) for one in sent] == [("websocket.close", code)]
 
 

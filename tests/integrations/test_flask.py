@@ -172,6 +172,18 @@ def test_the_sync_client(app):
     app.blocking.close()
 
 
+def test_an_async_view_awaits_it(app):
+    web = Flask("shop")
+    FlaskExtension(app, web)
+
+    @web.post("/greet/<name>")
+    async def greet(name: str) -> dict[str, bool]:
+        async with app:
+            return {"created": (await current.start(Greet, name, key=name)).created}
+
+    assert web.test_client().post("/greet/ann").json == {"created": True}
+
+
 @pytest.mark.parametrize("method", ["start", "saga"])
 def test_what_sync_code_can_not_await_is_refused(app, method):
     web = Flask("shop")

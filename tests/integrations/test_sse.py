@@ -143,6 +143,56 @@ async def test_by_default_it_tells_nothing_that_is_nobodys_business(scene):
     assert event["entries"][0]["value"] == "secret"
 
 
+async def answer_later() -> None: ...
+
+
+def not_json() -> dict[str, Callable[[Change], Any]]:
+    return {
+        "a change": lambda change: change,
+        "its entries": lambda change: {"entries": change.entries},
+        "an entry": lambda change: change.entries[0],
+        "an error": lambda change: [ValueError("secret")],
+        "bytes": lambda change: b"secret",
+        "a set": lambda change: {"secret"},
+        "a coroutine": lambda change: answer_later(),
+        "a key": lambda change: {("secret",): 1},
+        "no number": lambda change: float("nan"),
+    }
+
+
+@pytest.mark.parametrize("what", not_json())
+async def test_what_is_not_json_is_never_told(what):
+    app = Standfast("memory://").add(Trip())
+    async with app:
+        handle = await app.start(Trip, "secret")
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "headers": []}
+        with pytest.raises(ConfigurationError, match="isn't JSON"):
+            await ProgressResponse(app, handle, tell=not_json()[what])(scope, receive, send)
+        assert sent == []  # so that the server can answer 500
+
+
+async def test_an_id_is_told_as_text(scene):
+    here = await scene(tell=lambda change: {"saga": change.id})
+    await here.start()
+    await here.end()
+    (event,) = await here.events()
+    assert event["saga"] == str((await here.app.saga(Trip, "7")).id)
+
+
+def test_a_handle_that_was_not_awaited_is_refused():
+    app = Standfast("memory://").add(Trip())
+    with pytest.raises(ConfigurationError, match="await it"):
+        ProgressResponse(app, app.saga(Trip, "7"))  # type: ignore[arg-type]
+
+
 async def test_who_lost_the_connection_goes_on_where_he_was(scene):
     here = await scene()
     await here.start()
@@ -280,9 +330,42 @@ async def test_a_head_request_has_no_body():
         assert [one.get("body", b"") for one in sent] == [b"", b""]
 
 
+async def test_one_that_waits_for_an_operator_may_be_asked_about_again():
+    class Stays(Saga[str]):
+        @step(retry=Retry(attempts=1), on_exhausted="park", no_compensation="nothing to undo")
+        async def pay(self, secret: str, ctx: Context) -> None:
+            raise RuntimeError("no answer")
+
+    app = Standfast("memory://").add(Stays())
+    async with app.running(drain=0):
+        handle = await app.start(Stays, "secret")
+        *_, last = [change async for change in app.progress(handle)]
+        assert (last.status, last.at_rest) == ("parked", True)
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"last-event-id", str(last.number).encode())]
+        scope = {"type": "http", "method": "GET", "headers": headers}
+        await ProgressResponse(app, handle)(scope, receive, send)
+    assert sent[0]["status"] == 200  # by 204 an EventSource would ask no more, and miss its end
+    assert b'"at_rest":true' in sent[1]["body"]
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"heartbeat": 0}, {"heartbeat": "soon"}, {"timeout": "late"}, {"bulkhead": 7}],
+    [
+        {"heartbeat": 0},
+        {"heartbeat": "soon"},
+        {"timeout": "late"},
+        {"bulkhead": 7},
+        {"tell": {"status": "told"}},
+        {"tell": answer_later},
+    ],
 )
 def test_wrong_options_are_refused(options):
     app = Standfast("memory://").add(Trip())

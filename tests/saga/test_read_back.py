@@ -259,11 +259,19 @@ def test_a_type_that_loses_something_is_refused_when_it_is_added(type_, match):
                 Standfast("memory://").add(saga)
 
 
+@dataclass
+class Partial:
+    a: int
+    b: int | msgspec.UnsetType = msgspec.UNSET
+
+
 def test_what_is_lost_where_nothing_is_said_of_types():
     lost = difference({"h": {"a": 1}}, {"h": Hidden(1, "tok")})
     assert str(lost) == "has no field 'h._token': choose from a"
     assert difference({"c": {"a": 1, "b": 2}}, {"c": Computed(a=1)}) is None
     assert difference({"c": {"a": 1}}, {"c": SubModel(a=1)}) is not None
+    assert difference({"c": {"a": 1}}, {"c": Partial(1)}) is None  # what is unset isn't stored
+    assert str(difference({"c": {"a": 1}}, {"c": Partial(1, 2)})).startswith("has no field 'c.b'")
     assert difference({"at": "1900-01-01T00:00:00+00:20"}, {"at": datetime(1900, 1, 1, tzinfo=ODD)})
     odder = datetime(1900, 1, 1, tzinfo=timezone(timedelta(microseconds=5)))
     assert difference({"at": "1900-01-01T00:00:00Z"}, {"at": odder})

@@ -178,6 +178,22 @@ async def test_a_signal_that_came_is_acted_on(clock: AppClock, running: Running)
         assert await handle.status() == "completed"
 
 
+@pytest.mark.parametrize("url", ["sqlite", "postgres"], indirect=True)
+async def test_and_one_that_another_process_sent(url: str, clock: AppClock) -> None:
+    def app() -> Standfast:
+        sagas = Chase(clock, []), Remind(clock, [])
+        return Standfast(url, clock=clock.for_apps, migrate=True).add(*sagas)
+
+    worker, client = app(), app()
+    clock.drive(worker)
+    async with worker.running(drain=1.0, linger="30d", poll="1h"), client:
+        handle = await client.start(Chase, "a")
+        await clock.advance("5d")
+        await handle.signal("paid")
+        await clock.advance(0)
+        assert await handle.status() == "completed"
+
+
 class Slow(Told):
     """A step that takes its time by the clock."""
 
@@ -330,6 +346,21 @@ async def test_a_saga_that_waits_tells_that_time_stands_still(
             AssertionError, match=r"with key 'order-7'.*time stands still at 2023-11-14 22:13:20Z"
         ):
             await assert_completed(handle, timeout=0.05)
+
+
+@pytest.mark.parametrize(
+    ("check", "wanted"), [(assert_compensated, "compensated"), (assert_parked, "parked")]
+)
+async def test_whatever_end_it_doesnt_come_to_its_story_is_told(
+    clock: AppClock, running: Running, check: Any, wanted: str
+) -> None:
+    async with running(Remind(clock, [])) as app:
+        handle = await app.start(Remind, "a", key="order-7")
+        await clock.advance(0)
+        with pytest.raises(
+            AssertionError, match=rf"(?s)not {wanted}: .*first  completed.*now: pause"
+        ):
+            await check(handle, timeout=0.05)
 
 
 async def test_what_is_no_handle_is_told() -> None:

@@ -218,6 +218,19 @@ async def insert(tx: Transaction) -> None:
     await tx.execute("INSERT INTO payments VALUES ($1, $2, $3, $4, $5, $6)", *ROW)
 
 
+def test_touched_rows_are_counted_for_all_statements():
+    async def work(tx: Transaction):
+        await insert(tx)
+        other = "WITH one AS (SELECT $1 AS id) UPDATE payments SET id = id WHERE id = "
+        return [
+            await tx.execute("UPDATE payments SET id = id RETURNING id"),
+            await tx.execute(f"{other} (SELECT id FROM one)", UUID(int=1)),
+            await tx.execute(f"{other} (SELECT id FROM one)", UUID(int=2)),
+        ]
+
+    assert in_a_step(work) == [1, 1, 0]
+
+
 def test_values_of_postgresql_are_taken_and_given_back():
     async def work(tx: Transaction):
         await insert(tx)

@@ -45,6 +45,7 @@ def written(app: Standfast) -> None:
         assert_type(tx, BlockingTransaction)
         assert_type(tx.execute("SELECT 1"), int)
         assert_type(tx.start(PlaceOrder, Order("1")), BlockingSagaHandle[PlaceOrder])
+        assert_type(tx.saga(PlaceOrder, "1"), BlockingSagaHandle[PlaceOrder])
         tx.signal(tx.start(PlaceOrder, Order("1")), "approved", True)
         tx.signal(tx.start(PlaceOrder, Order("1")), PlaceOrder.approved, True)
         tx.signal("some id", PlaceOrder.approved, 7)  # type: ignore[misc]

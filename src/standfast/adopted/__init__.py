@@ -87,7 +87,14 @@ def _driver(source: Any) -> str:
         if home is not None:
             return home
     shown = repr(source) if source is None or isinstance(source, str) else class_of(source)
-    raise ConfigurationError(f"adopt({shown}): can't be adopted: give {KNOWN}")
+    package = type(source).__module__.partition(".")[0]
+    if package == "psycopg2":
+        raise ConfigurationError(
+            f"adopt({shown} of psycopg2): can't be adopted: adopt the session of SQLAlchemy or the "
+            "alias of Django that it belongs to, or a connection of psycopg 3"
+        )
+    origin = "" if package in ("builtins", "__main__") else f" of {package}"
+    raise ConfigurationError(f"adopt({shown}{origin}): can't be adopted: give {KNOWN}")
 
 
 def _has_django() -> bool:

@@ -12,7 +12,7 @@ from standfast.adopted.factories import AS_IT_IS, text_as_str
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import NOT_OPEN, OVER, begins, is_open, writes
-from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
+from standfast.backends.sqlite.driver import COUNT, WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import DRIVER_ERRORS
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
@@ -43,6 +43,7 @@ class AiosqliteRiding(RidingTransaction):
     def __init__(self, source: aiosqlite.Connection, database: Database) -> None:
         self._source = source
         self._database = database
+        self.place = database.url
         self._begun = source.in_transaction
         self._checked = False
 
@@ -69,12 +70,17 @@ class AiosqliteRiding(RidingTransaction):
     async def _run(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """As `standfast.adopted.sqlite.run`."""
         with text_as_str(self._source) if own else AS_IT_IS:
+            before = self._source.total_changes
             async with self._source.execute(sql, args) as cursor:
                 cursor.row_factory = None
                 names = [column[0] for column in cursor.description or ()]
                 rows: list[Any] = list(await cursor.fetchall())
-                return Answer(names, rows, cursor.rowcount)
+                count = cursor.rowcount
+                if count < 0 and self._source.total_changes != before:  # see `touched` of sqlite3
+                    await cursor.execute(COUNT)
+                    ((count,),) = await cursor.fetchall()
+                return Answer(names, rows, count)
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
-        return of_sqlite(error, self._database.url) if isinstance(error, DRIVER_ERRORS) else None
+        return of_sqlite(error, self.place) if isinstance(error, DRIVER_ERRORS) else None

@@ -25,9 +25,11 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
             "open, as in `async with pool.acquire() as connection, connection.transaction():`"
         )
     try:
-        is_open = source.is_in_transaction()
-    except asyncpg.InterfaceError as error:  # closed, or back in its pool
+        is_closed, is_open = source.is_closed(), source.is_in_transaction()
+    except asyncpg.InterfaceError as error:  # back in its pool
         raise ConfigurationError(f"adopt(a connection of asyncpg): {error}") from error
+    if is_closed:
+        raise ConfigurationError("adopt(a connection of asyncpg): it is closed")
     if not is_open:
         raise ConfigurationError(
             "adopt(a connection of asyncpg): no transaction is open: adopt it inside `async with "
@@ -55,7 +57,7 @@ class AsyncpgRiding(RidingTransaction):
 
     def __init__(self, source: Any, database: Database) -> None:
         self._source = source
-        self._place = database.url
+        self.place = database.url
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
@@ -70,18 +72,22 @@ class AsyncpgRiding(RidingTransaction):
         return int(tag) if tag.isdigit() else 0
 
     def _check(self) -> None:
+        source = self._source
         try:
-            is_open = self._source.is_in_transaction()
+            is_closed, is_open = source.is_closed(), source.is_in_transaction()
         except asyncpg.InterfaceError as error:  # back in its pool
             raise StoreError(f"this transaction is over: {error}") from error
+        if is_closed and is_open:
+            raise StoreUnavailable(
+                "this transaction is over: its connection was lost, or closed inside of it. "
+                "Nothing was written"
+            )
+        if is_closed:
+            raise StoreError("this transaction is over: its connection was closed")
         if not is_open:
             raise StoreError("this transaction is over: adopt the connection again in its next one")
-        if self._source.is_closed():
-            raise StoreUnavailable(
-                "this transaction is over: its connection was closed, or lost. Nothing was written"
-            )
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
         known = isinstance(error, DRIVER_ERRORS)
-        return translate(error, self._place, own=own) if known else None
+        return translate(error, self.place, own=own) if known else None

@@ -24,11 +24,13 @@ from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.affinity import running_loop
+from standfast.backends.sqlite.driver import COUNT
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.inside import inside_while
 from standfast.ports.database import Database, savepoint_by_sql
 from standfast.ports.providing import Dialect
-from standfast.transaction import Ending, OwnEnding, inside_while
+from standfast.transaction import Ending, OwnEnding
 
 _ASYNC = (
     "this is async code, and Django has transactions in sync code only: put `with "
@@ -85,7 +87,7 @@ def _check_place(alias: str, connection: Any, database: Database) -> None:
                 "standfast.integrations.django follows it there"
             )
         told = str(error).removeprefix("adopt(…): ")
-        raise ConfigurationError(f"adopt({alias!r}): {told}{remedy}") from error
+        raise ConfigurationError(f"adopt({alias!r}): {told}{remedy}") from None
 
 
 class DjangoRiding(RidingTransaction):
@@ -100,10 +102,13 @@ class DjangoRiding(RidingTransaction):
     def __init__(self, connection: Any, database: Database) -> None:
         self.dialect: Dialect = connection.vendor
         self._connection = connection
-        self._place = database.url
+        self.place = database.url
+        self._database = database
         self._block = atomic_block(connection)
+        self._is_open: StillInBlock | None = None
         if self._block is not None:
-            inside_while(database, StillInBlock(connection, self._block))
+            self._is_open = StillInBlock(connection, self._block)
+            inside_while(database, self._is_open)
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
@@ -112,12 +117,19 @@ class DjangoRiding(RidingTransaction):
                 "this transaction is over: its atomic block has ended. Adopt inside the block that "
                 "is open now"
             )
+        if self._is_open is not None:
+            inside_while(self._database, self._is_open)  # who uses it may run in another context
         refuse_pipeline(self._connection.connection)
         with self._connection.cursor() as cursor:
+            driver = self._connection.connection
+            before = driver.total_changes if self.dialect == "sqlite" else 0
             cursor.execute(*by_name(sql, args))
             described = cursor.description
             rows = cursor.fetchall() if described else ()
-            return Answer([column[0] for column in described or ()], rows, cursor.rowcount)
+            count = cursor.rowcount
+            if self.dialect == "sqlite" and count < 0 and driver.total_changes != before:
+                ((count,),) = driver.execute(COUNT).fetchall()  # see `touched` of sqlite3
+            return Answer([column[0] for column in described or ()], rows, count)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -135,17 +147,17 @@ class DjangoRiding(RidingTransaction):
             return ConfigurationError(f"adopted transaction of Django: {_ASYNC}")
         if isinstance(error, TransactionManagementError):
             return StoreError(
-                f"{self._place}: a statement of this transaction had failed, so nothing of it "
+                f"{self.place}: a statement of this transaction had failed, so nothing of it "
                 "counts any more. Let the error end the atomic block; or, to go on after one, put "
                 f"what may fail into an atomic block of its own ({error})"
             )
         origin = error.__cause__ if isinstance(error, DjangoError) else error
         if self.dialect == "sqlite" and isinstance(origin, sqlite3.Error):
-            return of_sqlite(origin, self._place)
+            return of_sqlite(origin, self.place)
         if isinstance(error, DjangoError):
             if self.dialect == "postgresql" and origin is not None:
-                return of_postgres(origin, self._place, own=own)
-            return StoreError(f"{self._place}: {error}")
+                return of_postgres(origin, self.place, own=own)
+            return StoreError(f"{self.place}: {error}")
         return None
 
 

@@ -47,7 +47,7 @@ class _Riding(RidingTransaction):
 
     def __init__(self, source: Any, database: Database) -> None:
         self._source = source
-        self._place = database.url
+        self.place = database.url
         self._begun = source.info.transaction_status != TransactionStatus.IDLE
 
     def _check(self) -> None:
@@ -62,7 +62,7 @@ class _Riding(RidingTransaction):
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
         known = isinstance(error, psycopg.Error)
-        return of_postgres(error, self._place, own=own) if known else None
+        return of_postgres(error, self.place, own=own) if known else None
 
 
 def _names(cursor: Any) -> list[str]:

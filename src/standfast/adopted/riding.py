@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from standfast.adopted.rows import named_rows
 from standfast.backends.control import refuse_control
-from standfast.errors import StandfastError
+from standfast.errors import StandfastError, StoreError
 from standfast.ports.database import Row, Script, Statement, answered
 from standfast.ports.providing import Dialect
 
 T = TypeVar("T")
+
+OF_PYTHON = (ValueError, OverflowError, TypeError)
+"""What drivers let through, or raise themselves, for what they can't send: text that isn't UTF-8,
+or holds NUL; integers beyond 64 bits; what JSON hasn't."""
 
 
 class Answer(NamedTuple):
@@ -35,6 +39,10 @@ class RidingTransaction(ABC):
 
     dialect: Dialect
     blocking: bool
+    place: str
+    """The database, as errors tell it."""
+    of_user: Exception | None = None
+    """What code of the user's raised that a statement called, as a hook: it stays as it is."""
 
     @abstractmethod
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
@@ -56,8 +64,8 @@ class RidingTransaction(ABC):
         refuse_control(sql, self.dialect)
         try:
             return await self.touch(sql, args, own=False)
-        except Exception as error:
-            raise self.told(error, own=False) from error
+        except Exception as error:  # noqa: BLE001 - raised anew
+            self.tell(error, own=False)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
@@ -85,21 +93,26 @@ class RidingTransaction(ABC):
                 return [(sum([await self.touch(sql, one, own=True) for one in args]),)]
             rows = (await self.ask(sql, args, own=True)).rows
             return _as_text(rows) if self.dialect == "postgresql" else rows
-        except Exception as error:
-            raise self.told(error, own=True) from error
+        except Exception as error:  # noqa: BLE001 - raised anew
+            self.tell(error, own=True)
 
     async def _asked(self, sql: str, args: Sequence[Any]) -> Answer:
         refuse_control(sql, self.dialect)
         try:
             return await self.ask(sql, args, own=False)
-        except Exception as error:
-            raise self.told(error, own=False) from error
+        except Exception as error:  # noqa: BLE001 - raised anew
+            self.tell(error, own=False)
 
-    def told(self, error: Exception, *, own: bool) -> Exception:
-        """What to raise in place of an error."""
+    def tell(self, error: Exception, *, own: bool) -> NoReturn:
+        """Raise what an error means, or the error itself."""
         if isinstance(error, StandfastError):
-            return error
-        return self.translate(error, own=own) or error
+            raise error
+        told = self.translate(error, own=own)
+        if told is None and isinstance(error, OF_PYTHON) and error is not self.of_user:
+            told = StoreError(f"{self.place}: {error}")
+        if told is None:
+            raise error
+        raise told from error
 
 
 def _as_text(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:

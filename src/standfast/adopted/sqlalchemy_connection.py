@@ -20,13 +20,13 @@ from standfast.adopted.placeholders import by_name
 from standfast.adopted.places import check_file, check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.adopted.sqlite import writes
-from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
+from standfast.backends.sqlite.driver import COUNT, WHICH_FILE, check_arguments, native
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
+from standfast.inside import inside_while
 from standfast.ports.database import Database, Row, Script
 from standfast.ports.providing import Dialect
 from standfast.stepping import step
-from standfast.transaction import inside_while
 
 T = TypeVar("T")
 Bind = Callable[[str, Sequence[Any]], tuple[str, Any]]
@@ -53,6 +53,7 @@ class SqlAlchemyRiding(RidingTransaction):
             )
         self.dialect: Dialect = "sqlite" if dialect == "sqlite" else "postgresql"
         self._database = database
+        self.place = database.url
         self._bind: Bind | None = None
 
     @abstractmethod
@@ -74,7 +75,12 @@ class SqlAlchemyRiding(RidingTransaction):
             refuse_pipeline(driver)
             return _run(connection, text, bound)
         with rows_as_tuples(driver), text_as_str(driver) if own else AS_IT_IS:
-            return _run(connection, text, bound)
+            before = driver.total_changes
+            answer = _run(connection, text, bound)
+            if answer.touched < 0 and driver.total_changes != before:  # see `touched` of sqlite3
+                ((count,),) = _run(connection, COUNT, None).rows
+                answer = answer._replace(touched=count)
+            return answer
 
     def flush(self) -> None:
         """Write what the user has yet to write, so that statements of theirs see it."""
@@ -123,7 +129,7 @@ class SqlAlchemyRiding(RidingTransaction):
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
-        place = self._database.url
+        place = self.place
         if isinstance(error, MissingGreenlet):
             return ConfigurationError(
                 "adopt(a Session): it belongs to an async engine, and this is sync code: adopt the "
@@ -148,6 +154,8 @@ def _run(connection: sqlalchemy.Connection, sql: str, bound: Any) -> Answer:
         touched = result.rowcount
         if not result.returns_rows:
             return Answer((), (), touched)
+        if connection.dialect.name == "sqlite":
+            touched = -1  # asked too early: its driver counts as the rows are read
         return Answer(tuple(result.keys()), result.fetchall(), touched)
 
 
@@ -169,22 +177,27 @@ class ConnectionRiding(SqlAlchemyRiding):
         self._root = connection.get_transaction()
         super().__init__(connection.dialect.name, database)
         if self._root is not None:
-            inside_while(database, StillOpen(connection, self._root))
+            self._joined(self._root)
 
     def connection(self) -> sqlalchemy.Connection:
         """See `SqlAlchemyRiding.connection`."""
         if self._root is None:
             if self._connection.closed:
-                raise ConfigurationError("adopt(a Connection): it is closed")
+                raise StoreError("this transaction is over: its connection was closed")
             # As SQLAlchemy begins one with the first statement.
             self._root = self._connection.get_transaction() or self._connection.begin()
-            inside_while(self._database, StillOpen(self._connection, self._root))
+            self._joined(self._root)
         elif self._connection.get_transaction() is not self._root:
             raise StoreError(
                 "this transaction is over: its connection has committed it or rolled it back. "
                 "Adopt the connection again in its next one"
             )
+        inside_while(self._database, self._is_open)
         return self._connection
+
+    def _joined(self, root: sqlalchemy.RootTransaction) -> None:
+        self._is_open = StillOpen(self._connection, root)
+        inside_while(self._database, self._is_open)
 
 
 class AsyncRiding:

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session, SessionTransaction
 from standfast.adopted.endings import StillOpen
 from standfast.adopted.sqlalchemy_connection import TWO_PHASES, AsyncRiding, SqlAlchemyRiding
 from standfast.errors import ConfigurationError, StoreError
+from standfast.inside import inside_while
 from standfast.ports.database import Database
-from standfast.transaction import OwnEnding, inside_while
+from standfast.transaction import OwnEnding
 
 
 class SessionRiding(SqlAlchemyRiding):
@@ -31,13 +32,17 @@ class SessionRiding(SqlAlchemyRiding):
         # What somebody else began there may be rolled back after the session's own commit.
         self.tells: bool = not isinstance(bind, sqlalchemy.Connection)
         self._root = session.get_transaction()
+        # Another once it is closed, and that nothing else tells while no transaction was begun.
+        self._life: object = session.identity_map
         if self._root is not None:
-            inside_while(database, StillOpen(session, self._root))
+            self._joined(self._root)
 
     @property
     def over(self) -> bool:
         """Whether the transaction that was adopted is over."""
-        return self._root is not None and self.session.get_transaction() is not self._root
+        if self._root is None:
+            return self.session.identity_map is not self._life
+        return self.session.get_transaction() is not self._root
 
     def root(self) -> SessionTransaction:
         """The transaction, begun if none is open. Raises `StoreError` once it is over."""
@@ -48,8 +53,13 @@ class SessionRiding(SqlAlchemyRiding):
             )
         if self._root is None:
             self._root = self.session.get_transaction() or self._begun()
-            inside_while(self._database, StillOpen(self.session, self._root))
+            self._joined(self._root)
+        inside_while(self._database, self._is_open)
         return self._root
+
+    def _joined(self, root: SessionTransaction) -> None:
+        self._is_open = StillOpen(self.session, root)
+        inside_while(self._database, self._is_open)
 
     def _begun(self) -> SessionTransaction:
         if not self.session.autobegin:
@@ -81,8 +91,8 @@ class SessionRiding(SqlAlchemyRiding):
         """Begin the transaction, in the database too. Raises `StoreError` once it is over."""
         try:
             self.begin_in(self.connection())
-        except Exception as error:
-            raise self.told(error, own=True) from error
+        except Exception as error:  # noqa: BLE001 - raised anew
+            self.tell(error, own=True)
 
     def flush(self) -> None:
         """See `SqlAlchemyRiding.flush`: as the session does before statements of its own."""
@@ -93,6 +103,9 @@ class SessionRiding(SqlAlchemyRiding):
         except InvalidRequestError as error:
             if "already flushing" not in str(error):  # as in its own hooks
                 raise
+        except Exception as error:
+            self.of_user = error
+            raise
 
 
 class AsyncSessionRiding(AsyncRiding):

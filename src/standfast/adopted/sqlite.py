@@ -16,7 +16,7 @@ from standfast.adopted.endings import Unknown
 from standfast.adopted.factories import AS_IT_IS, text_as_str
 from standfast.adopted.places import check_file
 from standfast.adopted.riding import Answer, RidingTransaction
-from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native
+from standfast.backends.sqlite.driver import WHICH_FILE, check_arguments, native, touched
 from standfast.backends.sqlite.errors import DRIVER_ERRORS
 from standfast.backends.sqlite.errors import translate as of_sqlite
 from standfast.errors import ConfigurationError, StandfastError, StoreError
@@ -86,9 +86,11 @@ def run(source: sqlite3.Connection, sql: str, args: Sequence[Any], *, own: bool)
     cursor.row_factory = None
     try:
         with text_as_str(source) if own else AS_IT_IS:
+            before = source.total_changes
             cursor.execute(sql, args)
             names = [column[0] for column in cursor.description or ()]
-            return Answer(names, cursor.fetchall(), cursor.rowcount)
+            rows = cursor.fetchall()
+            return Answer(names, rows, touched(cursor, before))
     finally:
         cursor.close()
 
@@ -101,7 +103,7 @@ class SqliteRiding(RidingTransaction):
 
     def __init__(self, source: sqlite3.Connection, database: Database) -> None:
         self._source = source
-        self._place = database.url
+        self.place = database.url
         self._begun = source.in_transaction
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
@@ -121,4 +123,4 @@ class SqliteRiding(RidingTransaction):
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
-        return of_sqlite(error, self._place) if isinstance(error, DRIVER_ERRORS) else None
+        return of_sqlite(error, self.place) if isinstance(error, DRIVER_ERRORS) else None

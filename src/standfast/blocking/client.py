@@ -19,16 +19,10 @@ from standfast.blocking.verbs import BlockingVerbs
 from standfast.doors.blocking import BlockingTransaction
 from standfast.doors.transaction import Transaction
 from standfast.errors import ConfigurationError
+from standfast.inside import is_inside
 from standfast.ports.database import Database, StoreTransaction
 from standfast.resilience.forking import survives_fork, unlock
-from standfast.transaction import (
-    Ending,
-    LaterEnding,
-    OwnEnding,
-    inside,
-    is_inside,
-    unit_of_work,
-)
+from standfast.transaction import Ending, LaterEnding, OwnEnding, inside_of, unit_of_work
 
 if TYPE_CHECKING:
     from standfast.blocking.operations import BlockingOperations
@@ -218,10 +212,7 @@ class BlockingClient(BlockingVerbs):
         """
         after = OwnEnding()
         try:
-            with (
-                self._entered(self._transaction(after)) as (tx, place),
-                inside(self._openable.database),
-            ):
+            with self._entered(self._transaction(after)) as (tx, place), inside_of(tx):
                 yield BlockingTransaction(tx, partial(self._in, place), self.complete)
         except BaseException:
             after.rolled_back()

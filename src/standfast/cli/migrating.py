@@ -137,6 +137,7 @@ class Migrating:
         ]
         if steps:
             say("\n".join([_HOW[self.database.dialect], *steps]))
+        self._note_nothing_added()
 
     def revision(self, tool: RevisionTool, after: Mapping[str, int]) -> None:
         """Write what the tool's revisions lack as another one. Raises `ConfigurationError`."""
@@ -149,7 +150,9 @@ class Migrating:
             if (line.name, migration.number) not in written
         ]
         if not lacking:
-            say("wrote nothing: no migration is missing there")
+            missing = "no migration is missing there" if self.chosen else "the app needs no tables"
+            say(f"wrote nothing: {missing}")
+            self._note_nothing_added()
             return
         schema = self.database.port(Schema)
         steps = {
@@ -161,6 +164,8 @@ class Migrating:
         for told in steps:
             say(f"    {told}")
         note(f"apply it with `{tool.applied_by}`")
+        if tool.hint:
+            note(tool.hint)
 
     def _beyond(
         self, after: Mapping[str, int], option: str
@@ -205,6 +210,7 @@ class Migrating:
                 note(f"there are others, which an app of theirs must tell of: {', '.join(others)}")
             if found.to_take_over:
                 note(_TO_BE_TAKEN_OVER)
+            self._note_nothing_added()
         return all(one.is_complete for one in stands)
 
     async def apply(self, *, dry_run: bool, as_values: bool) -> None:
@@ -220,6 +226,8 @@ class Migrating:
                 for migration in one.missing
             ]
             self._tell("would apply", missing, found, as_values)
+            if not as_values:
+                self._note_nothing_added()
             return
         if not self.named and (is_absent(self.database) or is_foreign(self.database)):
             raise self._which()
@@ -239,8 +247,12 @@ class Migrating:
         if not as_values:
             at = ", ".join(f"{one.line.name} {one.applied}" for one in stands)
             say(f"{self.database.url} is at {at or 'nothing: the app needs no tables'}")
-            if not is_url(self.target) and not self.app.patterns.all:
-                note("nothing was added to this app: app.add(PlaceOrder(…)), then migrate again")
+            self._note_nothing_added()
+
+    def _note_nothing_added(self) -> None:
+        """Say so of an app that needs no tables because it has no patterns."""
+        if not is_url(self.target) and not self.app.patterns.all:
+            note("nothing was added to this app: app.add(PlaceOrder(…)), then migrate again")
 
     # -- how far they are --------------------------------------------------------------------
 

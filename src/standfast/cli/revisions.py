@@ -9,14 +9,17 @@ kind it does nothing, so that a project that develops on SQLite may have both.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill, indent
+from tomllib import loads
 from typing import Any, Protocol
 
 from standfast.errors import ConfigurationError
 from standfast.ports.providing import Dialect
+from standfast.text import named
 
 _MARK = re.compile(r"^\s*# standfast (\w+): (\S+) (\d+): ", re.MULTILINE)
 
@@ -50,6 +53,11 @@ class RevisionTool(Protocol):
 
     option: str
     applied_by: str
+
+    @property
+    def hint(self) -> str:
+        """What else is to be done once a revision is written; "" if nothing."""
+        ...
 
     def written(self, dialect: Dialect) -> set[tuple[str, int]]:
         """The lines and numbers of the migrations that its revisions hold for that dialect."""
@@ -88,28 +96,85 @@ class Alembic:
 
     def __init__(self, folder: Path) -> None:
         try:
-            from alembic.config import Config
             from alembic.script import ScriptDirectory
         except ImportError as error:
             raise ConfigurationError("--alembic needs it: pip install alembic") from error
-        ini = folder / "alembic.ini"
-        if ini.is_file():
-            self._scripts = ScriptDirectory.from_config(Config(str(ini)))
-        elif (folder / "env.py").is_file():
-            self._scripts = ScriptDirectory(str(folder))
-        else:
+        self._told = f"--alembic {folder}"
+        ini, toml = folder / "alembic.ini", folder / "pyproject.toml"
+        with self._telling("reading its settings", "relative paths begin where you are; "):
+            in_toml = toml.is_file() and "alembic" in loads(toml.read_text("utf-8")).get("tool", {})
+            if ini.is_file() or in_toml:
+                config = self._config(ini, toml if in_toml else None)
+                self._scripts = ScriptDirectory.from_config(config)
+            elif (folder / "env.py").is_file():
+                self._scripts = ScriptDirectory(str(folder))
+            else:
+                raise ConfigurationError(
+                    f"{self._told}: there is neither alembic.ini, nor a pyproject.toml with "
+                    "[tool.alembic], nor env.py in it: give the folder of one of them, or make "
+                    "them with `alembic init`"
+                )
+
+    def _config(self, ini: Path, toml: Path | None) -> Any:
+        from alembic.config import Config
+
+        options: dict[str, Any] = (
+            {} if toml is None else {"toml_file": str(toml)}
+        )  # since Alembic 1.16
+        config = Config(str(ini) if ini.is_file() else None, **options)
+        having = [
+            one
+            for one in config.file_config.sections()
+            if config.file_config.has_option(one, "script_location")
+        ]
+        if having and toml is None and "alembic" not in having:
+            sections = ", ".join(f"[{one}]" for one in having)
             raise ConfigurationError(
-                f"--alembic {folder}: there is neither alembic.ini nor env.py in it: give the "
-                "folder of one of them, or make them with `alembic init`"
+                f"{self._told}: alembic.ini has no script_location in [alembic], but in {sections}:"
+                " give the folder of its env.py instead"
             )
+        return config
+
+    @contextmanager
+    def _telling(self, act: str, note: str = "") -> Iterator[None]:
+        """Tell what the user's files raise as `ConfigurationError`, with its cause."""
+        try:
+            yield
+        except ConfigurationError:
+            raise
+        except Exception as error:  # anything may happen in a user's files
+            raise ConfigurationError(
+                f"{self._told}: {act} raised {named(error)} ({note}standfast --debug … shows where)"
+            ) from error
+
+    @property
+    def hint(self) -> str:
+        """See `RevisionTool.hint`."""
+        environment = Path(self._scripts.dir) / "env.py"
+        if environment.is_file() and "standfast.integrations" in environment.read_text("utf-8"):
+            return ""
+        return (
+            "`alembic revision --autogenerate` would drop these tables: give "
+            f"standfast.integrations.alembic.include_name to context.configure in {environment}"
+        )
 
     def written(self, dialect: Dialect) -> set[tuple[str, int]]:
         """See `RevisionTool.written`."""
-        paths = [Path(one.path) for one in self._scripts.walk_revisions()]
-        return _held((path.read_text("utf-8") for path in paths), dialect)
+        with self._telling("reading its revisions"):
+            try:
+                paths = [Path(one.path) for one in self._scripts.walk_revisions()]
+            except KeyError as error:
+                raise ConfigurationError(
+                    f"{self._told}: there is no revision {error}, which a down_revision names"
+                ) from error
+            return _held((path.read_text("utf-8") for path in paths), dialect)
 
     def write(self, revision: Revision) -> Path:
         """See `RevisionTool.write`."""
+        with self._telling("writing a revision"):
+            return self._write(revision)
+
+    def _write(self, revision: Revision) -> Path:
         from alembic.util import rev_id
 
         heads = self._scripts.get_heads()
@@ -149,6 +214,7 @@ class Django:
     """The migrations of one of the project's Django apps."""
 
     option = "--django"
+    hint = ""
 
     def __init__(self, label: str) -> None:
         try:

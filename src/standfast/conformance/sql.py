@@ -109,6 +109,19 @@ class SqlSuite(Suite):
             assert await tx.fetch_value(one, 9) is None
             assert list(await tx.fetch(one, 9)) == []
 
+    async def test_touched_rows(self, database: Database, table: str) -> None:
+        """Are counted for all statements, those that answer with rows and those with a WITH too."""
+        chosen = "WITH chosen AS (SELECT 1 AS one)"
+        where = "WHERE id IN (SELECT one FROM chosen)"
+        async with database.transaction() as tx:
+            insert = f"INSERT INTO {table} (id) VALUES ($1), ($2) RETURNING id"
+            assert await tx.execute(insert, 1, 2) == 2
+            assert await tx.execute(f"UPDATE {table} SET text = 'a' RETURNING id") == 2
+            assert await tx.execute(f"{chosen} UPDATE {table} SET text = 'b' {where}") == 1
+            assert await tx.execute(f"{chosen} DELETE FROM {table} {where} RETURNING id") == 1
+            assert await tx.execute(f"{chosen} DELETE FROM {table} {where}") == 0
+            assert await tx.execute(f"-- all\n{chosen} DELETE FROM {table}") == 1
+
     @pytest.mark.parametrize(
         ("column", "value"),
         [
@@ -188,6 +201,14 @@ class SqlSuite(Suite):
                     await tx.fetch(sql)
             assert type(caught.value) is StoreError
             assert caught.value.__cause__ is not None
+        async with database.transaction() as tx:
+            assert await tx.fetch_value("SELECT 1") == 1
+
+    async def test_text_that_can_not_be_sent(self, database: Database) -> None:
+        """`StoreError`, not what Python raises, and the next transaction has no harm of it."""
+        with pytest.raises(StoreError):
+            async with database.transaction() as tx:
+                await tx.fetch("SELECT '\ud800'")
         async with database.transaction() as tx:
             assert await tx.fetch_value("SELECT 1") == 1
 

@@ -139,10 +139,14 @@ class TransactionSuite(SqlSuite):
             writer = journal(database).within(wrap(tx))
             row = await writer.instance(there)
             assert row == (await loaded(database, there)).instance
+            assert await writer.by_key("saga", "order", "there") == row
             assert await writer.instance(new.instance.id) is None
+            assert await writer.by_key("saga", "order", "new") is None
             await writer.start([new])
             row = await writer.instance(new.instance.id)
             assert row is not None
+            assert await writer.by_key("saga", "order", "new") == row
+            assert await writer.by_key("saga", "other", "new") is None
             assert (row.id, row.key, row.owner) == (new.instance.id, "new", None)
             await writer.append(worker, Append(there, 0, ["1"], RowChange("parked", "pay")))
             row = await writer.instance(there)

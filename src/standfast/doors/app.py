@@ -12,6 +12,7 @@ from uuid import UUID
 from standfast.checks import whole
 from standfast.doors.transaction import ThreadTransaction, Transaction
 from standfast.durations import Duration, time_left
+from standfast.inside import innermost, refuse_adopting
 from standfast.joining import Joined, P
 from standfast.ports.database import Database
 from standfast.stepping import Complete, step
@@ -70,10 +71,13 @@ class AppDoors(ABC):
         database must be the app's own.
 
         Raises `ConfigurationError` where no transaction is open, where it is of another database,
-        or what isn't known; `StoreError` once the transaction is over.
+        or what isn't known, and inside a transaction that this app has opened, for that would be
+        another; `StoreError` once the transaction is over.
         """
         from standfast.adopted import adopted
 
+        if innermost() is not None:
+            refuse_adopting(self.database)
         store, ending = adopted(source, self.database)
         tx = Transaction(self, self.database, store, ending)
         if not store.blocking:

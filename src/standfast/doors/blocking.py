@@ -33,8 +33,12 @@ class BlockingTransaction:
     def __init__(
         self, tx: Transaction, complete: Complete, for_handles: Complete | None = None
     ) -> None:
+        def in_here(coroutine: Coroutine[Any, Any, T]) -> T:
+            tx.tell_inside()  # in the context of whoever calls, not its block's
+            return complete(coroutine)
+
         self._tx = tx
-        self._complete = complete
+        self._complete: Complete = in_here
         self._for_handles = for_handles or complete
 
     def complete(self, act: Callable[[Transaction], Coroutine[Any, Any, T]]) -> T:
@@ -131,6 +135,19 @@ class BlockingTransaction:
             ),
             self._for_handles,
         )
+
+    @overload
+    def saga(self, saga: type[S], key: str) -> BlockingSagaHandle[S]: ...
+
+    @overload
+    def saga(self, saga: str, key: str) -> BlockingSagaHandle[Any]: ...
+
+    def saga(self, saga: Any, key: str) -> BlockingSagaHandle[Any]:
+        """The instance that was started with `key`, in this transaction too: to signal or cancel.
+
+        Raises `SagaNotFound`.
+        """
+        return BlockingSagaHandle(self._complete(self._tx.saga(saga, key)), self._for_handles)
 
     @overload
     def signal(

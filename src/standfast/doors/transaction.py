@@ -87,6 +87,17 @@ class Transaction(UnitOfWork):
         )
 
     @overload
+    async def saga(self, saga: type[S], key: str) -> SagaHandle[S]: ...
+    @overload
+    async def saga(self, saga: str, key: str) -> SagaHandle[Any]: ...
+    async def saga(self, saga: Any, key: str) -> SagaHandle[Any]:
+        """The instance that was started with `key`, in this transaction too: to signal or cancel.
+
+        Raises `SagaNotFound`.
+        """
+        return await self._app.sagas.get_within(self, saga, key)
+
+    @overload
     async def signal(
         self,
         saga: SagaHandle[Any] | UUID | str,

@@ -18,11 +18,12 @@ from typing import Any
 from uuid import UUID
 
 from standfast.app import Standfast
-from standfast.checks import provides
+from standfast.checks import is_async, is_unawaited, provides
 from standfast.durations import Duration, seconds, time_limit
-from standfast.errors import StoreUnavailable
+from standfast.errors import ConfigurationError, StoreUnavailable
 from standfast.lazy import extra
 from standfast.saga import FINISHED, Change, SagaHandle
+from standfast.text import class_of
 
 with extra("starlette", of="asgi"):
     from starlette.responses import Response
@@ -58,10 +59,10 @@ def brief(change: Change) -> dict[str, Any]:
 class ProgressResponse(Response):
     """Streams a saga's progress as server-sent events, until it is at rest.
 
-    Each event is a `Change`: its data is the JSON of what `tell` makes of it, its id the number of
-    facts. A browser's ``EventSource`` that lost its connection sends the last id it has seen
-    (``Last-Event-ID``), and goes on from there: no entry is missed or told twice. One that the saga
-    hasn't come to counts as none. The data of the
+    Each event is a `Change`: its data is what `tell` makes of it, which must be plain JSON values
+    (an id is told as text), and its id the number of facts. A browser's ``EventSource`` that lost
+    its connection sends the last id it has seen (``Last-Event-ID``), and goes on from there: no
+    entry is missed or told twice. One that the saga hasn't come to counts as none. The data of the
     last event has ``"at_rest": true``: close the ``EventSource`` then. One that comes back when the
     saga has ended and nothing is left to tell is answered with 204, and asks no more.
 
@@ -70,8 +71,9 @@ class ProgressResponse(Response):
     client comes back, and goes on. `bulkhead`, a `Bulkhead` say, is held for as long as it
     lasts, and bounds how many there are: its `Rejected` is answered by `answer_error`.
 
-    Before anything is sent it raises what `Standfast.progress` raises, `SagaNotFound` say. Raises
-    `ConfigurationError` for wrong options.
+    Before anything is sent it raises what `Standfast.progress` raises, `SagaNotFound` say, and
+    `ConfigurationError` for what `tell` makes that isn't JSON. Wrong options raise
+    `ConfigurationError` at once.
     """
 
     media_type = "text/event-stream"
@@ -92,6 +94,11 @@ class ProgressResponse(Response):
             provides(bulkhead, "__aenter__", "__aexit__", name="bulkhead", instead="Bulkhead(…), ")
         self._app = app
         self._saga = app.sagas.handle(saga)
+        given: object = tell
+        if not callable(given) or is_async(given):
+            raise ConfigurationError(
+                f"tell={tell!r}: give a plain function of a Change, such as Change.as_json"
+            )
         self._tell = tell
         self._heartbeat = seconds(heartbeat, name="heartbeat")
         self._timeout = time_limit(timeout, name="timeout")
@@ -107,16 +114,17 @@ class ProgressResponse(Response):
                 if after and first.status in FINISHED and not first.entries:
                     await Response(status_code=204)(scope, receive, send)
                     return
+                told = self._event(first)  # while an error can still be answered
                 start = {"status": self.status_code, "headers": self.raw_headers}
                 await send({"type": "http.response.start", **start})
                 with suppress(_Gone):
                     if scope["method"] != "HEAD":
-                        await self._stream(first, changes, receive, send)
+                        await self._stream(told, changes, receive, send)
                     await _send(send, b"", more=False)
 
     async def _stream(
         self,
-        change: Change | None,
+        event: bytes,
         changes: AsyncGenerator[Change, None],
         receive: Receive,
         send: Send,
@@ -124,8 +132,8 @@ class ProgressResponse(Response):
         gone = asyncio.ensure_future(_leaves(receive))
         coming: asyncio.Future[Change | None] | None = None
         try:
-            while change is not None:
-                await _send(send, self._event(change))
+            while True:
+                await _send(send, event)
                 coming = asyncio.ensure_future(_next(changes))
                 while not coming.done():
                     await asyncio.wait(
@@ -137,7 +145,9 @@ class ProgressResponse(Response):
                         return
                     if not coming.done():
                         await _send(send, _HEARTBEAT)
-                change = coming.result()
+                if (change := coming.result()) is None:
+                    return
+                event = self._event(change)
         except StoreUnavailable as error:
             log.warning("the progress of saga %s can't be told further: %s", self._saga.id, error)
         finally:
@@ -148,8 +158,27 @@ class ProgressResponse(Response):
             await asyncio.gather(*ending, return_exceptions=True)
 
     def _event(self, change: Change) -> bytes:
-        data = json.dumps(self._tell(change), separators=(",", ":"), default=str)
+        told = self._tell(change)
+        try:
+            data = json.dumps(told, separators=(",", ":"), default=_plain, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"tell={self._tell!r} answered with {class_of(told)} that isn't JSON ({error}): "
+                "answer with plain values of what may be told, as `brief` does, or give "
+                "Change.as_json, which tells all"
+            ) from error
         return f"id: {change.number}\ndata: {data}\n\n".encode()
+
+
+def _plain(value: object) -> str:
+    """An id as text. All else isn't told: the text of an object may hold what is nobody's business.
+
+    Raises `TypeError`.
+    """
+    if isinstance(value, UUID):
+        return str(value)
+    is_unawaited(value)  # or Python warns of a coroutine
+    raise TypeError(f"{class_of(value)} in it")
 
 
 class _Gone(Exception):

@@ -241,6 +241,10 @@ class JournalWriter(Protocol):
         """The searchable row as this transaction sees it, None where there is none."""
         ...
 
+    async def by_key(self, pattern: str, name: str, key: str) -> Instance | None:
+        """As `instance`, of the one that was started with this key, in here too."""
+        ...
+
 
 class JournalStore(Protocol):
     """Stores instances. Safe to use from many tasks of one event loop at once.

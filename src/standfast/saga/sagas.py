@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from standfast.checks import is_unawaited
 from standfast.clock import Clock
 from standfast.coordination.service import Service, ServiceOptions
 from standfast.coordination.worker import Worker
@@ -23,6 +24,7 @@ from standfast.errors import (
     TimedOut,
 )
 from standfast.ids import new_id, parse_id
+from standfast.inside import is_inside, refuse_inside
 from standfast.pattern import Host, Pattern
 from standfast.ports.journal import Filter, Instance, JournalStore, Loaded, Mail
 from standfast.ports.leases import LeaseStore
@@ -46,7 +48,7 @@ from standfast.saga.verdict import Seen, judge
 from standfast.saga.watchers import Gone
 from standfast.saga.workers import Workers
 from standfast.text import NAME_LENGTH, checked, did_you_mean
-from standfast.transaction import UnitOfWork, is_inside, refuse_inside
+from standfast.transaction import UnitOfWork
 
 log = logging.getLogger("standfast.saga")
 
@@ -222,19 +224,37 @@ class Sagas(Pattern):
 
     async def get(self, saga: type[Saga[Any]] | str, key: str) -> SagaHandle[Any]:
         """The instance of a saga that was started with `key`. Raises `SagaNotFound`."""
-        name = saga if isinstance(saga, str) else self.definitions.of(saga).name
-        checked(name, name="saga")
-        checked(key, name="key", longest=NAME_LENGTH)
+        name = self._named(saga, key)
         found = await self.journal.by_key(PATTERN, name, key)
         if found is None:
             raise self.no_key(name, key)
         return SagaHandle(self, found.id)
 
-    def no_key(self, name: str, key: str) -> SagaNotFound:
-        """The error for a key that no saga of that name has; it tells of a misspelt name."""
+    async def get_within(
+        self, tx: UnitOfWork, saga: type[Saga[Any]] | str, key: str
+    ) -> SagaHandle[Any]:
+        """See `Transaction.saga`."""
+        name = self._named(saga, key)
+        found = await tx.within(JournalStore).by_key(PATTERN, name, key)
+        if found is None:
+            raise self.no_key(name, key, within=True)
+        return SagaHandle(self, found.id)
+
+    def _named(self, saga: type[Saga[Any]] | str, key: str) -> str:
+        name = saga if isinstance(saga, str) else self.definitions.of(saga).name
+        checked(name, name="saga")
+        checked(key, name="key", longest=NAME_LENGTH)
+        return name
+
+    def no_key(self, name: str, key: str, *, within: bool = False) -> SagaNotFound:
+        """The error for a key that no saga of that name has; it tells of a misspelt name.
+
+        `within`: it was looked for in the transaction that is open here.
+        """
         known = {definition.name for definition in self.definitions.by_kind.values()}
         near = "" if name in known else did_you_mean(name, known)
-        return SagaNotFound(f"no saga {name!r} has the key {key!r}{near}{self._not_yet()}")
+        not_yet = "" if within else self._not_yet()
+        return SagaNotFound(f"no saga {name!r} has the key {key!r}{near}{not_yet}")
 
     def unknown(self, id: UUID) -> SagaNotFound:
         """The error for an id that nobody has."""
@@ -246,7 +266,7 @@ class Sagas(Pattern):
             return ""
         return (
             ": if it was started in the transaction that is open here, its transaction hasn't "
-            "committed yet, so ask after the block"
+            "committed yet, so ask after the block, or tx.saga(…) for its key"
         )
 
     async def instance(self, id: UUID) -> Instance:
@@ -404,8 +424,7 @@ def id_of(id: UUID | str) -> UUID:
     """The id that was given, as text or not. Raises `ConfigurationError` if it is none."""
     found = parse_id(id) if isinstance(id, str) else id
     if not isinstance(found, UUID):
-        raise ConfigurationError(
-            f"id={id!r} isn't the id of a saga (a UUID): to look one up by its key, use "
-            "app.saga(PlaceOrder, key)"
-        )
+        look_up = "to look one up by its key, use app.saga(PlaceOrder, key)"
+        hint = "await it" if is_unawaited(id) else look_up
+        raise ConfigurationError(f"id={id!r} isn't the id of a saga (a UUID): {hint}")
     return found

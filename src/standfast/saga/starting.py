@@ -16,13 +16,14 @@ from standfast.affinity import Affinity, not_open, running_loop
 from standfast.batching import Batcher
 from standfast.durations import Duration
 from standfast.errors import SagaConflict, StaleWriter
+from standfast.inside import innermost, refuse_inside
 from standfast.ports.journal import JournalStore, Start, StartAnswer
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.handle import Reachable, SagaHandle
 from standfast.saga.inputs import hashed
 from standfast.saga.prepared import Prepared, prepare
 from standfast.saga.saga import Saga
-from standfast.transaction import UnitOfWork, innermost, refuse_inside
+from standfast.transaction import UnitOfWork
 
 
 class Starter:

@@ -113,7 +113,7 @@ def _standfast_postgres(request: pytest.FixtureRequest) -> Iterator[ScratchPostg
     try:
         from standfast.backends.postgres.scratch import scratch_postgres
     except ModuleNotFoundError as missing:
-        pytest.fail(f"{missing}: pip install 'standfast[postgres]'", pytrace=False)
+        pytest.fail(f"{missing}: pip install asyncpg", pytrace=False)
     from standfast.errors import ConfigurationError, StoreUnavailable
 
     with ExitStack() as stack:

@@ -265,6 +265,15 @@ during = app.database.url
 runner.teardown_databases(old)
 print("follows", during != before, app.database.url == before)
 """
+ADDED_LATE = """
+from standfast import Saga, wait
+from standfast.integrations.django import app
+assert app.sagas
+class Late(Saga[str]):
+    approval = wait("approved", type=str)
+app.add(Late())
+print("knows", [one.name for one in app.sagas.definitions.by_kind.values() if one.name == "late"])
+"""
 CLOSES = """
 import asyncio
 from asgiref.sync import sync_to_async
@@ -283,10 +292,26 @@ async def look():
         print("still open", await sync_to_async(lambda: connection.connection is not None)())
 asyncio.run(look())
 """
+GROWS_OLD = """
+import time
+from django.db import connection
+from standfast.integrations.django import app
+step = app.sagas.threads.wrap(lambda: connection.connection)
+connection.ensure_connection()
+connection.close_at = time.monotonic() + 60
+print("young:", step() is None, connection.connection is None)
+connection.close_at = time.monotonic()
+print("old:", step() is None)
+"""
 
 
 def test_an_app_that_was_used_before_follows_into_the_tests_database_and_back(manage):
     assert "follows True True" in manage("shell", "--no-imports", "-c", FOLLOWS)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_what_is_added_after_the_app_was_used_is_known_too(manage):
+    assert "knows ['late']" in manage("shell", "--no-imports", "-c", ADDED_LATE)
 
 
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -296,3 +321,10 @@ def test_no_connection_stays_open_after_what_a_step_does_with_the_orm(manage):
     assert "counted 0" in told
     assert "open False" in told
     assert "still open False" in told
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_step_is_given_no_connection_that_grew_too_old_meanwhile(manage):
+    told = manage("shell", "--no-imports", "-c", GROWS_OLD)
+    assert "young: False False" in told
+    assert "old: True" in told

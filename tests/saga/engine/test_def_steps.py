@@ -366,6 +366,30 @@ async def test_what_a_drain_gives_up_is_run_again_by_the_next(app_url, gate, cap
             await until(lambda: app.sagas.threads.hung == 0)
 
 
+class Stubborn(Saga[str]):
+    """Whose function a policy of its own would call again."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    @step(timeout=None, no_compensation="paper")
+    @Retry(attempts=3, backoff=Constant(0))
+    def act(self, word: str, ctx: Context) -> str:
+        self.gate.pass_through(word)
+        raise OSError("away")
+
+
+async def test_what_was_given_up_is_not_called_again_by_its_own_policies(app_url, gate):
+    app = Standfast(app_url, migrate=True).add(Stubborn(gate))
+    async with app:
+        async with app.running(drain=0):
+            await app.start(Stubborn, "x")
+            await until(lambda: gate.entered)
+        gate.opened.set()
+        await until(lambda: app.sagas.threads.hung == 0)
+    assert gate.entered == ["x"], "beside the next attempt"
+
+
 def test_the_process_ends_though_one_hangs(tmp_path):
     """As it does for no thread of an executor: those are joined at the end."""
     program = tmp_path / "hangs.py"

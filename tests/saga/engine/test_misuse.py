@@ -23,6 +23,7 @@ from standfast import (
 from standfast.clock import SystemClock
 from standfast.errors import CodecError, DefinitionError
 from standfast.ids import new_id
+from standfast.ports.journal import JournalStore
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
 from tests.saga.engine.world import SOON, Order, Trip, World, until
@@ -100,6 +101,47 @@ async def test_the_app_refuses_to_write_inside_its_own_transaction(work, world):
     assert (await (await app.saga(Asked, "proper")).status()) in ("running", "waiting")
     with pytest.raises(SagaNotFound):
         await app.saga(Asked, "inside")
+
+
+async def test_so_it_does_in_another_task_that_uses_the_transaction(work, world):
+    """A fixture of pytest's, and a dependency of a framework's, is entered in a task of its own."""
+    app = await work(Asked(world))
+    block = app.transaction()
+    tx = await asyncio.create_task(block.__aenter__())
+    uses = {
+        "start": lambda: tx.start(Asked, Order("1"), key="1"),
+        "port": lambda: asyncio.sleep(0, tx.within(JournalStore)),
+        "savepoint": lambda: tx.savepoint().__aenter__(),
+    }
+
+    async def inside(use):
+        await use()
+        with pytest.raises(ConfigurationError, match=r"tx\.start"):
+            await app.start(Asked, Order("1"), key="1")
+
+    async with asyncio.timeout(5):
+        for use in uses.values():
+            await asyncio.create_task(inside(use))
+        await asyncio.create_task(block.__aexit__(ValueError, ValueError("no"), None))
+        await uses["port"]()  # of no harm, once it is over
+        assert (await app.start(Asked, Order("1"), key="1")).created
+
+
+async def test_a_transaction_finds_by_its_key_what_is_to_be_signalled(work, world):
+    app = await work(Asked(world))
+    before = await app.start(Asked, Order("0"), key="before")
+    async with app.transaction() as tx:
+        inside = await tx.start(Asked, Order("1"), key="inside")
+        for handle, key in ((before, "before"), (inside, "inside")):
+            found = await tx.saga(Asked, key)
+            assert found.id == handle.id
+            await tx.signal(found, "answer", 1)
+        with pytest.raises(SagaNotFound, match=r"has the key 'other'$"):
+            await tx.saga(Asked, "other")
+        with pytest.raises(SagaNotFound, match=r"tx\.saga"):
+            await app.saga(Asked, "inside")
+    for handle in (before, inside):
+        assert (await handle.result(timeout=5))["note"] == "answer 1"
 
 
 async def test_another_apps_transaction_is_no_matter(work, world, tmp_path):

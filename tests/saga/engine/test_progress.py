@@ -153,6 +153,18 @@ async def test_from_another_process(durable_url, monkeypatch):
         assert (seen[-1].status, seen[-1].at_rest) == ("completed", True)
 
 
+async def test_from_there_it_is_told_long_before_the_time_is_up(durable_url):
+    saga = Trip()
+    client = Standfast(durable_url, migrate=True).add(Trip())
+    async with Standfast(durable_url, migrate=True).add(saga).running(drain=2), client:
+        handle = await begun(saga, client, Order("7"))
+        async with asyncio.timeout(20), aclosing(client.progress(handle, timeout="5m")) as changes:
+            await anext(changes)
+            saga.go_on.set()
+            *_, last = [change async for change in changes]
+        assert (last.status, last.at_rest) == ("completed", True)
+
+
 async def test_what_is_set_aside_without_a_fact_is_told(durable_url, monkeypatch):
     def unreadable(*given: Any) -> None:
         raise CorruptRecord("fact 0 can't be read")

@@ -26,6 +26,7 @@ DRIVER_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     OSError,  # TimeoutError is one
+    UnicodeError,  # of a statement's own text
 )
 
 TRANSIENT = (
@@ -276,7 +277,5 @@ def of_server(error: BaseException, state: str, place: str, *, own: bool) -> Sta
     if state == _REFUSED:
         return rolled_back(place, None)
     if state.startswith("23"):
-        detail = getattr(error, "detail", None)
-        detail = f": {detail}" if detail else ""
-        return ConstraintViolated(f"PostgreSQL at {place}: {error}{detail}")
+        return ConstraintViolated(f"PostgreSQL at {place}: {error}")
     return StoreError(f"PostgreSQL at {place}: {error} (SQLSTATE {state or 'unknown'})")

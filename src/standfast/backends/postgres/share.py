@@ -92,6 +92,6 @@ class Share:
         holder, since = next(iter(self._held.items()))
         age = human(asyncio.get_running_loop().time() - since)
         return (
-            f"all {self.size} that they may hold are held, the longest for {age}, whose last "
-            f"statement is `{on_one_line(holder.sql, 200)}`"
+            f"all {self.size} that they may hold are held, the longest for {age}; what it ran last "
+            f"is `{on_one_line(holder.sql, 200)}`"
         )

@@ -20,6 +20,7 @@ from standfast.backends.postgres.pool import Pool, drop, is_closed
 from standfast.errors import StandfastError, StoreError
 from standfast.ports.database import TRANSACTION_OVER, Row, Script
 from standfast.ports.providing import Dialect
+from standfast.text import class_of
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class PostgresTransaction:
 
     def __init__(self, pool: Pool) -> None:
         self.sql: str = "BEGIN"
-        """The last statement of the user's, to be told while others wait for the connection."""
+        """What was run last, a statement or a script, to be told while others wait."""
         self._pool = pool
         self._stack = AsyncExitStack()
         self._connection: Any = None
@@ -118,6 +119,7 @@ class PostgresTransaction:
     async def run_script(self, script: Script[T]) -> T:
         """See `RunsScripts.run_script`. What it runs leaves nothing behind in the session."""
         connection = await self._begun()
+        self.sql = getattr(script, "__qualname__", class_of(script))
         rows: Any = None
         while True:
             try:

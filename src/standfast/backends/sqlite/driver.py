@@ -103,6 +103,28 @@ def commit(con: sqlite3.Connection, script: Callable[[], Script[T]]) -> T:
     return result
 
 
+COUNT = "SELECT changes()"
+"""Answers how many rows the last statement that changed any has touched, without its triggers."""
+
+
+def touched(cursor: sqlite3.Cursor, before: int) -> int:
+    """How many rows the statement of `cursor` touched, which is run to its end for that.
+
+    `before` is what `total_changes` was. The driver doesn't count where there is a WITH first.
+    """
+    if cursor.description is not None:  # with RETURNING, the rows are changed as they are read
+        for _ in cursor:
+            pass
+    if cursor.rowcount >= 0:
+        return cursor.rowcount
+    con = cursor.connection
+    if con.total_changes == before:
+        return 0
+    cursor.row_factory = None
+    count: int = cursor.execute(COUNT).fetchone()[0]
+    return count
+
+
 def run(con: sqlite3.Connection, script: Script[T]) -> T:
     """Carry a script out on a connection; what it returns. An error of a statement ends it."""
     rows: Any = None
@@ -113,7 +135,9 @@ def run(con: sqlite3.Connection, script: Script[T]) -> T:
             if many:
                 if arrange is not None:
                     args = map(arrange, args)  # type: ignore[assignment]  # any iterable will do
-                rows = ((con.executemany(text, args).rowcount,),)
+                before = con.total_changes
+                count = con.executemany(text, args).rowcount
+                rows = ((count if count >= 0 else con.total_changes - before,),)
             else:
                 if arrange is not None:
                     args = arrange(args)

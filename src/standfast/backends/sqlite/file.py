@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from standfast.affinity import Affinity, running_loop
 from standfast.backends.sqlite.connection import (
     ConnectionThreads,
-    Session,
     Work,
     snapshot,
     transact,
 )
 from standfast.backends.sqlite.forking import check_forked
 from standfast.backends.sqlite.hints import Hints
+from standfast.backends.sqlite.session import Session
 from standfast.backends.sqlite.writer import Writer
 from standfast.errors import StoreError, StoreUnavailable
 from standfast.shielding import shielded
@@ -153,6 +153,10 @@ class SqliteFile:
             f"the file {self.path} was deleted or replaced while it was open here, so that what is "
             "written to it would be lost: put it back, or stop this process and start it anew"
         )
+
+    def refuse_waiting(self, told: str) -> None:
+        """Answer all that waits for the writer, while a transaction has it, with `told`."""
+        self._writer.refuse_waiting(f"{self.path}: {told}")
 
     def ended(self, session: Session) -> None:
         """The session is about to let go of the writer."""

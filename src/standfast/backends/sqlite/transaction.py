@@ -6,23 +6,27 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeVar
 
 from standfast.backends.control import refuse_control
-from standfast.backends.sqlite.connection import Session, Work
-from standfast.backends.sqlite.driver import check_arguments, native, run
+from standfast.backends.sqlite.connection import Work
+from standfast.backends.sqlite.driver import check_arguments, native, run, touched
 from standfast.backends.sqlite.file import SqliteFile
+from standfast.backends.sqlite.session import Session
 from standfast.errors import StoreError
 from standfast.ports.database import TRANSACTION_OVER, Row, Script
 from standfast.ports.providing import Dialect
-from standfast.text import on_one_line
+from standfast.text import class_of, on_one_line
 
 T = TypeVar("T")
 log = logging.getLogger("standfast.backends.sqlite")
 
 WARNS_AFTER = 5.0
 """Seconds for which a transaction may have the writer before a warning tells of it."""
+REFUSES_AFTER = 30.0
+"""Seconds until what waits for it is refused, and then again: it may wait for what waits for it."""
 
 
 class SqliteTransaction:
@@ -40,7 +44,8 @@ class SqliteTransaction:
         self._task: asyncio.Task[Any] | None = None
         self._over = True
         self._sql = ""
-        self._warning: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._since = 0.0
 
     async def __aenter__(self) -> SqliteTransaction:
         self._task = asyncio.current_task()
@@ -58,8 +63,8 @@ class SqliteTransaction:
         session, self._session = self._session, None
         if session is None:
             return
-        if self._warning is not None:
-            self._warning.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._file.ended(session)
         if error is None:
             await session.commit()
@@ -68,11 +73,11 @@ class SqliteTransaction:
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
-        return await self._query(sql, args, lambda cursor: max(cursor.rowcount, 0))
+        return await self._query(sql, args, touched)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
-        rows: Sequence[Row] = await self._query(sql, args, lambda cursor: cursor.fetchall())
+        rows: Sequence[Row] = await self._query(sql, args, _all)
         return rows
 
     async def fetch_one(self, sql: str, *args: Any) -> Row | None:
@@ -87,10 +92,11 @@ class SqliteTransaction:
 
     async def run_script(self, script: Script[T]) -> T:
         """See `RunsScripts.run_script`: all of it in one go on the connection's thread."""
+        self._sql = getattr(script, "__qualname__", class_of(script))
         return await self._do(lambda con: run(con, script))
 
     async def _query(
-        self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor], T]
+        self, sql: str, args: Sequence[Any], answer: Callable[[sqlite3.Cursor, int], T]
     ) -> T:
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
@@ -101,8 +107,9 @@ class SqliteTransaction:
         def work(con: sqlite3.Connection) -> T:
             cursor = con.cursor()
             cursor.row_factory = sqlite3.Row
+            before = con.total_changes
             try:
-                return answer(cursor.execute(text, arranged))
+                return answer(cursor.execute(text, arranged), before)
             finally:
                 cursor.close()
 
@@ -117,19 +124,37 @@ class SqliteTransaction:
         session = self._session = self._file.begin(self._task)
         done = await session.submit(work)
         if not self._over:  # from now on it has the writer
-            loop = asyncio.get_running_loop()
-            self._warning = loop.call_later(WARNS_AFTER, self._warn)
+            self._since = self._file.now()
+            self._timer = asyncio.get_running_loop().call_later(WARNS_AFTER, self._warn)
         return done
 
     def _warn(self) -> None:
         log.warning(
             "a transaction has kept the only writer of %s for %g s, and all else that writes "
-            "waits; its last statement was `%s`: do nothing slow inside a transaction",
+            "waits; what it ran last is `%s`: do nothing slow inside a transaction",
             self._file.path,
             WARNS_AFTER,
             on_one_line(self._sql, 200),
         )
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(REFUSES_AFTER - WARNS_AFTER, 0.0), self._refuse)
+
+    def _refuse(self) -> None:
+        since = datetime.fromtimestamp(self._since, UTC)
+        task = "" if self._task is None else f" in {self._task.get_name()}"
+        self._file.refuse_waiting(
+            f"this waited in vain for the only writer, which a transaction of this process{task} "
+            f"has kept since {since:%H:%M:%S} UTC, what it ran last is "
+            f"`{on_one_line(self._sql, 200)}`. End its block sooner, with nothing slow in it; and "
+            "what is called inside of it, by another thread or task too, must write through its "
+            "tx (tx.start(…)), or it waits for itself"
+        )
+        self._timer = asyncio.get_running_loop().call_later(REFUSES_AFTER, self._refuse)
 
 
-def _first(cursor: sqlite3.Cursor) -> Any:
+def _all(cursor: sqlite3.Cursor, before: int) -> list[Any]:
+    return cursor.fetchall()
+
+
+def _first(cursor: sqlite3.Cursor, before: int) -> Any:
     return cursor.fetchone()

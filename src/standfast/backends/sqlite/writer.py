@@ -13,7 +13,7 @@ import asyncio
 import sqlite3
 import time
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from standfast.backends.sqlite.connection import (
     CHECKPOINT_PAGES,
@@ -23,7 +23,8 @@ from standfast.backends.sqlite.connection import (
     post,
     settle,
 )
-from standfast.errors import StoreError
+from standfast.backends.sqlite.session import Session
+from standfast.errors import StoreError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -60,6 +61,26 @@ class Writer(ConnectionThreads):
         rides = self.urgent.add(work, partial(post, loop, self._done, future))
         self.submit(_nothing)  # so that the thread looks
         return future, rides
+
+    def refuse_waiting(self, told: str) -> None:
+        """Answer all that waits for the thread with `StoreUnavailable`, but what is urgent.
+
+        Only while a transaction has the thread, which else would take from the queue too.
+        """
+        kept: list[Any] = []
+        while not self._queue.empty():
+            job = self._queue.get()
+            if not isinstance(job, tuple) or job[1] is _nothing:
+                kept.append(job)
+                continue
+            future, work = job
+            session = getattr(work, "__self__", None)
+            if isinstance(session, Session):
+                session.refuse(StoreUnavailable(told))
+                future.cancel()  # nobody waits for it, but for what was submitted
+            self._done(future, None, StoreUnavailable(told))
+        for job in kept:
+            self._queue.put(job)
 
     def write(self, work: Work[T]) -> asyncio.Future[T]:
         """As `submit`, for what is brief: at once, in the caller's thread, if that is faster."""

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from standfast.backends.memory.database import MemoryDatabase, MemoryTransaction
 from standfast.backends.memory.leases import LeaseState
+from standfast.backends.sqlite.driver import touched
 from standfast.clock import Clock
 from standfast.errors import StandfastError, StoreUnavailable
 from standfast.ports.database import Row, StoreTransaction
@@ -123,8 +124,8 @@ class SimulatedTransaction(MemoryTransaction):
 
     async def execute(self, sql: str, *args: Any) -> int:
         """See `StoreTransaction.execute`."""
-        changed: int = self._run(sql, args).rowcount
-        return max(0, changed)
+        before = 0 if self._tables is None else self._tables.changes
+        return touched(self._run(sql, args), before)
 
     async def fetch(self, sql: str, *args: Any) -> Sequence[Row]:
         """See `StoreTransaction.fetch`."""
@@ -286,6 +287,7 @@ class _NotedWriter:
         self._inner = inner
         self._tx = tx
         self.send = inner.send
+        self.by_key = inner.by_key
         self.instance = inner.instance
 
     async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:

@@ -70,6 +70,11 @@ class Tables:
                 f"{sql}: {error} (the test kit runs it on SQLite, whatever your database is)"
             ) from error
 
+    @property
+    def changes(self) -> int:
+        """How many rows were changed, ever."""
+        return self._connection.total_changes
+
     def begin(self) -> None:
         """Begin a transaction."""
         self._connection.execute("BEGIN")

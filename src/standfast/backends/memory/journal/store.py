@@ -319,6 +319,11 @@ class MemoryJournalWriter:
         record = self._journal.staged(self._tx).record(id)
         return None if record is None else replace(record.instance)
 
+    async def by_key(self, pattern: str, name: str, key: str) -> Instance | None:
+        """See `JournalWriter.by_key`."""
+        id = self._journal.staged(self._tx).holder((pattern, name, key))
+        return None if id is None else await self.instance(id)
+
 
 def _live_kinds(leases: LeaseState, *, now: float) -> set[tuple[str, str, int]]:
     notes = (json.loads(lease.note) for lease in leases.held.values() if lease.expires_at > now)

@@ -46,11 +46,15 @@ class PostgresJournalWriter:
 
     async def instance(self, id: UUID) -> Instance | None:
         """See `JournalWriter.instance`."""
-        return await carry_out(self._tx, _instance(id))
+        return await carry_out(self._tx, _instance(sql.BY_ID, id))
+
+    async def by_key(self, pattern: str, name: str, key: str) -> Instance | None:
+        """See `JournalWriter.by_key`."""
+        return await carry_out(self._tx, _instance(sql.BY_KEY, pattern, name, key))
 
 
-def _instance(id: UUID) -> Script[Instance | None]:
-    rows = yield Statement(sql.BY_ID, (id,))
+def _instance(text: str, *args: object) -> Script[Instance | None]:
+    rows = yield Statement(text, args)
     return instance_of(rows[0]) if rows else None
 
 

@@ -70,7 +70,11 @@ class SqliteJournalWriter:
 
     async def instance(self, id: UUID) -> Instance | None:
         """See `JournalWriter.instance`."""
-        return await carry_out(self._tx, writing.look_up(id))
+        return await carry_out(self._tx, writing.look_up(writing.BY_ID, id.bytes))
+
+    async def by_key(self, pattern: str, name: str, key: str) -> Instance | None:
+        """See `JournalWriter.by_key`."""
+        return await carry_out(self._tx, writing.look_up(writing.BY_KEY, pattern, name, key))
 
 
 class SqliteJournal:

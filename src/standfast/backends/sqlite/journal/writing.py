@@ -277,8 +277,12 @@ def _not_owned(id: UUID, owner: int) -> StaleWriter:
     return StaleWriter(f"instance {id} isn't owned by {owner}: nothing was written")
 
 
-def look_up(id: UUID) -> Script[Instance | None]:
-    """`JournalWriter.instance`."""
-    rows = yield Statement(f"SELECT {COLUMNS} FROM standfast_instances WHERE id = $1", (id.bytes,))
+BY_ID = f"SELECT {COLUMNS} FROM standfast_instances WHERE id = $1"
+BY_KEY = f"SELECT {COLUMNS} FROM standfast_instances WHERE pattern = $1 AND name = $2 AND key = $3"
+
+
+def look_up(text: str, *args: object) -> Script[Instance | None]:
+    """`JournalWriter.instance`, and `by_key`."""
+    rows = yield Statement(text, args)
     # A row of someone else's driver need know no more than positions.
     return instance([rows[0][n] for n in range(WIDTH)]) if rows else None

@@ -84,6 +84,17 @@ class Starting(TransactionTestCase):
         self.assertFalse(Trip.objects.filter(key=key).exists() or is_there(key))
         self.assertEqual(told, ["kept"])
 
+    def test_a_savepoint_takes_along_what_django_was_to_call_after_the_commit(self):
+        told = []
+        with transaction.atomic():
+            tx = app.adopt()
+            with self.assertRaises(Cancelled), tx.savepoint():
+                transaction.on_commit(lambda: told.append("undone"))
+                raise Cancelled
+            with tx.savepoint():
+                transaction.on_commit(lambda: told.append("kept"))
+        self.assertEqual(told, ["kept"])
+
     def test_one_statement_is_enough_and_djangos_log_has_it(self):
         key = new_key()
         with transaction.atomic():
@@ -361,6 +372,10 @@ class Sql(TransactionTestCase):
             tx = app.adopt()
             sql = "INSERT INTO shop_trip (key, booked) VALUES ($1, $2)"
             self.assertEqual(tx.execute(sql, key, True), 1)
+            where = "WHERE key IN (SELECT key FROM chosen)"
+            sql = f"WITH chosen AS (SELECT $1 AS key) UPDATE shop_trip SET booked = $2 {where}"
+            self.assertEqual(tx.execute(sql, key, True), 1)
+            self.assertEqual(tx.execute(f"{sql} RETURNING id", key, True), 1)
             row = tx.fetch_one("SELECT key, id FROM shop_trip WHERE key = $1", key)
             self.assertEqual((row["key"], row[0]), (key, key))
             self.assertEqual(
