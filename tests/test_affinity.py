@@ -105,6 +105,69 @@ async def test_opened_again_in_another_loop_once_it_was_closed(url):
         await app.start(Visit, "z")
 
 
+@pytest.mark.parametrize("act", ["open", "close"])
+async def test_entered_from_another_loop_while_it_is_opened_or_closed(url, act, monkeypatch):
+    app = Standfast(url, migrate=True).add(Visit())
+    slowly, errors = getattr(app.database, act), []
+
+    async def enter():
+        async with app:
+            pass
+
+    async def meanwhile():
+        if not errors:
+            errors.append(await elsewhere(enter))
+        await slowly()
+
+    monkeypatch.setattr(app.database, act, meanwhile)
+    async with app:
+        await app.start(Visit, "x", key="x")
+    (error,) = errors
+    assert isinstance(error, ConfigurationError), error
+    assert "was opened in another event loop (of thread 'MainThread')" in str(error)
+    assert await elsewhere(enter) is None
+
+
+def test_opened_by_several_tasks_in_one_loop_after_the_other(url):
+    app = Standfast(url, migrate=True).add(Visit())
+
+    async def start(key):
+        async with app:
+            await app.start(Visit, key, key=key)
+
+    async def main():
+        await asyncio.gather(*[start(f"{n}") for n in range(4)])
+        assert app.affinity is None
+
+    for _ in range(2):
+        asyncio.run(main())
+
+
+async def test_one_that_gives_up_waiting_for_the_opening_leaves_it_to_the_others(url, monkeypatch):
+    app = Standfast(url, migrate=True).add(Visit())
+    opens, begun, go = app.database.open, asyncio.Event(), asyncio.Event()
+
+    async def slowly():
+        begun.set()
+        await go.wait()
+        await opens()
+
+    async def enter():
+        async with app:
+            await app.start(Visit, "x", key="x")
+
+    monkeypatch.setattr(app.database, "open", slowly)
+    first = asyncio.create_task(enter())
+    await begun.wait()
+    second = asyncio.create_task(enter())
+    await asyncio.sleep(0)
+    second.cancel()
+    go.set()
+    await first
+    assert second.cancelled() or second.cancelling()
+    assert await elsewhere(enter) is None
+
+
 def test_used_in_a_fork(url):
     done = subprocess.run(
         [sys.executable, "-m", "tests.forking", url],

@@ -80,6 +80,47 @@ class Affinity:
         )
 
 
+class LoopLock:
+    """A lock for the tasks of one event loop: of that whose task comes first, until all have left.
+
+    Who comes from another loop meanwhile, or from a forked process, is refused with a
+    `ConfigurationError` that names `what`: it could neither wait here nor be woken up.
+    """
+
+    __slots__ = ("_held", "_users", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._held: dict[str, tuple[Affinity, asyncio.Lock]] = {}
+        self._users = 0  # counted by the loop that has it, so by one thread at a time
+
+    async def __aenter__(self) -> None:
+        # One, whoever comes first of several threads.
+        place, lock = self._held.setdefault("", (Affinity(self._what), asyncio.Lock()))
+        place.check()
+        self._users += 1
+        try:
+            await lock.acquire()
+        except BaseException:  # cancelled
+            self.leave()
+            raise
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._held[""][1].release()
+        self.leave()
+
+    def stay(self) -> Callable[[], None]:
+        """Called by who has it: other loops are refused until what this answers is called too."""
+        self._users += 1
+        return self.leave
+
+    def leave(self) -> None:
+        """One fewer wants it there. The last makes room for other loops."""
+        self._users -= 1
+        if not self._users:
+            self._held.clear()
+
+
 def not_open() -> ConfigurationError:
     """The error for what needs an open app."""
     return ConfigurationError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from standfast.affinity import Affinity, not_open
+from standfast.affinity import Affinity, LoopLock, not_open
 from standfast.backends import anew, open_database
 from standfast.checks import flag, provides
 from standfast.clock import SYSTEM_CLOCK, AdjustedClock, Clock
@@ -74,7 +73,7 @@ class Standfast(AppDoors, HasLifespan):
         self.supervisor = None
         self._opened: int = 0
         self._affinity: Affinity | None = None
-        self._opening = asyncio.Lock()
+        self._opening = LoopLock("this app")
         self._closing = AsyncExitStack()
 
     @property
@@ -97,17 +96,18 @@ class Standfast(AppDoors, HasLifespan):
     # -- life --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        if self._affinity is not None:
-            self._affinity.check()
-        async with self._opening:
-            if not self._opened:
-                await self._open()
-            self._opened += 1
+        if self._affinity is None:
+            async with self._opening:
+                if self._affinity is None:
+                    await self._open()
+        self.check_open()
+        self._opened += 1
         return self
 
     async def _open(self) -> None:
         stack = AsyncExitStack()
         try:
+            stack.callback(self._opening.stay())
             await self.database.open()
             stack.push_async_callback(self.database.close)
             await check_tables(self.database, self.patterns.ports, migrate=self.migrate)

@@ -1,11 +1,13 @@
 """An app, its database, and each way to open a transaction there."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
 
 from standfast import Barrier, Context, Saga, Standfast, step, wait
+from standfast.ports.leases import LeaseStore
 from tests.adopted.ways import POSTGRES, SQLITE, way
 
 
@@ -62,6 +64,25 @@ async def opened(url):
             return one
 
         yield open_one
+
+
+@pytest.fixture
+def looked(app, monkeypatch):
+    """The store tells the worker nothing; set once that has looked, so that only hints wake it."""
+    store, looked = app.sagas.store, asyncio.Event()
+    ask = store.next_wake
+
+    async def next_wake(kinds):
+        answer = await ask(kinds)
+        looked.set()
+        return answer
+
+    monkeypatch.setattr(store, "next_wake", next_wake)
+    monkeypatch.setattr(store, "on_due", lambda callback: lambda: None)
+    # On SQLite that tells of any commit too.
+    leases = app.database.port(LeaseStore)
+    monkeypatch.setattr(leases, "on_freed", lambda callback: lambda: None)
+    return looked
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What every adopted transaction does, whoever opened it, by every driver."""
 
+import asyncio
 import contextlib
 import logging
 
@@ -407,6 +408,47 @@ async def test_a_worker_of_this_process_hears_of_it_without_a_poll(app, way):
         assert (await app.handle(handle.id).result(60))["ship"] == "shipped a"
 
 
+async def test_nor_does_it_need_the_store_to_tell_it_of_those_that_are_told_of(
+    app, way, telling, looked
+):
+    async with app.running(poll="600s"):
+        await looked.wait()
+        tx = app.adopt(way.source)
+        handle = await done(tx.start(Place, Order("a"), key="a"))
+        await way.commit()
+        while await app.handle(handle.id).status() != "waiting":
+            await asyncio.sleep(0.01)
+        await way.begin()
+        await done(app.adopt(way.source).signal(handle.id, "paid", 12))
+        await way.commit()
+        assert (await app.handle(handle.id).result(60))["ship"] == "shipped a"
+
+
+async def test_a_worker_is_told_of_what_was_committed_and_of_nothing_else(
+    app, way, telling, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(
+        app.sagas.executor, "begun", lambda prepared: told.append(prepared.start.instance.key)
+    )
+    monkeypatch.setattr(app.sagas.executor, "sent", told.append)
+    tx = app.adopt(way.source)
+    handle = await done(tx.start(Place, Order("a"), key="a"))
+    await way.savepoint()
+    await done(tx.start(Place, Order("b"), key="b"))
+    await way.roll_back_to_savepoint()
+    await done(tx.signal(handle.id, "paid", 12))
+    assert told == []
+    await way.commit()
+    assert told == ["a", handle.id]
+    await way.begin()
+    tx = app.adopt(way.source)
+    await done(tx.start(Place, Order("c"), key="c"))
+    await done(tx.cancel(handle.id))
+    await way.rollback()
+    assert told == ["a", handle.id]
+
+
 async def test_the_next_transaction_is_adopted_anew(app, way):
     for key in ("a", "b"):
         await done(app.adopt(way.source).start(Ship, Order(key), key=key))
@@ -434,6 +476,22 @@ def test_a_savepoint_that_comes_first_commits_nothing(app, url):
         connection.rollback()
         assert connection.exec_driver_sql("SELECT id FROM orders").fetchall() == []
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("sql", "begins"),
+    [
+        ("SELECT id FROM orders", False),
+        ("WITH it AS (SELECT id FROM orders) SELECT * FROM it", False),
+        ("/* it */ with it(n) AS (VALUES (1)) SELECT n FROM it", False),
+        ("WITH it AS (SELECT 'a' AS n) INSERT INTO orders (id) SELECT n FROM it", True),
+        ("WITH it AS (SELECT 'a' AS n)\nDELETE FROM orders WHERE id IN (SELECT n FROM it)", True),
+    ],
+)
+async def test_what_only_reads_takes_no_writers_place(app, opened, sql, begins):
+    way = await opened("sqlite3")
+    app.adopt(way.source).fetch(sql)
+    assert way.source.in_transaction is begins
 
 
 async def test_a_connection_of_sqlite3_stays_as_its_owner_set_it_up(app, opened):

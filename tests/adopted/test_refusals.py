@@ -17,6 +17,7 @@ from standfast import ConfigurationError, Standfast
 from standfast.adopted.places import check_server
 from standfast.errors import StoreError
 from tests.adopted.conftest import Order, Ship
+from tests.adopted.ways import POSTGRES, done, way
 
 
 def sqlite_file(app):
@@ -198,23 +199,16 @@ class TestAnotherDatabase:
                 await app.adopt(other).start(Ship, Order("a"))
 
     @pytest.mark.parametrize("backend", ["postgres"])
-    def test_another_database_of_the_same_server(self, app, url, backend):
-        other = url.rpartition("/")[0] + "/postgres"
-        with (
-            psycopg.connect(other) as connection,
-            pytest.raises(
-                ConfigurationError,
-                match="of the database 'postgres', and the app keeps its data in",
-            ),
-        ):
-            app.adopt(connection)
-        engine = sqlalchemy.create_engine(other.replace("postgresql:", "postgresql+psycopg:"))
-        with (
-            Session(engine) as session,
-            pytest.raises(ConfigurationError, match="of the database 'postgres'"),
-        ):
-            app.adopt(session).start(Ship, Order("a"))
-        engine.dispose()
+    @pytest.mark.parametrize("options", ["", "?max_size=5&sslmode=prefer"])
+    @pytest.mark.parametrize("driver", POSTGRES)
+    async def test_another_database_of_the_same_server(self, app, url, backend, driver, options):
+        app, other = Standfast(url + options).add(Ship()), url.rpartition("/")[0] + "/postgres"
+        theirs = way(driver, other)
+        await theirs.open()
+        told = "of the database 'postgres', and the app keeps its data in"
+        with pytest.raises(ConfigurationError, match=told):
+            await done(app.adopt(theirs.source).start(Ship, Order("a")))
+        await theirs.close()
 
     def test_another_database_of_the_servers_default_port(self):
         for url in ("postgresql://u@db/app", "postgresql://u@db:5432/app"):
@@ -224,6 +218,16 @@ class TestAnotherDatabase:
                     check_server(database, "db", port, "other")
                 check_server(database, "db", port, "app")
             check_server(database, "db", 6432, "other")  # a pooler, maybe, of the same
+
+    @pytest.mark.parametrize(
+        "options",
+        ["host=%2Frun", "port=6432", "dbname=other", "service=s", "a,b", "b:5433,db"],
+    )
+    def test_an_address_whose_options_lead_elsewhere_is_not_compared(self, options):
+        url = (
+            f"postgresql://u@db/app?{options}" if "=" in options else f"postgresql://{options}/app"
+        )
+        check_server(Standfast(url).database, "db", 5432, "other")
 
     @pytest.mark.parametrize("backend", ["postgres"])
     def test_another_dialect(self, app, tmp_path, backend):
@@ -247,7 +251,7 @@ async def test_the_session_of_an_async_engine_is_refused_in_sync_code(app):
     await engine.dispose()
 
 
-async def test_another_thread_tells_the_app_where_it_is_open(app):
+async def test_another_thread_tells_the_app_where_it_is_open(app, looked):
     """A hint goes to the event loop of the app, whichever thread commits."""
     engine = sqlalchemy.create_engine(app.database.url)
 
@@ -256,6 +260,7 @@ async def test_another_thread_tells_the_app_where_it_is_open(app):
             return app.adopt(session).start(Ship, Order("a"), key="a").id
 
     async with app.running(poll="600s"):
+        await looked.wait()
         id = await asyncio.to_thread(work)
         assert (await app.handle(id).result(60))["ship"] == "shipped a"
     engine.dispose()

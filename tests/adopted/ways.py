@@ -132,6 +132,16 @@ class Psycopg(Way):
     async def run(self, sql):
         self.source.execute(sql)
 
+    async def savepoint(self):
+        self._nested = self.source.transaction()
+        self._nested.__enter__()
+
+    async def release(self):
+        self._nested.__exit__(None, None, None)
+
+    async def roll_back_to_savepoint(self):
+        self._nested.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
+
 
 class PsycopgAscii(Psycopg):
     """With an encoding for which psycopg answers with bytes where text is, and rows of its own."""
@@ -156,6 +166,16 @@ class PsycopgAsync(Way):
     async def run(self, sql):
         await self.source.execute(sql)
 
+    async def savepoint(self):
+        self._nested = self.source.transaction()
+        await self._nested.__aenter__()
+
+    async def release(self):
+        await self._nested.__aexit__(None, None, None)
+
+    async def roll_back_to_savepoint(self):
+        await self._nested.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
+
 
 class Asyncpg(Way):
     blocking = False
@@ -176,6 +196,16 @@ class Asyncpg(Way):
 
     async def rollback(self):
         await self._transaction.rollback()
+
+    async def savepoint(self):
+        self._nested = self.source.transaction()
+        await self._nested.start()
+
+    async def release(self):
+        await self._nested.commit()
+
+    async def roll_back_to_savepoint(self):
+        await self._nested.rollback()
 
 
 class AsyncpgPool(Asyncpg):

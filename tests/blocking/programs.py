@@ -204,16 +204,19 @@ def connections(app: Standfast) -> Any:
     """What tells a process's connections from those of others."""
     if app.database.dialect == "sqlite":
         path = app.database.url.removeprefix("sqlite:///")
-        return [name for name in map(_opened, os.listdir("/proc/self/fd")) if path in name]
+        files = [
+            os.stat(one) for one in (path, f"{path}-wal", f"{path}-shm") if os.path.exists(one)
+        ]
+        return [name for name in os.listdir("/dev/fd") if _is_one_of(int(name), files)]
     with app.blocking.transaction() as tx:
         return tx.fetch_value("SELECT pg_backend_pid()")
 
 
-def _opened(descriptor: str) -> str:
+def _is_one_of(descriptor: int, files: list[os.stat_result]) -> bool:
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        return any(os.path.samestat(os.fstat(descriptor), one) for one in files)
     except OSError:
-        return ""
+        return False
 
 
 def forks_while_it_works(app: Standfast) -> None:

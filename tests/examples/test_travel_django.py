@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -74,6 +75,28 @@ def wait_until(url, holds):
     while not holds(counts := ask(url)):
         assert time.monotonic() < until, counts
         time.sleep(0.05)
+
+
+LATE = """
+from examples.travel_django.booking.models import Booking, Trip
+from examples.travel_django.booking.sagas import release, reserve
+trip = Trip.objects.create(traveller="ann", destination="Rome").pk
+for early in (True, False):
+    if early:
+        reserve(trip, "flight")
+    release(trip, "flight")
+    release(trip, "flight")
+    reserve(trip, "flight")
+    print("booked", Booking.objects.filter(trip=trip, cancelled=False).count())
+    Booking.objects.all().delete()
+"""
+
+
+@pytest.mark.parametrize("environment", ["sqlite"], indirect=True)
+def test_what_is_reserved_after_it_was_released_stays_cancelled(environment):
+    manage(environment, "migrate")
+    told = manage(environment, "shell", "-c", LATE)
+    assert re.findall(r"booked \d", told) == ["booked 0", "booked 0"]
 
 
 def test_no_trip_is_lost_or_half_booked(environment):

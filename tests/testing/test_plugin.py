@@ -811,3 +811,15 @@ def test_one_case_of_a_hypothesis_test_runs_without_the_app_of_another(
         """
     )
     project.runpytest_subprocess().assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u@db/x?password=pw", "postgresql://u:pw@db/x"])
+def test_an_address_is_told_without_its_password(project: pytest.Pytester, url: str) -> None:
+    elsewhere = "Standfast('sqlite:///mine.db', clock=clock)"
+    given = f"@pytest.fixture\ndef standfast_url():\n    return {url.replace('pw', 'hidden')!r}\n"
+    project.makeconftest(MADE.format(app=elsewhere) + given)
+    project.makepyfile("def test_it(standfast_app): pass")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*was given the database postgresql://u*@db/x*sqlite:*"])
+    result.stdout.no_fnmatch_line("*was given*hidden*")

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 
 from standfast.adopted.endings import Unknown
+from standfast.adopted.places import check_server
 from standfast.adopted.riding import Answer, RidingTransaction
 from standfast.backends.postgres.errors import DRIVER_ERRORS, translate
 from standfast.errors import ConfigurationError, StandfastError, StoreError, StoreUnavailable
@@ -34,7 +35,18 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
             "adopt(a connection of asyncpg): no transaction is open: adopt it inside `async with "
             "connection.transaction():`"
         )
+    check_server(database, *_place_of(source))
     return AsyncpgRiding(source, database), Unknown()
+
+
+def _place_of(source: Any) -> tuple[Any, Any, Any]:
+    """Host, port and database of a connection, None for what isn't known.
+
+    The driver keeps them to itself; to ask the server would be a round trip for each connection.
+    """
+    at: Any = getattr(source, "_addr", None)  # text for a socket's folder
+    host, port = at if isinstance(at, tuple) else (None, None)
+    return host, port, getattr(getattr(source, "_params", None), "database", None)
 
 
 class AsyncpgRiding(RidingTransaction):

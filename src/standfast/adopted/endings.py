@@ -17,7 +17,7 @@ class Unknown:
         """See `Ending.add`: never called."""
 
 
-class KnowsItsTransaction(Protocol):
+class GivesItsTransaction(Protocol):
     """A ``Session`` or ``Connection`` of SQLAlchemy."""
 
     def get_transaction(self) -> Any:
@@ -30,7 +30,7 @@ class StillOpen:
 
     __slots__ = ("_source", "_transaction")
 
-    def __init__(self, source: KnowsItsTransaction, transaction: object) -> None:
+    def __init__(self, source: GivesItsTransaction, transaction: object) -> None:
         self._source = ref(source)
         self._transaction: ref[Any] = ref(transaction)
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database
+
+_MOVES = frozenset(
+    {
+        *("host", "hostaddr", "port", "dbname", "database", "service", "servicefile"),
+        "target_session_attrs",
+    }
+)
+"""The options of an address with which it leads elsewhere than to its host, port and path."""
 
 
 def check_file(database: Database, path: str) -> None:
@@ -48,7 +56,7 @@ def _if_another(url: str, host: Any, port: Any, name: Any) -> str:
     """The name of the database at `url`, if it is another of the same server; else ""."""
     own = urlsplit(url)
     expected = unquote(own.path.lstrip("/"))
-    if not (host and name and expected) or own.query:
+    if not (host and name and expected) or _MOVES.intersection(dict(parse_qsl(own.query))):
         return ""
     try:
         is_there = (own.hostname, own.port or 5432) == (host, int(port or 5432))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from standfast.adopted.rows import named_rows
 from standfast.backends.control import refuse_control
 from standfast.errors import StandfastError, StoreError
-from standfast.ports.database import Row, Script
+from standfast.ports.database import Row, Script, Statement, answered
 from standfast.ports.providing import Dialect
 
 T = TypeVar("T")
@@ -84,22 +84,17 @@ class RidingTransaction(ABC):
 
     async def run_script(self, script: Script[T]) -> T:
         """See `RunsScripts.run_script`."""
-        rows: Any = None
-        while True:
-            try:
-                sql, args, many = script.send(rows)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            try:
-                if many:
-                    rows = [(sum([await self.touch(sql, one, own=True) for one in args]),)]
-                else:
-                    rows = (await self.ask(sql, args, own=True)).rows
-                    if self.dialect == "postgresql":
-                        rows = _as_text(rows)
-            except Exception as error:  # noqa: BLE001 - raised anew
-                self.tell(error, own=True)
+        return await answered(script, self._answer)
+
+    async def _answer(self, statement: Statement) -> Sequence[Sequence[Any]]:
+        sql, args, many = statement
+        try:
+            if many:
+                return [(sum([await self.touch(sql, one, own=True) for one in args]),)]
+            rows = (await self.ask(sql, args, own=True)).rows
+            return _as_text(rows) if self.dialect == "postgresql" else rows
+        except Exception as error:  # noqa: BLE001 - raised anew
+            self.tell(error, own=True)
 
     async def _asked(self, sql: str, args: Sequence[Any]) -> Answer:
         refuse_control(sql, self.dialect)

@@ -25,7 +25,10 @@ from standfast.ports.providing import Dialect
 from standfast.text import class_of
 
 _READS = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:SELECT|VALUES|PRAGMA|EXPLAIN|RELEASE|ROLLBACK)\b",
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:(?:SELECT|VALUES|PRAGMA|EXPLAIN|RELEASE|ROLLBACK)\b"
+    # What a WITH comes to stands behind it, anywhere: where one of these words does too, as a
+    # function or in a text, it counts as writing, which only takes the one writer's place sooner.
+    r"|WITH\b(?!.*\b(?:INSERT|UPDATE|DELETE|REPLACE)\b))",
     re.I | re.S,
 )
 NOT_OPEN = (

@@ -1,4 +1,10 @@
-"""One call of sync code into an event loop that runs in another thread."""
+"""One call of sync code into an event loop that runs in another thread.
+
+The loop itself is run by anyio's portal; calls don't go through it. Its `call` would block until
+the end, whoever has given up the calling thread, and tells nobody of a loop that has ended; and a
+call here is told that it is inside a transaction, and may go to a loop that no portal runs, where
+the app is open already.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +57,17 @@ def carry_out(
 ) -> T:
     """Run a coroutine in a loop, with the caller's context variables; what it returns or raises.
 
-    The calling thread is blocked meanwhile. What interrupts it there, as Ctrl-C does, cancels the
-    coroutine, which has some seconds to end; and so does, `among` others, whoever stops waiting for
-    the calling thread, as a `Timeout` around it or the saga whose step it is: `TimedOut` is raised
-    then, and where it has before. Raises `ConfigurationError` in the loop's own thread, in a
-    process that was forked from the loop's, and where the loop ends before the coroutine has.
+    The calling thread is blocked meanwhile. If something interrupts it there, as Ctrl-C does, the
+    coroutine is cancelled, and has some seconds to end.
+
+    `among` are the calls that this one belongs to. It is then cancelled, too, once nobody waits for
+    the calling thread any more: a `Timeout` around it has ended, say, or the saga has given up the
+    step that calls. Then `TimedOut` is raised, as it is at once where that had happened before.
+
     `nested`: the caller is inside a transaction, so what would wait for its end is a `StoreError`.
+
+    Raises `ConfigurationError` in the loop's own thread, in a process that was forked from the
+    loop's, and where the loop ends before the coroutine has.
     """
     if running_loop() is place.loop:
         coroutine.close()

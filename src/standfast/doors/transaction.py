@@ -151,7 +151,9 @@ class ThreadTransaction(Transaction):
     def __init__(
         self, tx: Transaction, run_in_thread: Callable[[Callable[[], None]], None]
     ) -> None:
-        vars(self).update(vars(tx))  # with its list of acts: savepoints undo those of both
+        # In place of __init__: all that it has is the other's, its list of acts and its savepoints
+        # too, for those undo the acts of both.
+        vars(self).update(vars(tx))
         self._tx = tx
         self._run_in_thread = run_in_thread
         self._after = OwnEnding()

@@ -7,7 +7,7 @@ A transaction runs SQL and knows nothing of any pattern. What patterns write is 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -133,6 +133,18 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
     if run is not None:
         done: T = await run(script)
         return done
+
+    async def answer(statement: Statement) -> Any:
+        sql, args, many = statement
+        if many:
+            return [(sum([await tx.execute(sql, *one) for one in args]),)]
+        return await tx.fetch(sql, *args)
+
+    return await answered(script, answer)
+
+
+async def answered(script: Script[T], answer: Callable[[Statement], Awaitable[Any]]) -> T:
+    """Carry out a script whose statements `answer` answers with their rows; what it returns."""
     rows: Any = None
     while True:
         try:
@@ -140,10 +152,7 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
-        if statement.many:
-            rows = [(sum([await tx.execute(statement.sql, *args) for args in statement.args]),)]
-        else:
-            rows = await tx.fetch(statement.sql, *statement.args)
+        rows = await answer(statement)
 
 
 def savepoint(tx: StoreTransaction) -> AbstractAsyncContextManager[None]:

@@ -42,8 +42,10 @@ def made(factory: Any, url: str, clock: Clock) -> Standfast:
             pytrace=False,
         )
     if _place(app.database.url) != _place(url):
+        from standfast.backends.postgres.options import redact  # not for tests that need none of it
+
         pytest.fail(
-            f"standfast_app_factory was given the database {_without_password(url)} and "
+            f"standfast_app_factory was given the database {redact(url)} and "
             f"made an app on {app.database.url}: make it on the one that it is given",
             pytrace=False,
         )
@@ -54,10 +56,6 @@ def _place(url: str) -> tuple[str | None, int | None, str]:
     """What an address names, whatever its options are."""
     parts = urlsplit(url)
     return parts.hostname, parts.port, parts.path
-
-
-def _without_password(url: str) -> str:
-    return url.partition("://")[0] + "://" + url.partition("://")[2].rpartition("@")[2]
 
 
 def note_what_to_do(app: Standfast, error: BaseException) -> None:

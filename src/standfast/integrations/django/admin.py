@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
-from asgiref.sync import async_to_sync
 from django.contrib import admin
 from django.db import connections
 from django.db.models import CharField, F, Func, Q, QuerySet, Value
@@ -96,16 +94,10 @@ class InstanceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def timeline(self, one: Instance) -> SafeString:
         """What happened to it, and what it does or waits for now."""
         try:
-            told = async_to_sync(_timeline)(one.id)
+            told = str(app.blocking.operations.timeline(str(one.id)))
         except StandfastError as error:
             told = str(error)
         return format_html("<pre>{}</pre>", told)
-
-
-async def _timeline(id: UUID) -> str:
-    # Opened for this one page: a web process has no other use for the app's connections.
-    async with app:
-        return str(await app.operations.timeline(str(id)))
 
 
 def _digits() -> Func:

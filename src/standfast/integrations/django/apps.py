@@ -22,14 +22,14 @@ class StandfastConfig(AppConfig):
     def ready(self) -> None:
         """Import the module ``sagas`` of each installed app, and those that the settings name."""
         from standfast.integrations.django import checks, whole
-        from standfast.integrations.django.current import given
+        from standfast.integrations.django.current import modules
 
         register(checks.check_settings)
         register(checks.check_tables, Tags.database)
         register(checks.check_requests, deploy=True)
         connection_created.connect(whole.join)
         autodiscover_modules("sagas")
-        for module in given().get("SAGAS", ()):
+        for module in modules():
             _import(module)
 
 

@@ -37,13 +37,13 @@ def check_tables(databases: Sequence[str] | None = None, **_: Any) -> Sequence[C
     except (ConfigurationError, DefinitionError):
         return []  # told by `check_settings`
     from standfast.cli.loading import reading
-    from standfast.integrations.django.project import TestsDatabase
+    from standfast.integrations.django.project import InMemoryDatabase
 
     async def look() -> None:
         async with reading(made.database, made.patterns.ports):
             pass
 
-    if isinstance(made.database, TestsDatabase):
+    if isinstance(made.database, InMemoryDatabase):
         return []
     try:
         async_to_sync(look)()

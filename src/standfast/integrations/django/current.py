@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
@@ -48,12 +48,21 @@ def alias() -> str:
     found = given().get("DATABASE", DEFAULT)
     from django.db import connections
 
-    if found not in connections.settings:
+    if not isinstance(found, str) or found not in connections.settings:
         raise ConfigurationError(
             f"settings.STANDFAST['DATABASE']={found!r}: settings.DATABASES has "
             f"{', '.join(map(repr, connections.settings))}"
         )
-    return str(found)
+    return found
+
+
+def modules() -> Sequence[str]:
+    """The modules that the settings name for sagas; none where `check_settings` tells of these."""
+    try:
+        found: Sequence[str] = given().get("SAGAS", ())
+    except ConfigurationError:
+        return ()
+    return found
 
 
 class CurrentApp:

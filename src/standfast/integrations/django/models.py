@@ -67,8 +67,11 @@ class Instances(models.Manager.from_queryset(ReadOnly)):  # type: ignore[misc]
 
 
 def _table() -> str:
+    try:
+        on_postgres = connections[alias()].vendor == "postgresql"
+    except ConfigurationError:
+        on_postgres = False  # `check_settings` tells of it, which imports this first
     # Django leaves a name in quotes as it is.
-    on_postgres = connections[alias()].vendor == "postgresql"
     return '"standfast"."instances"' if on_postgres else "standfast_instances"
 
 

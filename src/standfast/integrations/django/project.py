@@ -116,11 +116,11 @@ class AtomicClient(BlockingClient):
 def _database(alias: str, options: Mapping[str, Any]) -> Database:
     connection: Any = connections[alias]
     if connection.vendor == "sqlite" and connection.is_in_memory_db():
-        return TestsDatabase(str(connection.settings_dict["NAME"]))
+        return InMemoryDatabase(str(connection.settings_dict["NAME"]))
     return open_database(address(connection.vendor, connection.settings_dict, options))
 
 
-class TestsDatabase(SqliteDatabase):
+class InMemoryDatabase(SqliteDatabase):
     """An SQLite database in Django's memory, as its tests have it: to be adopted, and no more."""
 
     def __init__(self, name: str) -> None:

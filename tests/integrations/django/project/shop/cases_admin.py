@@ -1,11 +1,11 @@
 """Sagas in the admin. Run by ../../test_project.py, on each database and driver."""
 
-import asyncio
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import Permission, User
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import TransactionTestCase
 from django.urls import reverse
 
@@ -19,6 +19,11 @@ LIST = "admin:standfast_instance_changelist"
 
 
 class InTheAdmin(TransactionTestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.addClassCleanup(lambda: app.blocking.close())  # before the test database goes
+
     def setUp(self):
         self.client.force_login(User.objects.create_superuser("ann"))
         self.key = uuid.uuid4().hex
@@ -59,6 +64,29 @@ class InTheAdmin(TransactionTestCase):
         page = self.page("admin:standfast_instance_change", approve.id)
         self.assertIn("&lt;b&gt;", page)
         self.assertNotIn("<b>", page)
+
+    def test_stories_at_once(self):
+        """Each page in a thread of its own, as a server has them, and the app open meanwhile."""
+
+        def look(_):
+            try:
+                return self.page("admin:standfast_instance_change", self.handle.id)
+            finally:
+                connection.close()
+
+        for _ in range(2):
+            with ThreadPoolExecutor(4) as threads:
+                for page in threads.map(look, range(4)):
+                    self.assertIn("book-trip", page)
+                    self.assertIn("running", page)
+                    self.assertNotIn("event loop", page)
+            self.assertEqual(app.blocking.handle(self.handle.id).status(), "running")
+
+    def test_a_story_after_sync_code_has_used_the_app(self):
+        self.assertEqual(app.blocking.handle(self.handle.id).status(), "running")
+        page = self.page("admin:standfast_instance_change", self.handle.id)
+        self.assertIn("started", page)
+        self.assertNotIn("event loop", page)
 
     def test_nothing_can_be_changed(self):
         for name, args in (("add", ()), ("delete", (self.handle.id,))):
@@ -108,10 +136,7 @@ class InTheAdmin(TransactionTestCase):
         self.assertEqual(self.client.get(url).status_code, 302)
 
     def test_a_finished_one(self):
-        async def work():
-            async with app.running(drain=5):
-                await app.handle(self.handle.id).result(timeout=60)
-
-        asyncio.run(work())
+        with app.blocking.running(drain=5):
+            app.blocking.handle(self.handle.id).result(timeout=60)
         page = self.page("admin:standfast_instance_change", self.handle.id)
         self.assertIn("completed", page)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import uuid
-from unittest import skipIf
+from unittest import mock, skipIf
 
 from django.db import IntegrityError, connection, connections, transaction
 from django.test import TransactionTestCase
@@ -24,6 +24,7 @@ from standfast.errors import (
 )
 from standfast.integrations.django import app
 from standfast.integrations.django.models import Instance
+from standfast.ports.leases import LeaseStore
 
 
 class Cancelled(Exception):
@@ -192,14 +193,25 @@ class AfterTheCommit(TransactionTestCase):
     def test_a_worker_of_this_process_is_told_at_once(self):
         begun, ended = threading.Event(), threading.Event()
         results = []
+        store = app.sagas.store
+        ask = store.next_wake
+
+        async def next_wake(kinds):
+            answer = await ask(kinds)
+            begun.set()
+            return answer
 
         async def work():
-            # So seldom does it look by itself that only a hint can have woken it.
+            # The store tells it nothing, and so seldom does it look by itself that only a hint of
+            # Django's commit can have woken it.
             async with app.running(poll=600, drain=5):
-                begun.set()
                 await asyncio.to_thread(ended.wait)
                 results.append(await app.handle(id).result(timeout=60))
 
+        leases = app.database.port(LeaseStore)  # on SQLite it tells of any commit too
+        for port, method in ((store, "on_due"), (leases, "on_freed")):
+            self.enterContext(mock.patch.object(port, method, return_value=lambda: None))
+        self.enterContext(mock.patch.object(store, "next_wake", next_wake))
         worker = threading.Thread(target=asyncio.run, args=[work()])
         worker.start()
         try:
