@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import aiosqlite
 
@@ -19,6 +20,9 @@ from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database
 from standfast.ports.providing import Dialect
 from standfast.text import class_of
+
+_paths: WeakKeyDictionary[aiosqlite.Connection, str] = WeakKeyDictionary()
+"""The file of each connection that was asked for it, "" for one in memory: it stays the same."""
 
 
 def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
@@ -52,8 +56,11 @@ class AiosqliteRiding(RidingTransaction):
         source = self._source
         is_begun = is_open(source)
         if not self._checked:
-            files = (await self._run(WHICH_FILE, (), own=True)).rows
-            check_file(self._database, files[0][2] or "")
+            path = _paths.get(source)
+            if path is None:
+                path = (await self._run(WHICH_FILE, (), own=True)).rows[0][2] or ""
+                _paths[source] = path
+            check_file(self._database, path)
             self._checked = True
         if not is_begun:
             if self._begun:
@@ -69,6 +76,8 @@ class AiosqliteRiding(RidingTransaction):
 
     async def _run(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """As `standfast.adopted.sqlite.run`."""
+        if own and self._source.row_factory is None:
+            return await self._run_at_once(sql, args)
         with text_as_str(self._source) if own else AS_IT_IS:
             before = self._source.total_changes
             async with self._source.execute(sql, args) as cursor:
@@ -80,6 +89,14 @@ class AiosqliteRiding(RidingTransaction):
                     await cursor.execute(COUNT)
                     ((count,),) = await cursor.fetchall()
                 return Answer(names, rows, count)
+
+    async def _run_at_once(self, sql: str, args: Sequence[Any]) -> Answer:
+        """The same in one turn of the connection's thread, of which each costs more than SQLite."""
+        with text_as_str(self._source):
+            before = self._source.total_changes
+            rows = list(await self._source.execute_fetchall(sql, args))
+            # No trigger of anybody's counts among the rows: the tables are the library's own.
+            return Answer((), rows, self._source.total_changes - before)
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""

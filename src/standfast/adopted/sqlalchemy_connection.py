@@ -34,6 +34,8 @@ Bind = Callable[[str, Sequence[Any]], tuple[str, Any]]
 _PLAIN = {"stream_results": False, "yield_per": None, "no_parameters": False}
 """What the user's connection may be set up to do, and isn't to do with these statements."""
 
+_FILE = "standfast_file"
+
 TWO_PHASES = (
     "its commit is in two phases, which PostgreSQL refuses for a transaction that tells workers "
     "(NOTIFY), and SQLite doesn't have: adopt one whose commit is in one phase"
@@ -101,9 +103,7 @@ class SqlAlchemyRiding(RidingTransaction):
         driver: Any = connection.connection.dbapi_connection
         if self.dialect == "sqlite":
             begun: Any = connection.connection.driver_connection
-            with rows_as_tuples(begun), text_as_str(begun):
-                path = _run(connection, WHICH_FILE, None).rows[0][2]
-            check_file(self._database, path or "")
+            check_file(self._database, _file_of(connection))
             level = getattr(driver, "isolation_level", "")
             autocommit = level is None and not begun.in_transaction
         else:
@@ -157,6 +157,17 @@ def _run(connection: sqlalchemy.Connection, sql: str, bound: Any) -> Answer:
         if connection.dialect.name == "sqlite":
             touched = -1  # asked too early: its driver counts as the rows are read
         return Answer(tuple(result.keys()), result.fetchall(), touched)
+
+
+def _file_of(connection: sqlalchemy.Connection) -> str:
+    """The file of a connection of SQLite, "" for one in memory."""
+    known = connection.info  # of the driver's connection, for as long as that lives
+    path: str | None = known.get(_FILE)
+    if path is None:
+        driver: Any = connection.connection.driver_connection
+        with rows_as_tuples(driver), text_as_str(driver):
+            path = known[_FILE] = _run(connection, WHICH_FILE, None).rows[0][2] or ""
+    return path
 
 
 def _by_mark(sql: str, args: Sequence[Any]) -> tuple[str, Any]:
