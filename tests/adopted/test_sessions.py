@@ -18,7 +18,7 @@ from sqlalchemy.orm import (
 )
 
 from standfast import BranchKey, ConfigurationError, StandfastError, StoreError, barrier
-from standfast.blocking.home import THREAD
+from standfast.affinity import BLOCKING_THREAD
 from standfast.errors import Unsupported
 from tests.adopted.conftest import Order, Ship
 
@@ -158,7 +158,7 @@ class TestWhatIsToFollowTheCommit:
             app.adopt(session).complete(hints)
             session.commit()
             app.blocking.complete(asyncio.sleep(0))  # by then its loop has come to it
-        assert told == [THREAD]
+        assert told == [BLOCKING_THREAD]
 
     def test_nothing_stays_in_the_session(self, app, session):
         for number in range(3):

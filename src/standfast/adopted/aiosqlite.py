@@ -76,8 +76,9 @@ class AiosqliteRiding(RidingTransaction):
 
     async def _run(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """As `standfast.adopted.sqlite.run`."""
-        if own and self._source.row_factory is None:
-            return await self._run_at_once(sql, args)
+        if own and self._source.row_factory is None:  # in one turn of the connection's thread
+            with text_as_str(self._source):
+                return Answer((), list(await self._source.execute_fetchall(sql, args)), -1)
         with text_as_str(self._source) if own else AS_IT_IS:
             before = self._source.total_changes
             async with self._source.execute(sql, args) as cursor:
@@ -90,13 +91,11 @@ class AiosqliteRiding(RidingTransaction):
                     ((count,),) = await cursor.fetchall()
                 return Answer(names, rows, count)
 
-    async def _run_at_once(self, sql: str, args: Sequence[Any]) -> Answer:
-        """The same in one turn of the connection's thread, of which each costs more than SQLite."""
-        with text_as_str(self._source):
-            before = self._source.total_changes
-            rows = list(await self._source.execute_fetchall(sql, args))
-            # No trigger of anybody's counts among the rows: the tables are the library's own.
-            return Answer((), rows, self._source.total_changes - before)
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """See `RidingTransaction.touch`."""
+        if own and self._source.row_factory is None:
+            return len((await self.ask(f"{sql} RETURNING 1", args, own=True)).rows)
+        return await super().touch(sql, args, own=own)
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""
