@@ -162,12 +162,11 @@ def _run(connection: sqlalchemy.Connection, sql: str, bound: Any) -> Answer:
 def _file_of(connection: sqlalchemy.Connection) -> str:
     """The file of a connection of SQLite, "" for one in memory."""
     known = connection.info  # of the driver's connection, for as long as that lives
-    path: str | None = known.get(_FILE)
-    if path is None:
+    if _FILE not in known:
         driver: Any = connection.connection.driver_connection
         with rows_as_tuples(driver), text_as_str(driver):
-            path = known[_FILE] = _run(connection, WHICH_FILE, None).rows[0][2] or ""
-    return path
+            known[_FILE] = _run(connection, WHICH_FILE, None).rows[0][2] or ""
+    return str(known[_FILE])
 
 
 def _by_mark(sql: str, args: Sequence[Any]) -> tuple[str, Any]:
