@@ -477,6 +477,15 @@ def test_a_second_signal_ends_the_drain(hard, standfast, number):
     assert json.loads(standfast("services", "--app", "hard:make", "--json").stdout) == []
 
 
+def test_a_drain_of_no_time_cuts_off_at_once(hard):
+    with running("hard:make", "--drain", "0") as (process, _):
+        begun = time.monotonic()
+        err = ended(process)
+        assert time.monotonic() - begun < 20
+    assert "isn't done in time: cut off" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_third_signal_ends_a_process_that_is_blocked(hard, monkeypatch, number):
     monkeypatch.setenv("HARD", "block")

@@ -289,6 +289,8 @@ def test_an_export_that_was_asked_for_wrongly_makes_no_file(sagas, shop):
     """Or the command, once it is right, would find one there."""
     assert "choose from" in sagas("export", "--status", "odd", "--to", "out.jsonl", code=2).stderr
     assert not (shop / "out.jsonl").exists()
+    assert "whole id" in sagas("export", "--after", "x", "--to", "out.jsonl", code=2).stderr
+    assert not (shop / "out.jsonl").exists()
 
 
 def test_purge_deletes_what_finished(sagas):

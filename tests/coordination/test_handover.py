@@ -58,6 +58,19 @@ async def test_losing_the_membership_cuts_all_and_begins_anew_under_another(capl
 
 
 @virtually
+async def test_after_the_membership_was_lost_an_exclusive_one_has_another_fencing_token():
+    """Also if its own lease still stood: what the turn before goes on to write is refused so."""
+    store, alone = Store(), Scripted("alone", exclusive=True)
+    process = store.process(alone)
+    async with process.running():
+        await store.take_away(process.membership.token)
+        await until(lambda: len(alone.duties) == 2, within=2 * LEASE)
+        first, second = (duty.own_token for duty in alone.duties)
+        assert second == (await store.held())["service:alone"].token
+        assert second > first
+
+
+@virtually
 async def test_it_is_found_at_the_next_beat_after_a_pause():
     """A process that was paused for long; others have ended its lease meanwhile."""
     store = Store()

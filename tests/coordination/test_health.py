@@ -137,6 +137,17 @@ async def test_the_watchdog_remembers_for_a_while_that_the_loop_was_blocked():
         watchdog.stop()
 
 
+async def test_a_loop_that_stays_blocked_is_told_once_a_lease(caplog):
+    watchdog = Watchdog(0.8)
+    watchdog.start(asyncio.get_running_loop())
+    try:
+        time.sleep(1.7)  # a quarter of a lease until the first word, and one lease to each other
+    finally:
+        watchdog.stop()
+    told = [r for r in caplog.records if "the event loop hasn't run for" in r.getMessage()]
+    assert 2 <= len(told) <= 3, "no more, though this machine be slow"
+
+
 class _Idle:
     name = "idle"
     exclusive = False

@@ -177,6 +177,18 @@ async def test_a_store_that_is_away_is_asked_again(read, caplog):
     assert len(told) == 2
 
 
+async def test_once_a_store_answers_again_no_outage_is_told_to_who_gives_up_later():
+    id = new_id()
+    store = Store(id)
+    store.is_away = 1
+    poller = Poller(store, SYSTEM_CLOCK, lambda: None)
+    asking = asyncio.create_task(poller.row(id))
+    await asyncio.sleep(0.01)
+    assert poller.away == "it is away"
+    assert await asking
+    assert poller.away == ""
+
+
 async def test_but_not_one_that_is_closed():
     def closed():
         raise ConfigurationError("closed")

@@ -13,7 +13,7 @@ from standfast.ids import new_id
 from standfast.ports.journal import Instance, Loaded
 from standfast.saga.executor import SagaExecutor
 from standfast.saga.registry import Definitions
-from standfast.saga.stuck_groups import LONGEST, grouped, normalised
+from standfast.saga.stuck_groups import LONGEST, Grouping, grouped, normalised
 
 
 @pytest.mark.parametrize(
@@ -142,3 +142,12 @@ def test_groups_have_counts_the_oldest_and_an_example():
     assert [one.count for one in others] == [1, 1]
     assert first.as_json()["example"] == str(oldest.id)
     assert grouped([]) == []
+
+
+def test_a_group_says_how_many_of_it_wait_for_a_worker():
+    grouping = Grouping(now=10.0)
+    for owner, wake_at in ((None, 9.0), (None, 10.0), (None, 11.0), (None, None), (7, 9.0)):
+        grouping.add(row("charge: away", owner=owner, wake_at=wake_at))
+    (group,) = grouping.groups()
+    assert (group.count, group.due) == (5, 2)
+    assert group.as_json()["due"] == 2

@@ -24,7 +24,7 @@ from standfast import (
     step,
     wait,
 )
-from standfast.errors import CorruptRecord
+from standfast.errors import BulkheadFull, CorruptRecord
 from standfast.saga import events as ev
 from tests.saga.engine.world import SOON, Order, Trip, World, until
 
@@ -283,6 +283,17 @@ async def test_every_instrument(told, world, tmp_path):
     assert measured["in_flight", "trip"] == 1
     assert measured["recovered",] == 0
     assert measured["set_aside",] == 0
+
+
+async def test_an_undo_that_is_put_off_counts_as_rejected(told, world):
+    app = Standfast("memory://").add(Weak(world))
+    world.will("undo", BulkheadFull("busy", retry_after=0.01))
+    async with app.running(drain=2):
+        with pytest.raises(SagaCompensated):
+            await (await app.start(Weak, Order("refuse"))).result(timeout=10)
+        measured = told()
+    assert measured["compensations", "weak", "may_park", "rejected"] == 1
+    assert measured["compensations", "weak", "may_park", "retried"] == 0
 
 
 async def test_recovery_and_what_is_set_aside(told, world, tmp_path, monkeypatch):

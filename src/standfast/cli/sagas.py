@@ -221,13 +221,14 @@ def export(
 ) -> None:
     """Write sagas with their journals as JSON lines, those that can't be read too."""
 
+    after = filters.beginning  # before a file is made, as all that may be refused
     unreadable = 0
     last = ""
 
     async def lines(ops: Operations, out: TextIO) -> AsyncIterator[int]:
         nonlocal unreadable, last
         done = 0
-        async for one in ops.export(filters.select(ops), after=filters.beginning):
+        async for one in ops.export(filters.select(ops), after=after):
             out.write(as_json(one, indent=None) + "\n")
             unreadable += bool(one["unreadable"])
             last = one["instance"]["id"]
@@ -242,7 +243,7 @@ def export(
 
     async def write() -> None:
         async with operating(loaded_app) as ops:
-            filters.select(ops)  # before a file is made
+            filters.select(ops)  # also before
             try:
                 opened = nullcontext(sys.stdout) if to is None else to.open("x", encoding="ascii")
             except OSError as error:

@@ -256,7 +256,10 @@ class JournalSuite(WritingSuite, ClaimingSuite):
     # purge
 
     async def test_purge(self, database: Database, worker: int) -> None:
-        """Up to `limit` finished ones, with journals and mail; the rest stays, the key is free."""
+        """Up to `limit` finished ones, with journals and mail; the rest stays, the key is free.
+
+        So is the id: who gets it anew finds nothing that was its predecessor's.
+        """
         ids = [await owned(database, worker, key=f"k{n}") for n in range(5)]
         await journal(database).append(worker, [finish(id, 0) for id in ids[:4]])
         await journal(database).send([mail(ids[0])])
@@ -277,7 +280,7 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         assert await journal(database).count_finished("saga", finished_before=soon) == 0
         left = await journal(database).load([*ids, other])
         assert {it.instance.id for it in left} == {ids[4], other}
-        again = start("k0")
+        again = start("k0", id=ids[0])
         (answer,) = await journal(database).start([again], owner=worker)
         assert answer.created
         assert await facts(database, answer.id) == [again.fact]

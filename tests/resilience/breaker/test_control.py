@@ -99,6 +99,17 @@ async def test_an_order_is_told_at_once_to_those_that_follow(redis_url: str) -> 
         await other.close()
 
 
+async def test_a_prefix_of_its_own_keeps_an_application_s_orders_apart(redis_url: str) -> None:
+    one, other = (RedisCircuitControl(redis_url, prefix=prefix) for prefix in ("shop", "bank"))
+    try:
+        await one.order("payments", "open")
+        assert await one.orders() == {"payments": "open"}
+        assert await other.orders() == {}
+    finally:
+        await one.close()
+        await other.close()
+
+
 async def test_an_order_for_one_name_goes_before_that_for_all(redis_url: str) -> None:
     instance = Instance(redis_url)
     stock = instance.make("stock")
@@ -111,6 +122,23 @@ async def test_an_order_for_one_name_goes_before_that_for_all(redis_url: str) ->
         await until(lambda: stock.state is State.FORCED_OPEN)
         await operator.auto()
         await until(lambda: stock.state is instance.breaker.state is State.CLOSED)
+
+
+async def test_a_breaker_decides_for_itself_for_good_once_an_order_has_ended(
+    redis_url: str,
+) -> None:
+    """Orders are read again and again; that there is none now resets it once only."""
+    instance = Instance(redis_url)
+    async with instance.control as operator:
+        await operator.close("payments")
+        await until(lambda: instance.breaker.state is State.METRICS_ONLY)
+        await operator.auto("payments")
+        await until(lambda: instance.breaker.state is State.CLOSED)
+        for _ in range(4):
+            instance.fail()
+        assert instance.breaker.state is State.OPEN
+        await asyncio.sleep(1.0)  # five times the refresh
+        assert instance.breaker.state is State.OPEN
 
 
 async def test_what_was_disabled_by_hand_is_left_alone_without_an_order(redis_url: str) -> None:

@@ -244,6 +244,7 @@ from standfast.resilience import Bulkhead, CircuitBreaker, Pipeline, ThreadPoolB
 
 pool, bulkhead, go_on = ThreadPoolBulkhead(2), Bulkhead(2), threading.Event()
 policy, breaker = Pipeline(bulkhead), CircuitBreaker()
+patient = Bulkhead(1, max_wait="10s")
 begun = threading.Barrier(5, timeout=20)
 
 def hang():
@@ -273,6 +274,10 @@ if child == 0:
     with bulkhead:
         pass
     assert bulkhead.active == 0
+    patient.__enter__()
+    threading.Timer(0.2, patient.__exit__, (None, None, None)).start()
+    with patient:  # it waits in line, as it might in the parent
+        pass
     os._exit(7)
 go_on.set()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

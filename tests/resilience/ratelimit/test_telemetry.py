@@ -32,6 +32,25 @@ async def test_waits_are_recorded_in_seconds(monkeypatch):
     assert recorded == [(0.5, {"name": "mail"}), (1.0, {"name": "mail"})]
 
 
+async def test_each_way_of_asking_is_counted():
+    limit = RateLimiter(4, "1h", name="mail", clock=ManualClock())
+    limit.check_now()
+    with limit:
+        pass
+    await limit.check()
+    async with limit:
+        pass
+    limit.check_now()
+    with pytest.raises(RateLimited), limit:
+        pass
+    await limit.check()
+    with pytest.raises(RateLimited):
+        await limit.acquire()
+    counts = {name: value for name, value, _ in limit.measures()}
+    assert counts["standfast.rate_limiter.allowed"] == 4
+    assert counts["standfast.rate_limiter.denied"] == 4
+
+
 def test_a_rejection_is_an_event_of_the_span():
     limit = RateLimiter(1, "1h", name="mail", clock=ManualClock())
     limit.call(int)

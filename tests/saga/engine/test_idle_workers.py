@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from standfast import Context, Saga, Standfast, step
+from standfast import Context, Saga, SagaCompensated, SagaHandle, Standfast, step, wait
 from standfast.errors import StoreUnavailable
 from standfast.ports.leases import LeaseStore
 from tests.saga.engine.world import SOON, Order, until
@@ -19,6 +19,10 @@ class Short(Saga[Order]):
     @step(retry=SOON, no_compensation="nothing to undo")
     async def go(self, order: Order, ctx: Context) -> str:
         return order.id
+
+
+class Patient(Saga[Order]):
+    word = wait("word")
 
 
 class Single(Saga[Order]):
@@ -103,6 +107,25 @@ async def test_work_that_nobody_hinted_at_is_found(durable_url):
             handle = await client.start(Short, Order("1"))
             assert (await handle.result(timeout=10))["go"] == "1"
         assert calls["claim"] > 0
+
+
+@pytest.mark.parametrize("linger", [0.01, 60.0])
+async def test_what_this_process_tells_needs_no_hint_of_the_store(app_url, linger):
+    """Also within a transaction, whether the saga is in memory or not."""
+    async with deaf(app_url, Patient(), poll=60.0, linger=linger) as app:
+        told, dropped = [await app.start(Patient, Order(number)) for number in "12"]
+        await until(lambda: _is_waiting(told))
+        await until(lambda: _is_waiting(dropped))
+        async with app.transaction() as tx:
+            await tx.signal(told, "word")
+            await tx.cancel(dropped)
+        await told.result(timeout=10)
+        with pytest.raises(SagaCompensated):
+            await dropped.result(timeout=10)
+
+
+async def _is_waiting(handle: SagaHandle[Any]) -> bool:
+    return await handle.status() == "waiting"
 
 
 async def test_what_came_while_there_was_no_room_is_taken_as_soon_as_there_is(durable_url):

@@ -23,6 +23,7 @@ from standfast import (
 from standfast.errors import DefinitionError
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
+from standfast.saga.compatibility import check
 from standfast.saga.definition import Definition
 from standfast.saga.operations import Operations
 from tests.saga.engine.world import SOON, Order, Trip, World, until
@@ -120,6 +121,28 @@ async def test_a_waiting_instance_moves_and_goes_on(work, world):
     assert (migrated.version, migrated.by) == (2, "ann")
     assert (await handle.story()).instance.version == 2
     assert world.log == ["seat", "note"]
+
+
+async def test_one_that_moved_is_sound_under_the_new_names_of_its_steps(work, world):
+    app = await work(BookOne(world), BookTwo(world))
+    handle = await app.start(BookOne, Order("1"), key="k")
+    await until(lambda: waits(handle))
+    await move(app, handle, 2)
+    await until(lambda: facts_of(handle, fx.Migrated))
+    ops = app.operations
+    assert [found async for _, found in check(ops, ops.select())] == [[]]
+
+
+async def test_one_that_is_there_already_keeps_no_other_from_moving(work, world):
+    app = await work(BookOne(world), BookTwo(world))
+    moved, other = [await app.start(BookOne, Order("1"), key=key) for key in "ab"]
+    await until(lambda: waits(moved))
+    await until(lambda: waits(other))
+    await move(app, moved, 2)
+    await until(lambda: facts_of(moved, fx.Migrated))
+    ops = app.operations
+    assert await ops.migrate(ops.select(name="book"), 2, by="ann") == 2
+    await until(lambda: facts_of(other, fx.Migrated))
 
 
 async def test_the_fork_of_one_that_moved_has_the_new_input(work, world):

@@ -1,5 +1,7 @@
 """Finished sagas and old marks are deleted in the background, on every backend."""
 
+from dataclasses import replace
+
 import pytest
 
 from standfast import Barrier, Context, Retention, Saga, child, step
@@ -8,6 +10,8 @@ from standfast.ports.leases import LeaseStore
 from standfast.ports.marks import MarkStore
 from tests.saga.engine.test_waits import Approved
 from tests.saga.engine.world import Order, Trip, World, until
+
+DAY = 86_400.0
 
 
 class Kept(Saga[Order]):
@@ -53,6 +57,17 @@ async def test_each_saga_has_a_time_of_its_own(work, world):
         return await names(app) == ["approved", "kept", "kept"]
 
     await until(without_trips)
+
+
+async def test_it_is_kept_from_its_end_on_however_long_it_took(work, world):
+    retention = Retention("30d", by_saga={Trip: "1d"}, every="1h")
+    app = await work(*sagas(world), retention)
+    handle = await app.start(Trip, Order("1"))
+    await handle.result(timeout=10)
+    row = await app.sagas.instance(handle.id)
+    took_long = replace(row, created_at=row.created_at - 9 * DAY)
+    assert not retention._has_expired(took_long, row.finished_at + 0.9 * DAY)
+    assert retention._has_expired(took_long, row.finished_at + 1.1 * DAY)
 
 
 async def test_for_ever_is_for_ever_whatever_the_default(work, world):
