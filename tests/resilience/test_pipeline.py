@@ -5,8 +5,9 @@ import inspect
 
 import pytest
 
-from standfast.errors import CircuitOpen, ConfigurationError, TimedOut
+from standfast.errors import BulkheadFull, CircuitOpen, ConfigurationError, TimedOut
 from standfast.resilience.backoff import Constant, Exponential
+from standfast.resilience.bulkhead import Bulkhead
 from standfast.resilience.fallback import Fallback
 from standfast.resilience.hedge import Hedge
 from standfast.resilience.order import REFUSED
@@ -229,3 +230,23 @@ def test_the_point_comes_before_the_policies():
         "Retry inside Retry: their attempts multiply (3 and 3 make 9 calls). Keep one, with the "
         "attempts you want (it is Retry() inside Retry(name='outer'))"
     )
+
+
+@pytest.mark.parametrize("form", ["with", "async with", "call"])
+async def test_what_is_refused_at_the_entry_is_counted_in_every_form(form):
+    pipeline = Pipeline(Bulkhead(1), name=f"counted {form}")
+
+    async def nothing() -> None: ...
+
+    async with pipeline:
+        with pytest.raises(BulkheadFull):
+            if form == "with":
+                with pipeline:
+                    pytest.fail("entered")
+            elif form == "async with":
+                async with pipeline:
+                    pytest.fail("entered")
+            else:
+                await pipeline.call(nothing)
+        counted = {attributes["outcome"]: value for _, value, attributes in pipeline.measures()}
+        assert counted["rejected"] == 1

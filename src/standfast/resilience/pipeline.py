@@ -195,18 +195,26 @@ class PipelineBlock:
     async def __aenter__(self) -> None:
         """Enter all policies; if one refuses, those around it are left again."""
         self._check("__aenter__", "async with")
-        async with AsyncExitStack() as stack:
-            for policy in self._pipeline.policies:
-                await stack.enter_async_context(policy.block())
-            self._stack = stack.pop_all()
+        try:
+            async with AsyncExitStack() as stack:
+                for policy in self._pipeline.policies:
+                    await stack.enter_async_context(policy.block())
+                self._stack = stack.pop_all()
+        except BaseException as refused:
+            self._pipeline._counts[_outcome(refused)] += 1  # noqa: SLF001 - its own
+            raise
 
     def __enter__(self) -> None:
         """Enter all policies; if one refuses, those around it are left again."""
         self._check("__enter__", "with")
-        with ExitStack() as stack:
-            for policy in self._pipeline.policies:
-                stack.enter_context(policy.block())
-            self._stack = stack.pop_all()
+        try:
+            with ExitStack() as stack:
+                for policy in self._pipeline.policies:
+                    stack.enter_context(policy.block())
+                self._stack = stack.pop_all()
+        except BaseException as refused:
+            self._pipeline._counts[_outcome(refused)] += 1  # noqa: SLF001 - its own
+            raise
 
     async def __aexit__(
         self,
