@@ -204,11 +204,11 @@ class SqlSuite(Suite):
         async with database.transaction() as tx:
             assert await tx.fetch_value("SELECT 1") == 1
 
-    async def test_text_that_can_not_be_sent(self, database: Database) -> None:
+    async def test_text_that_can_not_be_sent(self, database: Database, table: str) -> None:
         """`StoreError`, not what Python raises, and the next transaction has no harm of it."""
         with pytest.raises(StoreError):
             async with database.transaction() as tx:
-                await tx.fetch("SELECT '\ud800'")
+                await tx.fetch(f"SELECT '\ud800' FROM {table}")
         async with database.transaction() as tx:
             assert await tx.fetch_value("SELECT 1") == 1
 
