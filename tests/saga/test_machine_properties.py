@@ -409,6 +409,8 @@ class SagaRules(RuleBasedStateMachine):
         step = chance.choose(["", *stuck_now, "nowhere", *self.machine.branches])
         event = ev.RetryAsked if act == "retry" else ev.SkipAsked
         stuck = {b.id for b in self.machine._stuck(step)}
+        if act == "retry" and not stuck:  # child sagas that were asked to undo are asked once more
+            stuck = {b.id for b in self.machine._unanswered(step)}
         facts = self.tell(event(step=step, by="me"))
         touched = {f.branch for f in facts if isinstance(f, (fx.Resumed, fx.StepSkipped))}
         touched |= {f.branch for f in facts if isinstance(f, fx.CompensationSkipped)}
