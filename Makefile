@@ -25,8 +25,8 @@ quick: sync  ## In two minutes: lint, types, and the tests without servers, cras
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy $(wildcard src examples tests/typing)
-	# One more than there are processors: most of these tests wait.
-	$(BIN)/pytest --quiet --numprocesses 3 -m "not (server or crash or slow)" $(ARGS)
+	# Two more than there are processors: many of these tests wait.
+	$(BIN)/pytest --quiet --numprocesses 4 -m "not (server or crash or slow)" $(ARGS)
 
 check: static  ## Format, lint, types, layers, file lengths; build the docs and run their code
 	$(BIN)/pytest --quiet --numprocesses 2 tests/docs

@@ -18,6 +18,8 @@ from standfast.saga.operations import Operations
 from tests.cli.conftest import STANDFAST, in_process
 from tests.saga.engine.world import until
 
+pytestmark = pytest.mark.slow  # many processes, or databases of files
+
 
 def stored(url, number):
     """Start so many orders; nobody works."""

@@ -13,6 +13,8 @@ import pytest
 from standfast import __version__
 from tests.cli.conftest import STANDFAST, in_process
 
+pytestmark = pytest.mark.slow  # many processes, or databases of files
+
 
 def test_version(standfast):
     assert standfast("--version").stdout == f"standfast {__version__}\n"

@@ -12,6 +12,8 @@ from standfast.saga import facts as fx
 from standfast.saga.acts import operating_user
 from tests.saga.engine.world import until
 
+pytestmark = pytest.mark.slow  # many processes, or databases of files
+
 
 async def history(app):
     """One completed, one compensated, one parked, one that waits."""

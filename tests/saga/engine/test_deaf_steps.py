@@ -12,6 +12,8 @@ from standfast.ports.leases import LeaseStore
 from standfast.saga import executor, runner
 from tests.saga.engine.world import until
 
+pytestmark = pytest.mark.slow  # they wait for what doesn't come
+
 BOUND = 10.0
 
 

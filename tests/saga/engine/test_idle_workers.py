@@ -14,6 +14,8 @@ from standfast.errors import StoreUnavailable
 from standfast.ports.leases import LeaseStore
 from tests.saga.engine.world import SOON, Order, until
 
+pytestmark = pytest.mark.slow  # they wait for what doesn't come
+
 
 class Short(Saga[Order]):
     @step(retry=SOON, no_compensation="nothing to undo")
