@@ -55,7 +55,7 @@ def _end() -> None:
         for thing in list(_living):
             try:
                 thing.close()
-            except Exception:
+            except Exception:  # others are to be closed, and nobody is left to raise it to
                 log.exception("app.blocking couldn't be closed at the end of the process")
 
 

@@ -148,8 +148,8 @@ class UnitOfWork:
     def __init__(self, database: Database, store: StoreTransaction, ending: Ending) -> None:
         self.database: Database = database
         self.store: StoreTransaction = store
-        self.is_open: OwnBlock | None = None
-        """Whether its block is open; None where it has none, as of one that is adopted."""
+        self.block: OwnBlock | None = None
+        """The block in which the app has opened it; None of one that is adopted."""
         self._ending = ending
         self._acts: list[_Act] = []
         self._savepoints = Savepoints(store)
@@ -164,8 +164,8 @@ class UnitOfWork:
 
         It may have been opened in another context: by a dependency of FastAPI's, or another thread.
         """
-        if self.is_open is not None:
-            inside_while(self.database, self.is_open)
+        if self.block is not None:
+            inside_while(self.database, self.block)
 
     async def execute(self, sql: str, *args: Any) -> int:
         """Run a statement; how many rows it touched."""
@@ -293,7 +293,7 @@ async def unit_of_work(
     try:
         async with database.transaction() as store:
             tx = make(database, store, ending)
-            tx.is_open = OwnBlock()
+            tx.block = OwnBlock()
             with inside_of(tx):
                 yield tx
     except BaseException:
@@ -310,6 +310,6 @@ def inside_of(tx: UnitOfWork) -> Iterator[None]:
         yield
     finally:
         # Tasks begun inside may still see it, and a generator may end in another context.
-        if tx.is_open is not None:
-            tx.is_open.ended = True
+        if tx.block is not None:
+            tx.block.ended = True
         forget_ended()

@@ -146,6 +146,24 @@ async def test_by_default_it_tells_nothing_that_is_nobodys_business(scene):
 async def answer_later() -> None: ...
 
 
+async def respond(
+    response: ProgressResponse,
+    sent: list[Any],
+    *,
+    method: str = "GET",
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+) -> None:
+    """Answer a client that stays, by ASGI itself: what it is sent is added to `sent`."""
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await response({"type": "http", "method": method, "headers": [*headers]}, receive, send)
+
+
 def not_json() -> dict[str, Callable[[Change], Any]]:
     return {
         "a change": lambda change: change,
@@ -166,16 +184,8 @@ async def test_what_is_not_json_is_never_told(what):
     async with app:
         handle = await app.start(Trip, "secret")
         sent: list[Any] = []
-
-        async def receive() -> Any:
-            await asyncio.Event().wait()
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        scope = {"type": "http", "method": "GET", "headers": []}
         with pytest.raises(ConfigurationError, match="isn't JSON"):
-            await ProgressResponse(app, handle, tell=not_json()[what])(scope, receive, send)
+            await respond(ProgressResponse(app, handle, tell=not_json()[what]), sent)
         assert sent == []  # so that the server can answer 500
 
 
@@ -318,15 +328,7 @@ async def test_a_head_request_has_no_body():
     async with app:
         handle = await app.start(Trip, "secret")
         sent: list[Any] = []
-
-        async def receive() -> Any:
-            await asyncio.Event().wait()
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        scope = {"type": "http", "method": "HEAD", "headers": []}
-        await ProgressResponse(app, handle)(scope, receive, send)
+        await respond(ProgressResponse(app, handle), sent, method="HEAD")
         assert [one.get("body", b"") for one in sent] == [b"", b""]
 
 
@@ -342,16 +344,8 @@ async def test_one_that_waits_for_an_operator_may_be_asked_about_again():
         *_, last = [change async for change in app.progress(handle)]
         assert (last.status, last.at_rest) == ("parked", True)
         sent: list[Any] = []
-
-        async def receive() -> Any:
-            await asyncio.Event().wait()
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        headers = [(b"last-event-id", str(last.number).encode())]
-        scope = {"type": "http", "method": "GET", "headers": headers}
-        await ProgressResponse(app, handle)(scope, receive, send)
+        headers = ((b"last-event-id", str(last.number).encode()),)
+        await respond(ProgressResponse(app, handle), sent, headers=headers)
     assert sent[0]["status"] == 200  # by 204 an EventSource would ask no more, and miss its end
     assert b'"at_rest":true' in sent[1]["body"]
 

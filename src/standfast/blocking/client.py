@@ -176,7 +176,7 @@ class BlockingClient(Uncopied, BlockingVerbs):
         """Carry out a coroutine in the app's event loop; what it returns or raises."""
         try:
             place = self._place()
-        except BaseException:
+        except BaseException:  # whatever it was, nobody will await the coroutine
             coroutine.close()
             raise
         nested = is_inside(self._openable.database)
@@ -239,7 +239,7 @@ class BlockingClient(Uncopied, BlockingVerbs):
         try:
             with self._entered(self._transaction(after)) as (tx, place), inside_of(tx):
                 yield BlockingTransaction(tx, partial(self._in, place), self.complete)
-        except BaseException:
+        except BaseException:  # whatever ended the block, nothing of it was committed
             after.rolled_back()
             raise
         after.committed()

@@ -17,10 +17,10 @@ What is Starlette's (`standfast.integrations.starlette`) is FastAPI's too.
 # No `from __future__ import annotations`: FastAPI reads those of a dependency as they are.
 
 import inspect
-from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Never, get_args
 
+from standfast.affinity import running_loop
 from standfast.app import Standfast
 from standfast.blocking import BlockingClient
 from standfast.checks import is_async
@@ -85,14 +85,12 @@ class _ForDef(Standfast):
 
     def __getattribute__(self, name: str) -> Any:
         found = getattr(object.__getattribute__(self, "_app"), name)
-        if not name.startswith("_") and hasattr(BlockingClient, name):
-            try:
-                get_running_loop()  # of a function that was handed the app by a def
-            except RuntimeError:
-                raise ConfigurationError(
-                    f"app.{name} in a def: what it gives is to be awaited, and what isn't awaited "
-                    f"isn't done. Write app.blocking.{name}, or make the function async def"
-                ) from None
+        to_await = not name.startswith("_") and hasattr(BlockingClient, name)
+        if to_await and running_loop() is None:  # there is one where a def has handed the app on
+            raise ConfigurationError(
+                f"app.{name} in a def: what it gives is to be awaited, and what isn't awaited "
+                f"isn't done. Write app.blocking.{name}, or make the function async def"
+            )
         return found
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -205,7 +205,7 @@ class OperatorControl:
                 except StoreUnavailable:
                     # `_follow` has told it. An old hint would mislead: it is dropped.
                     self._hints.clear()
-                except Exception:
+                except Exception:  # hints are a help: without them the breaker works alone
                     logger.exception("a hint couldn't be sent; calls go on")
                     self._hints.clear()
 
