@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -127,14 +128,19 @@ def test_a_second_ctrl_c_doesnt_wait_for_the_batch(shop, standfast, monkeypatch)
     assert "stopped in the middle of a batch, after 2 of 5" in told.stderr
 
 
-def test_ctrl_c_after_the_last_batch_ends_the_command_at_once():
+@pytest.mark.parametrize("fails", [False, True])
+def test_ctrl_c_after_the_last_batch_ends_the_command_at_once(fails, capsys):
     """What it stops else is over, and the app may take long to leave its database."""
 
     async def counts():
-        yield 1
+        yield 7
+        if fails:
+            raise StoreUnavailable("it went away")
 
     async def command():
-        await carry_out(counts(), "work")
+        with suppress(StoreUnavailable):
+            assert await carry_out(counts(), "work") == 7
+        assert ("failed after 7: run it again to go on" in capsys.readouterr().err) is fails
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(1)
 
@@ -208,13 +214,19 @@ def test_one_story_from_start_to_end(shared_shop, monkeypatch):
 def test_a_saga_is_started_to_begin_later(shop, standfast):
     standfast("migrate", "shop:app")
 
-    def start(key, *options):
-        id = standfast(
+    def start(key, *options, then="when its time has come, it waits until"):
+        told = standfast(
             *("sagas", "start", "place-order", "--app", "shop:app", "--input", '{"id": "1"}'),
             *("--key", key, *options),
-        ).stdout.strip()
+        )
+        assert f"no live worker has place-order v1: {then} one runs (standfast run)" in told.stderr
+        id = told.stdout.strip()
         return json.loads(standfast("sagas", "show", id, "--app", "shop:app", "--json").stdout)
 
+    at_once = "it begins when"
+    start("c", then=at_once)
+    start("d", "--after", "0s", then=at_once)
+    start("e", "--at", "2020-01-31T09:00Z", then=at_once)
     later = start("a", "--after", "3d")
     assert later["instance"]["status"] == "waiting"
     at = start("b", "--at", "2090-01-31T09:00+01:00")

@@ -1,6 +1,7 @@
 """``standfast run`` in processes of their own: services, health, and the end of it."""
 
 import asyncio
+import errno
 import http.client
 import json
 import logging
@@ -286,8 +287,21 @@ def test_a_port_that_is_taken_is_told(night, standfast):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         told = standfast("run", "--app", "night:make", "--health", port, code=1).stderr
-    assert f"--health '{port}': can't listen on 127.0.0.1 port {port}" in told
+    reason = os.strerror(errno.EADDRINUSE)
+    assert f"--health '{port}': can't listen on 127.0.0.1 port {port} ({reason}): give" in told
     assert "give another port, or 0 for any that is free" in told
+
+
+def test_it_answers_at_an_address_of_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with serving("[::1]:0", lambda: observe(None, 10.0)) as url:
+        assert url.startswith("http://[::1]:")
+        with closing(http.client.HTTPConnection("::1", int(url.rpartition(":")[2]))) as connection:
+            connection.request("GET", "/healthz")
+            assert "checks" in json.load(connection.getresponse())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

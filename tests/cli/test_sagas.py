@@ -299,6 +299,8 @@ def test_purge_deletes_what_finished(sagas):
     told = sagas("purge", "--finished-for", "0s", "--dry-run", "--json")
     assert json.loads(told.stdout) == {"would_delete": 2}
     assert sagas("purge", "--finished-for", "1h", "--yes").stdout == "deleted 0 sagas\n"
+    refused = sagas("purge", "--finished-for", "0s", code=2)
+    assert "Delete 2 sagas for good? There is no terminal to ask on" in refused.stderr
     assert sagas("purge", "--finished-for", "0s", "--yes").stdout == "deleted 2 sagas\n"
     assert keys(sagas("list", "--json")) == ["waiting", "parked"]
 
@@ -322,7 +324,7 @@ def test_marks_are_purged(sagas, standfast, played):
         "purge-marks", "--app", "sqlite:///shop.db", "--older-than", "1d", "--dry-run"
     )
     assert by_url.stdout == "would delete 2 marks\n"
-    assert "give --yes" in purge(code=2).stderr
+    assert "Delete 2 marks for good? There is no terminal to ask on" in purge(code=2).stderr
     assert json.loads(purge("--yes", "--json").stdout) == {"deleted": 2}
     assert purge().stdout == "deleted 0 marks\n"
     standfast("purge-marks", "--app", "shop:app", "--older-than", "x", "--yes", code=2)

@@ -20,6 +20,7 @@ from standfast.integrations.asgi import (
     client_address,
 )
 from standfast.integrations.problems import later
+from standfast.integrations.rejections import Check
 from standfast.resilience import Bulkhead, RateLimiter
 
 
@@ -95,6 +96,14 @@ async def test_versions_of_the_fields(serve, version, fields):
     async with serve(app) as url, httpx.AsyncClient() as client:
         headers = (await client.get(url)).headers
     assert {name: value for name, value in headers.items() if "ratelimit" in name} == fields
+
+
+async def test_the_fields_hold_what_of_a_name_they_can():
+    limiter = RateLimiter(2, "1h", name='a "b"\\ é\n~')
+    check = Check(limiter, key=client_address, headers="draft-10", cost=1)
+    _, fields = await check.ask({"client": ("192.0.2.1", 1)})
+    assert dict(fields)[b"ratelimit"] == b'"a b ~";r=1;t=1800'
+    assert await check.ask({"client": None}) is None
 
 
 def test_an_unknown_version_is_refused():

@@ -588,6 +588,36 @@ async def test_an_adopted_async_session(app, form, scope):
     await engine.dispose()
 
 
+async def test_an_endpoint_that_can_await_nothing_adopts_no_async_session(app):
+    engine = create_async_engine(app.database.url.replace("sqlite://", "sqlite+aiosqlite://"))
+
+    async def get_session() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(engine) as session:
+            yield session
+
+    adopted_dep: Any = Annotated[Transaction, adopted(Depends(get_session))]
+    api = an_api(app)
+    api.add_exception_handler(ConfigurationError, told)
+
+    @api.post("/def")
+    def place(tx: adopted_dep) -> None:
+        pytest.fail("called")
+
+    def key(tx: adopted_dep) -> str:
+        return tx.dialect
+
+    @api.post("/helped")
+    async def helped(key: Annotated[str, Depends(key)]) -> str:
+        return key
+
+    async with app, client(api) as web:
+        said = (await web.post("/def")).text
+        assert "place, which is def" in said
+        assert said.endswith("use a sync session")
+        assert (await web.post("/helped")).json() == "sqlite"
+    await engine.dispose()
+
+
 async def test_two_transactions_in_one_request_are_refused(app):
     api, engine = an_api(app), create_engine(app.database.url)
     api.add_exception_handler(ConfigurationError, told)

@@ -24,6 +24,7 @@ from standfast.resilience import (
 )
 from standfast.resilience.backoff import Constant
 from standfast.resilience.deadline import remaining
+from standfast.resilience.policy import Policy
 
 METHOD = "/shop.Stock/Reserve"
 PATIENCE = 20.0
@@ -203,6 +204,85 @@ async def test_no_retry_around_makes_it_again():
 # -- gRFC A6 ------------------------------------------------------------------------------------
 
 
+class Fetching(grpc.UnaryUnaryClientInterceptor):
+    """Makes a call of its own before each, which works at the third attempt."""
+
+    def __init__(self):
+        self.fetched = 0
+
+    def fetch(self):
+        self.fetched += 1
+        if self.fetched % 3:
+            raise OSError("not yet")
+
+    async def fetch_async(self):
+        self.fetch()
+
+    def intercept_unary_unary(self, continuation, client_call_details, request):
+        retry().call(self.fetch)
+        return continuation(client_call_details, request)
+
+
+class AioFetching(Fetching, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation, client_call_details, request):
+        await retry().call(self.fetch_async)
+        return await continuation(client_call_details, request)
+
+
+@pytest.mark.parametrize(("what", "calls"), [(b"ok", 1), (grpc.StatusCode.UNAVAILABLE, 3)])
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+async def test_a_call_says_nothing_of_those_inside_it_and_after_it(kind, what, calls):
+    code = grpc.StatusCode.OK if what == b"ok" else what
+    with Stock(what) as stock:
+        if kind == "sync":
+            inside = Fetching()
+            with grpc.insecure_channel(stock.address) as bare:
+                channel = grpc.intercept_channel(bare, PolicyInterceptor(retry()), inside)
+                call = channel.unary_unary(METHOD).future(b"tea", timeout=PATIENCE)
+                assert call.code() is code
+                retry().call(inside.fetch)
+        else:
+            inside = AioFetching()
+            both = [AioPolicyInterceptor(retry()), inside]
+            async with grpc.aio.insecure_channel(stock.address, interceptors=both) as channel:
+                assert await channel.unary_unary(METHOD)(b"tea", timeout=PATIENCE).code() is code
+                await retry().call(inside.fetch_async)
+        assert (inside.fetched, stock.calls) == (3 * calls + 3, calls)
+
+
+async def test_an_attempt_that_is_given_up_is_cancelled_before_the_next():
+    cancelled = []
+
+    class Hanging:
+        async def code(self):
+            await asyncio.sleep(PATIENCE)
+
+        def cancel(self):
+            cancelled.append(self)
+
+        def done(self):
+            return True
+
+    async def continuation(details, request):
+        return Hanging()
+
+    class Twice(Policy):
+        def around_async(self, call):
+            async def twice(request):
+                first = asyncio.ensure_future(call(request))
+                await asyncio.sleep(0)
+                first.cancel()
+                await asyncio.wait((first,))
+                assert len(cancelled) == 1
+                return "the next"
+
+            return twice
+
+    details = grpc.aio.ClientCallDetails(METHOD, None, None, None, None)
+    interceptor = AioPolicyInterceptor(Twice())
+    assert await interceptor.intercept_unary_unary(continuation, details, b"tea") == "the next"
+
+
 @pytest.mark.parametrize("pushback", ["-1", "soon", "nan"])
 async def test_a_server_that_says_no_is_left_alone(ask, pushback):
     """Also for what is idempotent; and what can't be understood says no."""
@@ -218,6 +298,7 @@ def test_the_pushback_counts_more_than_retry_after(order):
     told = (("retry-after", "3"), ("grpc-retry-pushback-ms", "7000"))[::order]
     failure = FailedCall(None, grpc.StatusCode.UNAVAILABLE, told)
     assert (failure.retry_after, failure.pushed_back) == (7.0, False)
+    assert str(failure) == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize("value", ["inf", "9" * 400])

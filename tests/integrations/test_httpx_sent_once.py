@@ -9,6 +9,13 @@ import httpx
 import pytest
 
 from standfast.errors import CircuitOpen, ConfigurationError, TimedOut
+from standfast.integrations.http_exchange import (
+    IDEMPOTENT,
+    Exchange,
+    FailedResponse,
+    Judge,
+    server_failed,
+)
 from standfast.integrations.httpx import AsyncPolicyTransport, PolicyTransport
 from standfast.resilience import (
     CircuitBreaker,
@@ -280,23 +287,29 @@ async def test_the_breaker_inside_counts_one_failure_of_one_request(ask):
     assert breaker.state.value == "closed"
 
 
-async def test_what_is_called_inside_the_transport_may_be_repeated():
+async def test_what_is_called_inside_the_transport_may_be_repeated(ask):
     """Another call, of which this request's fate says nothing: a token that is fetched, say."""
     fetched = []
 
-    async def fetch():
+    def fetch():
         fetched.append(1)
         if len(fetched) < 3:
             raise OSError("not yet")
         return "token"
 
-    class Authorising(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request):
-            await retry().call(fetch)
+    async def fetch_async():
+        return fetch()
+
+    class Authorising(Server):
+        def handle_request(self, request):
+            retry().call(fetch)
             return httpx.Response(200)
 
-    async with httpx.AsyncClient(transport=AsyncPolicyTransport(retry(), Authorising())) as client:
-        assert (await client.post("http://shop")).status_code == 200
+        async def handle_async_request(self, request):
+            await retry().call(fetch_async)
+            return httpx.Response(200)
+
+    assert (await ask(retry(), Authorising())).status_code == 200
     assert len(fetched) == 3
 
 
@@ -482,7 +495,8 @@ async def test_a_response_that_does_not_close_fails_nothing(ask):
         return httpx.Response(503, stream=Broken())
 
     server._answer = answer
-    assert (await ask(retry(), server, "GET")).status_code == 200
+    assert (await ask(retry(2), server, "GET")).status_code == 200
+    assert server.sent == 2
 
 
 async def test_when_all_of_a_hedge_fail_the_response_can_be_read(ask):
@@ -495,6 +509,52 @@ async def test_when_all_of_a_hedge_fail_the_response_can_be_read(ask):
     answer = await ask(policy, server, "GET")
     assert answer.status_code in (500, 502, 503)
     assert answer.text == "hello"
+
+
+def test_who_gets_a_failure_gets_one_that_is_open_still():
+    exchange = Exchange(
+        Judge(retry(), server_failed, IDEMPOTENT, around=len), httpx.Request("GET", "http://shop")
+    )
+    closed, last = httpx.Response(503), httpx.Response(502)
+    for response in (closed, last):
+        exchange.begin()
+        assert exchange.got(response)
+        with pytest.raises(FailedResponse, match=f"^{response.status_code} "):
+            exchange.judge(response)
+    assert exchange.gave_up(closed) == (last, [])
+    assert not exchange.got(httpx.Response(200)), "nobody waits for it"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_request_that_failed_says_nothing_of_what_follows_it(kind):
+    """Nor does one that was never sent keep a retry around the client from making it again."""
+    tried, server = [], Server(httpx.ReadError("lost"))
+
+    def not_yet():
+        tried.append(1)
+        if len(tried) < 3:
+            raise OSError("not yet")
+        return "made"
+
+    async def not_yet_async():
+        return not_yet()
+
+    with httpx.Client(transport=PolicyTransport(CircuitBreaker(), server)) as client:
+        async with httpx.AsyncClient(
+            transport=AsyncPolicyTransport(CircuitBreaker(), server)
+        ) as other:
+            for sent, error in ((3, httpx.ConnectError), (4, httpx.ReadError)):
+                server.plan = [error("away")]
+                with pytest.raises(error):
+                    if kind == "sync":
+                        retry().call(client.post, "http://shop")
+                    else:
+                        await retry().call(other.post, "http://shop")
+                assert server.sent == sent
+            if kind == "sync":
+                assert retry().call(not_yet) == "made"
+            else:
+                assert await retry().call(not_yet_async) == "made"
 
 
 # -- policies see the request --------------------------------------------------------------------

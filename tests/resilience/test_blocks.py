@@ -184,12 +184,13 @@ async def test_blocks_in_stacks_end_in_another_task(wrap):
     assert len(block._blocks) == 0
 
 
-async def test_a_block_that_cannot_be_told_from_others_is_refused():
-    timeout = Timeout(HANGS)
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: Pipeline(Bulkhead(2), one)])
+async def test_a_block_that_cannot_be_told_from_others_is_refused(wrap):
+    policy = wrap(Timeout(HANGS))
     stacks = [contextlib.AsyncExitStack() for _ in range(2)]
 
     async def enter(stack):
-        await stack.enter_async_context(timeout)
+        await stack.enter_async_context(policy)
 
     for stack in stacks:
         await asyncio.create_task(enter(stack))

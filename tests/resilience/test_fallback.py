@@ -369,6 +369,15 @@ def test_a_named_argument_counts_with_its_type():
     assert len(keys) == 3
 
 
+def test_the_order_of_named_arguments_makes_no_other_question():
+    def ask(**named):
+        return named
+
+    one, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    assert LastGood().key(ask, (), one) == LastGood().key(ask, (), other)
+    assert LastGood().key(ask, (), one) != LastGood().key(ask, (), {"a": 2, "b": 1})
+
+
 def test_an_answer_that_was_renewed_stays_longer():
     kept = LastGood(size=2)
     for key in ("a", "b", "a", "c"):

@@ -376,6 +376,22 @@ def test_a_success_opens_it_when_older_ones_have_left_the_window(clock: Any, kin
     assert policy.state is State.OPEN
 
 
+@both
+def test_a_success_at_the_turn_of_a_step_of_the_window_belongs_to_the_next(
+    clock: Any, kind: str
+) -> None:
+    policy = breaker(
+        clock, window="10s", failure_rate=0.5, minimum_calls=2, consecutive_failures=None
+    )
+    call = calls(policy, kind)
+    call(answer)
+    clock.advance(1)
+    call(answer)
+    clock.advance(9.5)
+    open_by_failures(call, 1)
+    assert policy.state is State.OPEN, "one of two: the second success is in the window still"
+
+
 def test_noted_successes_take_little_memory(clock: Any) -> None:
     for prepare in (CircuitBreaker.reset, CircuitBreaker.disable, CircuitBreaker.metrics_only):
         policy = breaker(clock)
@@ -517,8 +533,14 @@ def test_on_alert_half_the_evidence_is_enough_for_a_time(clock: Any) -> None:
     open_by_failures(policy.call, 3)
     assert policy.state is State.CLOSED
     policy.alert("30s")
+    told: list[str] = []
+    policy.on_change(lambda _, change: told.append(change.reason))
     open_by_failures(policy.call, 1)
     assert policy.state is State.OPEN
+    policy.reset()
+    clock.advance(31)
+    open_by_failures(policy.call, 6)
+    assert told == ["4 failures in a row, on alert", "by hand", "6 failures in a row"]
 
 
 def test_a_shorter_alert_doesnt_end_a_longer_one(clock: Any) -> None:

@@ -158,3 +158,17 @@ async def test_a_call_that_was_left_little_time_isnt_measured(
     with pytest.raises(TimedOut):
         await Timeout(around)(inner)(10)
     assert bool(samples) is measured
+
+
+async def test_a_call_that_its_caller_gave_up_on_isnt_measured() -> None:
+    """A deadline around that still holds doesn't make the cancellation its own."""
+    bulkhead = AdaptiveBulkhead(10)
+    samples: list[float] = []
+    bulkhead._sample = samples.append  # type: ignore[method-assign]
+    task = asyncio.create_task(Timeout(60)(bulkhead(asyncio.sleep))(60))
+    await asyncio.sleep(0)
+    assert bulkhead.active == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert samples == []

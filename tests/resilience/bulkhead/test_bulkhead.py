@@ -342,7 +342,6 @@ def test_who_waits_behind_a_loop_that_stops_has_the_permit(
 ) -> None:
     """It was in line before the loop stopped, so that no newcomer sees to it."""
     bulkhead = standing.bulkhead
-    bulkhead._mixed = who == "task"
     answers: list[Any] = []
 
     def behind() -> None:

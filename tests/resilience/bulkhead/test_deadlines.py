@@ -23,6 +23,7 @@ from standfast.resilience import (
     within,
 )
 from standfast.resilience.backoff import Constant
+from standfast.resilience.deadline import ThreadDeadline
 from standfast.testing import ManualClock
 
 SHORT = "10ms"
@@ -233,3 +234,17 @@ async def test_a_task_that_outlives_a_timeout_waits_as_long_as_its_deadline_hold
             assert not waiting[0].done(), "it is free of a deadline that was left in time"
     if not passes:
         assert await waiting[0] == 7
+
+
+def test_who_asked_for_it_is_told_once_when_nobody_waits_any_more() -> None:
+    deadline = ThreadDeadline(0.0, None)
+    told: list[str] = []
+    for name in ("before", "taken out"):
+        deadline.call_on_expiry(name, lambda name=name: told.append(name))  # type: ignore[misc]
+    del deadline.on_expiry["taken out"]
+    assert told == []
+    for _ in range(2):
+        deadline.expire()
+    deadline.call_on_expiry("after", lambda: told.append("after"))
+    assert told == ["before", "after"]
+    assert not deadline.on_expiry

@@ -176,7 +176,14 @@ HANGS = 20.0
 
 @pytest.mark.parametrize("way", ["decorated", "submitted"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_pool_whose_calls_all_wait_for_each_other_says_so(way: str, threads: int) -> None:
+def test_a_pool_whose_calls_all_wait_for_each_other_says_so(
+    way: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Any] = []
+    monkeypatch.setattr(
+        "standfast.resilience.telemetry.span_event",
+        lambda event, **said: events.append((event, said)),
+    )
     pool = ThreadPoolBulkhead(threads, queue=10, name="reports")
     together = threading.Barrier(threads, timeout=HANGS)
     answers: list[str] = []
@@ -199,6 +206,8 @@ def test_a_pool_whose_calls_all_wait_for_each_other_says_so(way: str, threads: i
     assert len(answers) == threads
     assert len(refused) == 1, "the others are served when that one has given up"
     assert "'reports'" in refused[0]
+    assert events == [("bulkhead.rejected", {"name": "reports"})]
+    assert pool.rejected == 1
     pool.close()
     assert pool.queued == 0
     assert len(made) == threads - 1, "what was refused isn't made later"

@@ -265,6 +265,8 @@ async def test_first_come_first_served(make, clock):
             await clock.settle()
         await clock.run(10)
     assert served == list(range(20))
+    await clock.settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "nobody sleeps whose turn has come"
 
 
 async def test_a_big_acquire_at_the_front_is_served_first(make, clock):
@@ -299,6 +301,19 @@ async def test_a_plain_function_doesnt_overtake_who_waits(clock):
     with pytest.raises(RateLimited):
         limiter(call)()
     assert (await waiting).allowed
+
+
+async def test_a_call_that_would_wait_doesnt_overtake_who_waits(clock):
+    limiter = RateLimiter(1, "1s", clock=clock, max_wait=60)
+    limited = limiter(call_async)
+    await limited()
+    waiting = asyncio.create_task(limiter.acquire())
+    await clock.settle()
+    clock.advance(1)
+    time_goes_on = asyncio.create_task(clock.run(2))
+    await limited()
+    assert waiting.done()
+    await time_goes_on
 
 
 async def test_keys_do_not_wait_for_each_other(make, clock):
