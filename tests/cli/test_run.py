@@ -383,7 +383,8 @@ def test_services_and_workers_fit_80_columns(night, standfast, monkeypatch):
         eventually(failed)
         workers = standfast("workers", "--app", "night:make").stdout
         assert max(map(len, workers.splitlines())) <= 80
-        (row,) = workers.splitlines()[1:]
+        header, row = workers.splitlines()
+        assert re.split("  +", header) == ["NAME", "LEASE", "SAGAS IN HAND", "CAN RUN"]
         assert row.startswith("checkout…europe-west:1  ")
         assert (
             json.loads(standfast("workers", "--app", "night:make", "--json").stdout)[0]["name"]

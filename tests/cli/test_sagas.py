@@ -460,7 +460,9 @@ def test_what_is_stuck_comes_in_groups(sagas, played):
     assert (group["count"], group["saga"], group["step"]) == (3, "place-order", "charge")
     assert group["error"] == "charge: OSError: the bank is away"
     assert sagas("show", group["example"][-8:]).stdout.startswith("place-order version 1, parked")
-    header, line = sagas("list", "--stuck").stdout.splitlines()
+    listed = sagas("list", "--stuck")
+    assert listed.stderr == ""
+    header, line = listed.stdout.splitlines()
     assert header.split() == ["COUNT", "SAGA", "STEP", "OLDEST", "EXAMPLE", "ERROR"]
     assert line.startswith("3      place-order  charge")
     assert "nothing is stuck" in sagas("list", "--stuck", "--name", "other").stderr

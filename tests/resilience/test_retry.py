@@ -23,6 +23,7 @@ from standfast.resilience.breaker import CircuitBreaker
 from standfast.resilience.budget import RetryBudget, do_not_retry, is_final, is_marked, let_pass
 from standfast.resilience.deadline import within
 from standfast.resilience.hedge import Hedge
+from standfast.resilience.marks import SCOPE, Scope
 from standfast.resilience.pipeline import Pipeline
 from standfast.resilience.retry import Retry
 from standfast.resilience.timeout import Timeout
@@ -890,3 +891,23 @@ async def test_after_a_cancellation_was_swallowed_no_unwanted_result_is_tried_ag
     task.cancel()
     assert await asyncio.wait_for(task, WITHIN / 2) == "partial"
     assert calls == 1
+
+
+def test_whose_a_mark_is_that_was_set_on_what_was_caught():
+    """One set where no attempt is known, in a thread of its own say, is of whoever it reaches."""
+    mine, other = Scope(), Scope()
+
+    def marked_in(scope):
+        before = SCOPE.set(scope)
+        try:
+            raise OSError("away")
+        except OSError as error:
+            raise do_not_retry(error) from None
+        finally:
+            SCOPE.reset(before)
+
+    for scope, finals in ((None, [True, True]), (mine, [True, False]), (other, [False, True])):
+        with pytest.raises(OSError, match="away") as caught:
+            marked_in(scope)
+        assert [is_final(caught.value, one) for one in (mine, other)] == finals
+        assert not is_final(caught.value, Scope()), "it began after that"

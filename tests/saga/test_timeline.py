@@ -91,6 +91,59 @@ def test_golden():
     assert as_text(entries(FACTS)) == GOLDEN
 
 
+def test_each_tells_how_it_is_meant():
+    moods = {one.kind: one.mood for one in entries(FACTS)}
+    assert {kind for kind, mood in moods.items() if mood == "good"} == {
+        "step_completed",
+        "compensation_completed",
+    }
+    assert {kind for kind, mood in moods.items() if mood == "bad"} == {
+        "attempt_failed",
+        "step_failed",
+        "compensation_started",
+        "compensation_attempt_failed",
+    }
+    assert {kind for kind, mood in moods.items() if mood == "held"} == {
+        "step_parked",
+        "compensation_failed",
+    }
+
+
+def test_what_is_told_otherwise():
+    """Put off rather than tried, one rather than many, and a clock that was set back."""
+    put_off = fx.AttemptFailed(
+        at=5.0, branch="a", attempt=1, error="full", retry_at=4.0, since=5.0, rejected=True
+    )
+    told = [
+        fx.Started(at=10.0, input=raw(None), version=1, key="", correlation_id=""),
+        put_off,
+        fx.CompensationAttemptFailed(
+            at=11.0, branch="a", attempt=2, error="full", retry_at=13.0, since=5.0, rejected=True
+        ),
+        fx.FannedOut(at=11.0, branch="b", items=[raw(1)]),
+        fx.StepSkipped(at=11.0, branch="b", by="ann"),
+        fx.Resumed(at=11.0, branch=""),
+        fx.SleepStarted(at=11.0, branch="c", until=10.0),
+        fx.SignalReceived(at=11.0, name="go"),
+        fx.CancelRequested(at=11.0),
+        fx.CompensationStarted(at=11.0, cause="ship: away", step="ship"),
+        fx.Resolved(at=11.0, outcome="completed", reason="x", children=[CHILD]),
+    ]
+    assert [line.split(maxsplit=1) for line in as_text(entries(told)).splitlines()] == [
+        ["+0s", "started as version 1: null"],
+        ["+0s", "a  attempt 1 wasn't tried, next in 0s: full"],
+        ["+1s", "a  undo: attempt 2 wasn't tried, next in 2s: full"],
+        ["+1s", "b  fans out to 1 item"],
+        ["+1s", "b  skipped by ann"],
+        ["+1s", "resumed"],
+        ["+1s", "c  sleeps for 0s"],
+        ["+1s", "signal 'go' received"],
+        ["+1s", "cancelling asked for"],
+        ["+1s", "compensating: ship: away"],
+        ["+1s", f"resolved as completed: x ({go_on([CHILD])})"],
+    ]
+
+
 def test_children_that_go_on_are_named_though_many():
     ids = [UUID(int=n) for n in range(1, 6)]
     told = go_on(ids)

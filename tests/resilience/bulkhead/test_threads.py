@@ -23,7 +23,14 @@ def until(condition: Any) -> None:
         time.sleep(0.001)
 
 
-def test_core_threads_then_the_queue_then_more_threads_then_full() -> None:
+def test_core_threads_then_the_queue_then_more_threads_then_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[Any] = []
+    monkeypatch.setattr(
+        "standfast.resilience.telemetry.span_event",
+        lambda event, **said: events.append((event, said)),
+    )
     go = threading.Event()
     with ThreadPoolBulkhead(1, 2, queue=1, keep_alive="10ms", name="files") as pool:
         futures = [pool.submit(go.wait, 30)]
@@ -35,6 +42,7 @@ def test_core_threads_then_the_queue_then_more_threads_then_full() -> None:
         with pytest.raises(BulkheadFull, match="'files' is full"):
             pool.submit(go.wait, 30)
         assert pool.rejected == 1
+        assert events == [("bulkhead.rejected", {"name": "files"})]
         go.set()
         assert [future.result(30) for future in futures] == [True] * 3
         until(lambda: pool.threads == 1)
