@@ -75,6 +75,8 @@ async def test_each_row_is_counted_once(monkeypatch):
     await purging(Table(25, 0.5)).run(Duty(5))
     counted = meter.create_counter.return_value.add.call_args_list
     assert [call.args for call in counted] == [(n, {"what": "rows"}) for n in (0, 10, 10, 5)]
+    (made,) = meter.create_counter.call_args_list
+    assert (made.args, made.kwargs["unit"]) == (("standfast.retention.deleted",), "{row}")
 
 
 @virtually

@@ -91,6 +91,23 @@ def test_retries_are_counted_and_told(metric, events):
         "standfast.retry_exhausted",
     ]
     assert events()[0][1] == {"name": "charge", "attempt": 1, "delay": 0.0, "error": "OSError"}
+    assert events()[3][1] == {
+        "name": "charge",
+        "attempt": 3,
+        "why": "attempts=3",
+        "error": "OSError",
+    }
+
+
+def test_a_retry_for_a_result_is_told(metric, events):
+    retry = Retry(
+        2, Constant("1s"), on_result=lambda one: one == "no", clock=ManualClock(auto=True)
+    )
+    assert retry.call(lambda: "no") == "no"
+    (again, said), (exhausted, why) = events()
+    assert (again, said) == ("standfast.retry", {"name": "", "attempt": 1, "delay": 1.0})
+    assert exhausted == "standfast.retry_exhausted"
+    assert why == {"name": "", "attempt": 2, "why": "attempts=2", "error": ""}
 
 
 async def test_the_others_are_counted_and_told(metric, events):
@@ -106,8 +123,11 @@ async def test_the_others_are_counted_and_told(metric, events):
     assert metric("standfast.hedge.launched", name="h") == 1
     assert metric("standfast.hedge.won", name="h") == 0
     assert metric("standfast.resilience.calls", policy="pipeline", name="p", outcome="success") == 1
-    told = [name for name, _ in events()]
-    assert told == ["standfast.hedge", "standfast.timeout", "standfast.fallback"]
+    assert events() == [
+        ("standfast.hedge", {"name": "h", "call": 2}),
+        ("standfast.timeout", {"name": "t", "after": 0.5}),
+        ("standfast.fallback", {"name": "f", "source": "value", "age": 0.0, "error": "TimedOut"}),
+    ]
 
 
 def test_the_table_in_the_docs_is_what_is_declared():

@@ -31,6 +31,11 @@ def test_core_threads_then_the_queue_then_more_threads_then_full(
         "standfast.resilience.telemetry.span_event",
         lambda event, **said: events.append((event, said)),
     )
+    waits: list[Any] = []
+    monkeypatch.setattr(
+        "standfast.resilience.telemetry.record",
+        lambda name, waited, labels, **_: waits.append((name, waited > 0, labels)),
+    )
     go = threading.Event()
     with ThreadPoolBulkhead(1, 2, queue=1, keep_alive="10ms", name="files") as pool:
         futures = [pool.submit(go.wait, 30)]
@@ -45,6 +50,8 @@ def test_core_threads_then_the_queue_then_more_threads_then_full(
         assert events == [("bulkhead.rejected", {"name": "files"})]
         go.set()
         assert [future.result(30) for future in futures] == [True] * 3
+        until(lambda: len(waits) == 3)
+        assert waits == [("standfast.bulkhead.wait", True, {"name": "files"})] * 3
         until(lambda: pool.threads == 1)
         with pytest.raises(BulkheadFull) as full:
             for _ in range(10):

@@ -29,7 +29,7 @@ async def test_finds_acts_and_draws(work, world):
         assert (await ops.locate(address)).id == handle.id
     with pytest.raises(SagaNotFound, match="several"):
         await ops.locate(whole[:4])
-    for address in ("pivoted/none", "0", "", "x" * 8):
+    for address in ("pivoted/none", "0", "", "x" * 8, "f" * 8, "f" * 31, "0" * 31):
         with pytest.raises(SagaNotFound):
             await ops.locate(address)
 
