@@ -176,6 +176,13 @@ def test_a_sleep_and_a_start_that_is_delayed_wait_for_a_time():
         machine.handle(ev.Tick(), 1000.0)
         found = pending(machine, now=1000.0)
         assert [(one.kind, one.branch, one.until) for one in found] == told
+        # What is over and has no slot waits for one from then on.
+        ((_, branch, until),) = told
+        assert pending(machine, now=until - 1, full=TAKEN) == found
+        for late in (0.0, 5.0):
+            (one,) = pending(machine, now=until + late, full=TAKEN)
+            assert (one.kind, one.branch, one.since, one.until) == ("slot", branch, until, None)
+    assert one.told(1505.0) == f"its beginning: waits for a slot for 5s: {TAKEN}"
 
 
 class Fleet(Saga[int]):

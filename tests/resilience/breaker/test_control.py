@@ -3,13 +3,15 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 
 import pytest
 import redis.asyncio as redis
+from redis.exceptions import ReadOnlyError
 from tests.servers.redis import Redis
 from tests.test_shielding import cancel_again_and_again
 
-from standfast.backends.redis.circuit_control import RedisCircuitControl
+from standfast.backends.redis.circuit_control import RedisCircuitControl, _hint
 from standfast.errors import CircuitOpen, StoreUnavailable
 from standfast.ports.circuit_control import Hint, Order
 from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, State
@@ -364,3 +366,157 @@ async def test_it_ends_to_the_last_however_often_that_is_cancelled() -> None:
     await cancel_again_and_again(task)
     assert closed
     assert len(asyncio.all_tasks() & before) == 1, "this one"
+
+
+class Told(Remembers):
+    """A control that follows a script: hints, None for orders, errors, and changes of orders."""
+
+    def __init__(self, *script: Hint | Exception | Mapping[str, Order] | None) -> None:
+        super().__init__()
+        self.script = list(script)
+        self.ordered: Mapping[str, Order] = {}
+        self.is_over = asyncio.Event()
+
+    async def follow(self) -> AsyncGenerator[Hint | None, None]:
+        while self.script:
+            told = self.script.pop(0)
+            if isinstance(told, Exception):
+                raise told
+            if isinstance(told, Mapping):
+                self.ordered = told
+                told = None
+            yield told
+        self.is_over.set()
+        await asyncio.sleep(60)
+
+    async def orders(self) -> Mapping[str, Order]:
+        return self.ordered
+
+
+async def test_an_outage_is_told_once_and_again_when_it_had_ended(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    away = StoreUnavailable("gone")
+    control = Told(away, away, None, away, ValueError("bug"), ValueError("bug"))
+    async with (
+        asyncio.timeout(10),
+        OperatorControl(control, registry=CircuitRegistry(), retry="1ms"),
+    ):
+        await control.is_over.wait()
+    said = [(one.levelname, one.getMessage()) for one in caplog.records]
+    assert said == [("WARNING", "circuit control is away, calls go on: gone")] * 2
+
+
+async def test_hints_concern_the_breakers_of_that_name_elsewhere() -> None:
+    registry = CircuitRegistry()
+    breakers = {
+        name: CircuitBreaker(name, registry=registry, failure_rate=None, failure_count=4)
+        for name in ("payments", "stock")
+    }
+    control = Told()
+    operator = OperatorControl(control, registry=registry)
+    own = operator._instance
+    control.script += [Hint("payments", "open", own), Hint("stock", "open", "another")]
+
+    def fails() -> None:
+        raise OSError("down")
+
+    async with asyncio.timeout(10), operator:
+        await control.is_over.wait()
+        for name, breaker in breakers.items():
+            for _ in range(2):
+                with pytest.raises(OSError, match="down"):
+                    breaker.call(fails)
+            assert (breaker.state is State.OPEN) is (name == "stock"), "on alert, half is enough"
+        await until(lambda: bool(control.hints))
+        breakers["payments"].force_open()
+        breakers["payments"].reset()
+        breakers["payments"].open()
+        await until(lambda: len(control.hints) == 2)
+    assert control.hints == [Hint("stock", "open", own), Hint("payments", "open", own)]
+    breakers["stock"].reset()
+    breakers["stock"].open()
+    assert not operator._hints, "it listens no more"
+
+
+async def test_whom_an_order_holds() -> None:
+    registry = CircuitRegistry()
+    payments, stock = (CircuitBreaker(name, registry=registry) for name in ("payments", "stock"))
+    control = Told({"*": "open", "payments": "close"}, {"payments": "open"}, {})
+    seen: list[tuple[State, State]] = []
+    read = control.orders
+
+    async def orders() -> Mapping[str, Order]:
+        seen.append((payments.state, stock.state))
+        return await read()
+
+    control.orders = orders  # type: ignore[method-assign]
+    async with asyncio.timeout(10), OperatorControl(control, registry=registry):
+        await control.is_over.wait()
+        seen.append((payments.state, stock.state))
+    assert seen == [
+        (State.CLOSED, State.CLOSED),
+        (State.METRICS_ONLY, State.FORCED_OPEN),
+        (State.FORCED_OPEN, State.CLOSED),
+        (State.CLOSED, State.CLOSED),
+    ]
+
+
+async def test_who_follows_hears_first_that_nothing_can_be_missed(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    control = RedisCircuitControl(redis_url, refresh="1h")
+    try:
+        async with asyncio.timeout(10), aclosing(control.follow()) as following:
+            assert await anext(following) is None
+            hint = Hint("payments", "closed", "one")
+            await control.hint(hint)
+            while (told := await anext(following)) is None:
+                pass  # as Redis confirms the subscription
+            assert told == hint
+            await control.order("payments", "open")
+            assert await anext(following) is None
+        assert await control.orders() == {"payments": "open"}
+    finally:
+        await control.close()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        "7",
+        "{",
+        '{"name": "a", "state": "open"}',
+        '{"name": "a", "state": "half", "instance": "b"}',
+    ],
+)
+def test_what_is_no_hint_is_told(said: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert _hint(said) is None
+    assert caplog.messages == [f"{said!r} is no hint"]
+
+
+async def test_an_order_follows_a_failover(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that leads to the old master is dropped, and the order is given once more."""
+    control = RedisCircuitControl("redis://127.0.0.1:1")
+    errors: list[Exception] = [ReadOnlyError("READONLY it is a replica now")]
+    given: list[Order | None] = []
+    dropped: list[bool] = []
+
+    async def write(name: str, order: Order | None) -> None:
+        given.append(order)
+        if errors:
+            raise errors.pop(0)
+
+    async def disconnect() -> None:
+        dropped.append(True)
+
+    monkeypatch.setattr(control, "_write", write)
+    monkeypatch.setattr(control._redis.connection_pool, "disconnect", disconnect)
+    await control.order("payments", "open")
+    assert (given, dropped) == (["open", "open"], [True])
+    errors.append(ConnectionError("it was reset"))
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1 doesn't answer; .*it was reset"):
+        await control.order("payments", None)
+    assert (given, dropped) == (["open", "open", None], [True])
