@@ -26,6 +26,8 @@ from standfast import (
 )
 from standfast.errors import BulkheadFull, CorruptRecord
 from standfast.saga import events as ev
+from standfast.saga import facts as fx
+from standfast.saga.telemetry import FAILURES, UNDOS, SagaTelemetry
 from tests.saga.engine.world import SOON, Order, Trip, World, until
 
 ONCE = Retry(attempts=1)
@@ -340,3 +342,25 @@ async def test_starts_are_counted_where_they_are_made(world, tmp_path):
         async with worker.running(drain=2):
             await handle.result(timeout=10)
             assert worker.sagas.telemetry.started == Counter(trip=1)
+
+
+def test_each_fact_counts_as_what_followed():
+    told = SagaTelemetry()
+    failed = {"at": 1.0, "error": "away", "attempt": 2}
+    again = failed | {"retry_at": 2.0, "since": 1.0}
+    for branch in ("pay", "pack[3]"):
+        told.stored("sell", fx.AttemptFailed(branch=branch, **again))
+        told.stored("sell", fx.AttemptFailed(branch=branch, rejected=True, **again))
+        told.stored("sell", fx.StepFailed(branch=branch, **failed))
+        told.stored("sell", fx.StepFailed(branch=branch, refused=True, **failed))
+        told.stored("sell", fx.StepParked(branch=branch, **failed))
+        told.stored("sell", fx.CompensationAttemptFailed(branch=branch, **again))
+        told.stored("sell", fx.CompensationAttemptFailed(branch=branch, rejected=True, **again))
+        told.stored("sell", fx.CompensationFailed(branch=branch, **failed))
+        told.stored("sell", fx.CompensationCompleted(at=1.0, branch=branch))
+        told.stored("sell", fx.StepCompleted(at=1.0, branch=branch))
+    steps = ("pay", "pack")
+    assert told.failures == {("sell", step, how): 1 for step in steps for how in FAILURES}
+    assert told.compensations == {("sell", step, how): 1 for step in steps for how in UNDOS}
+    assert told.parked == {("sell", step): 2 for step in steps}
+    assert (told.recovered, told.set_aside, told.started, told.finished) == (0, 0, {}, {})

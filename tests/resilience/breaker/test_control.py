@@ -12,6 +12,7 @@ from tests.servers.redis import Redis
 from tests.test_shielding import cancel_again_and_again
 
 from standfast.backends.redis.circuit_control import RedisCircuitControl, _hint
+from standfast.clock import SystemClock
 from standfast.errors import CircuitOpen, StoreUnavailable
 from standfast.ports.circuit_control import Hint, Order
 from standfast.resilience.breaker import CircuitBreaker, CircuitRegistry, State
@@ -436,6 +437,7 @@ async def test_hints_concern_the_breakers_of_that_name_elsewhere() -> None:
     assert control.hints == [Hint("stock", "open", own), Hint("payments", "open", own)]
     breakers["stock"].reset()
     breakers["stock"].open()
+    CircuitBreaker("later", registry=registry).open()
     assert not operator._hints, "it listens no more"
 
 
@@ -520,3 +522,15 @@ async def test_an_order_follows_a_failover(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1 doesn't answer; .*it was reset"):
         await control.order("payments", None)
     assert (given, dropped) == (["open", "open", None], [True])
+
+
+async def test_that_no_order_arrives_any_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(SystemClock):
+        async def sleep(self, seconds: float) -> None:
+            raise ZeroDivisionError
+
+    control = Told(StoreUnavailable("gone"))
+    async with OperatorControl(control, registry=CircuitRegistry(), clock=Broken()):
+        await until(lambda: len(caplog.records) == 2)
+    assert caplog.messages[1] == "circuit control ended, orders no longer arrive"
+    assert caplog.records[1].exc_info is not None

@@ -1,6 +1,7 @@
 """Finding sagas and acting on them, on every backend."""
 
 import sqlite3
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -239,6 +240,40 @@ async def test_of_those_named_each_kind_is_checked_however_many_there_are(world,
         ids = [(await app.start(saga, Order("1"))).id for saga in (Approved, Numbered)]
         with pytest.raises(ConfigurationError, match=r"of saga 'approved' takes .*, and not 7"):
             await app.operations.signal(ids, "approved", b"7")
+
+
+async def test_what_is_read_in_pages_is_complete(world, monkeypatch):
+    monkeypatch.setattr("standfast.saga.finding.PAGE", 2)
+    monkeypatch.setattr("standfast.saga.finding.JOURNALS", 2)
+    async with Standfast("memory://").add(Trip(world)) as app:
+        ops = app.operations
+        handles = [await app.start(Trip, Order(str(number))) for number in range(5)]
+        newest_first = [handle.id for handle in reversed(handles)]
+        rows = [one async for one in ops.each(ops.select())]
+        assert [one.id for one in rows] == newest_first
+        assert [one.id async for one in ops.each(ops.select(), after=newest_first[1])] == (
+            newest_first[2:]
+        )
+        exported = [one["instance"]["id"] async for one in ops.export(ops.select())]
+        assert exported == [str(id) for id in newest_first]
+        rest = [one async for one in ops.export(ops.select(), after=newest_first[3])]
+        assert [one["instance"]["id"] for one in rest] == exported[4:]
+        assert set(await ops.pending(rows)) == set(newest_first)
+        assert await ops.ids_of(newest_first) == newest_first
+        assert await ops.retry(ops.select(statuses=["parked"])) == 0
+        assert await ops.unread(rows) == {}, "none is stuck"
+        page = await ops.page(ops.select(), limit=5)
+        assert (len(page.instances), page.next) == (5, None)
+        assert ops.moved(1, rows, by="ann").by == "ann"
+        for handle in handles:
+            await handle.cancel("too late")
+        stuck = [replace(one, status="parked", wake_at=1.0) for one in rows]
+        mails = await ops.unread(stuck)
+        assert {id: [mail.subject for mail in told] for id, told in mails.items()} == {
+            id: ["cancel"] for id in newest_first
+        }
+        for other in ({"owner": 7}, {"wake_at": None}, {"wake_at": 1e12}, {"status": "waiting"}):
+            assert await ops.unread([replace(one, **other) for one in stuck]) == {}
 
 
 async def test_what_is_deleted_while_an_act_goes_on_isnt_told_of(work, world):

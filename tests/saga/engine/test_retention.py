@@ -1,5 +1,6 @@
 """Finished sagas and old marks are deleted in the background, on every backend."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -37,7 +38,8 @@ async def names(app):
     return sorted([one.name async for one in ops.each(ops.select())])
 
 
-async def test_what_finished_is_deleted_and_the_rest_kept(work, world):
+async def test_what_finished_is_deleted_and_the_rest_kept(work, world, caplog):
+    caplog.set_level("INFO", logger="standfast.retention")
     retention = Retention("0s", every="100ms", batch=2)
     app = await work(*sagas(world), retention)
     await history(app)
@@ -46,6 +48,12 @@ async def test_what_finished_is_deleted_and_the_rest_kept(work, world):
         return await names(app) == ["approved"]
 
     await until(only_the_unfinished)
+
+    def deleted():
+        said = [re.match(r"retention: (\d+) finished sagas", one) for one in caplog.messages]
+        return sum(int(one[1]) for one in said if one)
+
+    await until(lambda: deleted() == 5)
 
 
 async def test_each_saga_has_a_time_of_its_own(work, world):
