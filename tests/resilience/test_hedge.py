@@ -1,6 +1,7 @@
 """Hedge: a second call for a slow first one."""
 
 import asyncio
+import gc
 import threading
 import time
 
@@ -89,6 +90,32 @@ async def test_it_makes_at_most_so_many():
     assert function.calls == 3
     function.gates[2].set()
     assert await task == 2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_nobody_complains_of_a_loser_however_it_ends(fails):
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, told: complaints.append(told))
+    clock, function = ManualClock(), Scripted()
+    policy = Hedge(1, clock=clock)
+
+    async def call():
+        try:
+            return await function()
+        except asyncio.CancelledError:
+            if fails:
+                raise OSError("while it was cancelled") from None
+            raise
+
+    task = await begun(policy, call, clock)
+    await clock.run(1)
+    function.gates[1].set()
+    assert await task == 1
+    await clock.settle()
+    assert (function.cancelled, len(policy._losers)) == ([0], 0)
+    del task
+    gc.collect()
+    assert complaints == []
 
 
 async def test_an_error_waits_for_the_other_call():

@@ -81,6 +81,7 @@ async def test_what_is_stuck_is_told_with_its_age(backend, request, tmp_path, me
         await asyncio.sleep(0.2)
         age = read()["stuck.age", "broken", "parked"].value
         assert 0.1 < age < 30
+        assert isinstance(age, float), "not how many they are"
         assert read()["stuck", "fine", "parked"].value == 0
     assert ("stuck", "broken", "parked") not in read(), "of a process that doesn't count any more"
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from opentelemetry import metrics, propagate, trace
@@ -90,6 +91,14 @@ async def test_threads_that_were_given_up_are_counted(told):
         assert found["threads", "busy"] == found["threads", "waited_for"] == 0
         saga.goes_on.set()
         await until(lambda: told()["threads", "given_up"] == 0)
+
+
+def test_threads_are_told_by_what_they_do(told):
+    telemetry = SagaTelemetry()
+    telemetry.connect()
+    assert ("threads", "busy") not in told()
+    telemetry.threads = SimpleNamespace(busy=1, hung=2, waiting=3, given_up=Counter())
+    assert [told()["threads", state] for state in ("busy", "given_up", "waited_for")] == [1, 2, 3]
 
 
 class Paused(Saga[Order]):

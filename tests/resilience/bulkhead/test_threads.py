@@ -48,6 +48,7 @@ def test_core_threads_then_the_queue_then_more_threads_then_full(
             pool.submit(go.wait, 30)
         assert pool.rejected == 1
         assert events == [("bulkhead.rejected", {"name": "files"})]
+        assert (pool.admitted, pool.queued) == (3, 1), "what was rejected is never made"
         go.set()
         assert [future.result(30) for future in futures] == [True] * 3
         until(lambda: len(waits) == 3)
