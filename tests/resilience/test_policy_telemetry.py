@@ -2,6 +2,8 @@
 
 import gc
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,3 +210,19 @@ def test_one_that_cannot_be_measured_keeps_no_other_from_it(metric, caplog):
     (told,) = [one for one in caplog.records if one.name == "standfast.resilience"]
     assert "Broken(" in told.getMessage()
     assert told.exc_info
+
+
+AT_THE_END = """
+import threading
+from standfast.resilience import CircuitBreaker, Timeout
+
+timeout, breaker = Timeout(1), CircuitBreaker()
+timeout.call(int), breaker.call(int)
+threading.current_thread().kept = timeout, breaker
+"""
+
+
+def test_a_policy_that_outlives_its_module_ends_in_silence():
+    """What a thread keeps, say, goes after names of modules have."""
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

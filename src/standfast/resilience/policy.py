@@ -8,6 +8,7 @@ shares its state among all that it wraps. To write one, subclass `Policy` and gi
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, ParamSpec, TypeAlias, TypeVar, cast
 
@@ -79,7 +80,10 @@ class Policy:
         """What telemetry reads off this policy's plain counters, whenever it collects."""
         return ()
 
-    def __del__(self) -> None:
+    # Bound now: at the end of the process names of modules may be gone before the last policies.
+    def __del__(self, *, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_finalizing():
+            return
         for act in _at_end:
             act(self)
 

@@ -9,7 +9,6 @@ events of the current span, for those are the slow paths anyway.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -126,7 +125,7 @@ def _bury(policy: Policy) -> None:
     Called by its ``__del__``, so maybe in the middle of anything: it takes no lock that others of
     this module hold.
     """
-    if _watched.pop(id(policy), None) is None or sys.is_finalizing():
+    if _watched.pop(id(policy), None) is None:
         return
     for series, value in _measured(policy):
         if INSTRUMENTS[series[0]].type == "counter":
