@@ -80,9 +80,11 @@ class Policy:
         """What telemetry reads off this policy's plain counters, whenever it collects."""
         return ()
 
-    # Bound now: at the end of the process names of modules may be gone before the last policies.
-    def __del__(self, *, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if is_finalizing():
+    # At the end of the process the names of modules may be gone before the last policies.
+    _is_finalizing = staticmethod(sys.is_finalizing)
+
+    def __del__(self) -> None:
+        if self._is_finalizing():
             return
         for act in _at_end:
             act(self)
