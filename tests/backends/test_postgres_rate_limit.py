@@ -11,6 +11,7 @@ from standfast.errors import ConfigurationError, MigrationNeeded
 from standfast.ports.rate_limit import RateLimitStore, RateRequest
 from standfast.ports.schema import Schema
 from standfast.rates import Rate
+from standfast.resilience.deadline import remaining, within
 from standfast.resilience.ratelimit import RateLimiter
 
 
@@ -191,3 +192,20 @@ async def test_a_database_closes_what_its_store_was_asked(dsn):
     await database.open()
     assert (await store.check([RateRequest("k", Rate(10, "1h"))]))[0].remaining == 8
     await database.close()
+
+
+async def test_the_deadline_of_who_asks_first_isnt_that_of_all(monkeypatch):
+    left = []
+
+    async def fetch(sql, keys, *_):
+        left.append(remaining())
+        return [(True, 9, 0.0, 360.0)] * len(keys)
+
+    store = PostgresRateLimits("postgresql://127.0.0.1:1/none")
+    monkeypatch.setattr(store._pool, "fetch", fetch)
+    request = RateRequest("k", Rate(10, "1h"))
+    with within("1h"):
+        assert await store.check([request]) == [(True, 9, 0.0, 360.0, True)]
+        assert len(await store.check([request] * 2)) == 2
+    assert left[0] is None
+    assert left[1] is not None, "several at once are one caller's"

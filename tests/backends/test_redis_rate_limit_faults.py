@@ -7,6 +7,7 @@ import traceback
 
 import pytest
 import redis
+from redis.exceptions import ReadOnlyError, ResponseError
 from tests.servers.redis import Redis
 
 from standfast.backends.redis import RedisCircuitControl, RedisRateLimits
@@ -14,6 +15,7 @@ from standfast.backends.redis.errors import unavailable
 from standfast.errors import ConfigurationError, StoreUnavailable, Unsupported
 from standfast.ports.rate_limit import RateRequest
 from standfast.rates import Rate
+from standfast.resilience.deadline import remaining, within
 from standfast.resilience.ratelimit import RateLimiter
 
 PATIENCE = 30.0
@@ -292,3 +294,76 @@ async def eventually(holds):
     async with asyncio.timeout(PATIENCE):
         while not holds():
             await asyncio.sleep(0.02)
+
+
+# -- what is asked of the driver -----------------------------------------------------------------
+
+
+class Driver:
+    """In place of a store's: what it answers, or raises, in turn, and what it was asked."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = 0
+        self.disconnected = 0
+        self.left = []
+        """The time that the deadline around each call left."""
+        self.connection_pool = self
+
+    def in_place(self):
+        store = RedisRateLimits("redis://127.0.0.1:1", timeout=5)
+        store._redis = self
+        return store
+
+    async def info(self, section):
+        raise ResponseError("unknown command")
+
+    async def disconnect(self):
+        self.disconnected += 1
+
+    async def aclose(self):
+        pass
+
+    async def evalsha(self, *_):
+        self.asked += 1
+        self.left.append(remaining())
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+DEMOTED = ReadOnlyError("READONLY it is a replica now")
+ALLOWED = b"1 9 0 360000000"
+
+
+@pytest.mark.parametrize(
+    ("answers", "asked", "disconnected"),
+    [
+        ([ALLOWED], 1, 0),
+        ([DEMOTED, ALLOWED], 2, 1),
+        ([DEMOTED, DEMOTED], 2, 2),
+        ([redis.exceptions.ConnectionError("reset")], 1, 0),
+        ([TimeoutError("it hangs")], 1, 0),
+    ],
+)
+async def test_only_a_connection_that_leads_to_a_replica_is_dropped(answers, asked, disconnected):
+    """And a server that doesn't tell of clusters is taken for one that belongs to none."""
+    driver = Driver(*answers)
+    async with driver.in_place() as store:
+        if answers[-1] is ALLOWED:
+            assert await store.check([RateRequest("k", RATE)]) == [(True, 9, 0.0, 360.0, True)]
+        else:
+            with pytest.raises(StoreUnavailable, match=r"at 127\.0\.0\.1:1 didn't decide a rate"):
+                await store.check([RateRequest("k", RATE)])
+    assert (driver.asked, driver.disconnected) == (asked, disconnected)
+
+
+async def test_the_deadline_of_who_asks_first_isnt_that_of_all():
+    driver = Driver(ALLOWED, ALLOWED + b" " + ALLOWED)
+    async with driver.in_place() as store:
+        with within("1h"):
+            await store.check([RateRequest("k", RATE)])
+            await store.check([RateRequest("k", RATE)] * 2)
+    assert driver.left[0] is None
+    assert driver.left[1] is not None, "several at once are one caller's"

@@ -49,6 +49,21 @@ def test_a_million_keys_in_use_are_bounded_by_max_keys():
 
 
 @ALGORITHMS
+def test_few_are_kept_beyond_those_in_use(algorithm):
+    clock = ManualClock()
+    limits = MemoryRateLimits(max_keys=5, clock=clock)
+    rate = Rate(1, 1.0, algorithm=algorithm)
+    for n in range(7):
+        limits.take(f"{n}", rate)
+    assert len(limits) == 5
+    assert not limits.take("6", rate).allowed
+    clock.advance(10)
+    for n in range(3):
+        limits.take(f"later-{n}", rate)
+    assert len(limits) == 3, "each new one looks at two old ones"
+
+
+@ALGORITHMS
 def test_keys_in_use_are_kept(algorithm):
     clock = ManualClock()
     limits = MemoryRateLimits(clock=clock)
