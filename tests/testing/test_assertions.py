@@ -1,6 +1,8 @@
 """What a test asserts of a saga's end, and the story that a failed one tells."""
 
 import asyncio
+import re
+import sys
 import traceback
 from collections.abc import Iterator
 from uuid import UUID
@@ -8,11 +10,13 @@ from uuid import UUID
 import pytest
 
 from standfast import ConfigurationError, Context, Refused, Retry, Saga, Standfast, step, wait
+from standfast.saga.handle import SagaHandle
 from standfast.saga.pending import Pending
 from standfast.saga.timeline import Entry, Timeline
 from standfast.testing import assert_compensated, assert_completed, assert_parked
 from standfast.testing.app_under_test import stories
 from standfast.testing.assertions import story_of
+from standfast.testing.forgotten import refusing_forgotten
 
 
 class Sell(Saga[str]):
@@ -132,3 +136,36 @@ async def test_an_end_is_waited_for_as_long_as_it_is_said():
         await asyncio.sleep(0)
         await handle.signal("approved")
         assert (await completing)[Sell.charge] == "paid waits"
+
+
+@pytest.mark.parametrize("can_await", [True, False])
+async def test_what_was_never_awaited_is_told_with_its_line(can_await):
+    handle = SagaHandle.__new__(SagaHandle)
+
+    async def of_the_tests_own(): ...
+
+    def forget():
+        with refusing_forgotten(can_await=can_await):
+            assert_completed(handle)
+            of_the_tests_own()
+
+    depth = sys.get_coroutine_origin_tracking_depth()
+    with (
+        pytest.warns(RuntimeWarning, match="of_the_tests_own") as others,
+        pytest.raises(pytest.fail.Exception) as failed,
+    ):
+        forget()
+    assert len(others) == 1, "what is the user's own is warned of as ever"
+    first, line, what_to_do = f"{failed.value}".splitlines()
+    assert first == "this was called and never awaited, so that nothing was done:"
+    assert re.fullmatch(r"  test_assertions.py:\d+: assert_completed\(handle\)", line)
+    assert what_to_do.startswith("write `await` before it" if can_await else "a test that is `def`")
+    assert sys.get_coroutine_origin_tracking_depth() == depth
+    with refusing_forgotten(can_await=can_await):
+        pass
+
+
+async def test_a_test_that_failed_fails_with_its_own_error():
+    with pytest.raises(KeyError), refusing_forgotten(can_await=True):
+        assert_completed(SagaHandle.__new__(SagaHandle))
+        raise KeyError

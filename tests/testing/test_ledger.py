@@ -6,6 +6,7 @@ import pytest
 
 from standfast import BranchKey, Refused
 from standfast.testing import Ledger
+from standfast.testing.ledger import watching
 
 DO, UNDO = BranchKey("saga:reserve"), BranchKey("saga:reserve", "compensation")
 
@@ -47,3 +48,19 @@ async def test_without_a_barrier_it_does_what_it_is_told():
     await ledger.reverse(UNDO)
     assert ledger.total == 2
     assert repr(ledger) == "Ledger('ledger', total=2)"
+
+
+async def test_a_ledger_is_watched_for_as_long_as_a_block_lasts():
+    seen, ledger = [], Ledger("stock")
+
+    async def use():
+        with watching(seen.append):
+            await ledger.post(DO, 3)
+            raise KeyError("ends the block")
+
+    with pytest.raises(KeyError):
+        await use()
+    assert set(map(id, seen)) == {id(ledger)}
+    seen.clear()
+    await ledger.reverse(UNDO)
+    assert seen == []
