@@ -38,10 +38,10 @@ ENDS = {
 }
 
 
-async def judged(assertion, handle, **options):
+async def judged(assertion, handle, timeout=20.0, **options):
     """The first line of an assertion's complaint."""
     with pytest.raises(AssertionError, match=rf"\n\nsell '.*' is .* \({handle.id}\)") as caught:
-        await assertion(handle, timeout=0.05, **options)
+        await assertion(handle, timeout=timeout, **options)
     assert caught.value.__suppress_context__
     return f"{caught.value}".splitlines()[0]
 
@@ -71,7 +71,7 @@ async def test_each_end_is_told_from_the_others():
         ):
             for key, handle in of.items():
                 if wanted not in ENDS.get(key, ""):
-                    why = await judged(assertion, handle)
+                    why = await judged(assertion, handle, 0.05 if key == "waits" else 20.0)
                     assert why.startswith(f"not {wanted}: ")
                     assert ("it completed" in why) is (key == "a")
                     assert ("no money" in why) is (key == "refused")
