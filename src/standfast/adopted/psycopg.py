@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -21,6 +22,10 @@ from standfast.ports.providing import Dialect
 from standfast.text import class_of
 
 
+_places: WeakKeyDictionary[Any, tuple[str, int, str]] = WeakKeyDictionary()
+"""Host, port and database of each connection that was asked for them: they stay the same."""
+
+
 def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
     """See `standfast.adopted`."""
     if not isinstance(source, psycopg.Connection | psycopg.AsyncConnection):
@@ -36,7 +41,10 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
             "adopt(a connection of psycopg): no transaction is open, and it is in autocommit mode: "
             "adopt it inside `with connection.transaction():`"
         )
-    check_server(database, source.info.host, source.info.port, source.info.dbname)
+    place = _places.get(source)
+    if place is None:
+        place = _places[source] = (source.info.host, source.info.port, source.info.dbname)
+    check_server(database, *place)
     if isinstance(source, psycopg.Connection):
         return PsycopgRiding(source, database), Unknown()
     return AsyncPsycopgRiding(source, database), Unknown()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from standfast.adopted.endings import Unknown
@@ -38,6 +39,7 @@ NOT_OPEN = (
 OVER = "this transaction is over: adopt the connection again in its next one"
 
 
+@lru_cache(maxsize=1024)
 def writes(sql: str) -> bool:
     """Whether a transaction must be open before a statement, as for one that may change rows.
 

@@ -59,6 +59,8 @@ WHICH_FILE = "PRAGMA database_list"
 
 def check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
     """Raise `StoreError` unless there is an argument for each placeholder, and the reverse."""
+    if len(numbers) == given and (not given or max(numbers) == given):
+        return
     unused = [number for number in range(1, given + 1) if number not in numbers]
     if unused:
         raise StoreError(
