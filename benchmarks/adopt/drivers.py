@@ -1,9 +1,9 @@
-"""Each driver's transaction: two rows of the user's, and what is done in between."""
+"""Each driver's transaction, and the row that a user would write there in the driver's own way."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, NamedTuple
 
 import aiosqlite
 import asyncpg
@@ -12,16 +12,41 @@ import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
+from benchmarks.adopt.rows import COLUMNS, Row
+
 Between = Callable[[Any], Awaitable[None]]
-Transact = Callable[[Between], Awaitable[None]]
+
+
+class Driver(NamedTuple):
+    """What is measured of a driver.
+
+    `transact` writes two rows and commits, and calls a function in between; `insert` writes one
+    more row, as large as what a start writes, to what that function is given.
+    """
+
+    transact: Callable[[Between], Awaitable[None]]
+    insert: Callable[[Any, Row], Awaitable[None]]
+
+
+Opened = Callable[[str], AbstractAsyncContextManager[Driver]]
 
 _ROW = "INSERT INTO rows (id, note) VALUES (1, 'a')"
 _TEXT = sqlalchemy.text(_ROW)
+_NAMED = sqlalchemy.text(
+    f"INSERT INTO one_more ({', '.join(COLUMNS)}) VALUES ({', '.join(':' + c for c in COLUMNS)})"
+)
+
+
+def _one_more(placeholder: str) -> str:
+    """Its statement; ``{}`` is the number of a column, from 1."""
+    values = ", ".join(placeholder.format(n) for n, _ in enumerate(COLUMNS, 1))
+    return f"INSERT INTO one_more ({', '.join(COLUMNS)}) VALUES ({values})"
 
 
 @asynccontextmanager
-async def _sqlite3(url: str) -> AsyncIterator[Transact]:
+async def _sqlite3(url: str) -> AsyncIterator[Driver]:
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    sql = _one_more("?")
 
     async def transact(between: Between) -> None:
         connection.execute(_ROW)
@@ -29,12 +54,16 @@ async def _sqlite3(url: str) -> AsyncIterator[Transact]:
         connection.execute(_ROW)
         connection.commit()
 
-    yield transact
+    async def insert(source: sqlite3.Connection, row: Row) -> None:
+        source.execute(sql, row)
+
+    yield Driver(transact, insert)
     connection.close()
 
 
 @asynccontextmanager
-async def _aiosqlite(url: str) -> AsyncIterator[Transact]:
+async def _aiosqlite(url: str) -> AsyncIterator[Driver]:
+    sql = _one_more("?")
     async with aiosqlite.connect(url.removeprefix("sqlite:///")) as connection:
 
         async def transact(between: Between) -> None:
@@ -43,12 +72,16 @@ async def _aiosqlite(url: str) -> AsyncIterator[Transact]:
             await connection.execute(_ROW)
             await connection.commit()
 
-        yield transact
+        async def insert(source: aiosqlite.Connection, row: Row) -> None:
+            await source.execute(sql, row)
+
+        yield Driver(transact, insert)
 
 
 @asynccontextmanager
-async def _asyncpg(url: str) -> AsyncIterator[Transact]:
+async def _asyncpg(url: str) -> AsyncIterator[Driver]:
     connection = await asyncpg.connect(url)
+    sql = _one_more("${}")
 
     async def transact(between: Between) -> None:
         async with connection.transaction():
@@ -56,12 +89,16 @@ async def _asyncpg(url: str) -> AsyncIterator[Transact]:
             await between(connection)
             await connection.execute(_ROW)
 
-    yield transact
+    async def insert(source: asyncpg.Connection, row: Row) -> None:
+        await source.execute(sql, *row)
+
+    yield Driver(transact, insert)
     await connection.close()
 
 
 @asynccontextmanager
-async def _psycopg(url: str) -> AsyncIterator[Transact]:
+async def _psycopg(url: str) -> AsyncIterator[Driver]:
+    sql = _one_more("%s")
     with psycopg.connect(url) as connection:
 
         async def transact(between: Between) -> None:
@@ -70,11 +107,15 @@ async def _psycopg(url: str) -> AsyncIterator[Transact]:
             connection.execute(_ROW)
             connection.commit()
 
-        yield transact
+        async def insert(source: psycopg.Connection, row: Row) -> None:
+            source.execute(sql, row)
+
+        yield Driver(transact, insert)
 
 
 @asynccontextmanager
-async def _psycopg_async(url: str) -> AsyncIterator[Transact]:
+async def _psycopg_async(url: str) -> AsyncIterator[Driver]:
+    sql = _one_more("%s")
     async with await psycopg.AsyncConnection.connect(url) as connection:
 
         async def transact(between: Between) -> None:
@@ -83,12 +124,15 @@ async def _psycopg_async(url: str) -> AsyncIterator[Transact]:
             await connection.execute(_ROW)
             await connection.commit()
 
-        yield transact
+        async def insert(source: psycopg.AsyncConnection, row: Row) -> None:
+            await source.execute(sql, row)
+
+        yield Driver(transact, insert)
 
 
-def _session(driver: str) -> Callable[[str], Any]:
+def _session(driver: str) -> Opened:
     @asynccontextmanager
-    async def open(url: str) -> AsyncIterator[Transact]:
+    async def open(url: str) -> AsyncIterator[Driver]:
         engine = sqlalchemy.create_engine(f"{driver}:{url.partition(':')[2]}")
 
         async def transact(between: Between) -> None:
@@ -97,15 +141,18 @@ def _session(driver: str) -> Callable[[str], Any]:
                 await between(session)
                 session.execute(_TEXT)
 
-        yield transact
+        async def insert(source: Session, row: Row) -> None:
+            source.execute(_NAMED, row._asdict())
+
+        yield Driver(transact, insert)
         engine.dispose()
 
     return open
 
 
-def _async_session(driver: str) -> Callable[[str], Any]:
+def _async_session(driver: str) -> Opened:
     @asynccontextmanager
-    async def open(url: str) -> AsyncIterator[Transact]:
+    async def open(url: str) -> AsyncIterator[Driver]:
         engine = create_async_engine(f"{driver}:{url.partition(':')[2]}")
 
         async def transact(between: Between) -> None:
@@ -114,13 +161,16 @@ def _async_session(driver: str) -> Callable[[str], Any]:
                 await between(session)
                 await session.execute(_TEXT)
 
-        yield transact
+        async def insert(source: AsyncSession, row: Row) -> None:
+            await source.execute(_NAMED, row._asdict())
+
+        yield Driver(transact, insert)
         await engine.dispose()
 
     return open
 
 
-DRIVERS: dict[str, Callable[[str], Any]] = {
+DRIVERS: dict[str, Opened] = {
     "sqlite3": _sqlite3,
     "aiosqlite": _aiosqlite,
     "Session, pysqlite": _session("sqlite"),

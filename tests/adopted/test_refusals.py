@@ -267,13 +267,13 @@ async def test_another_thread_tells_the_app_where_it_is_open(app, looked):
 
 
 def test_one_statement_for_a_start(app):
-    """And not one more for its hint, its check, or its savepoint: SQLite writes row and fact."""
+    """And not one more for its hint, its check, or its savepoint."""
     connection, seen = sqlite3.connect(sqlite_file(app)), []
     tx = app.adopt(connection)
     connection.execute("INSERT INTO orders (id) VALUES ('a')")
     connection.set_trace_callback(seen.append)
     tx.start(Ship, Order("a"), key="a")
-    assert len(seen) == 2, seen
+    assert len(set(seen)) == 1, seen  # those of a trigger are told as what it belongs to
     connection.close()
 
 

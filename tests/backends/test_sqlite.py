@@ -277,10 +277,13 @@ async def test_text_that_cannot_be_stored_fails_its_own_append_only(database):
 
 async def test_a_damaged_file_in_use(database):
     await journal(database).start([start() for _ in range(500)], owner=None)
+    roots = "SELECT rootpage FROM sqlite_master WHERE tbl_name = 'standfast_instances'"
+    pages = await database.file.read(lambda con: con.execute(roots).fetchall())
     await database.file.write(lambda con: con.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
     with Path(database.path).open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xa5" * (Path(database.path).stat().st_size - 4096))
+        for (page,) in pages:
+            file.seek(4096 * (page - 1))
+            file.write(b"\xa5" * 4096)
     second = SqliteDatabase(database.url)
     await second.open()
     try:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from standfast.backends import open_database
-from standfast.backends.sqlite.journal import LINE
+from standfast.backends.postgres.journal import tables as postgres
+from standfast.backends.sqlite.journal import tables as sqlite
 from standfast.cli.migrating import known_ports, lines_of
 from standfast.ports.journal import JournalStore
 from standfast.ports.leases import LeaseStore
@@ -61,12 +62,11 @@ def url(shared_shop):
     return os.environ["SHOP_DATABASE"]
 
 
-def newest(line):
-    """How many migrations a line has by now; that of the journal has some."""
-    return LINE.newest if line == "journal" else 1
+def newest_of_journal(url):
+    """How many migrations the line of the journal has by now; all others have one."""
+    return (sqlite if url.startswith("sqlite:") else postgres).LINE.newest
 
 
-JOURNAL = newest("journal")
 SINCE = [f"--after={line}=1" for line in ("coordination", "journal", "marks")]
 """What came after a database that is taken over."""
 
@@ -105,14 +105,14 @@ def test_an_app_gets_the_tables_of_its_patterns_only(url, standfast):
     assert stands(standfast, "justmarks:app") == {"marks": (1, 1)}
     assert stands(standfast, "shop:app", code=1) == {
         "coordination": (0, 1),
-        "journal": (0, JOURNAL),
+        "journal": (0, newest_of_journal(url)),
         "marks": (1, 1),
     }
     # A URL gets what its database has: still only marks.
     assert "applied" not in standfast("migrate", "--app", url).stdout
     assert stands(standfast, url) == {"marks": (1, 1)}
     refused = standfast("sagas", "list", "--app", "justmarks:app", code=1).stderr
-    assert f"journal is at 0, this version needs {JOURNAL}" in refused
+    assert f"journal is at 0, this version needs {newest_of_journal(url)}" in refused
     assert "--line coordination --line journal" in refused
     assert "--line coordination" in standfast("services", "--app", url, code=1).stderr
     assert "applied journal 1: " in standfast("migrate", "--app", "shop:app").stdout
@@ -136,7 +136,7 @@ def test_an_empty_database_is_asked_for_lines(url, standfast):
     dry = standfast("migrate", "--app", url, "--line", "journal", "--dry-run", "--json").stdout
     assert [(one["line"], one["number"]) for one in json.loads(dry)] == [
         ("coordination", 1),
-        *(("journal", number) for number in range(1, JOURNAL + 1)),
+        *(("journal", number) for number in range(1, newest_of_journal(url) + 1)),
     ]
     assert not Path("shop.db").exists()
     assert (
@@ -164,7 +164,7 @@ def test_the_status_of_what_is_not_there_makes_no_file(shop, standfast):
     assert not Path("shop.db").exists()
     run_sql("sqlite:///shop.db", "CREATE TABLE somebody_elses (x)")
     before = Path("shop.db").read_bytes()
-    assert stands(standfast, "sqlite:///shop.db", code=1)["journal"] == (0, JOURNAL)
+    assert stands(standfast, "sqlite:///shop.db", code=1)["journal"] == (0, sqlite.LINE.newest)
     assert (
         "has no tables of Standfast's"
         in standfast("migrate", "--app", "sqlite:///shop.db", code=2).stderr
@@ -205,7 +205,14 @@ def test_the_sql_is_complete(url, standfast):
     assert "applied" not in standfast("migrate", "--app", "shop:app").stdout
     assert all(applied == newest for applied, newest in stands(standfast, url).values())
     standfast("workers", "--app", url)
-    after = ["--after", "coordination=1", "--after", f"journal={JOURNAL}", "--after", "marks=1"]
+    after = [
+        "--after",
+        "coordination=1",
+        "--after",
+        f"journal={newest_of_journal(url)}",
+        "--after",
+        "marks=1",
+    ]
     assert standfast("migrate", "--app", "shop:app", "--sql", *after).stdout == ""
     rest = standfast("migrate", "--app", "shop:app", "--sql", *after[2:]).stdout
     assert begun(rest) == ["-- coordination 1: leases"]
@@ -272,7 +279,7 @@ def test_a_database_of_the_old_version_is_taken_over(url, standfast, target):
     assert all(one["to_be_taken_over"] and one["missing"][0] == 1 for one in told)
     dry = standfast("migrate", "--app", target, "--dry-run")
     assert "will be taken over: coordination 1: leases\n" in dry.stdout
-    assert dry.stdout.count("would apply") == JOURNAL - 1, "what came later"
+    assert dry.stdout.count("would apply") == newest_of_journal(url) - 1, "what came later"
     assert "end them first" in dry.stderr
     told = json.loads(standfast("migrate", "--app", target, "--dry-run", "--json").stdout)
     assert {"line": "marks", "number": 1, "name": "marks", "taken_over": True} in told
@@ -280,7 +287,7 @@ def test_a_database_of_the_old_version_is_taken_over(url, standfast, target):
     assert told.stderr == (
         "took over the tables of an older version: its workers can't write any more\n"
     )
-    assert told.stdout.count("applied") == JOURNAL - 1, "what came later"
+    assert told.stdout.count("applied") == newest_of_journal(url) - 1, "what came later"
     assert is_whole(stands(standfast, target))
     assert json.loads(standfast("sagas", "list", "--app", target, "--json").stdout)
     # Its workers stay registered until their leases run out.

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from standfast.errors import ConfigurationError
 from standfast.ports.database import Database, StoreTransaction
@@ -42,6 +43,9 @@ class AdoptedTransaction(StoreTransaction, Protocol):
         ...
 
 
+Adopt: TypeAlias = Callable[[Any, Database], tuple[AdoptedTransaction, Ending]]
+
+
 class CommitsAsync(Protocol):
     """What async code commits: a session or connection of SQLAlchemy, psycopg or aiosqlite."""
 
@@ -68,9 +72,7 @@ class CommitsBlocking(Protocol):
 
 def adopted(source: Any, database: Database) -> tuple[AdoptedTransaction, Ending]:
     """The transaction that is open in `source`, and its end. Raises `ConfigurationError`."""
-    store: AdoptedTransaction
-    ending: Ending
-    store, ending = import_module(_driver(source)).adopt(source, database)
+    store, ending = _adopt_of(source)(source, database)
     if store.dialect != database.dialect:
         raise ConfigurationError(
             f"adopt({class_of(source)}): this is a transaction of {store.dialect}, and the app "
@@ -79,13 +81,14 @@ def adopted(source: Any, database: Database) -> tuple[AdoptedTransaction, Ending
     return store, ending
 
 
-def _driver(source: Any) -> str:
+def _adopt_of(source: Any) -> Adopt:
+    """The function `adopt` of the driver that `source` is of. Raises `ConfigurationError`."""
     if isinstance(source, str) and _has_django():
-        return "standfast.adopted.django"
-    for ancestor in type(source).__mro__:
-        home = DRIVERS.get(ancestor.__module__.partition(".")[0])
-        if home is not None:
-            return home
+        return _function("standfast.adopted.django")
+    kind: Any = type(source)
+    found = _adopt_for(kind)
+    if found is not None:
+        return found
     if source == "":
         raise ConfigurationError(
             "adopt() without a source is for programs of Django's, and Django isn't set up here: "
@@ -100,6 +103,20 @@ def _driver(source: Any) -> str:
         )
     origin = "" if package in ("builtins", "__main__") else f" of {package}"
     raise ConfigurationError(f"adopt({shown}{origin}): can't be adopted: give {KNOWN}")
+
+
+@lru_cache(maxsize=256)
+def _adopt_for(kind: Any) -> Adopt | None:
+    for ancestor in kind.__mro__:
+        home = DRIVERS.get(ancestor.__module__.partition(".")[0])
+        if home is not None:
+            return _function(home)
+    return None
+
+
+def _function(module: str) -> Adopt:
+    found: Adopt = import_module(module).adopt
+    return found
 
 
 def _has_django() -> bool:

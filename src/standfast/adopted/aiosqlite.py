@@ -94,7 +94,7 @@ class AiosqliteRiding(RidingTransaction):
     async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
         """See `RidingTransaction.touch`."""
         is_open(self._source)  # or it raises, where the connection was closed
-        if own and self._source.row_factory is None:
+        if own:
             return len((await self.ask(f"{sql} RETURNING 1", args, own=True)).rows)
         return await super().touch(sql, args, own=own)
 

@@ -116,14 +116,7 @@ class DjangoRiding(RidingTransaction):
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
-        if is_over(self._connection, self._block):
-            raise StoreError(
-                "this transaction is over: its atomic block has ended. Adopt inside the block that "
-                "is open now"
-            )
-        if self._enter is not None:
-            self._enter()  # who uses it may run in another context
-        refuse_pipeline(self._connection.connection)
+        self._check()
         with self._connection.cursor() as cursor:
             driver = self._connection.connection
             before = driver.total_changes if self.dialect == "sqlite" else 0
@@ -134,6 +127,30 @@ class DjangoRiding(RidingTransaction):
             if self.dialect == "sqlite" and count < 0 and driver.total_changes != before:
                 ((count,),) = driver.execute(COUNT).fetchall()  # see `touched` of sqlite3
             return Answer([column[0] for column in described or ()], rows, count)
+
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """See `RidingTransaction.touch`: the library's own have no rows to be read."""
+        if not own:
+            return await super().touch(sql, args, own=own)
+        self._check()
+        with self._connection.cursor() as cursor:
+            driver = self._connection.connection
+            before = driver.total_changes if self.dialect == "sqlite" else 0
+            cursor.execute(*by_name(sql, args))
+            # On SQLite that counts what is written through a view too.
+            count: int = cursor.rowcount if self.dialect != "sqlite" else driver.total_changes
+            return max(count - before, 0)
+
+    def _check(self) -> None:
+        """Raise `StoreError` once the transaction is over."""
+        if is_over(self._connection, self._block):
+            raise StoreError(
+                "this transaction is over: its atomic block has ended. Adopt inside the block that "
+                "is open now"
+            )
+        if self._enter is not None:
+            self._enter()  # who uses it may run in another context
+        refuse_pipeline(self._connection.connection)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

@@ -31,6 +31,8 @@ def check_file(database: Database, path: str) -> None:
 
 
 def _same_file(one: str, other: str) -> bool:
+    if one == other:  # as mostly, and then the disk needn't be asked
+        return True
     try:
         return os.path.samefile(one, other)
     except OSError:

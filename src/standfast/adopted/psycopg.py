@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -19,6 +20,9 @@ from standfast.errors import ConfigurationError, StandfastError, StoreError
 from standfast.ports.database import Database
 from standfast.ports.providing import Dialect
 from standfast.text import class_of
+
+_places: WeakKeyDictionary[Any, tuple[str, int, str]] = WeakKeyDictionary()
+"""Host, port and database of each connection that was asked for them: they stay the same."""
 
 
 def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
@@ -36,7 +40,10 @@ def adopt(source: Any, database: Database) -> tuple[RidingTransaction, Unknown]:
             "adopt(a connection of psycopg): no transaction is open, and it is in autocommit mode: "
             "adopt it inside `with connection.transaction():`"
         )
-    check_server(database, source.info.host, source.info.port, source.info.dbname)
+    place = _places.get(source)
+    if place is None:
+        place = _places[source] = (source.info.host, source.info.port, source.info.dbname)
+    check_server(database, *place)
     if isinstance(source, psycopg.Connection):
         return PsycopgRiding(source, database), Unknown()
     return AsyncPsycopgRiding(source, database), Unknown()
@@ -79,8 +86,14 @@ class PsycopgRiding(_Riding):
         self._check()
         with psycopg.Cursor(self._source, row_factory=tuple_row) as cursor:
             cursor.execute(*by_name(sql, args))
-            rows = cursor.fetchall() if cursor.description else ()
-            return Answer(_names(cursor), rows, cursor.rowcount)
+            names = _names(cursor)
+            return Answer(names, cursor.fetchall() if names else (), cursor.rowcount)
+
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """See `RidingTransaction.touch`: to describe columns takes the driver long."""
+        self._check()
+        with psycopg.Cursor(self._source, row_factory=tuple_row) as cursor:
+            return max(cursor.execute(*by_name(sql, args)).rowcount, 0)
 
 
 class AsyncPsycopgRiding(_Riding):
@@ -93,5 +106,11 @@ class AsyncPsycopgRiding(_Riding):
         self._check()
         async with psycopg.AsyncCursor(self._source, row_factory=tuple_row) as cursor:
             await cursor.execute(*by_name(sql, args))
-            rows = await cursor.fetchall() if cursor.description else ()
-            return Answer(_names(cursor), rows, cursor.rowcount)
+            names = _names(cursor)
+            return Answer(names, await cursor.fetchall() if names else (), cursor.rowcount)
+
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """See `RidingTransaction.touch`."""
+        self._check()
+        async with psycopg.AsyncCursor(self._source, row_factory=tuple_row) as cursor:
+            return max((await cursor.execute(*by_name(sql, args))).rowcount, 0)

@@ -64,17 +64,8 @@ class SqlAlchemyRiding(RidingTransaction):
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
-        connection = self.connection()
-        if self._bind is None:
-            self._bind = self._checked(connection)
-        if not own:
-            self.flush()
-        if writes(sql):
-            self.begin_in(connection)
-        text, bound = self._bind(sql, args)
-        driver: Any = connection.connection.driver_connection
+        connection, driver, text, bound = self._prepared(sql, args, own=own)
         if self.dialect == "postgresql":
-            refuse_pipeline(driver)
             return _run(connection, text, bound)
         with rows_as_tuples(driver), text_as_str(driver) if own else AS_IT_IS:
             before = driver.total_changes
@@ -84,6 +75,33 @@ class SqlAlchemyRiding(RidingTransaction):
                 answer = answer._replace(touched=count)
             return answer
 
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """See `RidingTransaction.touch`: the library's own have no rows to be read."""
+        if not own:
+            return await super().touch(sql, args, own=own)
+        connection, driver, text, bound = self._prepared(sql, args, own=own)
+        before = driver.total_changes if self.dialect == "sqlite" else 0
+        with connection.exec_driver_sql(text, bound, execution_options=_PLAIN) as result:
+            # On SQLite that counts what is written through a view too.
+            count: int = result.rowcount if self.dialect != "sqlite" else driver.total_changes
+        return max(count - before, 0)
+
+    def _prepared(
+        self, sql: str, args: Sequence[Any], *, own: bool
+    ) -> tuple[sqlalchemy.Connection, Any, str, Any]:
+        """Where a statement is run: SQLAlchemy's connection and its driver's, text, arguments."""
+        connection = self.connection()
+        if self._bind is None:
+            self._bind = self._checked(connection)
+        if not own:
+            self.flush()
+        driver: Any = connection.connection.driver_connection
+        if self.dialect == "postgresql":
+            refuse_pipeline(driver)
+        elif not driver.in_transaction and writes(sql):
+            _begin(connection)
+        return connection, driver, *self._bind(sql, args)
+
     def flush(self) -> None:
         """Write what the user has yet to write, so that statements of theirs see it."""
 
@@ -91,7 +109,7 @@ class SqlAlchemyRiding(RidingTransaction):
         """Begin what SQLite's driver would only begin with some later statement."""
         driver: Any = connection.connection.driver_connection
         if self.dialect == "sqlite" and not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            _begin(connection)
 
     def _checked(self, connection: sqlalchemy.Connection) -> Bind:
         """How arguments are bound there, once it is seen that a transaction can be open.
@@ -147,6 +165,10 @@ class SqlAlchemyRiding(RidingTransaction):
         if isinstance(error, SQLAlchemyError):
             return StoreError(f"{place}: {error}")
         return None
+
+
+def _begin(connection: sqlalchemy.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _run(connection: sqlalchemy.Connection, sql: str, bound: Any) -> Answer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from standfast.adopted.endings import Unknown
@@ -38,6 +39,7 @@ NOT_OPEN = (
 OVER = "this transaction is over: adopt the connection again in its next one"
 
 
+@lru_cache(maxsize=1024)
 def writes(sql: str) -> bool:
     """Whether a transaction must be open before a statement, as for one that may change rows.
 
@@ -108,6 +110,26 @@ class SqliteRiding(RidingTransaction):
 
     async def ask(self, sql: str, args: Sequence[Any], *, own: bool) -> Answer:
         """See `RidingTransaction.ask`."""
+        text, arranged = self._prepared(sql, args)
+        try:
+            return run(self._source, text, arranged, own=own)
+        finally:
+            self._begun = self._begun or self._source.in_transaction
+
+    async def touch(self, sql: str, args: Sequence[Any], *, own: bool) -> int:
+        """See `RidingTransaction.touch`: the library's own have no rows to be read."""
+        if not own:
+            return await super().touch(sql, args, own=own)
+        source, (text, arranged) = self._source, self._prepared(sql, args)
+        before = source.total_changes
+        try:
+            source.execute(text, arranged)
+        finally:
+            self._begun = self._begun or source.in_transaction
+        return source.total_changes - before  # it counts what is written through a view too
+
+    def _prepared(self, sql: str, args: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+        """A statement as the driver takes it, for which what must be open has been begun."""
         source = self._source
         if not is_open(source):
             if self._begun:
@@ -116,10 +138,7 @@ class SqliteRiding(RidingTransaction):
                 source.execute("BEGIN IMMEDIATE")
         text, arrange, numbers = native(sql)
         check_arguments(sql, numbers, len(args))
-        try:
-            return run(source, text, args if arrange is None else arrange(args), own=own)
-        finally:
-            self._begun = self._begun or source.in_transaction
+        return text, args if arrange is None else arrange(args)
 
     def translate(self, error: Exception, *, own: bool) -> StandfastError | None:
         """See `RidingTransaction.translate`."""

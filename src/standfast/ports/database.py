@@ -82,7 +82,7 @@ class Statement(NamedTuple):
     """One statement of a script, in ``$1, $2 …``, which is answered with its rows.
 
     With `many`, `args` are a sequence of arguments: the statement is run with each, and answered
-    with one row that holds how many rows were touched in all.
+    with one row that holds how many rows were touched in all, through a view too.
     """
 
     sql: str
@@ -124,6 +124,9 @@ def of_dialect(tx: StoreTransaction, dialect: Dialect) -> StoreTransaction:
     return tx
 
 
+_CHANGED = "SELECT total_changes()"
+
+
 async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
     """Carry out a script inside a transaction of its dialect; what it returns.
 
@@ -136,9 +139,14 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
 
     async def answer(statement: Statement) -> Any:
         sql, args, many = statement
-        if many:
+        if not many:
+            return await tx.fetch(sql, *args)
+        if tx.dialect != "sqlite":
             return [(sum([await tx.execute(sql, *one) for one in args]),)]
-        return await tx.fetch(sql, *args)
+        before = await tx.fetch_value(_CHANGED)  # `execute` counts nothing that goes through a view
+        for one in args:
+            await tx.execute(sql, *one)
+        return [(await tx.fetch_value(_CHANGED) - before,)]
 
     return await answered(script, answer)
 

@@ -297,15 +297,21 @@ class Pool:
 
 
 async def run(fetch: Fetch, script: Script[T]) -> T:
-    """Carry out a script by running each of its statements, none of which may be `many`."""
+    """Carry out a script by running each of its statements.
+
+    Of one that is `many` the rows are counted, for which it must be one that can return them.
+    """
     rows: Any = None
     while True:
         try:
-            sql, args, _ = script.send(rows)
+            sql, args, many = script.send(rows)
         except StopIteration as end:
             result: T = end.value
             return result
-        rows = await fetch(sql, *args)
+        if many:
+            rows = [(sum([len(await fetch(f"{sql} RETURNING 1", *one)) for one in args]),)]
+        else:
+            rows = await fetch(sql, *args)
 
 
 def drop(connection: Any) -> None:

@@ -59,6 +59,8 @@ WHICH_FILE = "PRAGMA database_list"
 
 def check_arguments(sql: str, numbers: frozenset[int], given: int) -> None:
     """Raise `StoreError` unless there is an argument for each placeholder, and the reverse."""
+    if len(numbers) == given and (not given or max(numbers) == given):
+        return
     unused = [number for number in range(1, given + 1) if number not in numbers]
     if unused:
         raise StoreError(
@@ -135,9 +137,9 @@ def run(con: sqlite3.Connection, script: Script[T]) -> T:
             if many:
                 if arrange is not None:
                     args = map(arrange, args)  # type: ignore[assignment]  # any iterable will do
-                before = con.total_changes
-                count = con.executemany(text, args).rowcount
-                rows = ((count if count >= 0 else con.total_changes - before,),)
+                before = con.total_changes  # it counts what is written through a view too
+                con.executemany(text, args)
+                rows = ((con.total_changes - before,),)
             else:
                 if arrange is not None:
                     args = arrange(args)

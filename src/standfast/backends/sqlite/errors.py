@@ -67,7 +67,8 @@ def translate(error: BaseException, path: str) -> StoreError:
         )
     if primary == sqlite3.SQLITE_CONSTRAINT:
         return ConstraintViolated(str(error))
-    if str(error).startswith("no such table: standfast_"):
+    # A trigger's statements name the database too.
+    if str(error).startswith(("no such table: standfast_", "no such table: main.standfast_")):
         return MigrationNeeded(
             f"{path}: Standfast's tables are missing ({error}). Run `standfast migrate`"
         )

@@ -38,6 +38,9 @@ _START_COLUMNS: dict[str, Callable[[Any], Any]] = {
     "finished_at": literals.numbers,
 }
 _of_start: Callable[[Instance], tuple[Any, ...]] = attrgetter(*_START_COLUMNS)
+_of_one_start: Callable[[Instance], tuple[Any, ...]] = attrgetter(
+    *(column for column in _START_COLUMNS if column != "finished_at")
+)
 _START_WRITES = tuple(_START_COLUMNS.values())
 
 # How lists of the columns $6 … $15 of an append are written.
@@ -76,13 +79,21 @@ def start(
     """`JournalStore.start`. `again`: whether one that found its key taken by nobody is retried."""
     if not starts:
         return []
-    statement = sql.START_PASSIVE if owner is None else sql.START_OWNED
+    alive: bool = True
+    created: Collection[Any] | None  # None: all of them
     if len(starts) == 1:
-        row = starts[0].instance
-        args = (owner, *_of_start(row), starts[0].fact)
-        answer = yield Statement(sql.OF_ONE[statement], args)
-        alive, created = answer[0][0], answer[0][1]
+        one = starts[0]
+        if owner is None:
+            args: tuple[Any, ...] = (*_of_one_start(one.instance), one.fact)
+            # Run as one of many, a statement is answered with the number of rows that it touched.
+            answer = yield Statement(sql.START_ONE_PASSIVE, [args], True)
+            created = None if answer[0][0] else ()
+        else:
+            args = (owner, *_of_start(one.instance), one.fact)
+            answer = yield Statement(sql.OF_ONE[sql.START_OWNED], args)
+            alive, created = answer[0][0], answer[0][1]
     else:
+        statement = sql.START_PASSIVE if owner is None else sql.START_OWNED
         # The first of each id.
         unique = {start.instance.id: start for start in reversed(starts)}
         first = list(reversed(unique.values()))

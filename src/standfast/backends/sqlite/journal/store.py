@@ -58,7 +58,7 @@ class SqliteJournalWriter:
 
     async def start(self, starts: Sequence[Start]) -> list[StartAnswer]:
         """See `JournalWriter.start`."""
-        return await carry_out(self._tx, writing.start(starts, owner=None))
+        return await carry_out(self._tx, writing.start(starts, owner=None, riding=True))
 
     async def append(self, owner: int, append: Append) -> None:
         """See `JournalWriter.append`."""

@@ -34,6 +34,12 @@ _INSERT_OWNED = (
     f"{_INSERT} SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, token, NULL, $11, $12, $13"
     " FROM standfast_leases WHERE token = $14 ON CONFLICT (pattern, name, key) DO NOTHING"
 )
+# A passive one with its first fact: for drivers of async code each statement is a thread's turns.
+_START_ONE = (
+    "INSERT INTO standfast_starts (id, pattern, name, version, key, correlation_id, input_hash,"
+    " status, step, cause, wake_at, deadline_at, created_at, updated_at, fact)"
+    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+)
 _INSERT_FIRST_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES ($1, $2, $3)"
 _INSERT_MISSING_FACT = (
     "INSERT INTO standfast_journal (id, seq, fact) SELECT id, $1, $2 FROM standfast_instances"
@@ -87,32 +93,23 @@ _WAKE = (
 )
 
 
-def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAnswer]]:
-    """`JournalStore.start`."""
+def start(
+    starts: Sequence[Start], *, owner: int | None, riding: bool = False
+) -> Script[list[StartAnswer]]:
+    """`JournalStore.start`; `riding` in a transaction where each statement may take a while."""
+    if riding and len(starts) == 1:
+        return [(yield from _start_one(starts[0]))]
     sql = _INSERT_PASSIVE if owner is None else _INSERT_OWNED
     values: list[tuple[Any, ...]] = []
     for one in starts:
         row = one.instance
-        common = (
-            bytearray(row.id.bytes),
-            row.pattern,
-            row.name,
-            row.version,
-            row.key,
-            row.correlation_id,
-            row.input_hash,
-            row.status,
-            row.step,
-            row.cause,
-        )
-        times = (row.deadline_at, row.created_at, row.updated_at)
+        common, times = _head(row), (row.deadline_at, row.created_at, row.updated_at)
         values.append((*common, row.wake_at, *times) if owner is None else (*common, *times, owner))
-    # Run as one of many, a statement is answered with the number of rows that it touched.
     rows = yield Statement(sql, values, True)
     if rows[0][0] == len(starts):
         facts = [(bytearray(s.instance.id.bytes), 0, s.fact) for s in starts]
         yield Statement(_INSERT_FIRST_FACT, facts, True)
-        return [StartAnswer(s.instance.id, True, s.instance.input_hash) for s in starts]
+        return list(map(_started, starts))
     if owner is not None:
         yield from holding(owner)
     # Some keys are taken. Those that were inserted just now are the ones without a first fact.
@@ -120,16 +117,47 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
     for one in starts:
         row = one.instance
         rows = yield Statement(_INSERT_MISSING_FACT, [(0, one.fact, row.id.bytes)], True)
-        if rows[0][0]:
-            answers.append(StartAnswer(row.id, True, row.input_hash))
-            continue
-        rows = yield Statement(
-            "SELECT id, input_hash FROM standfast_instances"
-            " WHERE pattern = $1 AND name = $2 AND key = $3",
-            (row.pattern, row.name, row.key),
-        )
-        answers.append(StartAnswer(UUID(bytes=rows[0][0]), False, rows[0][1]))
+        answers.append(_started(one) if rows[0][0] else (yield from _holder(one)))
     return answers
+
+
+def _start_one(start: Start) -> Script[StartAnswer]:
+    row = start.instance
+    times = (row.wake_at, row.deadline_at, row.created_at, row.updated_at)
+    # Run as one of many, a statement is answered with the number of rows that it touched.
+    rows = yield Statement(_START_ONE, [(*_head(row), *times, start.fact)], True)
+    return _started(start) if rows[0][0] else (yield from _holder(start))
+
+
+def _head(row: Instance) -> tuple[Any, ...]:
+    """The columns up to the owner."""
+    return (
+        bytearray(row.id.bytes),
+        row.pattern,
+        row.name,
+        row.version,
+        row.key,
+        row.correlation_id,
+        row.input_hash,
+        row.status,
+        row.step,
+        row.cause,
+    )
+
+
+def _started(start: Start) -> StartAnswer:
+    return StartAnswer(start.instance.id, True, start.instance.input_hash)
+
+
+def _holder(start: Start) -> Script[StartAnswer]:
+    """The answer to a start that found its key taken."""
+    row = start.instance
+    rows = yield Statement(
+        "SELECT id, input_hash FROM standfast_instances"
+        " WHERE pattern = $1 AND name = $2 AND key = $3",
+        (row.pattern, row.name, row.key),
+    )
+    return StartAnswer(UUID(bytes=rows[0][0]), False, rows[0][1])
 
 
 def append_fact(owner: int, append: Append) -> Script[None]:
