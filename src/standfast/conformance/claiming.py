@@ -385,7 +385,7 @@ class ClaimingSuite(Suite):
         """Flags what is due and of a kind without a live worker, once, and leaves it as due."""
         now = time.time()
         lost = await passive(database, name="gone", version=7, wake_at=now - 10)
-        await passive(database, name="gone", wake_at=now + 100)  # not due yet
+        await passive(database, name="gone", wake_at=now)  # due, but not before that
         await passive(database, wake_at=now - 10)  # a kind that is registered
         await passive(database, pattern="tcc", wake_at=now - 10)  # another pattern
         await owned(database, worker, name="gone")
