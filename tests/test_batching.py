@@ -321,3 +321,33 @@ async def test_more_results_than_items_fail_the_batch_too():
 
     with pytest.raises(RuntimeError, match="2 results for 1 items"):
         await Batcher(write).submit(1)
+
+
+async def test_free_lanes_are_all_begun_at_once():
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes, lanes=3, max_batch=2)
+    futures = [batcher.submit(n) for n in range(7)]
+    await asyncio.sleep(0.001)
+    assert writes.batches == [[0, 1], [2, 3], [4, 5]]
+    go.set()
+    assert await asyncio.gather(*futures) == [n * 10 for n in range(7)]
+
+
+async def test_patience_is_had_after_a_write_too():
+    """Who was just answered comes again a little later, and shares the write of who waited."""
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes, patience=2)
+
+    async def twice():
+        await batcher.submit(1)
+        await asyncio.sleep(0)  # a brief step
+        await batcher.submit(2)
+
+    task = asyncio.create_task(twice())
+    await asyncio.sleep(0.001)
+    waiting = batcher.submit(3)
+    go.set()
+    await asyncio.gather(task, waiting)
+    assert writes.batches == [[1], [3, 2]]
