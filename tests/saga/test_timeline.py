@@ -218,8 +218,8 @@ def test_the_other_ways_in_which_facts_are_told():
         "undone after 3 attempts",
         "failed for good: no",
         (
-            f"resolved as completed: x (1 child saga goes on all the same: {CHILD}; cancel or resolve "
-            "it as well)"
+            f"resolved as completed: x (1 child saga goes on all the same: {CHILD}; cancel or "
+            "resolve it as well)"
         ),
     ]
     assert entries(facts)[6].reason == "no"

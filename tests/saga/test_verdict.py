@@ -90,8 +90,8 @@ def test_why_it_took_too_long_is_told_as_far_as_it_was_seen():
         (
             {"full": "x", "lacks_worker": True},
             (
-                "it is waiting, and no live worker has version 2 of saga 'order': `standfast run` an "
-                "app that has it"
+                "it is waiting, and no live worker has version 2 of saga 'order': `standfast run` "
+                "an app that has it"
             ),
         ),
         ({"away": "no route"}, "it is waiting, and the database doesn't answer: no route"),

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,10 +22,11 @@ from standfast.errors import CircuitOpen
 from standfast.ports.journal import Instance
 from standfast.saga import facts as fx
 from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, log_fields_of
-from standfast.saga.timeline import entries
+from standfast.saga.timeline import entries, go_on
 from standfast.saga.tracebacks import LENGTH, can_be_printed, traceback_of
 from standfast.testing import ManualClock
 from tests.saga.engine.world import SOON, Order, Trip, until
+from tests.saga.test_timeline import CHILD, FACTS, PARENT
 
 WITHIN = 10
 FIELDS = ("saga", "saga_id", "key", "step", "operation", "attempt", "correlation_id", "worker")
@@ -316,3 +319,74 @@ def test_a_fact_of_before_there_were_tracebacks_is_read():
     )
     assert isinstance(again, fx.AttemptFailed)
     assert not again.rejected
+
+
+def test_each_fact_is_told_at_its_level_with_why_and_without_values(caplog):
+    """At INFO what somebody caused or what turns a saga round; as an error what is stuck."""
+    branches = {fact.branch for fact in FACTS if hasattr(fact, "branch")}
+    machine = SimpleNamespace(
+        id=PARENT,
+        started=FACTS[0],
+        branches={name: SimpleNamespace(id=name) for name in branches},
+        outcome="compensated",
+        cause="cancelled",
+    )
+    active: Any = SimpleNamespace(
+        definition=SimpleNamespace(name="sell"), id=PARENT, machine=machine
+    )
+    log = SagaLog("w", ManualClock())
+    left = fx.Resolved(at=1.0, outcome="completed", reason="x", by="ann", children=[CHILD])
+    plain = fx.StepSkipped(at=1.0, branch="gift")
+    caplog.set_level(logging.DEBUG, logger="standfast.saga")
+    for fact in (*FACTS, left, plain):
+        log.stored(active, fact)
+    begin = f"saga sell {PARENT}"
+    told = [(r.levelname, r.getMessage().removeprefix(begin)) for r in caplog.records]
+    assert told == [
+        ("DEBUG", ": started"),
+        ("DEBUG", ": begun"),
+        ("DEBUG", ": pack: fanned out"),
+        ("DEBUG", ": pack[0]: step completed"),
+        ("DEBUG", ": pack[1]: step completed"),
+        ("DEBUG", ": charge: attempt failed (OSError: away)"),
+        ("ERROR", " is parked at charge, for an operator: OSError: away"),
+        ("INFO", ": charge: resumed (ann)"),
+        ("DEBUG", ": deliver: child started"),
+        ("DEBUG", ": cool_off: sleep started"),
+        ("DEBUG", ": signal received"),
+        ("INFO", ": gift: step skipped (none asked for)"),
+        ("INFO", ": migrated (bob)"),
+        ("INFO", ": cancel requested (changed my mind)"),
+        ("DEBUG", ": ship: step failed (no such street)"),
+        ("DEBUG", ": bill: step failed (gone)"),
+        ("INFO", ": compensation started (cancelled)"),
+        ("DEBUG", ": charge: compensation attempt failed (OSError)"),
+        (
+            "ERROR",
+            ": the undo of charge failed for good, an operator must see to it: OSError",
+        ),
+        ("INFO", ": charge: compensation skipped (paid back in cash)"),
+        ("DEBUG", ": deliver: child undo requested"),
+        ("DEBUG", ": pack[0]: compensation completed"),
+        ("INFO", ": resolved (done by hand)"),
+        ("INFO", ": ignored (retry)"),
+        ("WARNING", f" was resolved by hand: {go_on([CHILD])}"),
+        ("DEBUG", ": gift: step skipped"),
+    ]
+    fields = [{name: getattr(r, name) for name in FIELDS} for r in caplog.records]
+    whole = {"saga": "sell", "saga_id": str(PARENT), "key": "k", "correlation_id": "k"}
+    assert all(one.items() >= {**whole, "worker": "w"}.items() for one in fields)
+    assert [(f["step"], f["operation"], f["attempt"]) for f in fields if f["attempt"] > 1] == [
+        ("pack[1]", "", 3),
+        ("charge", "action", 2),
+        ("bill", "", 5),
+        ("charge", "compensation", 2),
+    ]
+    caplog.clear()
+    log.ended(active)
+    machine.outcome = "completed"
+    log.ended(active)
+    assert [(r.levelname, r.getMessage().removeprefix(begin)) for r in caplog.records] == [
+        ("INFO", " is compensated: cancelled"),
+        ("DEBUG", " is completed"),
+    ]
