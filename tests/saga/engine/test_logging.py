@@ -15,16 +15,18 @@ from standfast import (
     Saga,
     SagaCompensated,
     SagaParked,
+    Standfast,
     child,
     step,
 )
-from standfast.errors import CircuitOpen
-from standfast.ports.journal import Instance
+from standfast.errors import CircuitOpen, CorruptRecord, StaleWriter, StoreUnavailable
+from standfast.ports.journal import Instance, Mail
 from standfast.saga import facts as fx
 from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, log_fields_of
 from standfast.saga.timeline import entries, go_on
 from standfast.saga.tracebacks import LENGTH, can_be_printed, traceback_of
 from standfast.testing import ManualClock
+from tests.saga.engine.test_races import Asks
 from tests.saga.engine.world import SOON, Order, Trip, until
 from tests.saga.test_timeline import CHILD, FACTS, PARENT
 
@@ -319,6 +321,80 @@ def test_a_fact_of_before_there_were_tracebacks_is_read():
     )
     assert isinstance(again, fx.AttemptFailed)
     assert not again.rejected
+
+
+async def test_mail_that_cant_be_read_is_told_once_and_dropped(caplog):
+    app = Standfast("memory://").add(Asks())
+    async with app.running(drain=5):
+        handle = await app.start(Asks, 7, key="k", correlation_id="c")
+        await until(lambda: not app.sagas.executor.active)  # it waits, in the store
+        odd = Mail(handle.id, "m1", "odd", "{", app.clock.now())
+        await app.sagas.store.send([odd])
+        app.sagas.executor.sent(handle.id)
+        await until(lambda: records(caplog, logging.ERROR))
+        await handle.signal("go")
+        assert (await handle.result(WITHIN))["act"] == 7
+        (loaded,) = await app.sagas.store.load([handle.id])
+        assert loaded.mails == []
+    (told,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert told.getMessage() == f"saga asks {handle.id}: dropped unreadable mail m1"
+    assert told.exc_info
+    (fields,) = records(caplog, logging.ERROR)
+    assert (fields["saga"], fields["key"], fields["correlation_id"]) == ("asks", "k", "c")
+
+
+async def test_what_cant_be_set_aside_yet_is_told_and_set_aside_later(caplog, monkeypatch):
+    app = Standfast("memory://").add(Asks())
+    store, fails = app.sagas.store, [StoreUnavailable("away")]
+    sets = store.set_aside
+
+    async def set_aside(*args: Any, **options: Any) -> None:
+        if fails:
+            raise fails.pop()
+        await sets(*args, **options)
+
+    def unreadable(loaded: Any) -> Any:
+        raise CorruptRecord("row 1 can't be read")
+
+    monkeypatch.setattr(store, "set_aside", set_aside)
+    async with app:
+        handle = await app.start(Asks, 7)
+    monkeypatch.setattr(app.sagas.definitions, "machine", unreadable)
+    async with app.running(drain=5, poll=0.1):
+
+        async def is_parked() -> bool:
+            return await handle.status() == "parked"
+
+        await until(is_parked)
+        assert (await app.sagas.instance(handle.id)).cause == "row 1 can't be read"
+        assert app.sagas.telemetry.set_aside == 2
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    begin = f"saga asks {handle.id}"
+    assert told == [
+        f"{begin} can't be run: row 1 can't be read",
+        f"{begin} couldn't be set aside; trying again",
+        f"{begin} can't be run: row 1 can't be read",
+    ]
+    assert {one["worker"] for one in records(caplog, logging.ERROR)} != {""}
+
+
+async def test_a_write_that_is_refused_is_told_and_the_instance_read_anew(caplog, monkeypatch):
+    app = Standfast("memory://").add(Asks())
+    store, refusals = app.sagas.store, [StaleWriter("it already has a fact 1: load it anew")]
+    appends = store.append
+
+    async def append(owner: int, some: Any) -> Any:
+        return [refusals.pop()] if refusals else await appends(owner, some)
+
+    monkeypatch.setattr(store, "append", append)
+    async with app.running(drain=5):
+        handle = await app.start(Asks, 7)
+        await until(lambda: records(caplog, logging.WARNING))
+        await handle.signal("go")
+        assert (await handle.result(WITHIN))["act"] == 7
+    (told,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert told.getMessage() == f"saga asks {handle.id}: it already has a fact 1: load it anew"
+    assert records(caplog, logging.WARNING)[0]["saga_id"] == str(handle.id)
 
 
 def test_each_fact_is_told_at_its_level_with_why_and_without_values(caplog):
