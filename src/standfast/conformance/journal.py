@@ -174,6 +174,19 @@ class JournalSuite(WritingSuite, ClaimingSuite, PurgingSuite):
         assert [it.instance.id for it in twice] == [b, a], "in their order, each once"
         assert await journal(database).load([]) == []
 
+    async def test_load_hundreds(self, database: Database, worker: int) -> None:
+        """In the order in which they are asked for, as are those whose mail is collected."""
+        starts = [start() for _ in range(1100)]
+        await journal(database).start(starts, owner=worker)
+        ids = [it.instance.id for it in reversed(starts)]
+        await journal(database).send([mail(id) for id in (ids[-1], ids[600], ids[0])])
+        found = await journal(database).load(ids)
+        assert [it.instance.id for it in found] == ids
+        assert [len(it.facts) for it in found] == [1] * 1100
+        assert [it.instance.id for it in found if it.mails] == [ids[0], ids[600], ids[-1]]
+        mails = await journal(database).collect(worker, ids)
+        assert {it.to for it in mails} == {ids[0], ids[600], ids[-1]}
+
     async def test_find_filters(self, database: Database) -> None:
         """Every field restricts; empty ones don't."""
         now = time.time()
