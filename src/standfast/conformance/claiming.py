@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from uuid import UUID
 
@@ -432,7 +433,8 @@ class ClaimingSuite(Suite):
         id = await passive(database, wake_at=1.0)
         token = await register(database, kinds=[OTHER_KIND])
         await register(database, kinds=[])
-        notes = ["{}", '{"kinds": []}', '{"shard": 7}']
+        notes = ["{}", '{"kinds": []}', '{"shard": 7}', '{"kinds": 7}', "[]", "7"]
+        notes += ['{"kinds": [[], 7, "saga", ["saga"], ["saga", ["order"], 1]]}']
         for number, note in enumerate(notes):
             await leases(database).acquire([f"else-{number}"], "x", ttl=LONG, note=note)
 
@@ -444,6 +446,9 @@ class ClaimingSuite(Suite):
 
         assert await flag("one") == [id]
         await leases(database).annotate(token, note_of(OTHER_KIND, KIND))
+        assert await flag("two") == []
+        newer = json.dumps({"kinds": [[*KIND, "of a newer release"]]})
+        await leases(database).annotate(token, newer)
         assert await flag("two") == []
         await leases(database).release([token])
         assert await flag("two") == [id]
