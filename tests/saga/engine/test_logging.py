@@ -323,6 +323,26 @@ def test_a_fact_of_before_there_were_tracebacks_is_read():
     assert not again.rejected
 
 
+async def test_what_was_left_out_is_told_at_the_end_of_the_work(world, caplog):
+    app = Standfast("memory://").add(Trip(world))
+    world.will("reserve", *[OSError("away")] * 36)
+    async with app.running(drain=5, name="here"):
+        for number in range(12):
+            with pytest.raises(SagaCompensated):
+                await (await app.start(Trip, Order(f"{number}"))).result(WITHIN)
+        assert not [one for one in caplog.messages if "weren't logged" in one]
+    (told,) = [r for r in caplog.records if "weren't logged" in r.getMessage()]
+    assert told.getMessage() == (
+        "saga trip: 26 more failed attempts of reserve weren't logged, of at most 10 in 60 s"
+    )
+    assert (told.worker, told.left_out, told.step, told.operation) == (
+        "here",
+        26,
+        "reserve",
+        "action",
+    )
+
+
 async def test_mail_that_cant_be_read_is_told_once_and_dropped(caplog):
     app = Standfast("memory://").add(Asks())
     async with app.running(drain=5):

@@ -18,10 +18,11 @@ from standfast import (
     SagaCompensated,
     SagaHandle,
     Standfast,
+    sleep,
     step,
     wait,
 )
-from standfast.errors import StoreUnavailable
+from standfast.errors import StaleWriter, StoreUnavailable
 from standfast.ids import new_id
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
@@ -276,3 +277,27 @@ async def test_one_that_is_claimed_anew_before_its_release_is_heard_of_has_one_d
         desk = app.sagas.executor.desk
         assert desk is not None
         assert desk.slots.taken == 0
+
+
+class Naps(Saga[int]):
+    nap = sleep(0.2)
+
+    @step(no_compensation="none")
+    async def wake(self, number: int, ctx: Context) -> int:
+        return number
+
+
+async def test_one_that_was_let_go_though_the_answer_said_no_goes_on_when_it_is_due():
+    """Nobody hints at a time that has come, and the next poll is an hour away."""
+    app = Standfast("memory://").add(Naps())
+    journal, lies = app.sagas.store, ["nothing was written"]
+    append = journal.append
+
+    async def lying(owner: int, appends: Any) -> Any:
+        done = await append(owner, appends)
+        return [StaleWriter(lies.pop())] if lies and appends[0].release else done
+
+    journal.append = lying  # type: ignore[method-assign]
+    async with app.running(drain=5, linger=0.01, poll="1h"):
+        assert (await (await app.start(Naps, 7)).result("10s"))["wake"] == 7
+        assert not lies
