@@ -218,6 +218,26 @@ async def test_a_driver_that_is_cancelled_while_its_saga_is_read_anew_reads_it_a
     await handle.result("10s")
 
 
+async def test_one_that_was_claimed_anew_while_it_was_read_is_read_again(busy, monkeypatch):
+    """What was read is of before: that nobody has it isn't true any more."""
+    handle, active, journal = busy
+    load, reads = journal.load, []
+
+    async def old(ids: Any) -> Any:
+        (found,) = await load(ids)
+        reads.append(found)
+        if len(reads) > 1:
+            return [found]
+        active.claimed_anew = True
+        return [replace(found, instance=replace(found.instance, owner=None))]
+
+    monkeypatch.setattr(journal, "load", old)
+    active.task.cancel()
+    await handle.signal("go")
+    await handle.result("5s")
+    assert len(reads) == 2
+
+
 class Trying(Saga[int]):
     """Its second step fails, and is to be tried again in an hour."""
 
