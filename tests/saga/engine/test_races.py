@@ -321,3 +321,20 @@ async def test_one_that_was_let_go_though_the_answer_said_no_goes_on_when_it_is_
     async with app.running(drain=5, linger=0.01, poll="1h"):
         assert (await (await app.start(Naps, 7)).result("10s"))["wake"] == 7
         assert not lies
+
+
+@pytest.mark.parametrize(("linger", "leaves"), [("2s", False), ("10ms", True)])
+async def test_what_sleeps_for_longer_than_it_lingers_leaves_memory(linger, leaves):
+    app = Standfast("memory://").add(Naps())
+    journal, released = app.sagas.store, []
+    append = journal.append
+
+    async def noted(owner: int, appends: Any) -> Any:
+        released.extend(one for one in appends if one.release and one.change is not None)
+        return await append(owner, appends)
+
+    journal.append = noted  # type: ignore[method-assign]
+    async with app.running(drain=5, linger=linger):
+        await (await app.start(Naps, 7)).result("10s")
+    statuses = [one.change.status for one in released]
+    assert statuses == (["waiting", "completed"] if leaves else ["completed"])
