@@ -338,3 +338,53 @@ async def test_what_sleeps_for_longer_than_it_lingers_leaves_memory(linger, leav
         await (await app.start(Naps, 7)).result("10s")
     statuses = [one.change.status for one in released]
     assert statuses == (["waiting", "completed"] if leaves else ["completed"])
+
+
+class Quick(Saga[int]):
+    @step(no_compensation="none")
+    async def act(self, number: int, ctx: Context) -> int:
+        return number
+
+
+@pytest.mark.parametrize(
+    ("error", "is_written"),
+    [(StoreUnavailable("no answer"), True), (StaleWriter("the lease was ended"), False)],
+)
+async def test_a_start_that_fails_leaves_its_slot_free_and_what_was_written_runs(error, is_written):
+    """There is one slot, and the next poll is an hour away."""
+    app = Standfast("memory://").add(Quick())
+    journal, errors = app.sagas.store, [error]
+    start = journal.start
+
+    async def failing(starts: Any, *, owner: int | None) -> Any:
+        if owner is None or not errors:
+            return await start(starts, owner=owner)
+        if is_written:
+            await start(starts, owner=owner)
+        raise errors.pop()
+
+    journal.start = failing  # type: ignore[method-assign]
+    async with app.running(drain=5, poll="1h", max_in_flight=1):
+        if is_written:
+            with pytest.raises(StoreUnavailable):
+                await app.start(Quick, 7, key="k")
+        else:
+            await app.start(Quick, 7, key="k")
+        assert (await (await app.saga(Quick, "k")).result("5s"))["act"] == 7
+        assert (await (await app.start(Quick, 8)).result("5s"))["act"] == 8
+        desk = app.sagas.executor.desk
+        assert desk is not None
+        assert (desk.slots.taken, app.sagas.executor.beginning) == (0, set())
+
+
+async def test_a_start_that_was_made_before_takes_no_slot():
+    app = Standfast("memory://").add(Asks(), Quick())
+    async with app.running(drain=5, poll="1h", linger="1h", max_in_flight=3):
+        begun = await app.start(Asks, 7, key="k")
+        for _ in range(5):
+            again = await app.start(Asks, 7, key="k")
+            assert (again.id, again.created) == (begun.id, False)
+        await (await app.start(Quick, 8)).result("5s")
+        await begun.signal("go")
+        await begun.result("5s")
+        assert app.sagas.telemetry.started == {"asks": 1, "quick": 1}
