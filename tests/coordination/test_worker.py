@@ -870,6 +870,24 @@ class Held(Saga[str]):
         await asyncio.Event().wait()
 
 
+@virtually
+async def test_a_claim_that_is_refused_is_told_and_shows_that_the_lease_was_lost(caplog):
+    """At once, and not with the next beat."""
+    store = Store()
+    shop = Shop(store, lease=600.0)
+    async with shop.running():
+        await asyncio.sleep(SOON)
+        first = shop.token
+        await store.take_away(first)
+        await shop.begin("a")
+        await until(lambda: shop.token not in (None, first), within=1.0)
+        await until(lambda: shop.hands.keys == ["a"], within=1.0)
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert [one for one in told if one.startswith("nothing can be claimed: ")] == [
+        f"nothing can be claimed: the lease {first} was ended: acquire it again for a new token"
+    ]
+
+
 @pytest.mark.timeout(30)
 async def test_places_are_free_again_after_the_lease_was_lost():
     """With sagas: those in memory, and one whose start was under way."""
