@@ -20,6 +20,7 @@ from standfast import (
 from standfast.inside import innermost, is_inside
 from standfast.ports.database import Statement, carry_out
 from standfast.ports.leases import LeaseStore
+from standfast.transaction import LaterEnding, OwnEnding
 
 
 @pytest.fixture
@@ -269,3 +270,23 @@ async def test_after_its_end_it_tells_what_to_use(app):
         await tx.fetch("SELECT 1")
     with pytest.raises(StoreError, match=r"is over: .* app\.start\(…\), or app\.transaction\(\)"):
         await tx.execute("SELECT 1")
+
+
+def test_acts_that_are_left_for_later_follow_the_commit_all_the_same():
+    """In a thread, say: until they were called it isn't over, so that they may give others."""
+    told: list[int] = []
+    ending, after = OwnEnding(), OwnEnding()
+    later = LaterEnding(ending, after)
+    later.add(lambda: told.append(1))
+    assert (later.known, later.over, after.has_acts) == (True, False, False)
+    ending.committed()
+    assert (later.over, after.has_acts, told) == (False, True, [])
+    later.add(lambda: told.append(2))
+    after.committed()
+    assert (later.over, told) == (True, [1, 2])
+    ending, after = OwnEnding(), OwnEnding()
+    LaterEnding(ending, after).add(lambda: told.append(3))
+    ending.rolled_back()
+    assert not after.has_acts
+    ending.known = False
+    assert not LaterEnding(ending, after).known

@@ -54,6 +54,10 @@ async def test_it_claims_what_is_due_when_it_begins():
             assert (await row(shop, id)).owner is None
         note = await shop.store.note()
         assert note["kinds"] == [[*ONE], [*TWO]]
+        assert note["slots"] == {"test": {"total": 100, "own": {}}}
+        assert shop.process.supervisor.hindrances == {}
+        shop.hands.hindrance = "no thread is left"
+        assert shop.process.supervisor.hindrances == {"worker": "no thread is left"}
     assert shop.hands.log == ["begin", "drain", "cut off 0", "end"]
 
 
