@@ -414,9 +414,11 @@ class ClaimingSuite(Suite):
             ("order", "running"): 1,
             ("over", "completed"): 1,
         }
+        another = await passive(database, name="gone", version=7, wake_at=now - 5)
+        assert await flag() == [another], "and not again what was flagged before"
         kinds = [("saga", "gone", 7)]
-        (it,) = await journal(database).claim(worker, kinds, now=now, limit=10)
-        assert it.instance.id == lost
+        found = await journal(database).claim(worker, kinds, now=now, limit=10)
+        assert [it.instance.id for it in found] == [lost, another]
 
     async def test_flag_unclaimable_with_a_dead_worker(self, database: Database) -> None:
         """A worker whose lease has run out is not live."""
