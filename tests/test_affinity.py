@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from standfast import ConfigurationError, Context, Saga, Standfast, step, wait
-from standfast.affinity import Affinity
+from standfast.affinity import Affinity, LoopLock, running_loop
 
 
 class Visit(Saga[str]):
@@ -190,3 +190,50 @@ def test_the_owner_passes():
         Affinity("it").check()
 
     asyncio.run(main())
+
+
+def test_what_is_handed_over_is_done_in_its_loop_and_nowhere_without_one(monkeypatch):
+    done: list[object] = []
+
+    def act() -> None:
+        done.append(running_loop())
+
+    async def main():
+        affinity, loop = Affinity("it"), asyncio.get_running_loop()
+        affinity.hand_over(act)
+        assert done == [loop], "at once"
+        await asyncio.to_thread(affinity.hand_over, act)
+        assert await elsewhere(lambda: asyncio.to_thread(affinity.hand_over, act)) is None
+        await asyncio.sleep(0)
+        assert done == [loop] * 3
+        with monkeypatch.context() as forked:
+            forked.setattr("os.getpid", lambda: -1)
+            await asyncio.to_thread(affinity.hand_over, act)
+            assert affinity.inherited
+        await asyncio.sleep(0)
+        assert len(done) == 3, "in a forked process nobody hears of it"
+        return affinity
+
+    affinity = asyncio.run(main())
+    affinity.hand_over(act)  # its loop is closed
+    assert len(done) == 3
+
+
+async def test_a_lock_of_one_loop_is_free_for_others_once_all_have_left_it():
+    lock = LoopLock("it")
+
+    async def enter():
+        async with lock:
+            pass
+
+    async with lock:
+        leave = lock.stay()
+        waiting = asyncio.create_task(enter())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        assert "it was opened in another event loop" in str(await elsewhere(enter))
+    assert isinstance(await elsewhere(enter), ConfigurationError), "it stays, though it has left"
+    await enter()
+    leave()
+    assert await elsewhere(enter) is None

@@ -1,11 +1,13 @@
 """Group commit."""
 
 import asyncio
+import gc
 
 import pytest
 
 from standfast.batching import Batcher
 from standfast.errors import ConfigurationError
+from tests.coordination.world import clock, virtually
 
 
 class Writes:
@@ -243,3 +245,109 @@ async def test_close_drains():
 async def test_wrong_options(options):
     with pytest.raises(ConfigurationError, match="at least 1"):
         Batcher(Writes(), **options)
+
+
+async def never_written(items):
+    await asyncio.sleep(3600)
+
+
+@virtually
+async def test_each_item_has_its_own_time_also_in_the_queue():
+    """The first is being written, the others wait for the lane."""
+    batcher = Batcher(never_written, max_batch=1, timeout=1.0, late=lambda: OSError("too late"))
+    begun = clock().monotonic()
+    failed: list[float] = []
+    for n in range(3):
+        future = batcher.submit(n)
+        future.add_done_callback(lambda _: failed.append(clock().monotonic() - begun))
+        await asyncio.sleep(0.4)
+        if n == 1:
+            future.cancel()  # it has its end, and the next one's is at its own time
+    with pytest.raises(OSError, match="too late"):
+        await future
+    assert failed == pytest.approx([0.8, 1.0, 1.8], abs=0.01)
+
+
+@virtually
+async def test_who_was_answered_in_time_is_never_late():
+    async def write(items):
+        await asyncio.sleep(0.5)
+        return items
+
+    batcher = Batcher(write, timeout=1.0)
+    assert await batcher.submit(1) == 1
+    await asyncio.sleep(2.0)
+    assert not batcher._armed
+    assert not batcher._due, "nothing is kept of it"
+    late = Batcher(never_written, timeout=1.0).submit(2)
+    with pytest.raises(TimeoutError):
+        await late
+
+
+@virtually
+async def test_a_timer_that_had_nothing_to_do_is_set_again():
+    batcher = Batcher(never_written, timeout=1.0)
+    first = batcher.submit(1)
+    with pytest.raises(TimeoutError):
+        await first
+    begun = clock().monotonic()
+    with pytest.raises(TimeoutError):
+        await batcher.submit(2)
+    assert clock().monotonic() - begun == pytest.approx(1.0)
+
+
+async def test_alone_a_write_that_fails_after_its_submitter_has_gone_is_no_ones_trouble(caplog):
+    go = asyncio.Event()
+
+    async def write(items):
+        await go.wait()
+        raise OSError("away")
+
+    batcher = Batcher(write)
+    submitter = asyncio.create_task(batcher.write_alone(1))
+    await asyncio.sleep(0)
+    submitter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitter
+    go.set()
+    await batcher.close()
+    gc.collect()
+    assert not caplog.records
+
+
+async def test_more_results_than_items_fail_the_batch_too():
+    async def write(items):
+        return [*items, 5]
+
+    with pytest.raises(RuntimeError, match="2 results for 1 items"):
+        await Batcher(write).submit(1)
+
+
+async def test_free_lanes_are_all_begun_at_once():
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes, lanes=3, max_batch=2)
+    futures = [batcher.submit(n) for n in range(7)]
+    await asyncio.sleep(0.001)
+    assert writes.batches == [[0, 1], [2, 3], [4, 5]]
+    go.set()
+    assert await asyncio.gather(*futures) == [n * 10 for n in range(7)]
+
+
+async def test_patience_is_had_after_a_write_too():
+    """Who was just answered comes again a little later, and shares the write of who waited."""
+    go = asyncio.Event()
+    writes = Writes(go)
+    batcher = Batcher(writes, patience=2)
+
+    async def twice():
+        await batcher.submit(1)
+        await asyncio.sleep(0)  # a brief step
+        await batcher.submit(2)
+
+    task = asyncio.create_task(twice())
+    await asyncio.sleep(0.001)
+    waiting = batcher.submit(3)
+    go.set()
+    await asyncio.gather(task, waiting)
+    assert writes.batches == [[1], [3, 2]]

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from standfast import Barrier, ConfigurationError, Context, Saga, Standfast, step
+from standfast.app import DRAIN
 from standfast.coordination import Duty
+from standfast.coordination.supervisor import Supervisor
 from standfast.errors import MigrationNeeded, SagaNotFound, Unsupported
 from standfast.pattern import Pattern
 from standfast.ports import Capabilities
@@ -142,6 +144,60 @@ async def test_only_some_services_run():
         assert await handle.status() == "running", "nobody runs sagas here"
     async with app.running(only=["sagas"]):
         assert (await handle.result(timeout=10))["go"] == 1
+    async with app.running(only=["sagas", "bell"]) as supervisor:
+        assert [one.name for one in supervisor.services] == ["bell", "sagas"], "as they were added"
+
+
+async def test_what_is_said_of_the_running_reaches_those_who_go_by_it(monkeypatch):
+    drains: list[float] = []
+
+    async def stop(supervisor: Supervisor, drain: float) -> None:
+        drains.append(drain)
+        await stops(supervisor, drain)
+
+    stops = Supervisor.stop
+    monkeypatch.setattr(Supervisor, "stop", stop)
+    app = Standfast("memory://").add(Short())
+    given = {"name": "n", "lease": "2s", "max_in_flight": 7, "threads": 3, "poll": "3s"}
+    for options, found in (
+        ({}, (10.0, 1000, 40, 2.0, 1.0)),
+        ({**given, "linger": "500ms", "drain": 0}, (2.0, 7, 3, 3.0, 0.5)),
+    ):
+        async with app.running(**options) as supervisor:
+            assert app.supervisor is supervisor
+            worker: Any = supervisor._posts[0].service
+            lease, limit = supervisor.membership.lease, worker.slots.limit
+            assert (lease, limit, app.sagas.threads.limit, worker._poll, worker.linger) == found
+            assert supervisor.membership._keep_time == app._keep_time
+            assert (supervisor.membership.name == "n") == bool(options)
+        assert app.supervisor is None
+    assert drains == [DRAIN, 0.0]
+    for wrong, why in (
+        ({"lease": 0.09}, "lease=0.09: must be 0.1 s or more"),
+        ({"name": "x" * 501}, "has 501 characters: give 1 to 500"),
+        ({"name": ""}, "has 0 characters"),
+        ({"drain": -1}, "drain=-1: .* zero or more"),
+    ):
+        with pytest.raises(ConfigurationError, match=why):
+            app.running(**wrong)
+    app.running(lease=0.1, name="x" * 500)
+
+
+async def test_it_is_open_until_the_last_block_has_ended():
+    bell = Bell()
+    app = Standfast("memory://").add(bell)
+    async with app:
+        async with app, app.transaction():
+            pass
+        app.check_open()
+        assert bell.told == ["attach", "open"]
+    assert bell.told == ["attach", "open", "close"]
+    for ask in (app.check_open, lambda: app.sagas.journal):
+        with pytest.raises(ConfigurationError, match="the app isn't open: use `async with app:`"):
+            ask()
+    async with app.transaction():  # which opens it
+        app.check_open()
+    assert bell.told[3:] == ["open", "close"]
 
 
 @pytest.mark.parametrize(

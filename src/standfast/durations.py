@@ -122,7 +122,7 @@ def _short(value: object) -> str:
 def human(value: float) -> str:
     """`value` seconds as short text: ``"0.25s"``, ``"1m30s"``, ``"2d3h"``."""
     if 0 < value < 0.0001:  # which would come as 3.06e-05
-        return f"{value * 1e6:.2g}us" if value >= 1e-7 else "0s"
+        return f"{float(f'{value * 1e6:.2g}'):g}us" if value >= 1e-7 else "0s"
     if value < 59.95 or value > LONGEST:  # above the first, three digits would say "60s"
         return f"{value:.3g}s"
     rest = round(value)

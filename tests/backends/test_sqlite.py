@@ -261,6 +261,8 @@ async def test_damaged_text_keeps_no_other_from_being_claimed(database):
     claimed = await journal(database).claim(token, KINDS, now=time.time(), limit=10)
     facts = {it.instance.id: it.facts for it in claimed}
     assert facts == {good: ['{"type":"started"}'], bad: ['"\udcff"']}
+    factory = await database.file.write(lambda con: con.text_factory)
+    assert factory is str, "for what the same connection reads next"
     assert (await loaded(database, good)).facts == ['{"type":"started"}']
 
 
@@ -273,6 +275,10 @@ async def test_text_that_cannot_be_stored_fails_its_own_append_only(database):
     assert [type(answer) for answer in answers] == [StoreError, type(None)]
     assert len((await loaded(database, bad)).facts) == 1
     assert len((await loaded(database, good)).facts) == 2
+    (alone,) = await journal(database).append(token, [Append(bad, 0, ["\udcff"])])
+    assert isinstance(alone, StoreError)
+    assert isinstance(alone.__cause__, UnicodeError)
+    assert len((await loaded(database, bad)).facts) == 1
 
 
 async def test_a_damaged_file_in_use(database):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -12,6 +13,8 @@ from standfast.backends.memory import MemoryDatabase
 from standfast.coordination.fingerprints import fingerprints, unlike
 from standfast.saga.definition import Definition
 from standfast.saga.plan import Plan, StepPlan
+from tests.coordination.hands import ONE, TWO, Shop
+from tests.coordination.world import Store, until, virtually
 from tests.saga.classes import saga_class
 
 ORDER, PAY = ("saga", "order", 1), ("saga", "pay", 2)
@@ -78,3 +81,23 @@ async def test_a_worker_warns_once_of_other_code_under_its_name(caplog):
         async with same.running(name="three", drain=5):
             pass
         assert not [r for r in caplog.records if "other steps" in r.getMessage()]
+
+
+@virtually
+async def test_each_other_code_is_told_of_once(caplog):
+    store = Store()
+    shop = Shop(store)
+    shop.hands.fingerprints = {ONE: "aa", TWO: "bb"}
+    (token,) = await store.leases.acquire(["member:other"], "other", ttl=600.0)
+    assert token is not None
+    async with shop.running():
+        for theirs, is_news in (("cc", True), ("cc", False), ("dd", True), ("cc", False)):
+            note = {"fingerprints": [[*ONE, theirs], [*TWO, "bb"]]}
+            await store.leases.annotate(token, json.dumps(note))
+            caplog.clear()
+            before = shop.token
+            await store.take_away(before)
+            await until(lambda before=before: shop.worker.owner == shop.token != before)
+            said = [r.getMessage() for r in caplog.records if "other steps here" in r.getMessage()]
+            assert len(said) == is_news
+            assert all(f"(fingerprint aa, there {theirs})" in one for one in said)

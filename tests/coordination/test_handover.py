@@ -406,7 +406,8 @@ async def test_what_a_dead_process_ran_is_taken_over_within_a_lease():
 
 
 @virtually
-async def test_standing_by_through_a_store_that_is_away():
+async def test_standing_by_through_a_store_that_is_away(caplog):
+    caplog.set_level(logging.INFO, logger="standfast.coordination")
     store = Store()
     first, second = (store.process(Scripted("alone", exclusive=True), name=name) for name in "ab")
     await first.supervisor.start()
@@ -418,6 +419,12 @@ async def test_standing_by_through_a_store_that_is_away():
     assert second.states["alone"] == "standing_by"
     second.port.away.clear()
     await until(lambda: second.states["alone"] == "running", within=1.0)
+    told = [(one.levelname, one.getMessage()) for one in caplog.records]
+    assert [one for one in told if "service 'alone'" in one[1]] == [
+        ("INFO", "another process runs service 'alone': standing by"),
+        ("ERROR", "service 'alone' can't ask for its lease: no acquire now"),
+        ("WARNING", "service 'alone' can ask for its lease again, after 20.5s"),
+    ]
     await starting
     await second.supervisor.stop(1.0)
 

@@ -7,6 +7,7 @@ import pytest
 
 from standfast.coordination.membership import MEMBER, Membership
 from standfast.errors import StoreUnavailable
+from standfast.ports.leases import kinds_of
 from tests.coordination.disk import on_sqlite
 from tests.coordination.world import BEAT, LEASE, Store, clock, virtually
 
@@ -418,3 +419,61 @@ async def test_who_asks_for_a_lease_tells_of_the_dead_whose_leases_that_ends(ask
     assert acted == ["now"]
     (told,) = [r for r in caplog.records if "took over from the dead" in r.getMessage()]
     assert "2 lease(s) ran out" in told.getMessage()
+
+
+# -- which kinds a process has -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("note", "kinds"),
+    [
+        ('{"kinds": [["saga", "order", 1], ["saga", "pay", 2]]}',
+         [("saga", "order", 1), ("saga", "pay", 2)]),
+        ('{"kinds": [["saga", "order", 1, "of a newer release"]]}', [("saga", "order", 1)]),
+        ('{"kinds": [["saga", "order"], [7, "order", 1], ["saga", "order", "1"], "saga", 7]}', []),
+        ('{"kinds": [["saga", ["order"], 1], ["saga", "order", 1.5], [], null]}', []),
+        ('{"kinds": "saga"}', []),
+        ('{"kinds": null}', []),
+        ("{}", []),
+        ("[]", []),
+        ("7", []),
+        ("no json", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_of_a_note_is_taken_what_can_be_read(note, kinds):
+    assert kinds_of(note) == kinds
+
+
+@virtually
+async def test_what_all_services_can_run_is_told_together():
+    store = Store()
+    membership, port = store.membership()
+    await membership.join()
+    order, pay, gone = ("saga", "order", 1), ("saga", "pay", 1), ("saga", "gone", 1)
+    await membership.can_run("relay", [])
+    assert await store.note() == {"kinds": []}
+    await membership.can_run("sagas", [order, gone], {order: "aa", gone: "bb"}, {"saga": 1})
+    await membership.can_run("others", [pay], None, {"other": 2})
+    await membership.tell(up=True)
+    assert await store.note() == {
+        "kinds": [[*order], [*gone], [*pay]],
+        "fingerprints": [[*order, "aa"], [*gone, "bb"]],
+        "slots": {"saga": 1, "other": 2},
+        "up": True,
+    }
+    written = port.calls["annotate"]
+    await membership.can_run("others", [pay])
+    assert port.calls["annotate"] == written, "nothing is new"
+    await membership.can_run("sagas", [order], {order: "cc"}, {"saga": 3})
+    assert await store.note() == {
+        "kinds": [[*order], [*pay]],
+        "fingerprints": [[*order, "cc"]],
+        "slots": {"saga": 3, "other": 2},
+        "up": True,
+    }
+    other, _ = store.membership("b")
+    await other.join()
+    assert [name for name, _ in await membership.others()] == ["b"]
+    ((name, note),) = await other.others()
+    assert (name, kinds_of(note)) == ("a", [order, pay])

@@ -760,3 +760,111 @@ async def test_a_service_that_fails_in_an_outage_adds_no_flood(caplog):
         assert not any(one.exc_info for one in told)
         process.port.away.clear()
         await until(lambda: process.states == {"a": "running"})
+
+
+# -- what is told --------------------------------------------------------------------------------
+
+
+def said(caplog) -> list[tuple[str, str]]:
+    """Level and message of what was logged since this was last asked."""
+    found = [(one.levelname, one.getMessage()) for one in caplog.records]
+    caplog.clear()
+    return found
+
+
+@virtually
+async def test_a_failure_is_told_with_its_error_and_when_it_goes_on(unlucky, caplog):
+    caplog.set_level(logging.DEBUG, logger="standfast.coordination")
+    process = Store().process(Scripted("a", runs_then_fails, works))
+    async with process.running(drain=0.0):
+        await until(lambda: process.states == {"a": "restarting"})
+        (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+        assert isinstance(record.exc_info[1], OSError)
+        await until(lambda: process.states == {"a": "running"})
+        assert said(caplog) == [
+            ("DEBUG", "service 'a': running"),
+            ("DEBUG", "service 'a': restarting"),
+            ("ERROR", "service 'a' failed; beginning again in 0.2 s"),
+            ("DEBUG", "service 'a': starting"),
+            ("DEBUG", "service 'a': running"),
+        ]
+    assert said(caplog) == [("DEBUG", f"service 'a': {one}") for one in ("draining", "stopped")]
+
+
+@virtually
+async def test_a_lost_lease_is_told_and_that_there_is_another(caplog):
+    caplog.set_level(logging.INFO, logger="standfast.coordination")
+    store = Store()
+    service = Scripted("a")
+    process = store.process(service)
+    async with process.running():
+        await store.take_away(process.membership.token)
+        await until(lambda: len(service.duties) == 2, within=LEASE)
+        why = "it was paused, blocked or cut off for over 2 s"
+        assert said(caplog) == [
+            (
+                "ERROR",
+                f"this process's lease was lost ({why}): what it had in hand went to others",
+            ),
+            ("INFO", "this process has a lease again: its services begin anew"),
+        ]
+
+
+@virtually
+async def test_what_a_beat_does_besides_is_told_when_it_fails_and_when_it_goes_again(caplog):
+    process = Store().process(Scripted("a"))
+    async with process.running() as supervisor:
+        assert supervisor.store_answers
+        process.port.away.add("expire")
+        await asyncio.sleep(5 * BEAT + 0.1)
+        assert not supervisor.store_answers
+        assert said(caplog) == [
+            ("ERROR", "can't reach the store for the leases of others: no expire now")
+        ]
+        process.port.away.clear()
+        await asyncio.sleep(BEAT)
+        assert supervisor.store_answers
+        assert said(caplog) == [
+            ("WARNING", "the store tells of the leases of others again, after 5s")
+        ]
+        process.membership._keep_time = lambda: 1 / 0
+        await asyncio.sleep(BEAT)
+        (record,) = caplog.records
+        assert record.getMessage() == "looking after the leases of others failed"
+        assert isinstance(record.exc_info[1], ZeroDivisionError)
+
+
+@virtually
+async def test_that_it_cant_be_told_how_services_stand_is_told_once_where_nothing_else_is(caplog):
+    process = Store().process(Scripted("a", runs_then_fails, works))
+    untold = ("WARNING", "how the services stand couldn't be told: no annotate now")
+    async with process.running() as supervisor:
+        process.port.away.add("annotate")
+        await until(lambda: process.states == {"a": "restarting"})
+        await asyncio.sleep(0.001)
+        assert untold in said(caplog)
+        await asyncio.sleep(2 * BEAT)
+        assert not supervisor.store_answers, "the note is told with a beat, too"
+        assert said(caplog)
+        supervisor.changed()
+        await asyncio.sleep(0.001)
+        assert said(caplog) == []
+
+
+@virtually
+async def test_what_isnt_done_or_doesnt_heed_is_told_with_where_it_stands(caplog):
+    process = Store().process(Scripted("late", hangs), Scripted("deaf", deaf(600.0)))
+    await process.supervisor.start()
+    await process.supervisor.stop(1.0)
+    told = said(caplog)
+    assert [one for one in told if "deaf" not in one[1].splitlines()[0]] == [
+        ("WARNING", "service 'late' isn't done in time: cut off")
+    ]
+    isnt_done, heedless = [one for one in told if "deaf" in one[1].splitlines()[0]]
+    assert isnt_done == ("WARNING", "service 'deaf' isn't done in time: cut off")
+    assert heedless[0] == "ERROR"
+    first, *where = heedless[1].splitlines()
+    assert first == (
+        "service 'deaf' doesn't heed its cancellation: going on without it. It is here:"
+    )
+    assert "await asyncio.sleep(left)" in "".join(where)

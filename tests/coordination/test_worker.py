@@ -1,7 +1,9 @@
 """A worker: what it claims and when, for how many it has places, and what it does not forget."""
 
 import asyncio
+import functools
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -52,6 +54,10 @@ async def test_it_claims_what_is_due_when_it_begins():
             assert (await row(shop, id)).owner is None
         note = await shop.store.note()
         assert note["kinds"] == [[*ONE], [*TWO]]
+        assert note["slots"] == {"test": {"total": 100, "own": {}}}
+        assert shop.process.supervisor.hindrances == {}
+        shop.hands.hindrance = "no thread is left"
+        assert shop.process.supervisor.hindrances == {"worker": "no thread is left"}
     assert shop.hands.log == ["begin", "drain", "cut off 0", "end"]
 
 
@@ -291,6 +297,47 @@ async def test_what_a_process_that_leaves_had_is_taken_over_at_once():
         await store.leases.release([left])
         await until(lambda: shop.hands.keys == ["a"])
         assert clock().monotonic() - begun < SOON
+
+
+@virtually
+async def test_what_its_own_process_has_ended_is_taken_over_without_a_hint_of_the_store():
+    store = Store()
+    (dead,) = await store.leases.acquire(["member:dead"], "dead", ttl=10.0)
+    shop = Shop(store, lease=600.0)
+    await shop.journal.inner.start([start("a", kind=ONE)], owner=dead)
+    async with shop.running():
+        await asyncio.sleep(11.0)
+        store.database.state(type(store.leases._state)).freed.clear()  # type: ignore[attr-defined]
+        await shop.process.membership.tend()
+        await until(lambda: shop.hands.keys == ["a"], within=SOON)
+
+
+@virtually
+async def test_who_has_stopped_hears_of_nothing_more():
+    shop = Shop(Store())
+    heard = Counter()
+
+    def counted(name: str, subscribe):
+        def on(act):
+            heard[name] += 1
+            unsubscribe = subscribe(act)
+
+            def end():
+                heard[name] -= 1
+                unsubscribe()
+
+            return end
+
+        return on
+
+    journal, port, membership = shop.journal, shop.process.port, shop.process.membership
+    journal.on_due = counted("due", journal.inner.on_due)
+    port.on_freed = counted("freed", port.inner.on_freed)
+    membership.on_takeover = counted("takeover", membership.on_takeover)  # type: ignore[method-assign]
+    async with shop.running():
+        await asyncio.sleep(SOON)
+        assert heard == {"due": 1, "freed": 2, "takeover": 1}, "the supervisor waits for leases too"
+    assert not +heard
 
 
 @virtually
@@ -761,6 +808,22 @@ async def test_what_cant_be_given_back_is_told_and_left_to_the_lease(caplog):
 
 
 @virtually
+async def test_a_store_that_is_slow_to_take_back_what_was_in_hand_is_waited_for_a_while(caplog):
+    for takes, is_free in ((1.5, True), (600.0, False)):
+        shop = Shop(Store())
+        shop.hands.idle = False
+        id = await shop.begin("a")
+        await shop.process.supervisor.start()
+        await until(lambda shop=shop: shop.hands.active)
+        shop.journal.before["release"] = functools.partial(asyncio.sleep, takes)
+        begun = clock().monotonic()
+        await shop.process.supervisor.stop(0.0)
+        assert ((await row(shop, id)).owner is None) == is_free
+        assert clock().monotonic() - begun < 2.0
+    assert not any("doesn't heed" in record.getMessage() for record in caplog.records)
+
+
+@virtually
 async def test_what_a_turn_couldnt_give_back_is_taken_in_by_the_next():
     """Under the same token: nobody else can claim it as long as that holds."""
     shop = Shop(Store())
@@ -809,6 +872,24 @@ class Held(Saga[str]):
     @step(timeout=None, no_compensation="nothing to undo")
     async def hold(self, word: str, ctx: Context) -> None:
         await asyncio.Event().wait()
+
+
+@virtually
+async def test_a_claim_that_is_refused_is_told_and_shows_that_the_lease_was_lost(caplog):
+    """At once, and not with the next beat."""
+    store = Store()
+    shop = Shop(store, lease=600.0)
+    async with shop.running():
+        await asyncio.sleep(SOON)
+        first = shop.token
+        await store.take_away(first)
+        await shop.begin("a")
+        await until(lambda: shop.token not in (None, first), within=1.0)
+        await until(lambda: shop.hands.keys == ["a"], within=1.0)
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert [one for one in told if one.startswith("nothing can be claimed: ")] == [
+        f"nothing can be claimed: the lease {first} was ended: acquire it again for a new token"
+    ]
 
 
 @pytest.mark.timeout(30)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from standfast import Standfast
 from standfast.errors import ConfigurationError, StoreError
 from standfast.saga import threads as module
 from standfast.saga.context import Context
@@ -367,3 +368,10 @@ async def test_it_is_told_when_all_threads_of_a_saga_are_kept(caplog):
         assert (told in caplog.text) is (number == 2)
     gate.set()
     await until(lambda: threads.hung == 0)
+
+
+def test_what_hinders_the_threads_hinders_the_sagas():
+    app = Standfast("memory://")
+    assert app.sagas.executor.hindrance == ""
+    app.sagas.threads.limit = 0
+    assert app.sagas.executor.hindrance.startswith("all 0 threads are kept by functions of steps")

@@ -7,6 +7,7 @@ from uuid import UUID
 import msgspec
 
 from standfast.saga import facts as fx
+from standfast.saga.pending import Pending
 from standfast.saga.timeline import Timeline, as_text, entries, go_on, short
 
 
@@ -215,3 +216,97 @@ def test_entries_are_typed_and_have_a_json_form():
     assert read_back["id"] == str(PARENT)
     assert len(read_back["entries"]) == len(FACTS)
     assert str(whole) == GOLDEN
+
+
+def test_a_mood_says_how_an_entry_is_meant():
+    moods = {one.kind: one.mood for one in entries(FACTS)}
+    assert {kind for kind, mood in moods.items() if mood == "good"} == {
+        "step_completed",
+        "compensation_completed",
+    }
+    assert {kind for kind, mood in moods.items() if mood == "bad"} == {
+        "attempt_failed",
+        "step_failed",
+        "compensation_started",
+        "compensation_attempt_failed",
+    }
+    held = {kind for kind, mood in moods.items() if mood == "held"}
+    assert held == {"step_parked", "compensation_failed"}
+    assert set(moods.values()) == {"", "good", "bad", "held"}
+
+
+def test_the_other_ways_in_which_facts_are_told():
+    null = raw(None)
+    rejected = {"branch": "a", "attempt": 2, "error": "full", "rejected": True, "since": 1.0}
+    facts: list[fx.AnyFact] = [
+        fx.Started(at=1.0, input=raw(1), version=1, key="k", correlation_id="k"),
+        fx.FannedOut(at=1.0, branch="a", items=[raw("x")]),
+        fx.FannedOut(at=1.0, branch="a", items=[]),
+        fx.StepCompleted(at=1.0, branch="a", result=null, attempt=2),
+        fx.AttemptFailed(at=2.0, retry_at=1.0, **rejected),
+        fx.CompensationAttemptFailed(at=2.0, retry_at=3.0, **rejected),
+        fx.StepSkipped(at=1.0, branch="a", by="ann", reason="no"),
+        fx.StepSkipped(at=1.0, branch="a"),
+        fx.SignalReceived(at=1.0, name="go", payload=null),
+        fx.SleepStarted(at=9.0, branch="a", until=1.0),
+        fx.CancelRequested(at=1.0),
+        fx.CompensationStarted(at=1.0, cause="gone"),
+        fx.CompensationCompleted(at=1.0, branch="a", attempt=3),
+        fx.StepFailed(at=1.0, branch="a", error="no", attempt=1),
+        fx.Resolved(at=1.0, outcome="completed", reason="x", by="", children=[CHILD]),
+    ]
+    assert [one.text for one in entries(facts)] == [
+        "started as version 1: 1",
+        "fans out to 1 item",
+        "fans out to 0 items",
+        "completed after 2 attempts",
+        "attempt 2 wasn't tried, next in 0s: full",
+        "undo: attempt 2 wasn't tried, next in 1s: full",
+        "skipped by ann: no",
+        "skipped",
+        "signal 'go' received",
+        "sleeps for 0s",
+        "cancelling asked for",
+        "compensating: gone",
+        "undone after 3 attempts",
+        "failed for good: no",
+        (
+            f"resolved as completed: x (1 child saga goes on all the same: {CHILD}; cancel or "
+            "resolve it as well)"
+        ),
+    ]
+    assert entries(facts)[6].reason == "no"
+    early = entries([facts[0], fx.Begun(at=0.5)])
+    assert as_text(early).splitlines()[1].split() == ["+0s", "begins"], "clocks may be set back"
+
+
+def test_a_timeline_tells_what_goes_on_and_what_cant_be_read():
+    waits = Pending(kind="child", branch="deliver", child=CHILD)
+    whole = Timeline(
+        id=PARENT,
+        saga="sell",
+        version=3,
+        key="k",
+        status="running",
+        entries=[],
+        pending=[waits],
+        problem="damaged",
+        read_at=7.0,
+    )
+    assert whole.as_json() == {
+        "id": str(PARENT),
+        "saga": "sell",
+        "version": 3,
+        "key": "k",
+        "status": "running",
+        "entries": [],
+        "pending": [
+            {
+                "kind": "child",
+                "branch": "deliver",
+                "operation": "action",
+                "child": str(CHILD),
+            }
+        ],
+        "problem": "damaged",
+    }

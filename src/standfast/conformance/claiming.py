@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from uuid import UUID
 
@@ -385,7 +386,7 @@ class ClaimingSuite(Suite):
         """Flags what is due and of a kind without a live worker, once, and leaves it as due."""
         now = time.time()
         lost = await passive(database, name="gone", version=7, wake_at=now - 10)
-        await passive(database, name="gone", wake_at=now + 100)  # not due yet
+        await passive(database, name="gone", wake_at=now)  # due, but not before that
         await passive(database, wake_at=now - 10)  # a kind that is registered
         await passive(database, pattern="tcc", wake_at=now - 10)  # another pattern
         await owned(database, worker, name="gone")
@@ -413,9 +414,11 @@ class ClaimingSuite(Suite):
             ("order", "running"): 1,
             ("over", "completed"): 1,
         }
+        another = await passive(database, name="gone", version=7, wake_at=now - 5)
+        assert await flag() == [another], "and not again what was flagged before"
         kinds = [("saga", "gone", 7)]
-        (it,) = await journal(database).claim(worker, kinds, now=now, limit=10)
-        assert it.instance.id == lost
+        found = await journal(database).claim(worker, kinds, now=now, limit=10)
+        assert [it.instance.id for it in found] == [lost, another]
 
     async def test_flag_unclaimable_with_a_dead_worker(self, database: Database) -> None:
         """A worker whose lease has run out is not live."""
@@ -432,7 +435,8 @@ class ClaimingSuite(Suite):
         id = await passive(database, wake_at=1.0)
         token = await register(database, kinds=[OTHER_KIND])
         await register(database, kinds=[])
-        notes = ["{}", '{"kinds": []}', '{"shard": 7}']
+        notes = ["{}", '{"kinds": []}', '{"shard": 7}', '{"kinds": 7}', "[]", "7"]
+        notes += ['{"kinds": [[], 7, "saga", ["saga"], ["saga", ["order"], 1]]}']
         for number, note in enumerate(notes):
             await leases(database).acquire([f"else-{number}"], "x", ttl=LONG, note=note)
 
@@ -444,6 +448,9 @@ class ClaimingSuite(Suite):
 
         assert await flag("one") == [id]
         await leases(database).annotate(token, note_of(OTHER_KIND, KIND))
+        assert await flag("two") == []
+        newer = json.dumps({"kinds": [[*KIND, "of a newer release"]]})
+        await leases(database).annotate(token, newer)
         assert await flag("two") == []
         await leases(database).release([token])
         assert await flag("two") == [id]

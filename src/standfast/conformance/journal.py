@@ -7,12 +7,11 @@ import time
 from uuid import UUID
 
 from standfast.conformance.claiming import ClaimingSuite
+from standfast.conformance.purging import PurgingSuite
 from standfast.conformance.samples import (
-    KIND,
     KINDS,
     OTHER_KIND,
     another,
-    facts,
     finish,
     journal,
     leases,
@@ -26,10 +25,10 @@ from standfast.conformance.samples import (
 from standfast.conformance.writing import WritingSuite
 from standfast.ids import new_id
 from standfast.ports.database import Database
-from standfast.ports.journal import STUCK, Append, Filter, Purged, RowChange, child_key
+from standfast.ports.journal import STUCK, Append, Filter, RowChange
 
 
-class JournalSuite(WritingSuite, ClaimingSuite):
+class JournalSuite(WritingSuite, ClaimingSuite, PurgingSuite):
     """Override the fixture `database`."""
 
     # mail
@@ -126,6 +125,15 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         (it,) = await journal(database).claim(worker, KINDS, now=now, limit=1)
         assert it.instance.id == first
 
+    async def test_send_makes_one_due_since_it_was_sent(self, database: Database) -> None:
+        """So that turns are kept: the oldest of its mail counts, on the way for however long."""
+        now = time.time()
+        never, later = [await passive(database, wake_at=at) for at in (None, now + 1e6)]
+        for ago in (50, 90, 20):
+            await journal(database).send([mail(never, at=now - ago), mail(later, at=now - ago)])
+        for id in (never, later):
+            assert (await loaded(database, id)).instance.wake_at == now - 90
+
     async def test_send_to_an_owned_one_leaves_the_owner(
         self, database: Database, worker: int
     ) -> None:
@@ -162,7 +170,22 @@ class JournalSuite(WritingSuite, ClaimingSuite):
         before = await journal(database).load([a, b])
         assert {it.instance.id for it in before} == {a, b}
         assert await journal(database).load([a, new_id(), b]) == before
+        twice = await journal(database).load([b, a, b, a])
+        assert [it.instance.id for it in twice] == [b, a], "in their order, each once"
         assert await journal(database).load([]) == []
+
+    async def test_load_hundreds(self, database: Database, worker: int) -> None:
+        """In the order in which they are asked for, as are those whose mail is collected."""
+        starts = [start() for _ in range(1100)]
+        await journal(database).start(starts, owner=worker)
+        ids = [it.instance.id for it in reversed(starts)]
+        await journal(database).send([mail(id) for id in (ids[-1], ids[600], ids[0])])
+        found = await journal(database).load(ids)
+        assert [it.instance.id for it in found] == ids
+        assert [len(it.facts) for it in found] == [1] * 1100
+        assert [it.instance.id for it in found if it.mails] == [ids[0], ids[600], ids[-1]]
+        mails = await journal(database).collect(worker, ids)
+        assert {it.to for it in mails} == {ids[0], ids[600], ids[-1]}
 
     async def test_find_filters(self, database: Database) -> None:
         """Every field restricts; empty ones don't."""
@@ -252,105 +275,6 @@ class JournalSuite(WritingSuite, ClaimingSuite):
             matching = await journal(database).find(Filter(statuses=statuses), limit=10)
             assert len(matching) == number
             assert {one.status for one in matching} == set(statuses)
-
-    # purge
-
-    async def test_purge(self, database: Database, worker: int) -> None:
-        """Up to `limit` finished ones, with journals and mail; the rest stays, the key is free.
-
-        So is the id: who gets it anew finds nothing that was its predecessor's.
-        """
-        ids = [await owned(database, worker, key=f"k{n}") for n in range(5)]
-        await journal(database).append(worker, [finish(id, 0) for id in ids[:4]])
-        await journal(database).send([mail(ids[0])])
-        other = await owned(database, worker, pattern="tcc")
-        await journal(database).append(worker, [finish(other, 0)])
-        purge, nothing = journal(database).purge, Purged(0, None)
-        assert await purge("saga", finished_before=time.time() - 60, limit=10) == nothing
-        soon = time.time() + 60
-        assert await purge("saga", finished_before=soon, limit=9, ids=[ids[4], other]) == nothing
-        assert await journal(database).count_finished("saga", finished_before=soon) == 4
-        first = await purge("saga", finished_before=soon, limit=3)
-        assert first.count == 3
-        assert first.after is not None
-        assert await purge("saga", finished_before=soon, limit=3, after=first.after) == Purged(
-            1, None
-        )
-        assert await purge("saga", finished_before=soon, limit=3) == nothing
-        assert await journal(database).count_finished("saga", finished_before=soon) == 0
-        left = await journal(database).load([*ids, other])
-        assert {it.instance.id for it in left} == {ids[4], other}
-        again = start("k0", id=ids[0])
-        (answer,) = await journal(database).start([again], owner=worker)
-        assert answer.created
-        assert await facts(database, answer.id) == [again.fact]
-        assert (await loaded(database, answer.id)).mails == []
-
-    async def test_purge_spares_what_a_worker_owns(self, database: Database, worker: int) -> None:
-        """A finished one may get mail (a parent asks it to undo itself), and be run again."""
-        id = await owned(database, worker)
-        below = await owned(database, worker, key=child_key(id, "a"))
-        await journal(database).append(worker, [finish(id, 0), finish(below, 0)])
-        await journal(database).send([mail(id)])
-        now = time.time() + 60
-        (found,) = await journal(database).claim(worker, [KIND], now=now, limit=9)
-        assert found.instance.id == id
-        assert found.instance.finished_at is not None
-        purge, count = journal(database).purge, journal(database).count_finished
-        assert await count("saga", finished_before=now) == 0, "nor what is below it"
-        assert (await purge("saga", finished_before=now, limit=9)).count == 0
-        assert (await purge("saga", finished_before=now, limit=9, ids=[id])).count == 0
-        await journal(database).release(worker)
-        assert await count("saga", finished_before=now) == 2
-        assert (await purge("saga", finished_before=now, limit=9)).count == 1
-
-    async def test_purge_spares_what_has_a_parent(self, database: Database, worker: int) -> None:
-        """What belongs together goes from the top, and not before its top has finished."""
-        top = await owned(database, worker)
-        middle = await owned(database, worker, key=child_key(top, "a"))
-        below = await owned(database, worker, key=child_key(middle, "b[0]"))
-        orphan = await owned(database, worker, key=child_key(new_id(), "c"))
-        alike = await owned(database, worker, key="0f0f0f0f: not an id")
-        everything = [top, middle, below, orphan, alike]
-        await journal(database).append(worker, [finish(id, 0) for id in everything[1:]])
-        purge, count = journal(database).purge, journal(database).count_finished
-        later = time.time() + 60
-        assert await count("saga", finished_before=later) == 2
-        assert await purge("saga", finished_before=later, limit=10) == Purged(2, None)
-        assert await purge("saga", finished_before=later, limit=10) == Purged(0, None)
-        assert await count("saga", finished_before=later) == 0
-        assert {it.instance.id for it in await journal(database).load(everything)} == {
-            *(top, middle, below)
-        }
-        await journal(database).append(worker, [finish(top, 0)])
-        for left in ([middle, below], [below], []):
-            assert await count("saga", finished_before=later) == len(left) + 1
-            assert await purge("saga", finished_before=later, limit=10) == Purged(1, None)
-            found = await journal(database).load(everything)
-            assert {it.instance.id for it in found} == set(left)
-
-    async def test_purge_goes_on_behind_what_it_spared(
-        self, database: Database, worker: int
-    ) -> None:
-        """Each is looked at once, however many are spared, whatever else finished when they did."""
-        top, now = await owned(database, worker), time.time()
-        spared = [await owned(database, worker, key=child_key(top, f"c[{n}]")) for n in range(7)]
-        alone = [await owned(database, worker, key=f"k{n}") for n in range(5)]
-        for n, id in enumerate([*spared, *alone]):
-            done = finish(id, 0)
-            assert done.change is not None
-            done.change.finished_at = now + n % 2  # many at one moment
-            assert await journal(database).append(worker, [done]) == [None]
-        found, after, calls = 0, None, 0
-        while calls == 0 or after is not None:
-            one = await journal(database).purge(
-                "saga", finished_before=now + 60, limit=3, after=after
-            )
-            found, after, calls = found + one.count, one.after, calls + 1
-        assert found == 5
-        assert calls in (4, 5), "three at a time"
-        left = await journal(database).load([top, *spared, *alone])
-        assert {it.instance.id for it in left} == {top, *spared}
 
     # on_due
 

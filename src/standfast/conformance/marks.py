@@ -48,6 +48,22 @@ class MarkSuite(Suite):
             assert await writer.set("k", "do", "again", at=2.0) is None
             assert await writer.set("there", "do", "again", at=2.0) == Mark("first", None)
 
+    async def test_keep_result_of_one_operation(self, database: Database, wrap: Wrap) -> None:
+        """It is nothing to the other operations of the key, nor to other keys."""
+        async with database.transaction() as tx:
+            writer = marks(database).within(wrap(tx))
+            for key, operation in (("k", "do"), ("k", "undo"), ("l", "do")):
+                await writer.set(key, operation, "first", at=1.0)
+            await writer.keep_result("k", "do", "1")
+            with pytest.raises(StoreError):
+                await writer.keep_result("l", "undo", "1")
+            for key, operation, result in (
+                ("k", "do", "1"),
+                ("k", "undo", None),
+                ("l", "do", None),
+            ):
+                assert await writer.set(key, operation, "again", at=2.0) == Mark("first", result)
+
     async def test_keep_result_later(self, database: Database, wrap: Wrap) -> None:
         """With a mark that another transaction set, and in place of another result."""
         async with database.transaction() as tx:
@@ -114,6 +130,7 @@ class MarkSuite(Suite):
         assert await store.purge(before=now - 50, limit=3) == 2
         assert await store.purge(before=now - 50, limit=3) == 0
         assert await store.count(before=now) == 0, "exclusive"
+        assert await store.purge(before=now, limit=3) == 0, "as well"
         async with database.transaction() as tx:
             assert await store.within(tx).set("new", "do", "again", at=now) is not None
             assert await store.within(tx).set("old-0", "do", "again", at=now) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from uuid import UUID
 
 import pytest
 
@@ -370,6 +371,49 @@ class WritingSuite(Suite):
         assert (await loaded(database, taken.instance.id)).instance.status == "waiting"
         claimed = await journal(database).claim(worker, KINDS, now=time.time(), limit=10)
         assert {it.instance.id for it in claimed} == {child.instance.id, friend, taken.instance.id}
+
+    async def test_append_starts_what_is_due_when_it_says(
+        self, database: Database, worker: int
+    ) -> None:
+        """When it was made, unless it says when; alone and among others."""
+        parent, now = await owned(database, worker), time.time()
+        at_once, later = start(wake_at=None, created_at=now - 40), start(wake_at=now + 1e6)
+        last = start(wake_at=None, created_at=now - 20)
+        for number, starts in enumerate(([at_once, later], [last])):
+            append = Append(parent, number, ["1"], starts=starts)
+            assert list(await journal(database).append(worker, [append])) == [None]
+        rows = await journal(database).load([one.instance.id for one in (at_once, later, last)])
+        assert [it.instance.wake_at for it in rows] == [now - 40, now + 1e6, now - 20]
+
+    async def test_updated_at_is_when_the_row_was_changed(
+        self, database: Database, worker: int
+    ) -> None:
+        """By a change, or by an operator: not by facts, mail, a claim or a release."""
+        now = time.time()
+
+        async def updated(id: UUID) -> float:
+            return (await loaded(database, id)).instance.updated_at
+
+        fact, change, aside = [await owned(database, worker, updated_at=1.0) for _ in range(3)]
+        asleep = await passive(database, updated_at=1.0, version=7)
+        await journal(database).send([mail(fact), mail(change)])
+        await journal(database).append(worker, [Append(fact, 0, ["1"])])
+        await journal(database).append(worker, [Append(fact, 1, ["2"], release=True)])
+        assert await is_due(database, worker, fact)
+        await journal(database).release(worker)
+        assert await updated(fact) == 1.0
+        assert await is_due(database, worker, change)
+        await journal(database).append(worker, [Append(change, 0, ["1"], RowChange("waiting"))])
+        await journal(database).set_aside(worker, aside, status="stuck", cause="")
+        for id in (change, aside):
+            assert abs(await updated(id) - now) < 60
+        (flagged,) = await journal(database).flag_unclaimable(
+            "saga", due_before=now + 60, status="parked", cause=""
+        )
+        assert (flagged.id, abs(flagged.updated_at - now) < 60) == (asleep, True)
+        other = await passive(database, updated_at=1.0)
+        assert await journal(database).reassign([other], version=2) == [True]
+        assert abs(await updated(other) - now) < 60
 
     async def test_append_sends_to_one_that_releases_in_the_same_batch(
         self, database: Database, worker: int

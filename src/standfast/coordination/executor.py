@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from standfast.coordination.membership import Kind
 from standfast.coordination.slots import Slots
 from standfast.ports.journal import Instance, Loaded, Mail
+from standfast.ports.leases import Kind
 
 
 class Orphaned(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from standfast.coordination.membership import Kind
+from standfast.ports.leases import Kind
 
 
 def fingerprints(note: str) -> dict[Kind, str]:

@@ -12,18 +12,15 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from standfast.clock import Clock
 from standfast.errors import StoreError
 from standfast.ids import new_id
-from standfast.ports.leases import LeaseStore
+from standfast.ports.leases import Kind, LeaseStore
 from standfast.shielding import shielded
 
 log = logging.getLogger("standfast.coordination")
-
-Kind: TypeAlias = tuple[str, str, int]
-"""What instances are of: (pattern, name, version)."""
 
 MEMBER = "member:"
 """What the names of memberships begin with."""
@@ -36,21 +33,6 @@ is taken over at the last beat of its lease at the latest, and one that is late 
 """
 _LEAVES_WITHIN = 5.0
 """Seconds for the store to take leases back; a hung transaction may keep it from that."""
-
-
-def kinds_of(note: str) -> list[Kind]:
-    """The kinds that a process can run, by the note of its lease; whoever wrote that."""
-    try:
-        found = json.loads(note)
-    except ValueError:
-        return []
-    listed = found.get("kinds") if isinstance(found, dict) else None
-    kinds = [one for one in listed if isinstance(one, list)] if isinstance(listed, list) else []
-    return [
-        (one[0], one[1], one[2])
-        for one in kinds
-        if len(one) >= 3 and isinstance(one[0], str) and isinstance(one[2], int)
-    ]
 
 
 class Membership:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from standfast.coordination.membership import Kind
+from standfast.ports.leases import Kind
 
 
 class Limits(NamedTuple):

@@ -18,7 +18,7 @@ from standfast.clock import Clock
 from standfast.coordination.executor import Executor
 from standfast.coordination.fingerprints import fingerprints, unlike
 from standfast.coordination.looks import Due, Knowledge
-from standfast.coordination.membership import Kind, Membership
+from standfast.coordination.membership import Membership
 from standfast.coordination.outage import Outage
 from standfast.coordination.room import Limits, Taken, slots_note, told
 from standfast.coordination.service import Duty
@@ -26,6 +26,7 @@ from standfast.coordination.slots import Slots
 from standfast.durations import human
 from standfast.errors import StaleWriter, StoreError, StoreUnavailable
 from standfast.ports.journal import JournalStore, Loaded
+from standfast.ports.leases import Kind
 from standfast.resilience.backoff import Exponential
 from standfast.shielding import shielded
 

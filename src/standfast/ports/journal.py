@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -40,7 +40,8 @@ class Instance:
 
     `status` is a word of the pattern's own ("running", "waiting", "completed" …); `finished_at` is
     set exactly when the instance has ended. `step` and `cause` tell where and why it failed or
-    parked ("" otherwise). `input_hash` tells two starts with the same key apart.
+    parked ("" otherwise). `input_hash` tells two starts with the same key apart. `updated_at` is
+    when these columns were changed last, whoever has had the instance since.
     """
 
     id: UUID
@@ -67,6 +68,14 @@ class Start:
 
     instance: Instance
     fact: str
+
+
+def due_at_once(start: Start) -> Start:
+    """A start that is part of an append: due when it was made, unless it says when."""
+    row = start.instance
+    if row.wake_at is not None:
+        return start
+    return Start(replace(row, wake_at=row.created_at), start.fact)
 
 
 @dataclass(slots=True)
@@ -117,7 +126,8 @@ class Append:
     it. `change` replaces the searchable columns. `release` makes the instance passive, due at
     `wake_at`, or at once if mail has arrived that isn't in `consumed`. `consumed` are the numbers
     of the mail folded into `facts`, which isn't given out again. `starts` begins other instances
-    (one whose key is taken is left alone) and `mails` are sent; their instances become due.
+    (one whose key is taken is left alone), due as `due_at_once` says, and `mails` are sent, which
+    makes theirs due.
     """
 
     id: UUID

@@ -11,11 +11,30 @@ itself: Gray and Cheriton, "Leases" (SOSP 1989).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from standfast.ports.database import Script, StoreTransaction
+
+Kind: TypeAlias = tuple[str, str, int]
+"""What instances are of: (pattern, name, version)."""
+
+
+def kinds_of(note: str) -> list[Kind]:
+    """The kinds that a process can run, by the note of its lease; whoever wrote that."""
+    try:
+        found = json.loads(note)
+    except ValueError:
+        return []
+    listed = found.get("kinds") if isinstance(found, dict) else None
+    kinds: list[Kind] = []
+    for one in listed if isinstance(listed, list) else ():
+        match one:
+            case [str(pattern), str(name), int(version), *_]:
+                kinds.append((pattern, name, version))
+    return kinds
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Mapping
 
 from standfast.clock import Clock
-from standfast.coordination.membership import MEMBER, Kind, kinds_of
+from standfast.coordination.membership import MEMBER
 from standfast.coordination.room import Limits, Taken, limits, told
 from standfast.ports.journal import Filter, Instance, JournalStore
-from standfast.ports.leases import LeaseStore
+from standfast.ports.leases import Kind, LeaseStore, kinds_of
 
 FRESH = 5.0
 """Seconds for which what was seen is taken for true: all who wait share one look."""

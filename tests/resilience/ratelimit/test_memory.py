@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from standfast.conformance import RateLimitSuite
 from standfast.errors import ConfigurationError
-from standfast.rates import Rate
+from standfast.rates import Decision, Rate
 from standfast.resilience.ratelimit import MemoryRateLimits
 from standfast.testing.manual_clock import ManualClock
 
@@ -145,9 +145,23 @@ def test_max_keys_is_checked():
         ({"limit": 1, "burst": 0}, "burst=0: must be a whole number, 1 or more"),
         ({"limit": 1, "algorithm": "leaky"}, "algorithm='leaky': choose"),
         ({"limit": 1, "burst": 2, "algorithm": "sliding_window"}, "burst=2: a sliding window has"),
+        ({"limit": True}, "limit=True: must be a whole number"),
+        ({"limit": 2**53 + 1, "per": "36500d"}, "limit=9.01e.15: can't be counted; at most"),
+        ({"limit": 1, "burst": 2**53 + 1}, "burst=9.01e.15: can't be counted"),
+        ({"limit": 1_000_001}, "limit=1000001 per 1.0: more than 1,000,000 a second"),
         ({"limit": 3_000_000, "per": "2s"}, "limit=3000000 per '2s': more than 1,000,000 a second"),
     ],
 )
 def test_a_bad_rate_is_refused(given, message):
     with pytest.raises(ConfigurationError, match=message):
         Rate(**given)
+
+
+def test_what_a_rate_comes_to():
+    rate = Rate(4, "2s", burst=6)
+    assert (rate.window, rate.interval, rate.capacity, rate.refill) == (2.0, 0.5, 6, 3.0)
+    rate = Rate(4, "2s", algorithm="sliding_window")
+    assert (rate.window, rate.interval, rate.capacity, rate.refill) == (2.0, 0.5, 4, 2.0)
+    assert Rate(1_000_000).interval == 1e-6
+    assert Rate(1, burst=2**53).capacity == 2**53
+    assert [bool(Decision(allowed, 0, 0.0, 0.0)) for allowed in (True, False)] == [True, False]

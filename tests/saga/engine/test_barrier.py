@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from standfast import Barrier, BranchKey, Standfast, barrier
-from standfast.errors import CodecError, StoreError
+from standfast.coordination.service import ServiceOptions
+from standfast.errors import CodecError, ConfigurationError, MigrationNeeded, StoreError
+from standfast.testing import ManualClock
 
 DO, UNDO = BranchKey("saga-1:charge"), BranchKey("saga-1:charge", "compensation")
 
@@ -126,3 +128,55 @@ async def test_marks_are_purged_in_batches_and_it_is_told_how_far(durable_url):
         assert [done async for done in pattern.purge(older_than="1h", batch=2)] == []
         assert [done async for done in pattern.purge(older_than="0s", batch=2)] == [2, 4, 5]
         assert await pattern.count(older_than="0s") == 0
+
+
+class Branch:
+    branch_key = UNDO
+
+
+async def test_the_result_of_an_undo_is_kept_too_and_none_is_a_result_that_is_empty():
+    async with Standfast("memory://").add(Barrier()) as app:
+
+        async def once(branch, result):
+            async with app.transaction() as tx, barrier(tx, branch) as gate:
+                if gate.first:
+                    gate.result = result
+            return (gate.first, gate.why, gate.result)
+
+        assert await once(DO, 0) == (True, "", 0)
+        assert await once(DO, 1) == (False, "duplicate", 0)
+        assert await once(Branch(), {"refund": 8}) == (True, "", {"refund": 8})
+        assert await once(UNDO, 9) == (False, "duplicate", {"refund": 8})
+        assert await once(DO, 1) == (False, "duplicate", 0), "late, but it was done"
+        other = BranchKey("saga-2:charge")
+        assert await once(other, None) == (True, "", None)
+        assert await once(other, 1) == (False, "duplicate", None)
+
+
+async def test_marks_have_the_age_that_the_clock_says_and_are_kept_for_long_enough():
+    pattern, clock = Barrier(), ManualClock(wall=1000.0)
+    app = Standfast("memory://").add(pattern)
+    for ask in (pattern.count, lambda **age: anext(pattern.purge(**age))):
+        with pytest.raises(ConfigurationError, match="the app isn't open"):
+            await ask(older_than="1s")
+    async with app:
+        async with app.transaction() as tx:
+            async with barrier(tx, DO, clock=clock):
+                pass
+            async with barrier(tx, BranchKey("saga-2:charge")):
+                pass
+        assert [await pattern.marks.count(before=at) for at in (1000.0, 1000.1)] == [0, 1]
+        assert await pattern.count(older_than="30d") == 1
+        with pytest.raises(ConfigurationError, match="older_than=30: give 30 a unit"):
+            await pattern.count(older_than=30)
+    for kept_for, why in (("0s", "more than zero"), ("40000d", "Give None to keep for ever")):
+        with pytest.raises(ConfigurationError, match=why):
+            Barrier(kept_for=kept_for)
+    assert pattern.services(ServiceOptions()) == ()
+
+
+async def test_without_its_table_it_says_what_is_missing(tmp_path):
+    async with Standfast(f"sqlite:///{tmp_path}/app.db") as app, app.transaction() as tx:
+        with pytest.raises(MigrationNeeded, match=r"app\.add\(Barrier\(\)\) brings it"):
+            async with barrier(tx, DO):
+                raise AssertionError

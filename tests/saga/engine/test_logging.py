@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -13,17 +15,20 @@ from standfast import (
     Saga,
     SagaCompensated,
     SagaParked,
+    Standfast,
     child,
     step,
 )
-from standfast.errors import CircuitOpen
-from standfast.ports.journal import Instance
+from standfast.errors import CircuitOpen, CorruptRecord, StaleWriter, StoreUnavailable
+from standfast.ports.journal import Instance, Mail
 from standfast.saga import facts as fx
 from standfast.saga.saga_log import MOST, PERIOD, Limit, SagaLog, log_fields_of
-from standfast.saga.timeline import entries
+from standfast.saga.timeline import entries, go_on
 from standfast.saga.tracebacks import LENGTH, can_be_printed, traceback_of
 from standfast.testing import ManualClock
+from tests.saga.engine.test_races import Asks
 from tests.saga.engine.world import SOON, Order, Trip, until
+from tests.saga.test_timeline import CHILD, FACTS, PARENT
 
 WITHIN = 10
 FIELDS = ("saga", "saga_id", "key", "step", "operation", "attempt", "correlation_id", "worker")
@@ -316,3 +321,168 @@ def test_a_fact_of_before_there_were_tracebacks_is_read():
     )
     assert isinstance(again, fx.AttemptFailed)
     assert not again.rejected
+
+
+async def test_what_was_left_out_is_told_at_the_end_of_the_work(world, caplog):
+    app = Standfast("memory://").add(Trip(world))
+    world.will("reserve", *[OSError("away")] * 36)
+    async with app.running(drain=5, name="here"):
+        for number in range(12):
+            with pytest.raises(SagaCompensated):
+                await (await app.start(Trip, Order(f"{number}"))).result(WITHIN)
+        assert not [one for one in caplog.messages if "weren't logged" in one]
+    (told,) = [r for r in caplog.records if "weren't logged" in r.getMessage()]
+    assert told.getMessage() == (
+        "saga trip: 26 more failed attempts of reserve weren't logged, of at most 10 in 60 s"
+    )
+    assert (told.worker, told.left_out, told.step, told.operation) == (
+        "here",
+        26,
+        "reserve",
+        "action",
+    )
+
+
+async def test_mail_that_cant_be_read_is_told_once_and_dropped(caplog):
+    app = Standfast("memory://").add(Asks())
+    async with app.running(drain=5):
+        handle = await app.start(Asks, 7, key="k", correlation_id="c")
+        await until(lambda: not app.sagas.executor.active)  # it waits, in the store
+        odd = Mail(handle.id, "m1", "odd", "{", app.clock.now())
+        await app.sagas.store.send([odd])
+        app.sagas.executor.sent(handle.id)
+        await until(lambda: records(caplog, logging.ERROR))
+        await handle.signal("go")
+        assert (await handle.result(WITHIN))["act"] == 7
+        (loaded,) = await app.sagas.store.load([handle.id])
+        assert loaded.mails == []
+    (told,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert told.getMessage() == f"saga asks {handle.id}: dropped unreadable mail m1"
+    assert told.exc_info
+    (fields,) = records(caplog, logging.ERROR)
+    assert (fields["saga"], fields["key"], fields["correlation_id"]) == ("asks", "k", "c")
+
+
+async def test_what_cant_be_set_aside_yet_is_told_and_set_aside_later(caplog, monkeypatch):
+    app = Standfast("memory://").add(Asks())
+    store, fails = app.sagas.store, [StoreUnavailable("away")]
+    sets = store.set_aside
+
+    async def set_aside(*args: Any, **options: Any) -> None:
+        if fails:
+            raise fails.pop()
+        await sets(*args, **options)
+
+    def unreadable(loaded: Any) -> Any:
+        raise CorruptRecord("row 1 can't be read")
+
+    monkeypatch.setattr(store, "set_aside", set_aside)
+    async with app:
+        handle = await app.start(Asks, 7)
+    monkeypatch.setattr(app.sagas.definitions, "machine", unreadable)
+    async with app.running(drain=5, poll=0.1):
+
+        async def is_parked() -> bool:
+            return await handle.status() == "parked"
+
+        await until(is_parked)
+        assert (await app.sagas.instance(handle.id)).cause == "row 1 can't be read"
+        assert app.sagas.telemetry.set_aside == 2
+    told = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    begin = f"saga asks {handle.id}"
+    assert told == [
+        f"{begin} can't be run: row 1 can't be read",
+        f"{begin} couldn't be set aside; trying again",
+        f"{begin} can't be run: row 1 can't be read",
+    ]
+    assert {one["worker"] for one in records(caplog, logging.ERROR)} != {""}
+
+
+async def test_a_write_that_is_refused_is_told_and_the_instance_read_anew(caplog, monkeypatch):
+    app = Standfast("memory://").add(Asks())
+    store, refusals = app.sagas.store, [StaleWriter("it already has a fact 1: load it anew")]
+    appends = store.append
+
+    async def append(owner: int, some: Any) -> Any:
+        return [refusals.pop()] if refusals else await appends(owner, some)
+
+    monkeypatch.setattr(store, "append", append)
+    async with app.running(drain=5):
+        handle = await app.start(Asks, 7)
+        await until(lambda: records(caplog, logging.WARNING))
+        await handle.signal("go")
+        assert (await handle.result(WITHIN))["act"] == 7
+    (told,) = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert told.getMessage() == f"saga asks {handle.id}: it already has a fact 1: load it anew"
+    assert records(caplog, logging.WARNING)[0]["saga_id"] == str(handle.id)
+
+
+def test_each_fact_is_told_at_its_level_with_why_and_without_values(caplog):
+    """At INFO what somebody caused or what turns a saga round; as an error what is stuck."""
+    branches = {fact.branch for fact in FACTS if hasattr(fact, "branch")}
+    machine = SimpleNamespace(
+        id=PARENT,
+        started=FACTS[0],
+        branches={name: SimpleNamespace(id=name) for name in branches},
+        outcome="compensated",
+        cause="cancelled",
+    )
+    active: Any = SimpleNamespace(
+        definition=SimpleNamespace(name="sell"), id=PARENT, machine=machine
+    )
+    log = SagaLog("w", ManualClock())
+    left = fx.Resolved(at=1.0, outcome="completed", reason="x", by="ann", children=[CHILD])
+    plain = fx.StepSkipped(at=1.0, branch="gift")
+    caplog.set_level(logging.DEBUG, logger="standfast.saga")
+    for fact in (*FACTS, left, plain):
+        log.stored(active, fact)
+    begin = f"saga sell {PARENT}"
+    told = [(r.levelname, r.getMessage().removeprefix(begin)) for r in caplog.records]
+    assert told == [
+        ("DEBUG", ": started"),
+        ("DEBUG", ": begun"),
+        ("DEBUG", ": pack: fanned out"),
+        ("DEBUG", ": pack[0]: step completed"),
+        ("DEBUG", ": pack[1]: step completed"),
+        ("DEBUG", ": charge: attempt failed (OSError: away)"),
+        ("ERROR", " is parked at charge, for an operator: OSError: away"),
+        ("INFO", ": charge: resumed (ann)"),
+        ("DEBUG", ": deliver: child started"),
+        ("DEBUG", ": cool_off: sleep started"),
+        ("DEBUG", ": signal received"),
+        ("INFO", ": gift: step skipped (none asked for)"),
+        ("INFO", ": migrated (bob)"),
+        ("INFO", ": cancel requested (changed my mind)"),
+        ("DEBUG", ": ship: step failed (no such street)"),
+        ("DEBUG", ": bill: step failed (gone)"),
+        ("INFO", ": compensation started (cancelled)"),
+        ("DEBUG", ": charge: compensation attempt failed (OSError)"),
+        (
+            "ERROR",
+            ": the undo of charge failed for good, an operator must see to it: OSError",
+        ),
+        ("INFO", ": charge: compensation skipped (paid back in cash)"),
+        ("DEBUG", ": deliver: child undo requested"),
+        ("DEBUG", ": pack[0]: compensation completed"),
+        ("INFO", ": resolved (done by hand)"),
+        ("INFO", ": ignored (retry)"),
+        ("WARNING", f" was resolved by hand: {go_on([CHILD])}"),
+        ("DEBUG", ": gift: step skipped"),
+    ]
+    fields = [{name: getattr(r, name) for name in FIELDS} for r in caplog.records]
+    whole = {"saga": "sell", "saga_id": str(PARENT), "key": "k", "correlation_id": "k"}
+    assert all(one.items() >= {**whole, "worker": "w"}.items() for one in fields)
+    assert [(f["step"], f["operation"], f["attempt"]) for f in fields if f["attempt"] > 1] == [
+        ("pack[1]", "", 3),
+        ("charge", "action", 2),
+        ("bill", "", 5),
+        ("charge", "compensation", 2),
+    ]
+    caplog.clear()
+    log.ended(active)
+    machine.outcome = "completed"
+    log.ended(active)
+    assert [(r.levelname, r.getMessage().removeprefix(begin)) for r in caplog.records] == [
+        ("INFO", " is compensated: cancelled"),
+        ("DEBUG", " is completed"),
+    ]

@@ -20,6 +20,7 @@ from standfast import (
     step,
     wait,
 )
+from standfast.backends.memory import MemoryDatabase
 from standfast.errors import DefinitionError
 from standfast.saga import events as ev
 from standfast.saga import facts as fx
@@ -285,6 +286,24 @@ async def test_one_that_is_given_back_goes_on_by_itself(shared_url):
         await move(new, handle, 2)
         await until(lambda: facts_of(handle, fx.Ignored))
         await handle.result("10s")
+
+
+async def test_that_one_is_given_back_is_told_and_what_asked_for_it_is_settled(caplog):
+    database = MemoryDatabase()
+    old, new = Standfast(database).add(NapOne()), Standfast(database).add(NapTwo())
+    async with old.running(poll=0.1, linger=0.01), new.running(poll=0.1, name="new"):
+        handle = await old.start(NapOne, Order("1"))
+        await until(lambda: waits(handle))
+        await move(new, handle, 2)
+        await until(lambda: facts_of(handle, fx.Ignored))
+        (loaded,) = await old.sagas.store.load([handle.id])
+        row = loaded.instance
+        assert (row.version, loaded.mails) == (1, [])
+        assert row.owner is not None or row.wake_at is not None, "it goes on by itself"
+    (told,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    begin = f"saga nap {handle.id}: it can't move to version 2: "
+    assert told.getMessage().startswith(f"{begin}it has no migration from version 1")
+    assert (told.saga_id, told.worker) == (str(handle.id), "new")
 
 
 async def _of(url: str, handle: SagaHandle[Any]) -> list[Any]:

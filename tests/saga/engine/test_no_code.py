@@ -98,7 +98,7 @@ async def test_one_that_cant_be_read_is_resolved_and_its_parent_goes_on(durable_
         part = await app.sagas.store.by_key("saga", "part", f"{whole.id}:part")
         await until(lambda: _waits(app.handle(part.id)))
     await _damage(durable_url, part.id)
-    async with app.running(poll=0.2, drain=2):
+    async with app.running(poll="1h", drain=2):  # each tells the next one
         operations = Operations(app.sagas)
         whole = app.handle(whole.id)
         await whole.cancel("too late")

@@ -3,8 +3,12 @@
 import pytest
 
 from standfast import Barrier, Context, Saga, Standfast, step
+from standfast.conformance.samples import mail, start
 from standfast.errors import ConfigurationError, SagaNotFound
 from standfast.ids import new_id
+from standfast.saga import events as ev
+from standfast.saga.status import STATUSES
+from standfast.testing import ManualClock
 from tests.saga.engine.test_waits import Approved
 from tests.saga.engine.world import World
 
@@ -113,3 +117,116 @@ async def test_an_app_that_is_not_open_says_so(app_url):
             await act()
     async with app.transaction() as tx:  # which opens it
         assert (await tx.start(Sleepy, "3", key="3")).created
+
+
+# -- of rows as they stand -----------------------------------------------------------------------
+
+KIND = ("saga", "sleepy", 1)
+
+
+async def rows(app, *every):
+    """New rows, with these columns each; their ids by their keys."""
+    starts = [start(kind=KIND, **{"key": f"{n}", **one}) for n, one in enumerate(every)]
+    answers = await app.sagas.store.start(starts, owner=None)
+    return {new.instance.key: answer.id for new, answer in zip(starts, answers, strict=True)}
+
+
+@pytest.fixture
+async def ops():
+    async with Standfast("memory://", clock=ManualClock()).add(Sleepy()) as app:
+        yield app.operations
+
+
+async def test_whom_each_act_can_change(ops):
+    await rows(ops.sagas.host, *({"status": one, "key": one} for one in STATUSES))
+    unfinished = set(STATUSES) - {"completed", "compensated"}
+    stuck = {"parked", "compensation_failed"}
+    for act, whom in (
+        (ev.Signalled, unfinished),
+        (ev.MigrateAsked, unfinished),
+        (ev.CancelAsked, {"running", "waiting", "parked"}),
+        (ev.RetryAsked, stuck),
+        (ev.SkipAsked, stuck),
+        (ev.ResolveAsked, stuck | {"waiting"}),
+    ):
+        assert {one.key async for one in ops.matching(act, ops.select())} == whom
+        only = ops.select(statuses=["parked", "completed"])
+        assert {one.key async for one in ops.matching(act, only)} == {"parked"}
+        ended = ops.select(statuses="completed")
+        assert [one async for one in ops.matching(act, ended)] == []
+    assert await ops.counts() == {("sleepy", one): 1 for one in STATUSES}
+
+
+async def test_acts_are_checked_before_any_is_asked(ops):
+    ids = await rows(ops.sagas.host, {"status": "parked"})
+    for act, why in (
+        (ops.skip(ids["0"], reason=" "), "a reason is needed"),
+        (ops.resolve(ids["0"], "completed", reason=""), "a reason is needed"),
+        (ops.resolve(ids["0"], "undone", reason="x"), "outcome='undone': choose completed or"),
+        (ops.cancel(ids["0"], by="\0"), "NUL"),
+        (ops.signal(ids["0"], "resume", mail_id="x" * 501), "has 501 characters"),
+    ):
+        with pytest.raises(ConfigurationError, match=why):
+            await act
+    (loaded,) = await ops.sagas.store.load([*ids.values()])
+    assert loaded.mails == []
+
+
+async def test_ages_count_from_the_start(ops):
+    now, day = ops.sagas.clock.now(), 86_400.0
+    ages = {"new": 0.5, "day": 1.0, "old": 3.0, "older": 9.0}
+    made = ({"key": key, "created_at": now - age * day} for key, age in ages.items())
+    await rows(ops.sagas.host, *made)
+    for options, keys in (
+        ({"older_than": "1d"}, {"old", "older"}),
+        ({"newer_than": "1d"}, {"new", "day"}),
+        ({"older_than": "12h", "newer_than": "5d"}, {"day", "old"}),
+        ({"older_than": "0s"}, {*ages}),
+    ):
+        assert {one.key async for one in ops.each(ops.select(**options))} == keys
+    for wrong in ({"older_than": 3}, {"newer_than": "3"}):
+        with pytest.raises(ConfigurationError, match="give 3 a unit"):
+            ops.select(**wrong)
+
+
+async def test_a_page_says_whether_there_is_another(ops):
+    ids = await rows(ops.sagas.host, *[{}] * 4)
+    newest_first = sorted(ids.values(), reverse=True)
+    for limit, next in ((3, newest_first[2]), (4, None), (5, None)):
+        page = await ops.page(ops.select(), limit=limit)
+        assert [one.id for one in page.instances] == newest_first[:limit]
+        assert page.next == next
+    assert [one.id async for one in ops.each(ops.select(), after=newest_first[1])] == (
+        newest_first[2:]
+    )
+    exported = [one async for one in ops.export(ops.select(), after=newest_first[2])]
+    assert [one["instance"]["id"] for one in exported] == [str(newest_first[3])]
+
+
+async def test_what_is_stuck_and_was_told_something_that_none_acted_on(ops):
+    now = ops.sagas.clock.now()
+    stuck = {"status": "parked", "wake_at": None}
+    ids = await rows(
+        ops.sagas.host,
+        {**stuck, "key": "told", "step": "go", "cause": "away"},
+        {**stuck, "key": "quiet", "step": "go", "cause": "away"},
+        {**stuck, "key": "later", "wake_at": now + 60},
+        {**stuck, "key": "failed", "status": "compensation_failed"},
+        {"key": "runs", "status": "running"},
+    )
+    store = ops.sagas.store
+    for key in ("told", "failed", "runs"):
+        await store.send([mail(ids[key], f"{key} {n}", at=now - n) for n in range(2)])
+    found = [one async for one in ops.each(ops.select())]
+    unread = await ops.unread(found)
+    assert {id: [one.id for one in mails] for id, mails in unread.items()} == {
+        ids[key]: [f"{key} 0", f"{key} 1"] for key in ("told", "failed")
+    }
+    groups = {(one.status, one.cause): one for one in await ops.stuck()}
+    assert {key: (one.count, one.due) for key, one in groups.items()} == {
+        ("parked", "away"): (2, 1),
+        ("parked", ""): (1, 0),
+        ("compensation_failed", ""): (1, 1),
+    }
+    narrowed = await ops.stuck(ops.select(step="go", statuses="running"))
+    assert [one.count for one in narrowed] == [2], "whatever statuses it has"

@@ -18,10 +18,11 @@ from standfast import (
     SagaCompensated,
     SagaHandle,
     Standfast,
+    sleep,
     step,
     wait,
 )
-from standfast.errors import StoreUnavailable
+from standfast.errors import StaleWriter, StoreUnavailable
 from standfast.ids import new_id
 from standfast.ports.journal import Mail
 from standfast.saga import events as ev
@@ -217,6 +218,26 @@ async def test_a_driver_that_is_cancelled_while_its_saga_is_read_anew_reads_it_a
     await handle.result("10s")
 
 
+async def test_one_that_was_claimed_anew_while_it_was_read_is_read_again(busy, monkeypatch):
+    """What was read is of before: that nobody has it isn't true any more."""
+    handle, active, journal = busy
+    load, reads = journal.load, []
+
+    async def old(ids: Any) -> Any:
+        (found,) = await load(ids)
+        reads.append(found)
+        if len(reads) > 1:
+            return [found]
+        active.claimed_anew = True
+        return [replace(found, instance=replace(found.instance, owner=None))]
+
+    monkeypatch.setattr(journal, "load", old)
+    active.task.cancel()
+    await handle.signal("go")
+    await handle.result("5s")
+    assert len(reads) == 2
+
+
 class Trying(Saga[int]):
     """Its second step fails, and is to be tried again in an hour."""
 
@@ -276,3 +297,94 @@ async def test_one_that_is_claimed_anew_before_its_release_is_heard_of_has_one_d
         desk = app.sagas.executor.desk
         assert desk is not None
         assert desk.slots.taken == 0
+
+
+class Naps(Saga[int]):
+    nap = sleep(0.2)
+
+    @step(no_compensation="none")
+    async def wake(self, number: int, ctx: Context) -> int:
+        return number
+
+
+async def test_one_that_was_let_go_though_the_answer_said_no_goes_on_when_it_is_due():
+    """Nobody hints at a time that has come, and the next poll is an hour away."""
+    app = Standfast("memory://").add(Naps())
+    journal, lies = app.sagas.store, ["nothing was written"]
+    append = journal.append
+
+    async def lying(owner: int, appends: Any) -> Any:
+        done = await append(owner, appends)
+        return [StaleWriter(lies.pop())] if lies and appends[0].release else done
+
+    journal.append = lying  # type: ignore[method-assign]
+    async with app.running(drain=5, linger=0.01, poll="1h"):
+        assert (await (await app.start(Naps, 7)).result("10s"))["wake"] == 7
+        assert not lies
+
+
+@pytest.mark.parametrize(("linger", "leaves"), [("2s", False), ("10ms", True)])
+async def test_what_sleeps_for_longer_than_it_lingers_leaves_memory(linger, leaves):
+    app = Standfast("memory://").add(Naps())
+    journal, released = app.sagas.store, []
+    append = journal.append
+
+    async def noted(owner: int, appends: Any) -> Any:
+        released.extend(one for one in appends if one.release and one.change is not None)
+        return await append(owner, appends)
+
+    journal.append = noted  # type: ignore[method-assign]
+    async with app.running(drain=5, linger=linger):
+        await (await app.start(Naps, 7)).result("10s")
+    statuses = [one.change.status for one in released]
+    assert statuses == (["waiting", "completed"] if leaves else ["completed"])
+
+
+class Quick(Saga[int]):
+    @step(no_compensation="none")
+    async def act(self, number: int, ctx: Context) -> int:
+        return number
+
+
+@pytest.mark.parametrize(
+    ("error", "is_written"),
+    [(StoreUnavailable("no answer"), True), (StaleWriter("the lease was ended"), False)],
+)
+async def test_a_start_that_fails_leaves_its_slot_free_and_what_was_written_runs(error, is_written):
+    """There is one slot, and the next poll is an hour away."""
+    app = Standfast("memory://").add(Quick())
+    journal, errors = app.sagas.store, [error]
+    start = journal.start
+
+    async def failing(starts: Any, *, owner: int | None) -> Any:
+        if owner is None or not errors:
+            return await start(starts, owner=owner)
+        if is_written:
+            await start(starts, owner=owner)
+        raise errors.pop()
+
+    journal.start = failing  # type: ignore[method-assign]
+    async with app.running(drain=5, poll="1h", max_in_flight=1):
+        if is_written:
+            with pytest.raises(StoreUnavailable):
+                await app.start(Quick, 7, key="k")
+        else:
+            await app.start(Quick, 7, key="k")
+        assert (await (await app.saga(Quick, "k")).result("5s"))["act"] == 7
+        assert (await (await app.start(Quick, 8)).result("5s"))["act"] == 8
+        desk = app.sagas.executor.desk
+        assert desk is not None
+        assert (desk.slots.taken, app.sagas.executor.beginning) == (0, set())
+
+
+async def test_a_start_that_was_made_before_takes_no_slot():
+    app = Standfast("memory://").add(Asks(), Quick())
+    async with app.running(drain=5, poll="1h", linger="1h", max_in_flight=3):
+        begun = await app.start(Asks, 7, key="k")
+        for _ in range(5):
+            again = await app.start(Asks, 7, key="k")
+            assert (again.id, again.created) == (begun.id, False)
+        await (await app.start(Quick, 8)).result("5s")
+        await begun.signal("go")
+        await begun.result("5s")
+        assert app.sagas.telemetry.started == {"asks": 1, "quick": 1}

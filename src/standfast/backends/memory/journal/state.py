@@ -9,7 +9,15 @@ from uuid import UUID
 
 from standfast.backends.memory.hints import Hints
 from standfast.errors import ConstraintViolated, StaleWriter, StandfastError
-from standfast.ports.journal import Append, Instance, Loaded, Mail, Start, StartAnswer
+from standfast.ports.journal import (
+    Append,
+    Instance,
+    Loaded,
+    Mail,
+    Start,
+    StartAnswer,
+    due_at_once,
+)
 
 
 @dataclass(slots=True)
@@ -238,7 +246,7 @@ class StagedJournal:
             row.wake_at = None if finished else append.wake_at
             for mail in record.mails[:1]:
                 row.wake_at = earliest(row.wake_at, mail.at, now)
-        self.start(append.starts, owner=None)
+        self.start(map(due_at_once, append.starts), owner=None)
         self.send(append.mails, now=now)
 
     def send(self, mails: Sequence[Mail], *, now: float) -> list[bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -28,8 +27,9 @@ from standfast.ports.journal import (
     parent_of,
     recovery_pause,
 )
+from standfast.ports.leases import Kind, kinds_of
 
-Kinds = Sequence[tuple[str, str, int]]
+Kinds = Sequence[Kind]
 
 
 class MemoryJournal:
@@ -325,17 +325,12 @@ class MemoryJournalWriter:
         return None if id is None else await self.instance(id)
 
 
-def _live_kinds(leases: LeaseState, *, now: float) -> set[tuple[str, str, int]]:
-    notes = (json.loads(lease.note) for lease in leases.held.values() if lease.expires_at > now)
-    return {
-        (pattern, name, version)
-        for note in notes
-        if isinstance(note, dict)
-        for pattern, name, version in note.get("kinds", ())
-    }
+def _live_kinds(leases: LeaseState, *, now: float) -> set[Kind]:
+    notes = (lease.note for lease in leases.held.values() if lease.expires_at > now)
+    return {kind for note in notes for kind in kinds_of(note)}
 
 
-def _kind(row: Instance) -> tuple[str, str, int]:
+def _kind(row: Instance) -> Kind:
     return (row.pattern, row.name, row.version)
 
 

@@ -6,7 +6,6 @@ The store runs those of one statement on its pool, where each statement is its o
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -15,7 +14,7 @@ from standfast.backends.postgres.journal import literals
 from standfast.backends.postgres.journal import statements as sql
 from standfast.errors import ConstraintViolated, StaleWriter, StoreError
 from standfast.ports.database import Script, Statement
-from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
+from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer, due_at_once
 
 _NONE: frozenset[UUID] = frozenset()
 
@@ -267,14 +266,6 @@ def append_with_mail(owner: int, appends: Sequence[Append]) -> Script[Collection
     yield from start([due_at_once(new) for one in done for new in one.starts], None)
     yield from send([mail for one in done for mail in one.mails])
     return refused
-
-
-def due_at_once(start: Start) -> Start:
-    """A start that is part of an append, due when it was made unless it says when."""
-    row = start.instance
-    if row.wake_at is not None:
-        return start
-    return Start(replace(row, wake_at=row.created_at), start.fact)
 
 
 def send(mails: Sequence[Mail]) -> Script[list[bool]]:

@@ -143,8 +143,9 @@ SELECT CASE WHEN (SELECT count(*) FROM written) < cardinality($2::uuid[])
 """
 
 # $5: whether the fact is of an instance whose row changes. $6 …: of each of those: id, whether
-# the next five replace what is there, status, step, cause, version (NULL: stays), finished_at;
-# whether it is released, and its wake_at then; how many mails were folded in.
+# the next five replace what is there (else nothing of that was updated), status, step, cause,
+# version (NULL: stays), finished_at; whether it is released, and its wake_at then; how many mails
+# were folded in.
 APPEND_AND_CHANGE = f"""\
 WITH {LEASE}, locked AS MATERIALIZED (
     SELECT c.* FROM lease, (
@@ -173,7 +174,7 @@ WITH {LEASE}, locked AS MATERIALIZED (
         cause = CASE WHEN c.replaces THEN c.cause ELSE i.cause END,
         version = coalesce(c.version, i.version),
         finished_at = CASE WHEN c.replaces THEN c.finished_at ELSE i.finished_at END,
-        updated_at = {NOW},
+        updated_at = CASE WHEN c.replaces THEN {NOW} ELSE i.updated_at END,
         owner = CASE WHEN c.release THEN NULL ELSE i.owner END,
         wake_at = CASE WHEN NOT c.release THEN i.wake_at
                        WHEN i.unread > c.folded THEN least(c.wake_at, i.mailed_at, {NOW})

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from uuid import UUID
 
 from standfast.backends.sqlite.journal.tables import STUCK as IS_STUCK
 from standfast.ports.journal import STUCK, Filter, Instance, Loaded, Mail, Stuck, parent_of
+from standfast.ports.leases import kinds_of
 
 COLUMNS = (
     "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause, owner,"
@@ -130,7 +130,7 @@ def unclaimable(
 ) -> list[tuple[str, int]]:
     """The (name, version) that no live worker has and that have instances to flag."""
     notes = con.execute("SELECT note FROM standfast_leases WHERE expires_at > ?", (now,)).fetchall()
-    live = {kind for (note,) in notes for kind in _kinds(note)}
+    live = {kind for (note,) in notes for kind in kinds_of(note)}
     return [
         (name, version)
         for name, version in _waiting_kinds(con, pattern)
@@ -141,12 +141,6 @@ def unclaimable(
             (pattern, name, version, due_before, status),
         ).fetchone()
     ]
-
-
-def _kinds(note: str) -> list[tuple[Any, ...]]:
-    """What a lease's note says of kinds; notes may hold anything else."""
-    found = json.loads(note)
-    return [tuple(kind) for kind in found.get("kinds", ())] if isinstance(found, dict) else []
 
 
 def _waiting_kinds(con: sqlite3.Connection, pattern: str) -> Iterator[tuple[str, int]]:

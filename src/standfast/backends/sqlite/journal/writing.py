@@ -9,7 +9,6 @@ a lease that it sees can't have been ended meanwhile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from standfast.backends.sqlite.journal.reading import COLUMNS, WIDTH, instance
 from standfast.backends.sqlite.leases import holding
 from standfast.errors import StaleWriter
 from standfast.ports.database import Script, Statement
-from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
+from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer, due_at_once
 
 # What is written with every fact is bound as a bytearray, and as NULL only where it must be: the
 # driver takes numbers, text and bytearrays as they are. Of all else it looks first for an adapter,
@@ -192,7 +191,7 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
         if append.consumed:
             consumed += ((number, id) for number in append.consumed)
         if append.starts:
-            starts += map(_due_at_once, append.starts)
+            starts += map(due_at_once, append.starts)
         if append.mails:
             mails += append.mails
         change = append.change
@@ -243,14 +242,6 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
         yield from start(starts, owner=None)
     if mails:
         yield from send(mails, now=now)
-
-
-def _due_at_once(start: Start) -> Start:
-    """A start that is part of an append: due when it was made unless it says when."""
-    row = start.instance
-    if row.wake_at is not None:
-        return start
-    return Start(replace(row, wake_at=row.created_at), start.fact)
 
 
 def _refuse(owner: int, appends: Sequence[Append]) -> Script[None]:
