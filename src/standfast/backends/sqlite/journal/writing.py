@@ -22,42 +22,53 @@ from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer
 # What is written with every fact is bound as a bytearray, and as NULL only where it must be: the
 # driver takes numbers, text and bytearrays as they are. Of all else it looks first for an adapter,
 # which takes longer than to bind the rest of the row.
-_INSERT = (
-    "INSERT INTO standfast_instances (id, pattern, name, version, key, correlation_id, input_hash,"
-    " status, step, cause, owner, wake_at, deadline_at, created_at, updated_at)"
+# One statement for many rows: each step of a statement gives up the interpreter's lock and has to
+# wait to get it back, which costs more than the row when the event loop is busy.
+_SIZES = (64, 8, 1)
+_LIVING_OWNER = "(SELECT token FROM standfast_leases WHERE token = {})"
+_ROW = (
+    "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause,"
+    " deadline_at, created_at, updated_at"
 )
-_INSERT_PASSIVE = (
-    f"{_INSERT} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12, $13, $14)"
-    " ON CONFLICT (pattern, name, key) DO NOTHING"
-)
-_INSERT_OWNED = (
-    f"{_INSERT} SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, token, NULL, $11, $12, $13"
-    " FROM standfast_leases WHERE token = $14 ON CONFLICT (pattern, name, key) DO NOTHING"
-)
-_INSERT_FIRST_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES ($1, $2, $3)"
+_OWNED_ROW, _PASSIVE, _FACT = 13, 14, 3
+"""How many arguments there are for a row."""
+
+
+def _values(width: int, size: int) -> str:
+    """So many rows of so many arguments each."""
+    starts = range(1, width * size + 1, width)
+    rows = (", ".join(f"${n}" for n in range(start, start + width)) for start in starts)
+    return f"VALUES ({'), ('.join(rows)})"
+
+
+# By the number of arguments for the rows.
+_INSERT_PASSIVE = {
+    _PASSIVE * size: f"INSERT INTO standfast_instances ({_ROW}, wake_at)"
+    f" {_values(_PASSIVE, size)} ON CONFLICT (pattern, name, key) DO NOTHING"
+    for size in _SIZES
+}
+_INSERT_OWNED = {
+    _OWNED_ROW * size: f"INSERT INTO standfast_instances ({_ROW}, owner) SELECT v.*, token"
+    f" FROM ({_values(_OWNED_ROW, size)}) AS v CROSS JOIN standfast_leases"
+    f" WHERE token = ${_OWNED_ROW * size + 1} ON CONFLICT (pattern, name, key) DO NOTHING"
+    for size in _SIZES
+}
+_INSERT_FACTS = {
+    _FACT * size: f"INSERT INTO standfast_journal (id, seq, fact) {_values(_FACT, size)}"
+    for size in _SIZES
+}
+_INSERT_OWNED_FACTS = {
+    _FACT * size: "INSERT INTO standfast_journal (id, seq, fact)"
+    f" SELECT v.column1, v.column2, v.column3 FROM ({_values(_FACT, size)}) AS v"
+    " CROSS JOIN standfast_instances AS i WHERE i.id = v.column1"
+    f" AND i.owner = {_LIVING_OWNER.format(f'${_FACT * size + 1}')}"
+    " ON CONFLICT (id, seq) DO NOTHING"
+    for size in _SIZES
+}
 _INSERT_MISSING_FACT = (
     "INSERT INTO standfast_journal (id, seq, fact) SELECT id, $1, $2 FROM standfast_instances"
     " WHERE id = $3 ON CONFLICT (id, seq) DO NOTHING"
 )
-_LIVING_OWNER = "(SELECT token FROM standfast_leases WHERE token = {})"
-# One statement for many rows: each step of a statement gives up the interpreter's lock and has to
-# wait to get it back, which costs more than the row when the event loop is busy.
-_SIZES = (64, 8, 1)
-
-
-def _insert_owned_facts(size: int) -> str:
-    numbers = range(1, 3 * size, 3)
-    values = ", ".join(f"(${n}, ${n + 1}, ${n + 2})" for n in numbers)
-    return (
-        "INSERT INTO standfast_journal (id, seq, fact) SELECT v.column1, v.column2, v.column3"
-        f" FROM (VALUES {values}) AS v CROSS JOIN standfast_instances AS i WHERE i.id = v.column1"
-        f" AND i.owner = {_LIVING_OWNER.format(f'${3 * size + 1}')}"
-        " ON CONFLICT (id, seq) DO NOTHING"
-    )
-
-
-_INSERT_OWNED_FACTS = {size: _insert_owned_facts(size) for size in _SIZES}
-_INSERT_OWNED_FACT = _INSERT_OWNED_FACTS[1]
 
 
 def _release(wake_at: str) -> str:
@@ -89,12 +100,12 @@ _WAKE = (
 
 def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAnswer]]:
     """`JournalStore.start`."""
-    sql = _INSERT_PASSIVE if owner is None else _INSERT_OWNED
-    values: list[tuple[Any, ...]] = []
+    rows: list[Any] = []
+    facts: list[Any] = []
     for one in starts:
-        row = one.instance
-        common = (
-            bytearray(row.id.bytes),
+        row, id = one.instance, bytearray(one.instance.id.bytes)
+        rows += (
+            id,
             row.pattern,
             row.name,
             row.version,
@@ -104,14 +115,19 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
             row.status,
             row.step,
             row.cause,
+            row.deadline_at,
+            row.created_at,
+            row.updated_at,
         )
-        times = (row.deadline_at, row.created_at, row.updated_at)
-        values.append((*common, row.wake_at, *times) if owner is None else (*common, *times, owner))
-    # Run as one of many, a statement is answered with the number of rows that it touched.
-    rows = yield Statement(sql, values, True)
-    if rows[0][0] == len(starts):
-        facts = [(bytearray(s.instance.id.bytes), 0, s.fact) for s in starts]
-        yield Statement(_INSERT_FIRST_FACT, facts, True)
+        if owner is None:
+            rows.append(row.wake_at)
+        facts += (id, 0, one.fact)
+    if owner is None:
+        new = yield from _insert(_INSERT_PASSIVE, rows)
+    else:
+        new = yield from _insert(_INSERT_OWNED, rows, owner)
+    if new == len(starts):
+        yield from _insert(_INSERT_FACTS, facts)
         return [StartAnswer(s.instance.id, True, s.instance.input_hash) for s in starts]
     if owner is not None:
         yield from holding(owner)
@@ -119,23 +135,38 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
     answers: list[StartAnswer] = []
     for one in starts:
         row = one.instance
-        rows = yield Statement(_INSERT_MISSING_FACT, [(0, one.fact, row.id.bytes)], True)
-        if rows[0][0]:
+        found = yield Statement(_INSERT_MISSING_FACT, [(0, one.fact, row.id.bytes)], True)
+        if found[0][0]:
             answers.append(StartAnswer(row.id, True, row.input_hash))
             continue
-        rows = yield Statement(
+        found = yield Statement(
             "SELECT id, input_hash FROM standfast_instances"
             " WHERE pattern = $1 AND name = $2 AND key = $3",
             (row.pattern, row.name, row.key),
         )
-        answers.append(StartAnswer(UUID(bytes=rows[0][0]), False, rows[0][1]))
+        answers.append(StartAnswer(UUID(bytes=found[0][0]), False, found[0][1]))
     return answers
+
+
+def _insert(statements: dict[int, str], arguments: list[Any], *last: object) -> Script[int]:
+    """Insert rows, as many by one statement as can be; how many were new.
+
+    `statements` are by their number of `arguments`, after which `last` comes.
+    """
+    new = begin = 0
+    for length, sql in statements.items():
+        while len(arguments) - begin >= length:
+            # Run as one of many, a statement is answered with the number of its rows.
+            rows = yield Statement(sql, [(*arguments[begin : begin + length], *last)], True)
+            new += rows[0][0]
+            begin += length
+    return new
 
 
 def append_fact(owner: int, append: Append) -> Script[None]:
     """As `append`, for what `is_one_fact`: one statement, that needs no transaction around it."""
     row = (bytearray(append.id.bytes), append.after + 1, append.facts[0], owner)
-    rows = yield Statement(_INSERT_OWNED_FACT, [row], True)
+    rows = yield Statement(_INSERT_OWNED_FACTS[_FACT], [row], True)
     if rows[0][0] != 1:
         yield from _refuse(owner, (append,))
 
@@ -191,16 +222,10 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
             owned = yield Statement(f"SELECT 1 FROM standfast_instances{_OWNED}", (id, owner))
             if not owned:
                 yield from _refuse(owner, appends)
-    begin = 0
-    for size in _SIZES:
-        width = 3 * size
-        while len(facts) - begin >= width:
-            some = facts[begin : begin + width]
-            some.append(owner)
-            rows = yield Statement(_INSERT_OWNED_FACTS[size], [some], True)
-            if rows[0][0] != size:
-                yield from _refuse(owner, appends)
-            begin += width
+    if facts:
+        new = yield from _insert(_INSERT_OWNED_FACTS, facts, owner)
+        if new * _FACT != len(facts):
+            yield from _refuse(owner, appends)
     if consumed:
         yield Statement(
             "UPDATE standfast_mail SET body = NULL WHERE number = $1 AND recipient = $2",
