@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID
 
+import msgspec
+
 from standfast.errors import StandfastError
 from standfast.ids import parse_id
 from standfast.ports.database import StoreTransaction
@@ -61,16 +63,14 @@ class Instance:
     finished_at: float | None
 
 
-@dataclass(slots=True)
-class Start:
+class Start(msgspec.Struct):
     """A new instance: its row, which says that it hasn't ended, and fact 0 as JSON text."""
 
     instance: Instance
     fact: str
 
 
-@dataclass(slots=True)
-class StartAnswer:
+class StartAnswer(msgspec.Struct):
     """What became of a `Start`: `created`, or the instance that already has the key.
 
     `id` and `input_hash` are of the instance that now holds the key.
@@ -98,8 +98,7 @@ class Mail:
     number: int = 0
 
 
-@dataclass(slots=True)
-class RowChange:
+class RowChange(msgspec.Struct):
     """New values for an instance's searchable row."""
 
     status: str
@@ -109,8 +108,7 @@ class RowChange:
     finished_at: float | None = None
 
 
-@dataclass(slots=True)
-class Append:
+class Append(msgspec.Struct):
     """Facts to add to one instance, with all that must become true at the same moment.
 
     `after` is the number of the last fact known to the writer; the new ones get the numbers after
