@@ -8,7 +8,7 @@ a lease that it sees can't have been ended meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -123,11 +123,14 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
             rows.append(row.wake_at)
         facts += (id, 0, one.fact)
     if owner is None:
-        new = yield from _insert(_INSERT_PASSIVE, rows)
+        inserts = _inserts(_INSERT_PASSIVE, rows)
     else:
-        new = yield from _insert(_INSERT_OWNED, rows, owner)
+        inserts = _inserts(_INSERT_OWNED, rows, owner)
+    new = 0
+    for insert in inserts:
+        new += (yield insert)[0][0]
     if new == len(starts):
-        yield from _insert(_INSERT_FACTS, facts)
+        yield from _inserts(_INSERT_FACTS, facts)
         return [StartAnswer(s.instance.id, True, s.instance.input_hash) for s in starts]
     if owner is not None:
         yield from holding(owner)
@@ -148,27 +151,28 @@ def start(starts: Sequence[Start], *, owner: int | None) -> Script[list[StartAns
     return answers
 
 
-def _insert(statements: dict[int, str], arguments: list[Any], *last: object) -> Script[int]:
-    """Insert rows, as many by one statement as can be; how many were new.
+def _inserts(
+    statements: dict[int, str], arguments: list[Any], *last: object
+) -> Iterator[Statement]:
+    """Statements that insert rows, as many with each as can be, and answer with their number.
 
     `statements` are by their number of `arguments`, after which `last` comes.
     """
-    new = begin = 0
+    begin = 0
     for length, sql in statements.items():
         while len(arguments) - begin >= length:
-            # Run as one of many, a statement is answered with the number of its rows.
-            rows = yield Statement(sql, [(*arguments[begin : begin + length], *last)], True)
-            new += rows[0][0]
+            # Run as one of many, a statement is answered with the number of rows that it touched.
+            yield Statement(sql, [(*arguments[begin : begin + length], *last)], True)
             begin += length
-    return new
 
 
-def append_fact(owner: int, append: Append) -> Script[None]:
-    """As `append`, for what `is_one_fact`: one statement, that needs no transaction around it."""
+def append_fact(owner: int, append: Append) -> Statement:
+    """What writes one that `is_one_fact`; where it touches no row, `refuse` tells why.
+
+    It needs no transaction around it.
+    """
     row = (bytearray(append.id.bytes), append.after + 1, append.facts[0], owner)
-    rows = yield Statement(_INSERT_OWNED_FACTS[_FACT], [row], True)
-    if rows[0][0] != 1:
-        yield from _refuse(owner, (append,))
+    return Statement(_INSERT_OWNED_FACTS[_FACT], row)
 
 
 def is_one_fact(append: Append) -> bool:
@@ -221,11 +225,11 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
         elif not append.facts:
             owned = yield Statement(f"SELECT 1 FROM standfast_instances{_OWNED}", (id, owner))
             if not owned:
-                yield from _refuse(owner, appends)
-    if facts:
-        new = yield from _insert(_INSERT_OWNED_FACTS, facts, owner)
-        if new * _FACT != len(facts):
-            yield from _refuse(owner, appends)
+                yield from refuse(owner, appends)
+    for insert in _inserts(_INSERT_OWNED_FACTS, facts, owner):
+        new = (yield insert)[0][0]
+        if new * _FACT + 1 != len(insert.args[0]):
+            yield from refuse(owner, appends)
     if consumed:
         yield Statement(
             "UPDATE standfast_mail SET body = NULL WHERE number = $1 AND recipient = $2",
@@ -235,7 +239,7 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
     for kind, changed in updates.items():
         rows = yield Statement(_UPDATES[kind], changed, True)
         if rows[0][0] != len(changed):
-            yield from _refuse(owner, appends)
+            yield from refuse(owner, appends)
     if starts:
         yield from start(starts, owner=None)
     if mails:
@@ -250,7 +254,7 @@ def _due_at_once(start: Start) -> Start:
     return Start(replace(row, wake_at=row.created_at), start.fact)
 
 
-def _refuse(owner: int, appends: Sequence[Append]) -> Script[None]:
+def refuse(owner: int, appends: Sequence[Append]) -> Script[None]:
     """Raise the `StaleWriter` that says why they can't be written."""
     yield from holding(owner)
     for append in appends:
