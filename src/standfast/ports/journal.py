@@ -21,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from uuid import UUID
 
+import msgspec
+
 from standfast.errors import StandfastError
 from standfast.ids import parse_id
 from standfast.ports.database import StoreTransaction
@@ -62,8 +64,7 @@ class Instance:
     finished_at: float | None
 
 
-@dataclass(slots=True)
-class Start:
+class Start(msgspec.Struct):
     """A new instance: its row, which says that it hasn't ended, and fact 0 as JSON text."""
 
     instance: Instance
@@ -78,8 +79,7 @@ def due_at_once(start: Start) -> Start:
     return Start(replace(row, wake_at=row.created_at), start.fact)
 
 
-@dataclass(slots=True)
-class StartAnswer:
+class StartAnswer(msgspec.Struct):
     """What became of a `Start`: `created`, or the instance that already has the key.
 
     `id` and `input_hash` are of the instance that now holds the key.
@@ -107,8 +107,7 @@ class Mail:
     number: int = 0
 
 
-@dataclass(slots=True)
-class RowChange:
+class RowChange(msgspec.Struct):
     """New values for an instance's searchable row."""
 
     status: str
@@ -118,8 +117,7 @@ class RowChange:
     finished_at: float | None = None
 
 
-@dataclass(slots=True)
-class Append:
+class Append(msgspec.Struct):
     """Facts to add to one instance, with all that must become true at the same moment.
 
     `after` is the number of the last fact known to the writer; the new ones get the numbers after

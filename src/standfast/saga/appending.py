@@ -36,26 +36,31 @@ def append_of(
         active.shown = shown
         finished = clock.now() if outcome else None
         append.change = RowChange(*shown, moves or machine.started.version, finished)
-    starts: list[Prepared] = []
-    mails: list[Mail] = []
-    for number, fact in enumerate(facts if machine.plan.has_children else (), append.after + 1):
-        if type(fact) is fx.ChildStarted:
-            starts.append(active.child_starts.pop(fact.branch))
-        elif type(fact) is fx.ChildUndoRequested:
-            child = machine.branches[fact.branch].child
-            assert child is not None
-            # After an operator's retry it is asked anew, by a mail with another id.
-            mails.append(mail(child, f"undo:{active.id}:{number}", ev.UndoAsked(), clock.now()))
+    if machine.plan.has_children:
+        _add_children(append, active, facts, clock.now())
     if machine.reports:
         machine.reports = False
         if machine.started.parent is not None and outcome:
-            mails.append(_report(active, machine.started.parent, clock.now()))
+            append.mails = [*append.mails, _report(active, machine.started.parent, clock.now())]
+    return append
+
+
+def _add_children(append: Append, active: Active, facts: list[fx.Fact], now: float) -> None:
+    """Add the starts of children that `facts` tell of, and what is asked of children."""
+    starts: list[Prepared] = []
+    mails: list[Mail] = []
+    for number, fact in enumerate(facts, append.after + 1):
+        if type(fact) is fx.ChildStarted:
+            starts.append(active.child_starts.pop(fact.branch))
+        elif type(fact) is fx.ChildUndoRequested:
+            child = active.machine.branches[fact.branch].child
+            assert child is not None
+            # After an operator's retry it is asked anew, by a mail with another id.
+            mails.append(mail(child, f"undo:{active.id}:{number}", ev.UndoAsked(), now))
     if starts:
         append.starts = [prepared.start for prepared in starts]
         active.born = starts
-    if mails:
-        append.mails = mails
-    return append
+    append.mails = mails
 
 
 def _report(active: Active, parent: UUID, now: float) -> Mail:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from standfast.branch_key import Operation
 from standfast.checks import is_unawaited, plain_answer
 from standfast.clock import Clock
 from standfast.clock import timeout as bounded
@@ -37,7 +38,7 @@ from standfast.saga.blocking import no_thread, not_begun
 from standfast.saga.branch import UNSET, Branch
 from standfast.saga.context import Context
 from standfast.saga.isolation import look
-from standfast.saga.machine import Command, Resolve, Run, Undo
+from standfast.saga.machine import Command, Machine, Resolve, Run, Undo
 from standfast.saga.prepared import Parent, Prepared, prepare
 from standfast.saga.registry import Definitions
 from standfast.saga.saga_log import SagaLog
@@ -67,29 +68,15 @@ class AttemptRunner:
         self._turn = turn = asyncio.current_task()
         self._requests = 0 if turn is None else turn.cancelling()  # that are over
 
-    def _context(self, active: Active, command: Run | Undo) -> tuple[Context, float | None]:
-        machine, step = active.machine, command.branch.step
-        now = self.clock.now()
-        forward = type(command) is Run
-        timeout = step.timeout if forward else step.undo_timeout
-        if machine.deadline_at is not None and forward and not step.pivot:
-            due_by = machine.due_by
-            if due_by is not None:
-                left = max(0.0, due_by - now)
-                timeout = left if timeout is None else min(timeout, left)
-        deadline = None if timeout is None else now + timeout
-        operation = "action" if forward else "compensation"
-        return (
-            Context(
-                active.definition,
-                machine,
-                command.branch,
-                operation,  # type: ignore[arg-type]
-                command.attempt,
-                deadline,
-            ),
-            timeout,
-        )
+    def _time_limit(self, machine: Machine, command: Run | Undo) -> float | None:
+        """How many seconds an attempt may take: its step's, and no longer than the saga's."""
+        step = command.branch.step
+        if type(command) is Undo:
+            return step.undo_timeout
+        if machine.deadline_at is None or step.pivot or (due_by := machine.due_by) is None:
+            return step.timeout
+        left = max(0.0, due_by - self.clock.now())
+        return left if step.timeout is None else min(step.timeout, left)
 
     async def carry_out(self, active: Active, command: Command) -> ev.Event:
         """Run one attempt, or ask the definition, and answer with what came of it."""
@@ -110,11 +97,14 @@ class AttemptRunner:
 
         It sees the worker's context, with the attempt's span and `scope`, and nothing of others.
         """
-        definition, branch = active.definition, command.branch
-        functions = definition.actions if isinstance(command, Run) else definition.undos
-        function = functions[branch.step.name]
-        ctx, timeout = self._context(active, command)
-        args: list[Any] = [definition.saga, _input(active, branch, command.attempt), ctx]
+        definition, machine, branch = active.definition, active.machine, command.branch
+        forward, attempt = type(command) is Run, command.attempt
+        function = (definition.actions if forward else definition.undos)[branch.step.name]
+        timeout = self._time_limit(machine, command)
+        deadline = None if timeout is None else self.clock.now() + timeout
+        operation: Operation = "action" if forward else "compensation"
+        ctx = Context(definition, machine, branch, operation, attempt, deadline)
+        args: list[Any] = [definition.saga, _input(active, branch, attempt), ctx]
         if branch.item_value is not None:
             args.append(self._item(active, branch))
         if tx is not None:
@@ -126,14 +116,16 @@ class AttemptRunner:
             if timeout is None and spans is None and isolation is None:
                 value = await function(*args)
             else:
-                attempt = self._within(active, timeout, function, args)
+                running = self._within(active, timeout, function, args)
                 if spans is not None:
-                    attempt = _in_span(spans.attempt(active.machine, ctx, branch), attempt)
-                value = await (attempt if isolation is None else isolation.enclosed(attempt))
+                    running = _in_span(spans.attempt(machine, ctx, branch), running)
+                value = await (running if isolation is None else isolation.enclosed(running))
         finally:
-            assert active.task is not None
-            active.isolation = active.isolation or look(before, active.task)
-            if active.task.cancelling() and not self._has_ended(active):
+            driver = active.task
+            assert driver is not None
+            if active.isolation is None:
+                active.isolation = look(before, driver)
+            if driver.cancelling() and not self._has_ended(active):
                 await self.take_back(active)
         if active.is_cut_off:
             raise asyncio.CancelledError  # it didn't heed it: what it answers comes too late

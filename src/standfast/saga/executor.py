@@ -253,10 +253,6 @@ class SagaExecutor:
 
     # -- what the runner tells ---------------------------------------------------------------
 
-    def stored(self, id: UUID) -> None:
-        """Something of an instance was stored."""
-        self.watchers.changed(id)
-
     def _launch(self, runner: Runner, active: Active) -> None:
         self.active[active.id] = active
         active.slots = runner.desk.slots

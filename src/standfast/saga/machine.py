@@ -17,10 +17,10 @@ Mehrotra et al., "A Transaction Model for Multidatabase Systems", ICDCS 1992.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 from uuid import UUID, uuid5
 
+import msgspec
 from msgspec import Raw
 
 from standfast.durations import human
@@ -35,8 +35,7 @@ ID_TIME = (1 << 48) - 1 << 80
 """The bits of a UUIDv7 that hold its time."""
 
 
-@dataclass(slots=True)
-class Run:
+class Run(msgspec.Struct):
     """Run a branch's action. `transactional`: in a transaction that commits with its facts."""
 
     branch: Branch
@@ -44,8 +43,7 @@ class Run:
     transactional: bool
 
 
-@dataclass(slots=True)
-class Undo:
+class Undo(msgspec.Struct):
     """Run a branch's compensation (for a child saga: ask it to undo itself)."""
 
     branch: Branch
@@ -53,8 +51,7 @@ class Undo:
     transactional: bool
 
 
-@dataclass(slots=True)
-class Resolve:
+class Resolve(msgspec.Struct):
     """Ask the definition about a branch: its condition, items, child's input, or end of sleep."""
 
     branch: Branch

@@ -49,6 +49,7 @@ from standfast.saga.saga_log import SagaLog
 from standfast.saga.settling import settled
 from standfast.saga.state import SagaState
 from standfast.saga.telemetry import SagaTelemetry
+from standfast.saga.watchers import Watchers
 
 log = logging.getLogger("standfast.saga")
 
@@ -66,6 +67,7 @@ class Home(Protocol):
     telemetry: SagaTelemetry
     definitions: Definitions
     host: Host
+    watchers: Watchers
 
     @property
     def journal(self) -> JournalStore:
@@ -78,10 +80,6 @@ class Home(Protocol):
 
     def sent(self, id: UUID) -> None:
         """Mail to an instance was stored."""
-        ...
-
-    def stored(self, id: UUID) -> None:
-        """Something of an instance was stored."""
         ...
 
     def rested(self, active: Active, settled: SagaState | None) -> None:
@@ -388,21 +386,23 @@ class Runner:
         self._stored(active, append, facts)
 
     def _stored(self, active: Active, append: Append, facts: list[fx.Fact]) -> None:
-        if self._telemetry.spans is not None:
-            self._telemetry.spans.stored(active.machine, facts)
+        spans, change = self._telemetry.spans, append.change
+        if spans is not None:
+            spans.stored(active.machine, facts)
         for fact in facts:
             if type(fact) is not fx.StepCompleted:  # of which there is nothing to tell
                 self._telemetry.stored(active.definition.name, fact)
                 self._log.stored(active, fact)
-        if append.change is not None and append.change.finished_at is not None and facts:
-            self._telemetry.ended(active.definition.name, active.machine, append.change.finished_at)
+        if change is not None and change.finished_at is not None and facts:
+            self._telemetry.ended(active.definition.name, active.machine, change.finished_at)
             self._log.ended(active)
-        children, active.born = active.born, []
-        for prepared in children:
-            self._home.begun(prepared)
+        if active.born:
+            children, active.born = active.born, []
+            for prepared in children:
+                self._home.begun(prepared)
         for mail in append.mails:
             self._home.sent(mail.to)
-        self._home.stored(active.id)
+        self._home.watchers.changed(active.id)
 
     # -- transactional steps and undos -------------------------------------------------------
 

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from standfast.errors import StoreError
-from standfast.ports.database import Script
+from standfast.ports.database import Script, Statement
 
 T = TypeVar("T")
 Arrange: TypeAlias = Callable[[Sequence[Any]], Sequence[Any]]
@@ -125,6 +125,13 @@ def touched(cursor: sqlite3.Cursor, before: int) -> int:
     cursor.row_factory = None
     count: int = cursor.execute(COUNT).fetchone()[0]
     return count
+
+
+def touched_by(con: sqlite3.Connection, statement: Statement) -> int:
+    """Run a statement that writes, with no WITH first; how many rows it touched."""
+    text, arrange, _ = native(statement.sql)
+    args = statement.args if arrange is None else arrange(statement.args)
+    return con.execute(text, args).rowcount
 
 
 def run(con: sqlite3.Connection, script: Script[T]) -> T:

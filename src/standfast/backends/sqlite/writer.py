@@ -21,7 +21,6 @@ from standfast.backends.sqlite.connection import (
     Work,
     outcome,
     post,
-    settle,
 )
 from standfast.backends.sqlite.session import Session
 from standfast.errors import StoreError, StoreUnavailable
@@ -99,7 +98,10 @@ class Writer(ConnectionThreads):
             return self.submit(work)
         self._in_a_row += 1
         future: asyncio.Future[T] = self._loop.create_future()
-        settle(future, result, error)
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]  # without an error it is one
+        else:
+            future.set_exception(error)
         return future
 
     def _connected(self, con: sqlite3.Connection) -> None:

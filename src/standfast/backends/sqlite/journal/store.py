@@ -11,7 +11,7 @@ from functools import partial
 from uuid import UUID
 
 from standfast.backends.sqlite.connection import transact
-from standfast.backends.sqlite.driver import commit, run
+from standfast.backends.sqlite.driver import commit, run, touched_by
 from standfast.backends.sqlite.errors import REFUSED, translate
 from standfast.backends.sqlite.file import SqliteFile
 from standfast.backends.sqlite.journal import reading, writing
@@ -117,7 +117,8 @@ class SqliteJournal:
     def _append_fact(self, owner: int, one: Append) -> Future[Sequence[StandfastError | None]]:
         def work(con: sqlite3.Connection) -> Sequence[StandfastError | None]:
             try:
-                run(con, writing.append_fact(owner, one))
+                if touched_by(con, writing.append_fact(owner, one)) != 1:
+                    run(con, writing.refuse(owner, (one,)))
             except REFUSED as error:
                 return [_answer(error, self._file.path)]
             return [None]

@@ -8,7 +8,7 @@ a lease that it sees can't have been ended meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -21,17 +21,13 @@ from standfast.ports.journal import Append, Instance, Mail, Start, StartAnswer, 
 # What is written with every fact is bound as a bytearray, and as NULL only where it must be: the
 # driver takes numbers, text and bytearrays as they are. Of all else it looks first for an adapter,
 # which takes longer than to bind the rest of the row.
-_INSERT = (
-    "INSERT INTO standfast_instances (id, pattern, name, version, key, correlation_id, input_hash,"
-    " status, step, cause, owner, wake_at, deadline_at, created_at, updated_at)"
-)
-_INSERT_PASSIVE = (
-    f"{_INSERT} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, NULL, $11, $12, $13, $14)"
-    " ON CONFLICT (pattern, name, key) DO NOTHING"
-)
-_INSERT_OWNED = (
-    f"{_INSERT} SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, token, NULL, $11, $12, $13"
-    " FROM standfast_leases WHERE token = $14 ON CONFLICT (pattern, name, key) DO NOTHING"
+# One statement for many rows: each step of a statement gives up the interpreter's lock and has to
+# wait to get it back, which costs more than the row when the event loop is busy.
+_SIZES = (64, 8, 1)
+_LIVING_OWNER = "(SELECT token FROM standfast_leases WHERE token = {})"
+_ROW = (
+    "id, pattern, name, version, key, correlation_id, input_hash, status, step, cause,"
+    " deadline_at, created_at, updated_at"
 )
 # A passive one with its first fact: for drivers of async code each statement is a thread's turns.
 _START_ONE = (
@@ -39,30 +35,45 @@ _START_ONE = (
     " status, step, cause, wake_at, deadline_at, created_at, updated_at, fact)"
     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 )
-_INSERT_FIRST_FACT = "INSERT INTO standfast_journal (id, seq, fact) VALUES ($1, $2, $3)"
+_OWNED_ROW, _PASSIVE, _FACT = 13, 14, 3
+"""How many arguments there are for a row."""
+
+
+def _values(width: int, size: int) -> str:
+    """So many rows of so many arguments each."""
+    starts = range(1, width * size + 1, width)
+    rows = (", ".join(f"${n}" for n in range(start, start + width)) for start in starts)
+    return f"VALUES ({'), ('.join(rows)})"
+
+
+# By the number of arguments for the rows.
+_INSERT_PASSIVE = {
+    _PASSIVE * size: f"INSERT INTO standfast_instances ({_ROW}, wake_at)"
+    f" {_values(_PASSIVE, size)} ON CONFLICT (pattern, name, key) DO NOTHING"
+    for size in _SIZES
+}
+_INSERT_OWNED = {
+    _OWNED_ROW * size: f"INSERT INTO standfast_instances ({_ROW}, owner) SELECT v.*, token"
+    f" FROM ({_values(_OWNED_ROW, size)}) AS v CROSS JOIN standfast_leases"
+    f" WHERE token = ${_OWNED_ROW * size + 1} ON CONFLICT (pattern, name, key) DO NOTHING"
+    for size in _SIZES
+}
+_INSERT_FACTS = {
+    _FACT * size: f"INSERT INTO standfast_journal (id, seq, fact) {_values(_FACT, size)}"
+    for size in _SIZES
+}
+_INSERT_OWNED_FACTS = {
+    _FACT * size: "INSERT INTO standfast_journal (id, seq, fact)"
+    f" SELECT v.column1, v.column2, v.column3 FROM ({_values(_FACT, size)}) AS v"
+    " CROSS JOIN standfast_instances AS i WHERE i.id = v.column1"
+    f" AND i.owner = {_LIVING_OWNER.format(f'${_FACT * size + 1}')}"
+    " ON CONFLICT (id, seq) DO NOTHING"
+    for size in _SIZES
+}
 _INSERT_MISSING_FACT = (
     "INSERT INTO standfast_journal (id, seq, fact) SELECT id, $1, $2 FROM standfast_instances"
     " WHERE id = $3 ON CONFLICT (id, seq) DO NOTHING"
 )
-_LIVING_OWNER = "(SELECT token FROM standfast_leases WHERE token = {})"
-# One statement for many rows: each step of a statement gives up the interpreter's lock and has to
-# wait to get it back, which costs more than the row when the event loop is busy.
-_SIZES = (64, 8, 1)
-
-
-def _insert_owned_facts(size: int) -> str:
-    numbers = range(1, 3 * size, 3)
-    values = ", ".join(f"(${n}, ${n + 1}, ${n + 2})" for n in numbers)
-    return (
-        "INSERT INTO standfast_journal (id, seq, fact) SELECT v.column1, v.column2, v.column3"
-        f" FROM (VALUES {values}) AS v CROSS JOIN standfast_instances AS i WHERE i.id = v.column1"
-        f" AND i.owner = {_LIVING_OWNER.format(f'${3 * size + 1}')}"
-        " ON CONFLICT (id, seq) DO NOTHING"
-    )
-
-
-_INSERT_OWNED_FACTS = {size: _insert_owned_facts(size) for size in _SIZES}
-_INSERT_OWNED_FACT = _INSERT_OWNED_FACTS[1]
 
 
 def _release(wake_at: str) -> str:
@@ -98,16 +109,24 @@ def start(
     """`JournalStore.start`; `riding` in a transaction where each statement may take a while."""
     if riding and len(starts) == 1:
         return [(yield from _start_one(starts[0]))]
-    sql = _INSERT_PASSIVE if owner is None else _INSERT_OWNED
-    values: list[tuple[Any, ...]] = []
+    rows: list[Any] = []
+    facts: list[Any] = []
     for one in starts:
-        row = one.instance
-        common, times = _head(row), (row.deadline_at, row.created_at, row.updated_at)
-        values.append((*common, row.wake_at, *times) if owner is None else (*common, *times, owner))
-    rows = yield Statement(sql, values, True)
-    if rows[0][0] == len(starts):
-        facts = [(bytearray(s.instance.id.bytes), 0, s.fact) for s in starts]
-        yield Statement(_INSERT_FIRST_FACT, facts, True)
+        row, head = one.instance, _head(one.instance)
+        rows += head
+        rows += (row.deadline_at, row.created_at, row.updated_at)
+        if owner is None:
+            rows.append(row.wake_at)
+        facts += (head[0], 0, one.fact)
+    if owner is None:
+        inserts = _inserts(_INSERT_PASSIVE, rows)
+    else:
+        inserts = _inserts(_INSERT_OWNED, rows, owner)
+    new = 0
+    for insert in inserts:
+        new += (yield insert)[0][0]
+    if new == len(starts):
+        yield from _inserts(_INSERT_FACTS, facts)
         return list(map(_started, starts))
     if owner is not None:
         yield from holding(owner)
@@ -159,12 +178,28 @@ def _holder(start: Start) -> Script[StartAnswer]:
     return StartAnswer(UUID(bytes=rows[0][0]), False, rows[0][1])
 
 
-def append_fact(owner: int, append: Append) -> Script[None]:
-    """As `append`, for what `is_one_fact`: one statement, that needs no transaction around it."""
+def _inserts(
+    statements: dict[int, str], arguments: list[Any], *last: object
+) -> Iterator[Statement]:
+    """Statements that insert rows, as many with each as can be, and answer with their number.
+
+    `statements` are by their number of `arguments`, after which `last` comes.
+    """
+    begin = 0
+    for length, sql in statements.items():
+        while len(arguments) - begin >= length:
+            # Run as one of many, a statement is answered with the number of rows that it touched.
+            yield Statement(sql, [(*arguments[begin : begin + length], *last)], True)
+            begin += length
+
+
+def append_fact(owner: int, append: Append) -> Statement:
+    """What writes one that `is_one_fact`; where it touches no row, `refuse` tells why.
+
+    It needs no transaction around it.
+    """
     row = (bytearray(append.id.bytes), append.after + 1, append.facts[0], owner)
-    rows = yield Statement(_INSERT_OWNED_FACT, [row], True)
-    if rows[0][0] != 1:
-        yield from _refuse(owner, (append,))
+    return Statement(_INSERT_OWNED_FACTS[_FACT], row)
 
 
 def is_one_fact(append: Append) -> bool:
@@ -217,17 +252,11 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
         elif not append.facts:
             owned = yield Statement(f"SELECT 1 FROM standfast_instances{_OWNED}", (id, owner))
             if not owned:
-                yield from _refuse(owner, appends)
-    begin = 0
-    for size in _SIZES:
-        width = 3 * size
-        while len(facts) - begin >= width:
-            some = facts[begin : begin + width]
-            some.append(owner)
-            rows = yield Statement(_INSERT_OWNED_FACTS[size], [some], True)
-            if rows[0][0] != size:
-                yield from _refuse(owner, appends)
-            begin += width
+                yield from refuse(owner, appends)
+    for insert in _inserts(_INSERT_OWNED_FACTS, facts, owner):
+        new = (yield insert)[0][0]
+        if new * _FACT + 1 != len(insert.args[0]):
+            yield from refuse(owner, appends)
     if consumed:
         yield Statement(
             "UPDATE standfast_mail SET body = NULL WHERE number = $1 AND recipient = $2",
@@ -237,14 +266,14 @@ def append(owner: int, appends: Sequence[Append], *, now: float) -> Script[None]
     for kind, changed in updates.items():
         rows = yield Statement(_UPDATES[kind], changed, True)
         if rows[0][0] != len(changed):
-            yield from _refuse(owner, appends)
+            yield from refuse(owner, appends)
     if starts:
         yield from start(starts, owner=None)
     if mails:
         yield from send(mails, now=now)
 
 
-def _refuse(owner: int, appends: Sequence[Append]) -> Script[None]:
+def refuse(owner: int, appends: Sequence[Append]) -> Script[None]:
     """Raise the `StaleWriter` that says why they can't be written."""
     yield from holding(owner)
     for append in appends:
