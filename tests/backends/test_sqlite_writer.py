@@ -192,3 +192,20 @@ async def test_a_transaction_that_is_waited_for_by_itself_is_told(tmp_path, capl
         assert await renewed == [True]
         await another(database)
         assert await journal(database).count("saga") == {("order", "running"): 1}
+
+
+@pytest.mark.parametrize("owned", [True, False])
+@pytest.mark.parametrize("count", [1, 8, 73, 130])
+async def test_of_many_starts_each_is_answered_whose_key_was_taken(tmp_path, count, owned):
+    """They are inserted many by one statement, of several sizes."""
+    async with opened(tmp_path) as database:
+        owner = await register(database) if owned else None
+        _, *rest = [start(f"k{number}") for number in range(count)]
+        assert all(one.created for one in await journal(database).start(rest, owner=owner))
+        again = [start(f"k{number}") for number in range(count)]
+        answers = await journal(database).start(again, owner=owner)
+        assert [one.created for one in answers] == [True] + [False] * (count - 1)
+        assert [one.id for one in answers[1:]] == [one.instance.id for one in rest]
+        stored = await journal(database).load([answers[0].id, *(one.instance.id for one in rest)])
+        assert [len(one.facts) for one in stored] == [1] * count
+        assert {one.instance.owner for one in stored} == {owner}
