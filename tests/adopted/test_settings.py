@@ -83,7 +83,7 @@ def test_a_key_that_nobody_holds_is_told():
         finished_at=None,
     )
     script = scripts.start([Start(row, "{}")], None)
-    answers = {"INSERT": [(True, [])], "SELECT": []}
+    answers = {"INSERT": [(0,)], "SELECT": []}
     statement = next(script)
     with pytest.raises(StoreError, match="is taken, and by nobody"):
         for _ in range(10):

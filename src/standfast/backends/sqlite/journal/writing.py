@@ -8,7 +8,8 @@ a lease that it sees can't have been ended meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -102,6 +103,12 @@ _WAKE = (
     " WHERE id = $1 AND owner IS NULL"
 )
 
+_head: Callable[[Instance], tuple[Any, ...]] = attrgetter(
+    *("pattern", "name", "version", "key", "correlation_id", "input_hash", "status", "step"),
+    "cause",
+)
+"""The columns between the id and the times."""
+
 
 def start(
     starts: Sequence[Start], *, owner: int | None, riding: bool = False
@@ -112,22 +119,24 @@ def start(
     rows: list[Any] = []
     facts: list[Any] = []
     for one in starts:
-        row, head = one.instance, _head(one.instance)
-        rows += head
-        rows += (row.deadline_at, row.created_at, row.updated_at)
+        row, id = one.instance, bytearray(one.instance.id.bytes)
+        rows += (id, *_head(row), row.deadline_at, row.created_at, row.updated_at)
         if owner is None:
             rows.append(row.wake_at)
-        facts += (head[0], 0, one.fact)
-    if owner is None:
-        inserts = _inserts(_INSERT_PASSIVE, rows)
-    else:
-        inserts = _inserts(_INSERT_OWNED, rows, owner)
+        facts += (id, 0, one.fact)
+    statements, last = (_INSERT_PASSIVE, ()) if owner is None else (_INSERT_OWNED, (owner,))
     new = 0
-    for insert in inserts:
-        new += (yield insert)[0][0]
+    if len(starts) == 1:  # as mostly, and then there is nothing to be divided
+        new = (yield Statement(statements[len(rows)], [(*rows, *last)], True))[0][0]
+    else:
+        for insert in _inserts(statements, rows, *last):
+            new += (yield insert)[0][0]
     if new == len(starts):
-        yield from _inserts(_INSERT_FACTS, facts)
-        return list(map(_started, starts))
+        if new == 1:
+            yield Statement(_INSERT_FACTS[_FACT], [facts], True)
+        else:
+            yield from _inserts(_INSERT_FACTS, facts)
+        return [StartAnswer(s.instance.id, True, s.instance.input_hash) for s in starts]
     if owner is not None:
         yield from holding(owner)
     # Some keys are taken. Those that were inserted just now are the ones without a first fact.
@@ -143,24 +152,10 @@ def _start_one(start: Start) -> Script[StartAnswer]:
     row = start.instance
     times = (row.wake_at, row.deadline_at, row.created_at, row.updated_at)
     # Run as one of many, a statement is answered with the number of rows that it touched.
-    rows = yield Statement(_START_ONE, [(*_head(row), *times, start.fact)], True)
-    return _started(start) if rows[0][0] else (yield from _holder(start))
-
-
-def _head(row: Instance) -> tuple[Any, ...]:
-    """The columns up to the owner."""
-    return (
-        bytearray(row.id.bytes),
-        row.pattern,
-        row.name,
-        row.version,
-        row.key,
-        row.correlation_id,
-        row.input_hash,
-        row.status,
-        row.step,
-        row.cause,
+    rows = yield Statement(
+        _START_ONE, [(bytearray(row.id.bytes), *_head(row), *times, start.fact)], True
     )
+    return _started(start) if rows[0][0] else (yield from _holder(start))
 
 
 def _started(start: Start) -> StartAnswer:
