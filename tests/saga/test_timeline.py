@@ -92,24 +92,6 @@ def test_golden():
     assert as_text(entries(FACTS)) == GOLDEN
 
 
-def test_each_tells_how_it_is_meant():
-    moods = {one.kind: one.mood for one in entries(FACTS)}
-    assert {kind for kind, mood in moods.items() if mood == "good"} == {
-        "step_completed",
-        "compensation_completed",
-    }
-    assert {kind for kind, mood in moods.items() if mood == "bad"} == {
-        "attempt_failed",
-        "step_failed",
-        "compensation_started",
-        "compensation_attempt_failed",
-    }
-    assert {kind for kind, mood in moods.items() if mood == "held"} == {
-        "step_parked",
-        "compensation_failed",
-    }
-
-
 def test_what_is_told_otherwise():
     """Put off rather than tried, one rather than many, and a clock that was set back."""
     put_off = fx.AttemptFailed(

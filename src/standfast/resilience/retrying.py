@@ -138,7 +138,7 @@ class Tries:
                 raise TimedOut(
                     f"{self.retry!r}: not tried again, for its caller has stopped waiting"
                 )
-        except BaseException:
+        except BaseException:  # also a cancellation: the attempt wasn't made
             if self.retry.budget is not None:
                 self.retry.budget.give_back()
             raise
