@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 from tests.backends.sqlite_victim import SIZE
 from tests.test_shielding import cancel_again_and_again
 
+from standfast import Context, Saga, Standfast, step
 from standfast.backends.sqlite import SqliteDatabase
 from standfast.backends.sqlite import file as sqlite_file
 from standfast.conformance import (
@@ -586,3 +587,38 @@ async def test_a_file_stays_where_it_is_when_the_process_goes_to_another_folder(
         await journal(database).start([start()], owner=token)
     finally:
         await database.close()
+
+
+async def test_triggers_of_the_users_own_disturb_nothing(tmp_path):
+    """What they write isn't counted as ours: starts, facts and changes are taken as written."""
+    path = tmp_path / "audited.db"
+
+    class Audited(Saga[str]):
+        @step(no_compensation="nothing to undo")
+        async def one(self, text: str, ctx: Context) -> str:
+            return text
+
+        @step(no_compensation="nothing to undo")
+        async def two(self, text: str, ctx: Context) -> str:
+            return text
+
+    app = Standfast(f"sqlite:///{path}").add(Audited())
+    async with app:
+        pass
+    with closing(sqlite3.connect(path)) as con:
+        con.execute("CREATE TABLE audit (what)")
+        for table in ("instances", "journal"):
+            for event in ("INSERT", "UPDATE"):
+                con.execute(
+                    f"CREATE TRIGGER {event}_{table} AFTER {event} ON standfast_{table}"
+                    f" BEGIN INSERT INTO audit VALUES ('{event} {table}'); END"
+                )
+    async with app.running(poll="100ms"):
+        handles = [await app.start(Audited, "alone", key="alone")]
+        many = [app.start(Audited, "many", key=f"many-{n}") for n in range(20)]
+        handles += await asyncio.gather(*many)
+        async with app.transaction() as tx:
+            handles.append(await tx.start(Audited, "within", key="within"))
+            assert not (await tx.start(Audited, "within", key="within")).created
+        for handle in handles:
+            assert (await handle.result("20s"))[Audited.two] in ("alone", "many", "within")

@@ -137,9 +137,10 @@ class DjangoRiding(RidingTransaction):
             driver = self._connection.connection
             before = driver.total_changes if self.dialect == "sqlite" else 0
             cursor.execute(*by_name(sql, args))
-            # On SQLite that counts what is written through a view too.
-            count: int = cursor.rowcount if self.dialect != "sqlite" else driver.total_changes
-            return max(count - before, 0)
+            count: int = cursor.rowcount
+            if count <= 0 and self.dialect == "sqlite":  # it may be through a view
+                count = driver.total_changes - before
+            return max(count, 0)
 
     def _check(self) -> None:
         """Raise `StoreError` once the transaction is over."""

@@ -82,9 +82,10 @@ class SqlAlchemyRiding(RidingTransaction):
         connection, driver, text, bound = self._prepared(sql, args, own=own)
         before = driver.total_changes if self.dialect == "sqlite" else 0
         with connection.exec_driver_sql(text, bound, execution_options=_PLAIN) as result:
-            # On SQLite that counts what is written through a view too.
-            count: int = result.rowcount if self.dialect != "sqlite" else driver.total_changes
-        return max(count - before, 0)
+            count: int = result.rowcount
+            if count <= 0 and self.dialect == "sqlite":  # it may be through a view
+                count = driver.total_changes - before
+        return max(count, 0)
 
     def _prepared(
         self, sql: str, args: Sequence[Any], *, own: bool

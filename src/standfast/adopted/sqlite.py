@@ -123,10 +123,10 @@ class SqliteRiding(RidingTransaction):
         source, (text, arranged) = self._source, self._prepared(sql, args)
         before = source.total_changes
         try:
-            source.execute(text, arranged)
+            count = source.execute(text, arranged).rowcount
         finally:
             self._begun = self._begun or source.in_transaction
-        return source.total_changes - before  # it counts what is written through a view too
+        return count if count > 0 else source.total_changes - before  # through a view: see `run`
 
     def _prepared(self, sql: str, args: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         """A statement as the driver takes it, for which what must be open has been begun."""

@@ -144,9 +144,8 @@ async def carry_out(tx: StoreTransaction, script: Script[T]) -> T:
         if tx.dialect != "sqlite":
             return [(sum([await tx.execute(sql, *one) for one in args]),)]
         before = await tx.fetch_value(_CHANGED)  # `execute` counts nothing that goes through a view
-        for one in args:
-            await tx.execute(sql, *one)
-        return [(await tx.fetch_value(_CHANGED) - before,)]
+        count = sum([await tx.execute(sql, *one) for one in args])
+        return [(count or await tx.fetch_value(_CHANGED) - before,)]
 
     return await answered(script, answer)
 

@@ -144,9 +144,11 @@ def run(con: sqlite3.Connection, script: Script[T]) -> T:
             if many:
                 if arrange is not None:
                     args = map(arrange, args)  # type: ignore[assignment]  # any iterable will do
-                before = con.total_changes  # it counts what is written through a view too
-                con.executemany(text, args)
-                rows = ((con.total_changes - before,),)
+                before = con.total_changes
+                count = con.executemany(text, args).rowcount
+                # Of what is written through a view it counts none; the others count what triggers
+                # of the user's own write, too.
+                rows = ((count if count > 0 else con.total_changes - before,),)
             else:
                 if arrange is not None:
                     args = arrange(args)
